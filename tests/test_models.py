@@ -1,0 +1,304 @@
+"""Every recipe's networks, thin but at their true resolution; a recipe that is added is tested by being there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from zoo.models.stylegan import Noise, StyleGANGenerator, adain
+from zoo.networks import Discriminator, Generator, ImageSpec, StyleGenerator
+from zoo.recipe import list_models, load
+from zoo.registry import architecture, list_architectures
+
+LINEAR = {"lean"}  # architectures whose generators end without a squashing; all others must stay in [-1, 1]
+
+every_recipe = pytest.mark.parametrize("name", list_models())
+grey_and_colour = pytest.mark.parametrize("channels", [1, 3])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Thin networks gain little from more, and test processes that run side by side lose much."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def thin(name: str, channels: int, seed: int = 0) -> tuple[Generator, Discriminator]:
+    """A recipe's networks at an eighth of their width, in training mode; torch is left freshly seeded."""
+    recipe = load(name, ["generator.width=0.125", "discriminator.width=0.125", f"data.channels={channels}"])
+    torch.manual_seed(seed)
+    return recipe.build()
+
+
+def build(arch: str, side: str, resolution: int, **config: object) -> nn.Module:
+    """One freshly seeded grey network of an architecture."""
+    torch.manual_seed(0)
+    network, kind = (getattr(architecture(arch), attribute) for attribute in (side, f"{side}_config"))
+    return network(kind(**config), ImageSpec(resolution=resolution, channels=1))
+
+
+def latents(generator: Generator, count: int = 2) -> Tensor:
+    return torch.randn(count, generator.latent.dim)
+
+
+def pictures(image: ImageSpec, count: int = 2) -> Tensor:
+    return 2 * torch.rand(count, image.channels, image.resolution, image.resolution) - 1
+
+
+def check_gradients(network: nn.Module) -> None:
+    """All are finite, and those of weights are no rounding errors; a bias before a norm has none by construction."""
+    gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
+    assert all(g is not None and g.isfinite().all() for g in gradients.values())
+    weights = {name: g.abs().max().item() for name, g in gradients.items() if not name.endswith("bias")}
+    assert min(weights.values()) > 1e-4 * max(weights.values()), min(weights, key=weights.__getitem__)
+
+
+# What every recipe must do.
+
+
+@every_recipe
+def test_parameter_counts(name: str) -> None:
+    recipe = load(name)
+    assert recipe.parameters is not None
+    counts = [sum(p.numel() for p in network.parameters() if p.requires_grad) for network in recipe.build("meta")]
+    assert counts == [recipe.parameters.generator, recipe.parameters.discriminator]
+
+
+@every_recipe
+@grey_and_colour
+def test_shapes_and_ranges(name: str, channels: int) -> None:
+    G, D = thin(name, channels)
+    size = load(name).data.resolution
+    assert G.image == D.image == ImageSpec(resolution=size, channels=channels)
+    with torch.no_grad():
+        images = G(latents(G))
+        logits = D(images)
+        extreme = G(100 * latents(G))
+    assert images.shape == (2, channels, size, size)
+    assert logits.shape == (2,)
+    assert images.isfinite().all()
+    assert extreme.isfinite().all()
+    assert logits.isfinite().all()
+    assert images.std() > 0.01
+    assert not torch.equal(images[0], images[1])
+    if load(name).generator.arch not in LINEAR:
+        assert images.abs().max() <= 1
+        assert extreme.abs().max() <= 1
+
+
+@every_recipe
+@grey_and_colour
+def test_every_weight_learns(name: str, channels: int) -> None:
+    G, D = thin(name, channels)
+    images = G(latents(G))
+    (images * torch.randn_like(images)).mean().backward()
+    check_gradients(G)
+    F.softplus(D(pictures(D.image))).mean().backward()
+    check_gradients(D)
+
+
+@every_recipe
+@grey_and_colour
+def test_double_backward(name: str, channels: int) -> None:
+    """R1 (Mescheder et al. 2018, equation 9) trains the discriminator."""
+    _, D = thin(name, channels)
+    real = pictures(D.image).requires_grad_()
+    (slope,) = torch.autograd.grad(D(real).sum(), real, create_graph=True)
+    slope.square().sum((1, 2, 3)).mean().backward()
+    weights = {name: parameter.grad for name, parameter in D.named_parameters() if not name.endswith("bias")}
+    assert all(g is not None and g.isfinite().all() and g.any() for g in weights.values())
+
+
+@every_recipe
+@grey_and_colour
+def test_bfloat16(name: str, channels: int) -> None:
+    G, D = thin(name, channels)
+    with torch.autocast("cpu", torch.bfloat16):
+        images = G(latents(G))
+        logits = D(images)
+    assert images.isfinite().all()
+    F.softplus(-logits.float()).mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for m in (G, D) for p in m.parameters())
+
+
+@every_recipe
+@grey_and_colour
+def test_state_dict_round_trip(name: str, channels: int) -> None:
+    networks, others = thin(name, channels), thin(name, channels, seed=1)
+    inputs = latents(networks[0]), pictures(networks[1].image)
+    for network, other, x in zip(networks, others, inputs, strict=True):
+        with torch.no_grad():
+            network(x)  # so that running statistics are no longer those of a fresh network
+            other.load_state_dict(network.state_dict())
+            torch.manual_seed(2)
+            expected = network.eval()(x)
+            torch.manual_seed(2)
+            assert torch.equal(other.eval()(x), expected)
+
+
+def test_every_architecture_has_a_recipe() -> None:
+    assert {load(name).generator.arch for name in list_models()} == set(list_architectures())
+
+
+# Sizes.
+
+
+@pytest.mark.parametrize("arch", ["dcgan", "stylegan"])
+@pytest.mark.parametrize("size", [8, 16, 32, 128])
+def test_powers_of_two(arch: str, size: int) -> None:
+    G, D = (build(arch, side, size, width=1 / 32) for side in ("generator", "discriminator"))
+    assert D(G(latents(G))).shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("arch", "generator_factor", "discriminator_factor"), [("multires", 8, 8), ("dcgan_dense", 32, 16)]
+)
+@pytest.mark.parametrize("times", [1, 3])
+def test_multiples(arch: str, generator_factor: int, discriminator_factor: int, times: int) -> None:
+    G = build(arch, "generator", generator_factor * times, width=1 / 32)
+    D = build(arch, "discriminator", discriminator_factor * times, width=1 / 32)
+    assert G(latents(G)).shape == (2, 1, generator_factor * times, generator_factor * times)
+    assert D(pictures(D.image)).shape == (2,)
+
+
+@pytest.mark.parametrize("side", ["generator", "discriminator"])
+@pytest.mark.parametrize(
+    ("arch", "size", "takes"),
+    [
+        ("dcgan", 28, "8, 16, 32"),
+        ("stylegan", 28, "8, 16, 32"),
+        ("stylegan", 4, "8, 16, 32"),
+        ("multires", 100, "multiples of 8"),
+        ("dcgan_dense", 100, "multiples of"),
+        ("lean", 100, "multiples of 8"),
+    ],
+)
+def test_other_sizes_are_refused_in_one_line(arch: str, side: str, size: int, takes: str) -> None:
+    with pytest.raises(ValueError, match=rf"^[^\n]*{takes}[^\n]*not {size}") as error:
+        build(arch, side, size)
+    assert "\n" not in str(error.value)
+
+
+def test_configs_that_contradict_themselves_are_refused() -> None:
+    with pytest.raises(ValueError, match="as many dropouts as channels: 4, not 1"):
+        build("dcgan_dense", "discriminator", 64, dropouts=(0.1,))
+    with pytest.raises(ValueError, match="transposes must name one"):
+        build("multires", "generator", 64, transposes=())
+
+
+def test_stylegan_discriminator_names_all_its_sizes() -> None:
+    with pytest.raises(ValueError, match="takes 8, 16, 32, 64, 128, 256 pixels, not 512"):
+        build("stylegan", "discriminator", 512)
+
+
+def test_stylegan_discriminator_keeps_its_last_stages() -> None:
+    D = build("stylegan", "discriminator", 16)
+    assert [layer.out_channels for layer in D.modules() if isinstance(layer, nn.Conv2d)] == [256, 512, 512]
+
+
+# The style-based generator.
+
+
+@pytest.fixture
+def stylegan() -> StyleGANGenerator:
+    """32 pixels, four blocks."""
+    return build("stylegan", "generator", 32, width=1 / 16)
+
+
+def styles_used(generator: StyleGANGenerator, z: Tensor) -> Tensor:
+    """The styles (N, num_styles, channels) that the blocks are given in one forward pass."""
+    styles: list[Tensor] = []
+    hooks = [block.register_forward_pre_hook(lambda _, args: styles.append(args[1])) for block in generator.blocks]
+    with torch.no_grad():
+        generator(z)
+    for hook in hooks:
+        hook.remove()
+    return torch.stack(styles, 1)
+
+
+def test_style_hook(stylegan: StyleGANGenerator) -> None:
+    assert isinstance(stylegan, StyleGenerator)
+    assert stylegan.num_styles == 4
+    z = latents(stylegan.eval())
+    w = repeat(stylegan.mapping(z), "n c -> n k c", k=stylegan.num_styles)
+    torch.manual_seed(1)
+    expected = stylegan(z)
+    torch.manual_seed(1)
+    assert torch.equal(stylegan.synthesis(w), expected)
+
+
+def test_style_mixing_mixes_in_training_only(stylegan: StyleGANGenerator) -> None:
+    z = latents(stylegan)
+    own = stylegan.mapping(z)
+    patterns = set()
+    for _ in range(20):
+        theirs = (styles_used(stylegan, z) != own[:, None]).any(2)
+        patterns |= {tuple(image) for image in theirs.tolist()}
+    assert (False,) * 4 in patterns
+    assert len(patterns) > 5
+    assert torch.equal(styles_used(stylegan.eval(), z), own[:, None].expand(-1, 4, -1))
+
+
+def test_style_mixing_can_be_switched_off() -> None:
+    G = build("stylegan", "generator", 32, width=1 / 16, mixing=0.0)
+    z = latents(G)
+    assert torch.equal(styles_used(G, z), G.mapping(z)[:, None].expand(-1, 4, -1))
+
+
+def test_style_mixing_tosses_fair_and_independent_coins(stylegan: StyleGANGenerator) -> None:
+    images, blocks = 4000, stylegan.num_styles
+    theirs = stylegan.mixed(torch.zeros(images, blocks, 1), torch.ones(images, 1)).squeeze(2)
+    untouched = (theirs.sum(1) == 0).double().mean().item()
+    assert untouched == pytest.approx(0.5 + 0.5 * 0.5**blocks, abs=0.03)  # spared, or heads nowhere
+    torch.testing.assert_close(theirs.mean(0), torch.full((blocks,), 0.25), atol=0.03, rtol=0)
+    pairs = theirs.T @ theirs / images  # two blocks of a mixing image agree on heads a quarter of the time
+    torch.testing.assert_close(pairs.fill_diagonal_(0.125), torch.full((blocks, blocks), 0.125), atol=0.03, rtol=0)
+
+
+def test_adain_by_hand() -> None:
+    x = torch.tensor([[[[1.0, 2.0], [3.0, 6.0]], [[1e-8, 3e-8], [1e-8, 3e-8]]]], dtype=torch.float64)
+    scale, shift = torch.tensor([[1.0, -0.5]]).double(), torch.tensor([[10.0, 0.25]]).double()
+    # Means 3 and 2e-8; population deviations sqrt((4 + 1 + 0 + 9) / 4) and 1e-8, which 1e-8 outside the root doubles.
+    std = 3.5**0.5 + 1e-8
+    first = [[10 - 4 / std, 10 - 2 / std], [10.0, 10 + 6 / std]]
+    second = [[0.25 - 0.25, 0.25 + 0.25], [0.25 - 0.25, 0.25 + 0.25]]
+    torch.testing.assert_close(adain(x, scale, shift), torch.tensor([[first, second]], dtype=torch.float64))
+
+
+def test_one_noise_map_serves_all_layers(stylegan: StyleGANGenerator) -> None:
+    maps: list[Tensor] = []
+    layers = [layer for layer in stylegan.modules() if isinstance(layer, Noise)]
+    for layer in layers:
+        layer.register_forward_pre_hook(lambda _, args: maps.append(args[1]))
+    stylegan(latents(stylegan))
+    assert len(maps) == len(layers) == 2 * stylegan.num_styles
+    assert all(noise is maps[0] for noise in maps)
+    assert maps[0].shape == (2, 1, 32, 32)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_noise_is_its_dense_layers_at_every_pixel_of_the_corner(depth: int) -> None:
+    torch.manual_seed(0)
+    layer = Noise(5, depth)  # torch's own start, so that biases are not zero
+    x, noise = torch.randn(2, 5, 4, 4), torch.randn(2, 1, 16, 16)
+    pixels = rearrange(noise[:, :, :4, :4], "n 1 h w -> n h w 1")
+    expected = x + rearrange(layer.dense(pixels), "n h w c -> n c h w")
+    torch.testing.assert_close(layer(x, noise), expected)
+
+
+def test_noise_varies_the_image_and_follows_torchs_seed(stylegan: StyleGANGenerator) -> None:
+    z = latents(stylegan.eval())
+    with torch.no_grad():
+        first, second = stylegan(z), stylegan(z)
+        torch.manual_seed(3)
+        third = stylegan(z)
+        torch.manual_seed(3)
+        assert torch.equal(stylegan(z), third)
+    assert not torch.equal(first, second)

@@ -1,0 +1,145 @@
+"""Recipes: every shipped one builds; what does not fit is said in one line; digests cover what changes numbers."""
+
+import dataclasses
+
+import pytest
+import yaml
+
+from zoo import recipe
+from zoo.errors import ZooError
+from zoo.schedule import Schedule
+
+
+@pytest.mark.parametrize("name", recipe.list_models())
+def test_round_trip(name):
+    resolved = recipe.load(name)
+    assert resolved.name == name
+    assert recipe.from_dict(yaml.safe_load(resolved.to_yaml()), where="again") == resolved
+
+
+@pytest.mark.parametrize("name", recipe.list_models())
+def test_summary_agrees_with_the_networks(name):
+    (summary,) = recipe.summaries(name)
+    resolved = recipe.load(name)
+    generator, discriminator = resolved.build("meta")
+    assert summary["arch"] == resolved.generator.arch
+    assert summary["resolution"] == generator.image.resolution == discriminator.image.resolution
+    assert summary["channels"] == generator.image.channels
+    assert summary["latent"] == generator.latent.dim
+    assert summary["params_g"] == sum(p.numel() for p in generator.parameters())
+    assert summary["params_d"] == sum(p.numel() for p in discriminator.parameters())
+    assert summary["source"]
+
+
+def test_list_models_is_natural_and_filters():
+    assert recipe.list_models("multires-*") == ["multires-28", "multires-64", "multires-128", "multires-256"]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.bacth=3", ["train.bacth", "unknown key", "did you mean 'batch'", "allowed here: kimg"]),
+        ("trian.batch=3", ["trian", "did you mean 'train'"]),
+        ("train.batch=ten", ["train.batch", "whole number", "'ten'"]),
+        ("train.batch=true", ["train.batch", "whole number"]),
+        ("train.batch=0", ["train.batch", "at least 1"]),
+        ("train.kimg=-1", ["train.kimg", "above 0"]),
+        ("train.kimg=.nan", ["train.kimg", "nan"]),
+        ("train.micro_batch=7", ["train", "micro_batch 7 does not divide batch 64"]),
+        ("train.update=both", ["train.update", "simultaneous, alternating"]),
+        ("generator.latnet=3", ["generator.latnet", "did you mean 'latent'"]),
+        ("generator.width=0", ["generator.width", "above 0"]),
+        ("generator.arch=dcgen", ["generator.arch", "did you mean 'dcgan'"]),
+        ("generator=dcgan-65", ["no recipe 'dcgan-65'", "did you mean 'dcgan-64'"]),
+        ("loss.name=nonsaturatin", ["loss.name", "did you mean 'nonsaturating'"]),
+        ("penalties.r3.weight=1", ["penalties", "r1, r2", "'r3'"]),
+        ("data.resolution=100", ["data.resolution", "100"]),
+        ("data.fit=padd", ["data.fit", "pad, crop, stretch", "did you mean 'pad'"]),
+        ("data.holdout=2", ["data.holdout", "at most 1"]),
+        ("data.window=[1]", ["data.window"]),
+        ("optimizer.generator.lr=[[5, 1], [1, 2]]", ["optimizer.generator.lr", "rising kimg"]),
+        ("optimizer.discriminator.name=sgdd", ["optimizer.discriminator.name", "did you mean 'sgd'"]),
+        ("name.x=1", ["name", "is a value"]),
+        ("train", ["KEY=VALUE"]),
+        ("train.batch=[", ["not YAML"]),
+    ],
+)
+def test_what_does_not_fit_is_said_in_one_line(override, words):
+    with pytest.raises(ZooError) as caught:
+        recipe.load("dcgan-64", [override])
+    message = str(caught.value)
+    assert message.startswith("dcgan-64: ")
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_label_smoothing_needs_labels():
+    with pytest.raises(ZooError, match="loss.label_smoothing"):
+        recipe.load("dcgan-64", ["loss.name=hinge", "loss.label_smoothing=0.1"])
+
+
+def test_unknown_name_and_file():
+    with pytest.raises(ZooError, match=r"did you mean 'lean-256'"):
+        recipe.load("leen-256")
+    with pytest.raises(ZooError, match=r"no recipe file nowhere/x\.yaml"):
+        recipe.load("nowhere/x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("a: [", "is not YAML"), ("- 1\n- 2\n", "mapping"), ("name: x\n", "is missing"), ("", "mapping")],
+)
+def test_broken_files(tmp_path, text, words):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ZooError, match=words) as caught:
+        recipe.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_users_file_works_where_a_name_does(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text((recipe.RECIPES / "dcgan-64.yaml").read_text().replace("name: dcgan-64", "name: mine"))
+    assert recipe.load(path, ["train.batch=8"]).train.batch == 8
+    assert recipe.load(path).name == "mine"
+
+
+def test_numbers_yaml_reads_as_text():
+    assert recipe.load("dcgan-64", ["optimizer.generator.lr=1e-3"]).optimizer.generator.lr.at(0) == 1e-3
+
+
+def test_whole_sections_of_another_recipe():
+    mixed = recipe.load("dcgan-256", ["discriminator=lean-256"])
+    assert mixed.discriminator == recipe.load("lean-256").discriminator
+    assert mixed.generator == recipe.load("dcgan-256").generator
+    assert mixed.parameters is None  # the counts in the file were those of the pair as written
+    thin = recipe.load("dcgan-256", ["discriminator=lean-256", "discriminator.width=0.5"])
+    assert thin.discriminator.config == dataclasses.replace(mixed.discriminator.config, width=0.5)
+
+
+def test_digest_covers_what_changes_numbers():
+    base = recipe.load("dcgan-64")
+    for same in ("train.kimg=7", "train.log_kimg=3", "train.sample_kimg=3", "train.checkpoint_kimg=3", "train.keep=9"):
+        assert base.with_(same).digest == base.digest, same
+    for other in (
+        "train.batch=32",
+        "train.seed=1",
+        "train.precision=bf16",
+        "train.micro_batch=32",
+        "train.update=simultaneous",
+        "data.holdout=0",
+        "generator.width=0.5",
+        "optimizer.generator.lr=1e-3",
+        "ema.halflife_kimg=1",
+        "loss.name=hinge",
+        "penalties.r1.weight=1",
+    ):
+        assert base.with_(other).digest != base.digest, other
+
+
+def test_schedule():
+    schedule = Schedule.parse([[1, 0.0], [3, 4.0]])
+    assert [schedule.at(n) for n in (0, 1000, 2000, 3000, 9000)] == [0.0, 0.0, 2.0, 4.0, 4.0]
+    assert Schedule.parse(Schedule.parse([[1, 0.0], [3, 4.0]]).plain()) == schedule
+    assert Schedule.parse(2).at(12345) == 2.0

@@ -1,0 +1,370 @@
+"""The command line: a thin caller of the package. Only what a command needs is imported, when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, 2 for what the user can mend, 130 or 143 after a signal."""
+    from zoo.errors import ZooError
+
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except ZooError as error:
+        print(f"zoo: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, as `zoo list | head` does
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        if type(error).__name__ != "Interrupted":  # zoo.loop.Interrupted, without importing torch for a comparison
+            raise
+        print(f"zoo: {error}; the same command goes on from there", file=sys.stderr)
+        return 128 + error.signum  # type: ignore[attr-defined]
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, with the nearest match."""
+
+    def error(self, message: str) -> NoReturn:
+        words = [action.option_strings[-1] for action in self._actions if action.option_strings]
+        subcommands = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        words += [name for action in subcommands for name in action.choices]
+        given = [word for word in sys.argv[1:] if word.strip("-") and word not in words]
+        near = [match for word in given for match in difflib.get_close_matches(word, words, n=1)]
+        hint = (
+            f" (did you mean {near[0]!r}?)"
+            if near and ("unrecognized" in message or "invalid choice" in message)
+            else ""
+        )
+        print(f"{self.prog}: {message}{hint}; see {self.prog} --help", file=sys.stderr)
+        raise SystemExit(2)
+
+
+class _Version(argparse.Action):
+    """Prints the version, looking it up only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> NoReturn:
+        from importlib import metadata
+
+        print(f"zoo {metadata.version('gan-zoo')}")
+        raise SystemExit(0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="zoo", description="A model zoo of GANs for small, mostly grey, mostly medical image sets.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(function: Callable[[argparse.Namespace], None], name: str, text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        made.set_defaults(command=function)
+        return made
+
+    p = command(_list, "list", "the recipes there are")
+    p.add_argument("pattern", nargs="?", default="*", metavar="PATTERN", help="a shell pattern, such as 'dcgan*'")
+    _json(p)
+
+    p = command(_show, "show", "a resolved recipe and what its networks are made of")
+    p.add_argument("name", metavar="NAME|FILE")
+    _set(p)
+    _json(p)
+
+    p = command(_train, "train", "train a recipe, or go on with a run")
+    p.add_argument("name", nargs="?", metavar="NAME|FILE", help="a recipe; the same command again continues its run")
+    p.add_argument("--resume", metavar="RUN", help="go on with this run")
+    p.add_argument(
+        "--data", metavar="PATH", help="folder, zip, .npy, .npz, or phantoms[:SUBJECTS] (default: $ZOO_DATA)"
+    )
+    p.add_argument("--out", default="runs", metavar="DIR", help="where run folders are made (default: runs)")
+    p.add_argument("--kimg", type=float, metavar="N", help="thousands of images to train for")
+    _device(p)
+    p.add_argument("--precision", choices=("fp32", "bf16"))
+    p.add_argument("--new", action="store_true", help="start afresh even if a run could be continued")
+    p.add_argument(
+        "--deterministic", action="store_true", help="only algorithms that repeat bit for bit (CUDA: slower)"
+    )
+    p.add_argument("--tensorboard", action="store_true", help="write scalars for TensorBoard too")
+    _set(p)
+    _json(p)
+
+    p = command(_runs, "runs", "what was trained, how far, with the last numbers")
+    p.add_argument("out", nargs="?", default="runs", metavar="DIR")
+    _json(p)
+
+    p = command(_sample, "sample", "images from a trained generator")
+    p.add_argument("source", metavar="RUN|FILE|NAME")
+    p.add_argument("-n", type=int, default=64, help="how many (default: 64)")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--out", metavar="PATH", help="grid.png, x.npz or a folder (default: <run>-samples.png)")
+    p.add_argument(
+        "--truncation", type=float, metavar="PSI", help="style generators: 0 is the mean image, 1 as trained"
+    )
+    p.add_argument("--mix", metavar="ROWSxCOLUMNS", help="style generators: a table of coarse by fine styles")
+    _device(p, default="auto")
+    _json(p)
+
+    p = command(_interpolate, "interpolate", "a walk through latent space as a GIF")
+    p.add_argument("source", metavar="RUN|FILE|NAME")
+    p.add_argument("--out", default="walk.gif", metavar="FILE.gif")
+    p.add_argument("-n", type=int, default=9, help="walks shown side by side (default: 9)")
+    p.add_argument("--points", type=int, default=5, help="latents each walk visits before it returns (default: 5)")
+    p.add_argument("--frames", type=int, default=16, help="frames from one latent to the next (default: 16)")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--truncation", type=float, metavar="PSI")
+    _device(p, default="auto")
+    _json(p)
+
+    p = command(_nothing, "data", "look at images before training on them")
+    data = p.add_subparsers(metavar="check", required=True)
+    p = data.add_parser("check", help="counts, sizes, intensities, duplicates, unreadable files, a contact sheet")
+    p.set_defaults(command=_data_check)
+    p.add_argument("path", metavar="PATH", help="folder, zip, .npy or .npz")
+    p.add_argument("--out", metavar="DIR", help="where pictures are written (default: data-check-<name>)")
+    p.add_argument("--resolution", type=int, default=64, metavar="R", help="pixels a side on the contact sheet")
+    _json(p)
+    return parser
+
+
+def _list(options: argparse.Namespace) -> None:
+    from zoo.errors import ZooError, nearest
+    from zoo.recipe import list_models, summaries
+
+    rows = list(summaries(options.pattern))
+    if not rows:
+        raise ZooError(f"no recipe matches {options.pattern!r}{nearest(options.pattern, list_models())}")
+    if options.json:
+        return _print_json(rows)
+    lines = []
+    for row in rows:
+        counts = (f"{row[key]:,}" if row[key] else "" for key in ("params_g", "params_d"))
+        shape = (str(row[key]) for key in ("resolution", "channels", "latent"))
+        lines.append([row["name"], row["arch"], *shape, *counts, row["source"]])
+    return _print_table(["recipe", "architecture", "pixels>", "channels>", "latent>", "G>", "D>", "source"], lines)
+
+
+def _show(options: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from zoo import recipe
+    from zoo.describe import describe
+
+    resolved = recipe.load(options.name, options.set)
+    networks = dict(zip(("generator", "discriminator"), describe(resolved), strict=True))
+    if options.json:
+        layers = {side: asdict(network) for side, network in networks.items()}
+        return _print_json({"recipe": resolved.to_dict(), "digest": resolved.digest, **layers})
+    print(f"# {resolved.name}, digest {resolved.digest}\n{resolved.to_yaml()}")
+    for side, network in networks.items():
+        lines = [
+            [x.name, x.kind, " x ".join(map(str, x.output)), f"{x.parameters:,}", f"{x.macs:,}"] for x in network.layers
+        ]
+        total = ["all, for one image", "", "", f"{network.parameters:,}", f"{network.macs:,}"]
+        _print_table([f"{side} layer", "kind", "output", "parameters>", "multiply-adds>"], lines, total=total)
+    return None
+
+
+def _train(options: argparse.Namespace) -> None:
+    from zoo.display import Display, numbers
+    from zoo.launch import train
+
+    display = Display()
+    run = train(
+        options.name,
+        data=options.data,
+        resume=options.resume,
+        out=options.out,
+        kimg=options.kimg,
+        device=options.device,
+        precision=options.precision,
+        new=options.new,
+        deterministic=options.deterministic,
+        tensorboard=options.tensorboard,
+        display=display,
+        set=options.set,
+        announce=sys.stderr if options.json else sys.stdout,
+    )
+    last = (run.rows() or [{}])[-1]
+    if options.json:
+        return _print_json({"run": str(run.path), **run.info, "last": last})
+    print(f"{run.path}: {last.get('nimg', 0):,} images  {numbers(last)}")
+    for name in ("training.gif", "losses.png", "d_accuracy.png", "samples", "generator.safetensors"):
+        print(f"  {run.path / name}")
+    return None
+
+
+def _runs(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from zoo.errors import ZooError
+    from zoo.run import find, open_run
+
+    if not Path(options.out).is_dir():
+        raise ZooError(f"no folder {options.out}; `zoo train NAME` makes runs in ./runs")
+    rows: list[dict[str, Any]] = []
+    for run in find(Path(options.out)):
+        try:
+            info = open_run(run.path).info
+        except (ZooError, ValueError) as error:
+            rows.append({"run": str(run.path), "status": f"unreadable: {error}"})
+            continue
+        log = run.rows()
+        judged: dict[str, Any] = next((row for row in reversed(log) if "ssim_nearest" in row), {})
+        status = "stopped" if info["status"] == "running" and not run.locked() else info["status"]
+        keys = ("recipe", "nimg", "kimg", "data_description", "device")
+        last = {**(log[-1] if log else {}), **judged} if log else {}
+        rows.append({"run": str(run.path), "status": status, **{key: info.get(key) for key in keys}, "last": last})
+    if options.json:
+        return _print_json(rows)
+    lines = []
+    for row in rows:
+        last = row.get("last", {})
+        figures = [_figure(last.get(key)) for key in ("loss_d", "loss_g", "ssim_nearest", "ssim_pairwise")]
+        hours = f"{last['time'] / 3600:.2f}" if "time" in last else ""
+        done, total = (f"{last.get('nimg', row.get('nimg') or 0) / 1000:.1f}", f"{row.get('kimg') or 0:g}")
+        lines.append([row["run"], row["status"], done, total, *figures, hours])
+    headings = ["run", "status", "kimg>", "of>", "loss D>", "loss G>", "SSIM nearest>", "SSIM pairwise>", "hours>"]
+    return _print_table(headings, lines)
+
+
+def _sample(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from zoo.errors import ZooError
+    from zoo.export import save_images
+    from zoo.hub import load_generator
+
+    if options.n < 1:
+        raise ZooError(f"-n {options.n}: must be at least 1")
+    generator = load_generator(options.source, device=options.device)
+    columns = None
+    if options.mix:
+        rows, cross, columns_text = options.mix.lower().partition("x")
+        if not (cross and rows.isdigit() and columns_text.isdigit() and int(rows) and int(columns_text)):
+            raise ZooError(f"--mix {options.mix}: must read ROWSxCOLUMNS, such as 4x6")
+        columns = int(columns_text) + 1
+        images = generator.mix(int(rows), int(columns_text), options.seed)
+    else:
+        images = generator.sample(options.n, options.seed, truncation=options.truncation)
+    out = Path(options.out or f"{_stem(options.source)}-samples.png")
+    save_images(images, out, columns=columns, metadata={"recipe": generator.recipe.name, "seed": options.seed})
+    if options.json:
+        return _print_json({"out": str(out), "n": len(images), "seed": options.seed, "recipe": generator.recipe.name})
+    print(
+        f"{out}: {len(images)} images of {generator.recipe.name} after {generator.nimg:,} images, seed {options.seed}"
+    )
+    return None
+
+
+def _interpolate(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from zoo.errors import ZooError
+    from zoo.export import save_walk
+    from zoo.hub import load_generator
+
+    for name in ("n", "points", "frames"):
+        if getattr(options, name) < 1:
+            raise ZooError(f"--{name} {getattr(options, name)}: must be at least 1")
+    generator = load_generator(options.source, device=options.device)
+    count = save_walk(
+        generator,
+        Path(options.out),
+        walks=options.n,
+        points=options.points,
+        frames=options.frames,
+        seed=options.seed,
+        truncation=options.truncation,
+    )
+    if options.json:
+        return _print_json({"out": options.out, "frames": count, "seed": options.seed, "recipe": generator.recipe.name})
+    print(f"{options.out}: {count} frames")
+    return None
+
+
+def _data_check(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from zoo.data.check import check, print_report
+
+    report = check(options.path, out=Path(options.out) if options.out else None, resolution=options.resolution)
+    if options.json:
+        return _print_json(report.to_json())
+    print_report(report, Console())
+    return None
+
+
+def _nothing(options: argparse.Namespace) -> None:
+    raise AssertionError("a subcommand is required")
+
+
+def _set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change the recipe: train.batch=32, discriminator=lean-256",
+    )
+
+
+def _device(parser: argparse.ArgumentParser, default: str = "auto") -> None:
+    parser.add_argument("--device", default=default, metavar="auto|cpu|cuda|mps")
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+
+def _print_json(value: Any) -> None:
+    import json
+
+    print(json.dumps(value, indent=2))
+
+
+def _print_table(headings: list[str], rows: list[list[str]], *, total: list[str] | None = None) -> None:
+    """A plain table, a line a row; headings that end in ``>`` are of right-aligned columns.
+
+    The last column gives way where a terminal is narrow; elsewhere nothing is cut to a width that nobody has.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    every = [headings, *rows, *([total] if total else [])]
+    for index, heading in enumerate(headings):
+        width = max(len(row[index]) for row in every) if index < len(headings) - 1 else None
+        justify: Any = "right" if heading.endswith(">") else "left"
+        table.add_column(heading.rstrip(">"), justify=justify, no_wrap=True, min_width=width)
+    for row in rows:
+        table.add_row(*row)
+    if total:
+        table.add_section()
+        table.add_row(*total)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 10_000
+    console.print(table)
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _stem(source: str) -> str:
+    from pathlib import Path
+
+    path = Path(source)
+    return path.parent.name or path.stem if path.suffix == ".safetensors" else path.name

@@ -1,0 +1,90 @@
+"""The one progress display of data preparation and training."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+class Display:
+    """Bars on a terminal; elsewhere (a log file, a notebook's cell) a plain line now and then.
+
+    Everything goes to stderr except what :meth:`result` prints, so that stdout stays a script's.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._last = 0.0
+        self._label = ""
+
+    def start(self, task: str, total: int) -> None:
+        """Begin a bar; one at a time."""
+        self.stop()
+        self._last, self._label = time.monotonic(), task
+        if not self.console.is_terminal:
+            return
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[numbers]}"),
+            console=self.console,
+            transient=True,
+        )
+        self._task = self._progress.add_task(task, total=total, numbers="")
+        self._progress.start()
+
+    def advance(self, n: int) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.advance(self._task, n)
+
+    def moved(self, nimg: int, row: dict[str, Any]) -> None:
+        """Training has come to ``nimg`` images; ``row`` holds means as in the log."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=nimg, numbers=numbers(row))
+        elif time.monotonic() - self._last > 30:
+            self._last = time.monotonic()
+            self.console.print(f"{self._label}: {nimg} images, {numbers(row)}", markup=False)
+
+    def due(self) -> bool:
+        """Whether another :meth:`moved` would show: numbers are read off the device no oftener than that."""
+        period = 0.5 if self._progress is not None else 30.0
+        if time.monotonic() - self._last < period:
+            return False
+        if self._progress is not None:
+            self._last = time.monotonic()
+        return True
+
+    def stop(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+        self._progress = self._task = None
+
+    def say(self, message: str) -> None:
+        self.console.print(message, markup=False)
+
+    def warn(self, message: str) -> None:
+        self.console.print(f"warning: {message}", style="yellow", markup=False)
+
+
+def numbers(row: dict[str, Any]) -> str:
+    """A row of the log in one line: ``D(x)`` and ``D(G(z))`` as probabilities, accuracies in percent."""
+    parts = []
+    if "img_per_s" in row:
+        parts.append(f"{row['img_per_s']:.1f} img/s")
+    if "loss_d" in row:
+        parts.append(f"D {row['loss_d']:.3f} G {row['loss_g']:.3f}")
+        parts.append(f"D(x) {_probability(row['d_real']):.2f} D(G(z)) {_probability(row['d_fake']):.2f}")
+        parts.append(f"right on real {row['d_acc_real']:.0%} fake {row['d_acc_fake']:.0%}")
+    return "  ".join(parts)
+
+
+def _probability(logit: float) -> float:
+    return 1 / (1 + math.exp(-max(min(logit, 50), -50)))

@@ -1,0 +1,58 @@
+"""What the bits of a result depend on besides recipe and data."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from zoo.errors import ZooError
+
+
+def environment(device: torch.device, precision: str) -> dict[str, Any]:
+    """Device, threads, precision and versions, as plain values."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return {
+        "zoo": version(),
+        "torch": str(torch.__version__),
+        "device": device.type,
+        "hardware": name,
+        "threads": torch.get_num_threads(),
+        "precision": precision,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Why a resumed run will not be bit-exact: one entry for each thing that changed."""
+    changed = [f"{key} {before[key]} -> {now[key]}" for key in now if key in before and before[key] != now[key]]
+    if now["device"] != "cpu" and not now["deterministic"]:
+        changed.append(f"{now['device']} without --deterministic")
+    return changed
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is the first of cuda, mps and cpu that is there.
+
+    Raises:
+        ZooError: no such device on this machine.
+    """
+    there = ["cpu"]
+    if torch.backends.mps.is_available():
+        there.insert(0, "mps")
+    if torch.cuda.is_available():
+        there.insert(0, "cuda")
+    if name == "auto":
+        return torch.device(there[0])
+    if name.split(":")[0] not in there:
+        raise ZooError(f"--device {name}: not on this machine, which has {', '.join(there)}")
+    return torch.device(name)
+
+
+def version() -> str:
+    """This package's version; ``unknown`` in a checkout that was never installed."""
+    try:
+        return metadata.version("gan-zoo")
+    except metadata.PackageNotFoundError:
+        return "unknown"

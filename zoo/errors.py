@@ -1,0 +1,19 @@
+"""Errors for people."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ZooError(Exception):
+    """Something the user can mend, said in one line: what was wrong, where, what is allowed.
+
+    The command line prints it without a traceback and exits with 2.
+    """
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """``" (did you mean 'x'?)"`` for the choice that ``word`` most resembles, or ``""`` where none comes near."""
+    found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    return f" (did you mean {found[0]!r}?)" if found else ""

@@ -1,0 +1,152 @@
+"""Trained generators for other people's code, in a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from zoo import run, sampling, seeds
+from zoo.environment import choose_device
+from zoo.errors import ZooError, nearest
+from zoo.networks import Generator, ImageSpec, LatentSpec, StyleGenerator
+from zoo.recipe import Recipe, list_models
+from zoo.report.pictures import to_uint8
+from zoo.weights import load_generator_file
+
+
+class LoadedGenerator(nn.Module):
+    """A trained generator, in eval mode.
+
+    Attributes:
+        latent: what it is fed (``latent.dim`` standard normal numbers an image).
+        image: what it makes (``image.resolution``, ``image.channels``).
+        recipe: how it was trained.
+        nimg: on how many images.
+    """
+
+    def __init__(self, generator: Generator, recipe: Recipe, nimg: int) -> None:
+        super().__init__()
+        self.generator = generator
+        self.recipe, self.nimg = recipe, nimg
+        self.eval().requires_grad_(False)
+
+    @property
+    def latent(self) -> LatentSpec:
+        return self.generator.latent
+
+    @property
+    def image(self) -> ImageSpec:
+        return self.generator.image
+
+    @property
+    def has_styles(self) -> bool:
+        """Whether truncation and style mixing are to be had."""
+        return isinstance(self.generator, StyleGenerator)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Latents (N, latent.dim) to float images (N, C, H, W), not yet clamped to [-1, 1]."""
+        return self.generator(z)
+
+    def latents(self, n: int, seed: int = 0) -> Tensor:
+        """The latents (n, latent.dim) that :meth:`sample` makes images from."""
+        return seeds.fixed_latents(seed, n, self.latent.dim)
+
+    def sample(self, n: int, seed: int = 0, *, truncation: float | None = None) -> Tensor:
+        """``n`` images, uint8 (n, C, H, W) on the CPU. The same seed gives the same images, and the first of them for
+        a smaller n.
+
+        Args:
+            n: how many.
+            seed: which.
+            truncation: psi in [0, 1]: how far styles stay from their mean (1 or None: as trained). Style generators
+                only.
+
+        Raises:
+            ZooError: truncation of a generator without styles.
+        """
+        return self.decode(self.latents(n, seed), seed=seed, truncation=truncation)
+
+    def decode(self, z: Tensor, *, seed: int = 0, truncation: float | None = None) -> Tensor:
+        """Latents (N, latent.dim) to uint8 images (N, C, H, W) on the CPU; ``seed`` fixes noise inputs."""
+        if truncation is None:
+            return to_uint8(sampling.images(self.generator, z, seed=seed))
+        generator = self._styled("truncation")
+        w = generator.mapping(z.to(next(self.parameters()).device))[:, None].expand(-1, generator.num_styles, -1)
+        w = sampling.truncated(self.generator, w, truncation)
+        return to_uint8(sampling.synthesised(self.generator, w, seed=seed))
+
+    def mix(self, rows: int, columns: int, seed: int = 0, *, crossover: int | None = None) -> Tensor:
+        """Style mixing (Karras et al. 2019, figure 3): uint8 ((rows + 1) * (columns + 1), C, H, W), read as a table.
+
+        The first column shows the sources of coarse styles, the first row those of fine styles; between them every
+        pair. The corner is black.
+
+        Args:
+            rows: sources of the coarse styles.
+            columns: sources of the fine styles.
+            seed: which sources.
+            crossover: the first style that comes from the column; default: the middle one.
+
+        Raises:
+            ZooError: a generator without styles.
+        """
+        generator = self._styled("style mixing")
+        cut = generator.num_styles // 2 if crossover is None else crossover
+        z = self.latents(rows + columns, seed).to(next(self.parameters()).device)
+        w = generator.mapping(z)[:, None].repeat(1, generator.num_styles, 1)
+        coarse, fine = w[:rows], w[rows:]
+        table = [w.new_zeros(w.shape[1:]), *fine]
+        for source in coarse:
+            table += [source, *(torch.cat([source[:cut], other[cut:]]) for other in fine)]
+        images = to_uint8(sampling.synthesised(self.generator, torch.stack(table), seed=seed))
+        images[0] = 0
+        return images
+
+    def _styled(self, what: str) -> StyleGenerator:
+        if not isinstance(self.generator, StyleGenerator):
+            raise ZooError(f"{what}: {self.recipe.generator.arch} has no styles (a mapping network); StyleGANs have")
+        return self.generator
+
+
+def load_generator(source: str | Path, *, device: str = "cpu", runs: str | Path = "runs") -> LoadedGenerator:
+    """A trained generator.
+
+    Args:
+        source: a run's folder, a ``generator.safetensors`` file, or a recipe's name: then the newest run of it in
+            ``runs``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        runs: where to look for a name.
+
+    Raises:
+        ZooError: nothing there, nothing trained yet, or a damaged file.
+    """
+    generator, recipe, nimg = load_generator_file(_locate(source, Path(runs)))
+    return LoadedGenerator(generator, recipe, nimg).to(choose_device(device))
+
+
+def _locate(source: str | Path, runs: Path) -> Path:
+    path = Path(source)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        return _trained(run.open_run(path))
+    name = str(source)
+    if path.suffix or "/" in name:
+        raise ZooError(f"no run or file {source}")
+    for candidate in reversed(run.find(runs, name)):
+        if candidate.generator_file.is_file():
+            return candidate.generator_file
+    if (runs / name).is_dir():
+        return _trained(run.open_run(runs / name))
+    if name in list_models():
+        raise ZooError(f"nothing trained of {name} in {runs}; `zoo train {name}` trains it")
+    known = [*list_models(), *(other.name for other in run.find(runs))]
+    raise ZooError(f"no run, file or recipe {name!r}{nearest(name, known)}")
+
+
+def _trained(found: run.Run) -> Path:
+    if not found.generator_file.is_file():
+        raise ZooError(f"{found.path}: has no generator.safetensors yet; the first checkpoint writes it")
+    return found.generator_file

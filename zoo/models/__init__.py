@@ -1,0 +1,1 @@
+"""One file an architecture; a file placed here registers itself (see ``zoo.registry``)."""

@@ -1,0 +1,92 @@
+"""DCGAN (Radford et al. 2016, arXiv:1511.06434), and original 2, which is the same at 128 pixels with twice the width.
+
+Notable: no dense layers, no pooling; the widths double as the resolution halves. From 4 x 4 to the image it is 4 x 4
+kernels at stride 2 all the way, as in the authors' Torch code (the projection in the paper's figure 1 is the same
+thing: a transposed convolution of one pixel).
+
+Differs from the paper in: sizes other than 64 pixels; the sigmoid of the discriminator lives in the loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from einops.layers.torch import Rearrange
+from torch import Tensor, nn
+
+from zoo.layers import dcgan_normal, doublings, scaled
+from zoo.networks import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
+from zoo.registry import register
+from zoo.schema import Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class DCGANGeneratorConfig(NetworkConfig):
+    latent: Count = 100  # numbers an image is made from
+    base: Count = 64  # channels at half the image's resolution; twice as many at each halving, down to 4 x 4
+
+    def validate(self, image: ImageSpec) -> None:
+        doublings(image.resolution, "a DCGAN generator")
+
+
+class DCGANGenerator(Generator):
+    def __init__(self, config: DCGANGeneratorConfig, image: ImageSpec) -> None:
+        super().__init__(config, image, LatentSpec(dim=config.latent))
+        stages = doublings(image.resolution, "a DCGAN generator")
+        widths = [scaled(config.base * 2**stage, config.width) for stage in reversed(range(stages))]
+        layers: list[nn.Module] = [
+            Rearrange("n c -> n c 1 1"),
+            nn.ConvTranspose2d(config.latent, widths[0], 4, bias=False),  # 1 x 1 to 4 x 4
+            nn.BatchNorm2d(widths[0]),
+            nn.ReLU(),
+        ]
+        for channels, out in pairwise(widths):
+            layers += [
+                nn.ConvTranspose2d(channels, out, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(out),
+                nn.ReLU(),
+            ]
+        layers += [nn.ConvTranspose2d(widths[-1], image.channels, 4, stride=2, padding=1, bias=False), nn.Tanh()]
+        self.layers = nn.Sequential(*layers).apply(dcgan_normal)
+
+    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.layers(z)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DCGANDiscriminatorConfig(NetworkConfig):
+    base: Count = 64  # channels at half the image's resolution; twice as many at each halving, down to 4 x 4
+
+    def validate(self, image: ImageSpec) -> None:
+        doublings(image.resolution, "a DCGAN discriminator")
+
+
+class DCGANDiscriminator(Discriminator):
+    def __init__(self, config: DCGANDiscriminatorConfig, image: ImageSpec) -> None:
+        super().__init__(config, image)
+        stages = doublings(image.resolution, "a DCGAN discriminator")
+        widths = [scaled(config.base * 2**stage, config.width) for stage in range(stages)]
+        layers: list[nn.Module] = [  # no norm next to the pictures: the paper found it unstable
+            nn.Conv2d(image.channels, widths[0], 4, stride=2, padding=1, bias=False),
+            nn.LeakyReLU(0.2),
+        ]
+        for channels, out in pairwise(widths):
+            layers += [
+                nn.Conv2d(channels, out, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(out),
+                nn.LeakyReLU(0.2),
+            ]
+        layers += [nn.Conv2d(widths[-1], 1, 4, bias=False), nn.Flatten(0)]  # 4 x 4 to one logit an image
+        self.layers = nn.Sequential(*layers).apply(dcgan_normal)
+
+    def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.layers(x)
+
+
+register(
+    "dcgan",
+    generator=(DCGANGeneratorConfig, DCGANGenerator),
+    discriminator=(DCGANDiscriminatorConfig, DCGANDiscriminator),
+    paper="Radford et al. 2016, arXiv:1511.06434",
+)

@@ -1,0 +1,96 @@
+"""DCGAN at any size (N. Thompson 2020, PatternFlow; after Radford et al. 2016, arXiv:1511.06434).
+
+Notable: 5 x 5 kernels; a dense start, then one transposed convolution that thinks at the same resolution before the
+doublings begin. One network for 28, 64, 128 and 256 pixels, told apart by their configs alone.
+
+Differs from the original in: padding (see ``zoo.layers``) and torch's reading of Keras' batch norm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from zoo.layers import KERAS_NORM, check_multiple, dense_start, doubling, glorot_uniform, halving, scaled
+from zoo.networks import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
+from zoo.registry import register
+from zoo.schema import Count, Share
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiresGeneratorConfig(NetworkConfig):
+    latent: Count = 100  # numbers an image is made from
+    start: Count = 256  # channels of the dense start
+    transposes: tuple[Count, ...] = (256, 128, 64)  # channels at each resolution; the first stays at the dense start's
+    slope: Share = 0.0  # of the activations below zero; 0 is ReLU
+
+    def __post_init__(self) -> None:
+        if not self.transposes:
+            raise ValueError("transposes must name one channel count or more")
+
+    def validate(self, image: ImageSpec) -> None:
+        count = len(self.transposes)  # the last doubling is the image's
+        check_multiple(image.resolution, 2**count, f"a multires generator with {count} transposes")
+
+
+class MultiresGenerator(Generator):
+    def __init__(self, config: MultiresGeneratorConfig, image: ImageSpec) -> None:
+        super().__init__(config, image, LatentSpec(dim=config.latent))
+        size = image.resolution // 2 ** len(config.transposes)
+        channels = scaled(config.start, config.width)
+        first, *rest = (scaled(c, config.width) for c in config.transposes)
+
+        def normed(layer: nn.Module, out: int) -> list[nn.Module]:
+            return [layer, nn.BatchNorm2d(out, **KERAS_NORM), nn.LeakyReLU(config.slope)]
+
+        layers: list[nn.Module] = [dense_start(config.latent, channels, size, nn.LeakyReLU(config.slope))]
+        layers += normed(nn.ConvTranspose2d(channels, first, 5, padding=2, bias=False), first)
+        channels = first
+        for out in rest:
+            layers += normed(doubling(channels, out, 5, bias=False), out)
+            channels = out
+        layers += [doubling(channels, image.channels, 5, bias=False), nn.Tanh()]
+        self.layers = nn.Sequential(*layers).apply(glorot_uniform)
+
+    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.layers(z)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiresDiscriminatorConfig(NetworkConfig):
+    channels: tuple[Count, ...] = (64, 128, 256)  # after each halving of the resolution
+    norm: bool = False  # batch norm after every convolution, the first too
+    slope: Share = 0.2  # of the activations below zero
+    dropout: Share = 0.3  # probability, after every activation
+
+    def validate(self, image: ImageSpec) -> None:
+        count = len(self.channels)
+        check_multiple(image.resolution, 2**count, f"a multires discriminator that halves {count} times")
+
+
+class MultiresDiscriminator(Discriminator):
+    def __init__(self, config: MultiresDiscriminatorConfig, image: ImageSpec) -> None:
+        super().__init__(config, image)
+        layers: list[nn.Module] = []
+        channels = image.channels
+        for out in (scaled(c, config.width) for c in config.channels):
+            layers.append(halving(channels, out, 5, bias=True))
+            if config.norm:
+                layers.append(nn.BatchNorm2d(out, **KERAS_NORM))
+            layers += [nn.LeakyReLU(config.slope), nn.Dropout(config.dropout)]
+            channels = out
+        size = image.resolution // 2 ** len(config.channels)
+        layers += [nn.Flatten(), nn.Linear(channels * size * size, 1)]
+        self.layers = nn.Sequential(*layers).apply(glorot_uniform)
+
+    def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.layers(x).squeeze(1)
+
+
+register(
+    "multires",
+    generator=(MultiresGeneratorConfig, MultiresGenerator),
+    discriminator=(MultiresDiscriminatorConfig, MultiresDiscriminator),
+    paper="N. Thompson 2020, PatternFlow (OASIS DCGAN); after Radford et al. 2016, arXiv:1511.06434",
+)

@@ -1,0 +1,356 @@
+"""Recipes: YAML files that name two networks and say how they are trained.
+
+A recipe becomes a :class:`Recipe` in four strict steps: the file is read, ``--set a.b=v`` is applied, architectures
+are looked up, and frozen dataclasses are built, ``generator:`` and ``discriminator:`` by the configs of their own
+architectures. What does not fit fails here, with its dotted path, and never at step 1. This module is the only reader
+of YAML, and imports torch only where an architecture is looked up.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+
+from zoo.errors import ZooError, nearest
+from zoo.schedule import Schedule
+from zoo.schema import Count, NonNegative, Positive, SchemaError, Share, build, plain
+
+if TYPE_CHECKING:
+    from zoo.networks import Discriminator, Generator, ImageSpec, NetworkConfig
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What pictures are made into before training."""
+
+    resolution: Count  # pixels a side
+    channels: Count = 1  # 1: grey, 3: RGB
+    fit: Literal["pad", "crop", "stretch"] = "pad"  # how a picture becomes square before it is resized
+    window: Literal["dtype"] | tuple[float, float] | None = (
+        None  # over 8 bits: dtype, [lo, hi], null: 0.5-99.5 percentiles
+    )
+    holdout: Share = 0.1  # share of the subjects never trained on, where the data bring no splits of their own
+    order: Literal["shuffle", "replacement"] = "shuffle"  # every image once an epoch, or drawn with replacement
+    xflip: bool = False  # mirror half of the images (loses laterality)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkChoice:
+    """An architecture and its configuration; in YAML one mapping, ``arch`` beside the config's own keys."""
+
+    arch: str
+    config: NetworkConfig
+
+    def plain(self) -> dict[str, Any]:
+        return {"arch": self.arch, **{key: plain(value) for key, value in vars(self.config).items()}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """The adversarial loss (see ``zoo.losses``)."""
+
+    name: str = "nonsaturating"
+    label_smoothing: Share = 0.0  # s maps D's targets y to y (1 - s) + s / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class PenaltyConfig:
+    """A regulariser (see ``zoo.penalties``)."""
+
+    weight: Schedule
+    every: Count = (
+        1  # steps between applications; the weight is multiplied by it, so that strength does not depend on it
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """One network's optimiser; ``betas`` and ``eps`` are Adam's, ``momentum`` is SGD's."""
+
+    name: Literal["adam", "sgd"] = "adam"
+    lr: Schedule
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    eps: Positive = 1e-8
+    momentum: Share = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizersConfig:
+    generator: OptimizerConfig
+    discriminator: OptimizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmaConfig:
+    """The averaged generator that is sampled, saved and shipped (see ``zoo.ema``)."""
+
+    halflife_kimg: NonNegative = 10.0  # thousands of images after which a weight's share has halved; 0: no averaging
+    ramp: Positive | None = 0.05  # the half-life is at most this share of the images seen so far
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Length, batches and cadences. All progress is counted in images shown to D; one kimg is a thousand."""
+
+    kimg: Positive
+    batch: Count
+    micro_batch: Count | None = None  # images at once; gradients accumulate to the batch; null: the whole batch
+    update: Literal["simultaneous", "alternating"] = "alternating"  # see zoo.trainer
+    precision: Precision = "fp32"
+    seed: int = 0
+    init_from: str | None = None  # a run or a weights file to start from
+    log_kimg: Positive = 1.0
+    sample_kimg: Positive = 10.0
+    checkpoint_kimg: Positive = 10.0
+    keep: Count = 2  # checkpoints kept, newest first
+
+    def __post_init__(self) -> None:
+        if self.micro_batch is not None and self.batch % self.micro_batch:
+            raise ValueError(f"micro_batch {self.micro_batch} does not divide batch {self.batch}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterCounts:
+    """Trainable parameters, so that lists need not build networks; tests hold them true."""
+
+    generator: int
+    discriminator: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    name: str
+    source: str = ""
+    data: DataConfig
+    generator: NetworkChoice
+    discriminator: NetworkChoice
+    loss: LossConfig = field(default_factory=LossConfig)
+    penalties: dict[str, PenaltyConfig] = field(default_factory=dict)
+    optimizer: OptimizersConfig
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    train: TrainConfig
+    parameters: ParameterCounts | None = None
+
+    @property
+    def image(self) -> ImageSpec:
+        from zoo.networks import ImageSpec
+
+        return ImageSpec(resolution=self.data.resolution, channels=self.data.channels)
+
+    def build(self, device: str = "cpu") -> tuple[Generator, Discriminator]:
+        """Both networks with fresh weights on ``device``; ``"meta"`` builds shapes without memory."""
+        import torch
+
+        from zoo.registry import architecture
+
+        with torch.device(device):
+            return (
+                architecture(self.generator.arch).generator(self.generator.config, self.image),  # type: ignore[call-arg]
+                architecture(self.discriminator.arch).discriminator(self.discriminator.config, self.image),
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data with every default filled in; :func:`from_dict` reads it back."""
+        return plain(self)
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None, width=100)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Hash of what changes numbers: not names, length, cadences or what is kept."""
+        content = self.to_dict()
+        for key in ("name", "source", "parameters"):
+            del content[key]
+        for key in ("kimg", "log_kimg", "sample_kimg", "checkpoint_kimg", "keep"):
+            del content["train"][key]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def with_(self, *overrides: str) -> Recipe:
+        """This recipe with ``"a.b=v"`` applied."""
+        return from_dict(self.to_dict(), overrides, where=self.name)
+
+
+# Where recipes lie: beside the package in a checkout, inside it in an installed wheel.
+_HERE = Path(__file__).parent
+RECIPES = _HERE / "_recipes" if (_HERE / "_recipes").is_dir() else _HERE.parent / "recipes"
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the recipes that match a shell pattern, in natural order (``multires-64`` before ``multires-128``)."""
+    names = (path.stem for path in RECIPES.glob("*.yaml"))
+    return sorted(fnmatch.filter(names, pattern), key=_natural)
+
+
+def summaries(pattern: str = "*") -> Iterator[dict[str, Any]]:
+    """What ``zoo list`` shows of each recipe, read from the YAML alone: no network is built, torch is not imported."""
+    for name in list_models(pattern):
+        data = _read(RECIPES / f"{name}.yaml")
+        counts = data.get("parameters", {})
+        yield {
+            "name": name,
+            "arch": data.get("arch") or data["generator"]["arch"],
+            "resolution": data["data"]["resolution"],
+            "channels": data["data"].get("channels", 1),
+            "latent": data["generator"]["latent"],
+            "params_g": counts.get("generator"),
+            "params_d": counts.get("discriminator"),
+            "source": data.get("source", ""),
+        }
+
+
+def load(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe called ``name``, or in the YAML file ``name``, with ``"a.b=v"`` overrides applied.
+
+    Raises:
+        ZooError: no such recipe or file, unreadable YAML, or something in it does not fit: one line.
+    """
+    path = find(name)
+    return from_dict(_read(path), overrides, where=path.stem if path.parent == RECIPES else str(path))
+
+
+def create(name: str | Path | Recipe, *overrides: str, device: str = "cpu") -> tuple[Generator, Discriminator]:
+    """A recipe's two networks with fresh weights: ``create("lean-256", "data.channels=3")``.
+
+    Raises:
+        ZooError: as :func:`load`.
+    """
+    recipe = name.with_(*overrides) if isinstance(name, Recipe) else load(name, overrides)
+    return recipe.build(device)
+
+
+def find(name: str | Path) -> Path:
+    """The YAML file of a recipe's name, or of a path to a user's own.
+
+    Raises:
+        ZooError: there is none.
+    """
+    text = str(name)
+    if text.endswith((".yaml", ".yml")) or "/" in text:
+        if not Path(name).is_file():
+            raise ZooError(f"no recipe file {text}")
+        return Path(name)
+    if text not in list_models():
+        raise ZooError(f"no recipe {text!r}{nearest(text, list_models())}; `zoo list` shows those there are")
+    return RECIPES / f"{text}.yaml"
+
+
+def from_dict(data: Mapping[str, Any], overrides: Sequence[str] = (), *, where: str) -> Recipe:
+    """A recipe from plain data; ``where`` (a name or file) begins every error.
+
+    Raises:
+        ZooError: something does not fit: one line with the dotted path, what is allowed and the nearest match.
+    """
+    content = json.loads(json.dumps(data))  # a copy that no override reaches back through
+    try:
+        touched = [_override(content, text) for text in overrides]
+        for side in ("generator", "discriminator"):
+            content[side] = _section(content, side)
+        shorthand = content.pop("arch", None)
+        for side in ("generator", "discriminator"):
+            content[side].setdefault("arch", shorthand)
+        recipe = _build(content)
+    except ZooError as error:
+        raise ZooError(f"{where}: {error}") from None
+    if any(path.split(".")[0] in ("arch", "data", "generator", "discriminator") for path in touched):
+        return replace(recipe, parameters=None)  # the stated counts were those of the recipe as written
+    return recipe
+
+
+def _build(content: dict[str, Any]) -> Recipe:
+    from zoo.losses import LOSSES
+    from zoo.penalties import PENALTIES
+
+    data = build(DataConfig, content.get("data", {}), "data")
+    networks = {side: _network(side, content[side], data) for side in ("generator", "discriminator")}
+    recipe: Recipe = build(Recipe, {**content, "data": data, **networks})
+    _choose("loss.name", recipe.loss.name, LOSSES)
+    if recipe.loss.label_smoothing and not LOSSES[recipe.loss.name].smooths:
+        raise SchemaError("loss.label_smoothing", f"the {recipe.loss.name} loss has no labels to smooth; leave it at 0")
+    for name in recipe.penalties:
+        _choose("penalties", name, PENALTIES)
+    return recipe
+
+
+def _network(side: str, section: dict[str, Any], data: DataConfig) -> NetworkChoice:
+    from zoo.networks import ImageSpec
+    from zoo.registry import architecture, list_architectures
+
+    arch = section.pop("arch", None)
+    if arch is None:
+        raise SchemaError(f"{side}.arch", f"is missing; one of {', '.join(list_architectures())}")
+    _choose(f"{side}.arch", arch, list_architectures())
+    kind = getattr(architecture(arch), f"{side}_config")
+    config = build(kind, section, side)
+    try:
+        config.validate(ImageSpec(resolution=data.resolution, channels=data.channels))
+    except ValueError as error:
+        raise SchemaError("data.resolution", str(error)) from None
+    return NetworkChoice(arch=arch, config=config)
+
+
+def _section(content: dict[str, Any], side: str) -> dict[str, Any]:
+    """The mapping under ``generator:`` or ``discriminator:``; another recipe's name stands for its whole section."""
+    section = content.get(side, {})
+    if isinstance(section, str):
+        other = _read(find(section))
+        taken = _section(other, side)
+        taken.setdefault("arch", other.get("arch"))
+        return taken
+    if not isinstance(section, dict):
+        raise SchemaError(side, f"must be a mapping or another recipe's name, not {section!r}")
+    return section
+
+
+def _override(content: dict[str, Any], text: str) -> str:
+    """Apply one ``a.b=v`` in place and return its dotted path."""
+    path, equals, value = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise ZooError(f"--set {text}: must read KEY=VALUE with a dotted key, such as train.batch=32")
+    inner = content
+    for depth, key in enumerate(keys[:-1]):
+        if depth == 0 and key in ("generator", "discriminator"):
+            content[key] = _section(content, key)
+        inner = inner.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise SchemaError(".".join(keys[: depth + 1]), f"is a value, so {path} cannot be set in it")
+    try:
+        inner[keys[-1]] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ZooError(f"--set {text}: the value is not YAML") from None
+    return path.strip()
+
+
+def _choose(path: str, name: str, choices: Any) -> None:
+    if name not in choices:
+        raise SchemaError(path, f"must be one of {', '.join(choices)}, not {name!r}{nearest(str(name), choices)}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except OSError as error:
+        raise ZooError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ZooError(f"{path}{line}: is not YAML ({getattr(error, 'problem', None) or 'not text'})") from None
+    if not isinstance(data, dict):
+        raise ZooError(f"{path}: a recipe is a mapping of keys to values")
+    return data
+
+
+def _natural(name: str) -> list[tuple[int, str | int]]:
+    return [(1, int(part)) if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]

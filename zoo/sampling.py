@@ -1,0 +1,66 @@
+"""Images from a generator: the same for the same seed, however many are asked for at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from zoo import seeds
+from zoo.networks import Generator, StyleGenerator
+
+CHUNK = 16  # images made at once; fixed, because what a generator draws inside is drawn a chunk at a time
+
+
+def images(generator: Generator, z: Tensor, *, seed: int = 0) -> Tensor:
+    """Latents (N, dim) to float images (N, C, H, W) on the CPU; inner noise is a function of ``seed``.
+
+    The generator is used in the mode it is in: eval, unless batch statistics are wanted.
+    """
+    return in_chunks(generator, z, generator, seed=seed)
+
+
+def synthesised(generator: Generator, w: Tensor, *, seed: int = 0) -> Tensor:
+    """Like :func:`images`, from styles (N, num_styles, dim) of a generator that has them."""
+    assert isinstance(generator, StyleGenerator)
+    return in_chunks(generator, w, generator.synthesis, seed=seed)
+
+
+@torch.no_grad()
+def in_chunks(generator: Generator, inputs: Tensor, function: Callable[[Tensor], Tensor], *, seed: int) -> Tensor:
+    """``function`` over ``inputs``, a chunk at a time on the generator's device, leaving torch's own random state
+    alone.
+    """
+    device = next(generator.parameters()).device
+    made = []
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        for index, chunk in enumerate(inputs.split(CHUNK)):
+            torch.manual_seed(seeds.derive(seed, "noise", index))
+            made.append(function(chunk.to(device)).float().cpu())
+    return torch.cat(made)
+
+
+@torch.no_grad()
+def truncated(generator: Generator, w: Tensor, psi: float) -> Tensor:
+    """Styles (N, ..., dim) moved towards the mean style: mean + psi (w - mean) (Karras et al. 2019, appendix B).
+
+    The mean is that of 4,096 fixed latents, so that it needs no state of its own.
+    """
+    assert isinstance(generator, StyleGenerator)
+    z = torch.randn(4096, generator.latent.dim, generator=seeds.generator("mean style"))
+    mean = generator.mapping(z.to(w.device)).mean(0)
+    return torch.lerp(mean.expand_as(w), w, psi)
+
+
+def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
+    """Spherical interpolation of normal latents (..., dim) (White 2016): lengths stay those of normal draws on the
+    way.
+    """
+    cosine = torch.nn.functional.cosine_similarity(a, b, dim=-1).clamp(-1, 1)[..., None]
+    angle = cosine.acos()
+    sine = angle.sin()
+    near = sine.abs() < 1e-6  # the same or the opposite direction: a straight line, and no division by zero
+    safe = torch.where(near, torch.ones_like(sine), sine)
+    curved = ((1 - t) * angle).sin() / safe * a + (t * angle).sin() / safe * b
+    return torch.where(near, torch.lerp(a, b, t), curved)

@@ -1,0 +1,72 @@
+"""Randomness as a function of the seed and the images seen, so that a resumed run draws what an unbroken one would
+have drawn.
+
+Latents, data order and flips are drawn for the whole batch from (seed, stream, image counter) on the CPU; what
+modules draw inside (dropout, noise inputs, style mixing) is seeded anew before each forward pass. No generator state
+is ever stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def derive(*parts: int | str) -> int:
+    """A 63-bit seed from any mix of words and numbers; unrelated for parts that differ at all."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def generator(*parts: int | str) -> torch.Generator:
+    """A CPU generator seeded by :func:`derive`."""
+    return torch.Generator().manual_seed(derive(*parts))
+
+
+def latents(seed: int, nimg: int, batch: int, dim: int) -> Tensor:
+    """Standard normal (batch, dim) for the step that begins after ``nimg`` images."""
+    return torch.randn(batch, dim, generator=generator(seed, "latents", nimg))
+
+
+def fixed_latents(seed: int, count: int, dim: int) -> Tensor:
+    """Standard normal (count, dim), a row for each (seed, index): the first rows do not depend on ``count``."""
+    return torch.stack([torch.randn(dim, generator=generator(seed, "sample", index)) for index in range(count)])
+
+
+class Order:
+    """Which images the ``nimg``-th to ``nimg + batch``-th are.
+
+    ``shuffle``: an endless walk through permutations, one an epoch, each a function of (seed, epoch); batches cross
+    epochs, so that none is short. ``replacement``: independent draws.
+    """
+
+    def __init__(self, seed: int, size: int, *, replacement: bool = False) -> None:
+        self.seed, self.size, self.replacement = seed, size, replacement
+        self._epoch = -1
+        self._permutation = np.empty(0, np.int64)
+
+    def take(self, nimg: int, batch: int) -> np.ndarray:
+        """(batch,) int64 positions in [0, size)."""
+        if self.replacement:
+            return np.random.default_rng(derive(self.seed, "order", nimg)).integers(self.size, size=batch)
+        parts = []
+        while batch:
+            epoch, start = divmod(nimg, self.size)
+            part = self._permuted(epoch)[start : start + batch]
+            parts.append(part)
+            nimg, batch = nimg + len(part), batch - len(part)
+        return np.concatenate(parts)
+
+    def _permuted(self, epoch: int) -> np.ndarray:
+        if epoch != self._epoch:
+            rng = np.random.default_rng(derive(self.seed, "order", epoch))
+            self._epoch, self._permutation = epoch, rng.permutation(self.size)
+        return self._permutation
+
+
+def flips(seed: int, nimg: int, batch: int) -> Tensor:
+    """(batch,) bool, each True with probability one half."""
+    return torch.rand(batch, generator=generator(seed, "flips", nimg)) < 0.5

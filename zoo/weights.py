@@ -1,0 +1,114 @@
+"""Generator weights in files: safetensors, with the recipe that builds the network in the metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from zoo import checkpoint
+from zoo.atomic import atomic_file
+from zoo.environment import version
+from zoo.errors import ZooError
+from zoo.networks import Generator
+from zoo.recipe import Recipe, from_dict
+from zoo.run import open_run
+
+
+def save_generator(path: Path, generator: nn.Module, *, recipe: Recipe, nimg: int) -> None:
+    """Write a generator's weights, and in their metadata ``recipe`` (JSON), ``nimg`` and versions.
+
+    Raises:
+        ZooError: the disk is full or the folder cannot be written; an older file is intact.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()}
+    metadata = {
+        "format": "pt",
+        "recipe": json.dumps(recipe.to_dict()),
+        "nimg": str(nimg),
+        "zoo": version(),
+        "torch": str(torch.__version__),
+    }
+    try:
+        with atomic_file(path) as file:
+            file.write(safetensors.torch.save(tensors, metadata))
+    except OSError as error:
+        raise ZooError(f"{path}: cannot be written ({(error.strerror or str(error)).lower()})") from None
+
+
+def load_generator_file(path: Path) -> tuple[Generator, Recipe, int]:
+    """The generator in a file that :func:`save_generator` wrote, in eval mode on the CPU; its recipe; images it was
+    trained on.
+
+    Raises:
+        ZooError: not such a file, damaged, or made for a network this version builds otherwise.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ZooError(f"{path}: is not a safetensors file, or damaged ({str(error).splitlines()[0]})") from None
+    if "recipe" not in metadata:
+        raise ZooError(f"{path}: holds weights but no recipe in its metadata, so the network cannot be built")
+    recipe = from_dict(json.loads(metadata["recipe"]), where=str(path))
+    generator, _ = recipe.build("meta")
+    generator = generator.to_empty(device="cpu").eval()
+    try:
+        generator.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ZooError(f"{path}: does not fit {recipe.name} ({str(error).splitlines()[-1].strip()})") from None
+    return generator, recipe, int(metadata.get("nimg", 0))
+
+
+def initialise(source: str, networks: dict[str, nn.Module], say: Callable[[str], None]) -> None:
+    """Start ``networks`` (``G``, ``D``, ``ema``) from another run's newest checkpoint, or all but D from a
+    generator's file.
+
+    What does not match by name and shape keeps its fresh weights and is listed.
+
+    Raises:
+        ZooError: nothing to load there, or nothing in it matches.
+    """
+    for side, tensors in _tensors(source).items():
+        target = networks[side].state_dict()
+        fitting = {name: t for name, t in tensors.items() if name in target and target[name].shape == t.shape}
+        if not any(t.dim() > 1 for t in fitting.values()):
+            raise ZooError(f"train.init_from: nothing in {source} fits this recipe's {side}")
+        networks[side].load_state_dict(fitting, strict=False)
+        left = [name for name in target if name not in fitting]
+        say(f"{side}: {len(fitting)} of {len(target)} tensors from {source}")
+        if left:
+            say(f"{side}: fresh, because missing there or of another shape: {', '.join(left)}")
+
+
+def _tensors(source: str) -> dict[str, dict[str, Tensor]]:
+    path = Path(source)
+    if path.is_dir():
+        newest = checkpoint.newest(open_run(path).state)
+        if newest is None:
+            raise ZooError(f"train.init_from: the run {source} has no checkpoint")
+        return _sides(checkpoint.load(newest)["trainer"])
+    if not path.is_file():
+        raise ZooError(f"train.init_from: no run or file {source}")
+    if path.suffix == ".safetensors":
+        try:
+            tensors = safetensors.torch.load_file(path)
+        except (OSError, safetensors.SafetensorError):
+            raise ZooError(f"train.init_from: {source} is not a safetensors file, or damaged") from None
+    else:
+        state = checkpoint.load_tensors(path)
+        if "trainer" in state:
+            return _sides(state["trainer"])
+        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    return {"G": tensors, "ema": tensors}
+
+
+def _sides(state: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
+    return {"G": state["generator"], "D": state["discriminator"], "ema": state["ema"]}
