@@ -1,5 +1,6 @@
 """Pictures of every kind to uint8: what is refused and why, how pictures become square, how deep ones are windowed."""
 
+import contextlib
 import io
 import struct
 import zlib
@@ -74,11 +75,8 @@ def test_bad_files_are_refused_with_a_reason(name, recwarn):
 def test_every_cut_of_a_file_is_refused_or_read_but_never_a_traceback():
     for raw in (encoded(noise(12, 12, 3)), encoded(noise(12, 12), "JPEG"), encoded(noise(12, 12), "BMP")):
         for length in range(0, len(raw), 7):
-            with quiet_pillow():
-                try:
-                    assert decode(raw[:length]).pixels.shape[:2] == (12, 12)
-                except UnreadableError:
-                    pass
+            with quiet_pillow(), contextlib.suppress(UnreadableError):
+                assert decode(raw[:length]).pixels.shape[:2] == (12, 12)
 
 
 def test_sixteen_bits_of_colour_are_refused_rather_than_halved():
@@ -271,14 +269,14 @@ def test_eight_bits_beside_more_are_warned_of_and_two_deep_types_are_refused(tmp
     assert any("1 images of 8 bits" in problem.reason for problem in data.problems)
     Image.fromarray(np.ones((8, 8), np.float32)).save(folder / "2.tiff")
     for window in (None, "dtype"):
-        with pytest.raises(ZooError, match="float32 and uint16 pictures side by side: set data.window"):
+        with pytest.raises(ZooError, match="float32 and uint16 pictures side by side"):
             load(folder, DataConfig(resolution=8, window=window))
     assert len(load(folder, DataConfig(resolution=8, window=(0, 100))).images) == 3
 
 
 @pytest.mark.parametrize("window", [(3.0, 3.0), (5.0, 1.0), (0.0, float("inf"))])
 def test_windows_that_are_none(tmp_path, window):
-    with pytest.raises(ZooError, match="data.window"):
+    with pytest.raises(ZooError, match=r"data\.window"):
         load("phantoms:1", DataConfig(resolution=16, window=window))
 
 

@@ -75,7 +75,7 @@ def test_what_does_not_fit_is_said_in_one_line(override, words):
 
 
 def test_label_smoothing_needs_labels():
-    with pytest.raises(ZooError, match="loss.label_smoothing"):
+    with pytest.raises(ZooError, match=r"loss\.label_smoothing"):
         recipe.load("dcgan-64", ["loss.name=hinge", "loss.label_smoothing=0.1"])
 
 

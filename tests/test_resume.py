@@ -85,7 +85,10 @@ CASES = [
     ("dcgan-64", ["train.micro_batch=4"]),
     ("dcgan-64", ["train.micro_batch=4", "train.precision=bf16", "data.xflip=true"]),
     ("dcgan-64", ["penalties.r1.weight=1", "penalties.r2.weight=0.5", "penalties.r2.every=3"]),
-    ("dcgan-64", ["penalties.r1.weight=1", "penalties.r1.every=2", "train.precision=bf16", "train.update=simultaneous"]),
+    (
+        "dcgan-64",
+        ["penalties.r1.weight=1", "penalties.r1.every=2", "train.precision=bf16", "train.update=simultaneous"],
+    ),
     ("dcgan-64", ["optimizer.generator.lr=[[0, 1e-3], [0.1, 1e-4]]", "optimizer.discriminator.name=sgd"]),
     ("dcgan-256", []),
     ("dcgan-256", ["train.micro_batch=4", "train.precision=bf16"]),
@@ -96,7 +99,9 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "more"), CASES, ids=lambda value: " ".join(value) if isinstance(value, list) else value)
+@pytest.mark.parametrize(
+    ("name", "more"), CASES, ids=lambda value: " ".join(value) if isinstance(value, list) else value
+)
 def test_crash_and_the_same_call_again(name, more, tmp_path, monkeypatch, capsys):
     straight = result(train(name, tmp_path / "straight", *more))
     with monkeypatch.context() as patch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -133,10 +133,11 @@ class _Launch:
         """Go on with ``old``, longer or with other cadences where ``settings`` say so."""
         before = recipe.load(old.recipe_file)
         resolved = recipe.load(old.recipe_file, settings)
-        same_precision = replace(resolved, train=replace(resolved.train, precision=before.train.precision))
-        if same_precision.digest != before.digest:
+        same_precision = f"train.precision={before.train.precision}"
+        changing = [text for text in settings if before.with_(text, same_precision).digest != before.digest]
+        if changing:
             raise ZooError(
-                f"{old.path}: {', '.join(settings)} changes its numbers; length, cadences and precision may change on "
+                f"{old.path}: {', '.join(changing)} changes its numbers; length, cadences and precision may change on "
                 f"resume, for the rest start a new run with --set train.init_from={old.path}"
             )
         info = old.info

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.precision import full
 from zoo.run import Run
 
 
@@ -26,7 +27,7 @@ class Meters:
     def add(self, values: dict[str, Tensor], share: float = 1.0) -> None:
         """Add scalar tensors; ``share`` is a micro-batch's part of its batch."""
         for name, value in values.items():
-            weighted = value.detach().float() * share
+            weighted = full(value.detach()) * share
             self.sums[name] = self.sums[name] + weighted if name in self.sums else weighted
             self.batches[name] = self.batches.get(name, 0.0) + share
 

@@ -1,6 +1,7 @@
 """Adversarial losses: pure functions of logits, positive meaning "real".
 
-Every loss is the mean over all logits, in fp32. Targets are the paper's; sums over real and fake are not halved.
+Every loss is the mean over all logits, in fp32 (or fp64, where logits are). Targets are the paper's; sums over real
+and fake are not halved.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
+
+from zoo.precision import full
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,43 +42,43 @@ def nonsaturating_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tenso
 
 def nonsaturating_g(real: Tensor | None, fake: Tensor) -> Tensor:
     """-log sigmoid(fake) (Goodfellow et al. 2014, section 3), unsmoothed."""
-    return F.softplus(-fake.float()).mean()
+    return F.softplus(-full(fake)).mean()
 
 
 def least_squares_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
     """((real - 1)^2 + fake^2) / 2 (Mao et al. 2017, eq. 9)."""
-    return 0.5 * ((real.float() - 1).square().mean() + fake.float().square().mean())
+    return 0.5 * ((full(real) - 1).square().mean() + full(fake).square().mean())
 
 
 def least_squares_g(real: Tensor | None, fake: Tensor) -> Tensor:
     """(fake - 1)^2 / 2 (Mao et al. 2017, eq. 9)."""
-    return 0.5 * (fake.float() - 1).square().mean()
+    return 0.5 * (full(fake) - 1).square().mean()
 
 
 def hinge_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
     """max(0, 1 - real) + max(0, 1 + fake) (Lim & Ye 2017; Miyato et al. 2018, eq. 16)."""
-    return F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean()
+    return F.relu(1 - full(real)).mean() + F.relu(1 + full(fake)).mean()
 
 
 def wasserstein_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
     """fake - real (Arjovsky et al. 2017). Wants a penalty beside it."""
-    return fake.float().mean() - real.float().mean()
+    return full(fake).mean() - full(real).mean()
 
 
 def wasserstein_g(real: Tensor | None, fake: Tensor) -> Tensor:
     """-fake; the generator's side of the Wasserstein and of the hinge loss."""
-    return -fake.float().mean()
+    return -full(fake).mean()
 
 
 def relativistic_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
     """softplus(fake - real) on pairs (Jolicoeur-Martineau 2018; Huang et al. 2024, eq. 2)."""
-    return F.softplus(fake.float() - real.float()).mean()
+    return F.softplus(full(fake) - full(real)).mean()
 
 
 def relativistic_g(real: Tensor | None, fake: Tensor) -> Tensor:
     """softplus(real - fake) on pairs: D's loss with the roles exchanged."""
     assert real is not None
-    return F.softplus(real.float() - fake.float()).mean()
+    return F.softplus(full(real) - full(fake)).mean()
 
 
 LOSSES = {
@@ -88,5 +91,5 @@ LOSSES = {
 
 
 def _bce(logits: Tensor, target: float) -> Tensor:
-    logits = logits.float()
+    logits = full(logits)
     return (F.softplus(logits) - target * logits).mean()

@@ -89,7 +89,7 @@ class Objective:
 
 def evaluate(terms: list[Term], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
     """Sum of weighted terms, and each term's own unweighted value for the log, detached."""
-    total = torch.zeros((), device=step.fake_logits.device)
+    total = torch.zeros((), dtype=step.fake.dtype, device=step.fake.device)
     values = {}
     for term in terms:
         value = term.function(step)

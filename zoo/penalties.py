@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from zoo.precision import full
+
 
 @dataclass(frozen=True, kw_only=True)
 class Penalty:
@@ -30,8 +32,8 @@ def gradient_penalty(images: Tensor, logits: Tensor) -> Tensor:
         images: (N, C, H, W), requiring gradients, from which ``logits`` were computed one by one.
         logits: (N,) or (N, ...): several verdicts an image are summed.
     """
-    (gradient,) = torch.autograd.grad(logits.float().sum(), images, create_graph=True)
-    return 0.5 * gradient.float().square().sum(dim=(1, 2, 3)).mean()
+    (gradient,) = torch.autograd.grad(full(logits).sum(), images, create_graph=True)
+    return 0.5 * full(gradient).square().sum(dim=(1, 2, 3)).mean()
 
 
 PENALTIES = {

@@ -27,6 +27,7 @@ from zoo.ema import Ema
 from zoo.log import Meters
 from zoo.networks import Generator
 from zoo.objective import Objective, Phase, Step, Term, evaluate
+from zoo.precision import full
 from zoo.recipe import OptimizerConfig, Recipe
 from zoo.report.pictures import from_uint8
 
@@ -107,15 +108,16 @@ class Trainer:
         z = seeds.latents(seed, self.nimg, config.batch, self.G.latent.dim)
         flips = seeds.flips(seed, self.nimg, config.batch) if self.recipe.data.xflip else None
         size = config.micro_batch or config.batch
+        z = z.to(self.device, self._dtype)
         for start in range(0, config.batch, size):
             cut = slice(start, start + size)
             real = from_uint8(self.data.take(positions[cut]).to(self.device))
             if flips is not None:
                 real = torch.where(flips[cut, None, None, None].to(self.device), real.flip(3), real)
-            yield real, z[cut].to(self.device), size / config.batch
+            yield real.to(self._dtype), z[cut], size / config.batch
 
     def _fakes(self, z: Tensor) -> Tensor:
-        return self.G(z).float()  # D may run in another precision than G (see _forward)
+        return self.G(z).to(self._dtype)  # D may run in another precision than G (see _forward)
 
     def _show(self, real: Tensor | None, fake: Tensor, terms: list[Term]) -> Step:
         """D's verdicts on both; images whose gradient a term takes are marked first."""
@@ -138,7 +140,7 @@ class Trainer:
         total, values = evaluate(terms, step)
         (total * share).backward(inputs=self._parameters(phase), retain_graph=retain_graph)
         if phase == "D" and step.real_logits is not None:
-            real, fake = step.real_logits.detach().float(), step.fake_logits.detach().float()
+            real, fake = full(step.real_logits.detach()), full(step.fake_logits.detach())
             values |= {
                 "d_real": real.mean(),
                 "d_fake": fake.mean(),
@@ -163,11 +165,15 @@ class Trainer:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low):
             yield
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.G.parameters()).dtype  # fp32, but for tests in fp64
+
     def _due(self, phase: Phase) -> list[Term]:
         return self.objective.due(phase, self.nimg // self.recipe.train.batch)
 
     def _parameters(self, phase: Phase) -> list[nn.Parameter]:
-        return list((self.D if phase == "D" else self.G).parameters())
+        return [p for p in (self.D if phase == "D" else self.G).parameters() if p.requires_grad]
 
     def _set_learning_rates(self) -> None:
         for phase, config in (("G", self.recipe.optimizer.generator), ("D", self.recipe.optimizer.discriminator)):

@@ -15,7 +15,6 @@ import dataclasses
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -139,7 +138,8 @@ def _build(
             f"{folder.parent}: the cache needs {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
             "make room, or set ZOO_CACHE to another folder"
         )
-    temporary = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+    temporary = folder.parent / f".building-{os.getpid()}-{time.monotonic_ns()}"
+    temporary.mkdir()
     try:
         with (temporary / "images.npy").open("wb") as file:
             facts, found = _decode(source, config, file, reporter)
@@ -151,7 +151,6 @@ def _build(
             raise ZooError(f"{source.label}: it changed while it was read; run again when it is at rest")
         with atomic_file(temporary / "set.json", "w") as file:
             json.dump(dataclasses.asdict(facts), file)
-        temporary.chmod(0o777 & ~_umask())  # mkdtemp's folders are private; a cache may be shared
         _take_place(temporary, folder, config, reporter)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -276,9 +275,3 @@ def _sweep(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - max(entry.stat().st_mtime for entry in [old, *old.iterdir()]) > STALE:
                 shutil.rmtree(old, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -212,8 +212,11 @@ class ArraySource(Source):
     @cached_property
     def _array(self) -> Array:
         try:
-            loaded = np.load(self.path, mmap_mode="r", allow_pickle=False)
-            array = loaded if isinstance(loaded, np.ndarray) else self._chosen(loaded)
+            if self.path.suffix.lower() == ".npy":
+                array: Array = np.lib.format.open_memmap(self.path, mode="r")
+            else:
+                with self.path.open("rb") as file:  # numpy itself would leave a damaged one open
+                    array = self._chosen(np.load(file, allow_pickle=False))
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             reason = "it holds Python objects" if "allow_pickle" in str(error) else _why(error)
             raise ZooError(f"{self.path}: not an array that can be read ({reason})") from error
@@ -222,14 +225,15 @@ class ArraySource(Source):
         return self._channels_last(array)
 
     def _chosen(self, archive: Any) -> Array:
-        with archive:
-            names = archive.files
-            known = [name for name in ("images", "arr_0", "x") if name in names]
-            if len(names) != 1 and not known:
-                raise ZooError(
-                    f"{self.path}: holds {', '.join(names) or 'no array'}; it takes one array, or one called 'images'"
-                )
-            return archive[(known or names)[0]]
+        names = getattr(archive, "files", None)
+        if names is None:
+            return np.asarray(archive)  # a .npy by the wrong name
+        known = [name for name in ("images", "arr_0", "x") if name in names]
+        if len(names) != 1 and not known:
+            raise ZooError(
+                f"{self.path}: holds {', '.join(names) or 'no array'}; it takes one array, or one called 'images'"
+            )
+        return np.asarray(archive[(known or names)[0]])
 
     def _channels_last(self, array: Array) -> Array:
         shape = array.shape

@@ -60,7 +60,8 @@ class Noise(nn.Module):
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
         """Maps (N, C, h, w) plus the top left corner of noise (N, 1, H, W); H >= h, W >= w."""
-        at_zero, at_one = self.dense(torch.arange(2.0, device=x.device)[:, None])[..., None, None]
+        asked = x.new_tensor([[0.0], [1.0]])
+        at_zero, at_one = self.dense(asked)[..., None, None]
         return x + noise[..., : x.shape[2], : x.shape[3]] * (at_one - at_zero) + at_zero
 
 
@@ -150,7 +151,7 @@ class StyleGANGenerator(Generator):
         """Styles (N, num_styles, channels), the 4 x 4 block's first, to images (N, C, H, W) in [-1, 1]."""
         size = self.image.resolution
         noise = torch.randn(len(w), 1, size, size, dtype=w.dtype, device=w.device)
-        constant = self.constant(torch.ones(1, device=w.device))
+        constant = self.constant(self.constant.weight.new_ones(1))
         x = repeat(constant, "(c h w) -> n c h w", n=len(w), h=4, w=4)
         for block, style in zip(self.blocks, w.unbind(1), strict=True):
             x = block(x, style, noise)

@@ -1,0 +1,269 @@
+"""The command line: what it prints, what it leaves, and one line with exit code 2 for what a user can mend."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+import zoo
+from zoo.cli import main
+
+TINY = ["data.resolution=16", "generator.width=0.125", "discriminator.width=0.125", "train.batch=8"]
+CADENCES = ["train.log_kimg=0.016", "train.sample_kimg=0.04", "train.checkpoint_kimg=0.04"]
+SET = [word for text in (*TINY, *CADENCES) for word in ("--set", text)]
+
+
+def call(capsys, *arguments):
+    """Exit code, stdout, stderr."""
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as error:
+        code = error.code
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def train(capsys, out, *more):
+    return call(capsys, "train", "dcgan-64", "--data", "phantoms:2", "--out", out, "--device", "cpu", *SET, *more)
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    assert train(capsys, tmp_path / "runs", "--kimg", "0.08")[0] == 0
+    return tmp_path / "runs" / "dcgan-64-000"
+
+
+def test_list(capsys):
+    code, out, _ = call(capsys, "list")
+    assert code == 0
+    for name in zoo.list_models():
+        assert name in out
+    code, out, _ = call(capsys, "list", "multires-*", "--json")
+    rows = json.loads(out)
+    assert [row["name"] for row in rows] == zoo.list_models("multires-*")
+    assert {"name", "resolution", "channels", "latent", "params_g", "params_d"} <= rows[0].keys()
+    code, _, err = call(capsys, "list", "dcgam-64")
+    assert (code, err) == (2, "zoo: no recipe matches 'dcgam-64' (did you mean 'dcgan-64'?)\n")
+
+
+def test_show(capsys):
+    code, out, _ = call(capsys, "show", "lean-256", "--set", "train.batch=2")
+    assert code == 0
+    assert "batch: 2" in out
+    assert "256 x 256 x 256" not in out
+    assert "64 x 256 x 256" in out
+    assert "69,113,408" in out
+    shown = json.loads(call(capsys, "show", "lean-256", "--json")[1])
+    assert shown["generator"]["parameters"] == 69113408
+    assert shown["generator"]["macs"] / 1e9 == pytest.approx(7.9, abs=0.05)  # the originals' own count
+    assert shown["recipe"]["train"]["batch"] == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "g", "d"),
+    [
+        ("dcgan-256", 1.38, 0.92),
+        ("lean-256", 7.9, 0.28),
+        ("dcgan-128", 2.2, 2.2),
+        ("stylegan-256", 103.2, 2.4),  # 114.5 with the dense layers of the noise at every pixel, which are folded here
+        ("multires-28", 0.05, 0.01),
+        ("multires-64", 0.21, 0.11),
+        ("multires-128", 1.06, 0.64),
+        ("multires-256", 20.2, 3.4),
+    ],
+)
+def test_multiply_adds_are_those_of_the_originals(name, g, d):
+    from zoo.describe import describe
+
+    generator, discriminator = describe(zoo.load_recipe(name))
+    assert generator.macs / 1e9 == pytest.approx(g, rel=0.025, abs=0.005)
+    assert discriminator.macs / 1e9 == pytest.approx(d, rel=0.025, abs=0.005)
+    assert sum(layer.parameters for layer in discriminator.layers) == discriminator.parameters
+
+
+def test_train_leaves_a_folder_that_explains_itself(run, capsys):
+    left = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert left == {
+        "recipe.yaml",
+        "run.json",
+        "log.jsonl",
+        "samples/reals.png",
+        "samples/fakes_init.png",
+        "samples/fakes-000000.040.png",
+        "samples/fakes-000000.080.png",
+        "training.gif",
+        "losses.png",
+        "d_accuracy.png",
+        "ssim.png",
+        "generator.safetensors",
+        "state/lock",
+        "state/nimg-000000000040.pt",
+        "state/nimg-000000000040.pt.sha256",
+        "state/nimg-000000000080.pt",
+        "state/nimg-000000000080.pt.sha256",
+    }
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    keys = {"nimg", "loss_d", "loss_g", "d_real", "d_fake", "d_acc_real", "d_acc_fake", "img_per_s", "time"}
+    assert all(keys <= row.keys() for row in rows)
+    assert [row["nimg"] for row in rows] == [16, 32, 40, 48, 64, 80]
+    judged = [row for row in rows if "ssim_nearest" in row]
+    assert [row["nimg"] for row in judged] == [40, 80]
+    assert "7x7" in judged[0]["ssim_definition"]
+    assert zoo.load_recipe(run / "recipe.yaml").train.kimg == 0.08
+    with Image.open(run / "training.gif") as animation:
+        assert animation.n_frames >= 2
+    from safetensors import safe_open
+
+    with safe_open(run / "generator.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata["nimg"] == "80"
+    assert json.loads(metadata["recipe"])["name"] == "dcgan-64"
+    assert metadata["torch"]
+
+
+def test_training_says_what_it_trains_on_and_where_the_pictures_are(tmp_path, capsys):
+    code, out, err = train(capsys, tmp_path, "--kimg", "0.016")
+    assert code == 0
+    assert "training.gif" in out
+    assert "phantoms of 2 subjects" in err
+    _, _, err = call(
+        capsys, "train", "dcgan-64", "--out", tmp_path, "--kimg", "0.016", "--new", *SET, "--set", "data.resolution=8"
+    )
+    assert "no --data (or ZOO_DATA): training on built-in phantom brains" in err
+
+
+def test_json_is_one_document_and_resume_begins_with_its_line(run, capsys):
+    code, out, _ = call(capsys, "train", "--resume", run, "--kimg", "0.12", "--json")
+    document = json.loads(out)
+    assert (code, document["nimg"], document["status"]) == (0, 120, "finished")
+    assert document["last"]["nimg"] == 120
+    code, out, err = call(capsys, "train", "--resume", run)
+    assert out.splitlines()[0] == f"resuming {run} at nimg 120"
+    assert "is finished; --kimg M beyond 0.12 extends it" in err
+
+
+def test_a_finished_run_is_not_continued_and_new_starts_afresh(run, capsys):
+    assert train(capsys, run.parent, "--kimg", "0.08")[0] == 0
+    assert sorted(path.name for path in run.parent.iterdir()) == ["dcgan-64-000", "dcgan-64-001"]
+
+
+def test_extending_equals_training_longer(run, capsys, tmp_path):
+    from zoo import checkpoint
+
+    call(capsys, "train", "--resume", run, "--kimg", "0.16")
+    train(capsys, tmp_path / "long", "--kimg", "0.16")
+    a, b = (
+        checkpoint.load(checkpoint.newest(path / "state"))["trainer"]["generator"]
+        for path in (run, tmp_path / "long" / "dcgan-64-000")
+    )
+    assert all((a[name] == b[name]).all() for name in a)
+
+
+def test_resume_says_why_it_is_not_bit_exact(run, capsys):
+    _, _, err = call(capsys, "train", "--resume", run, "--kimg", "0.12", "--precision", "bf16")
+    assert "not bit-exact: precision fp32 -> bf16" in err
+
+
+def test_one_process_a_run(run, capsys):
+    with zoo.Run(run).claim():
+        code, _, err = call(capsys, "train", "--resume", run, "--kimg", "1")
+        assert code == 2
+        assert "another process is training it" in err
+
+
+def test_tensorboard(tmp_path, capsys):
+    pytest.importorskip("tensorboard", reason="tensorboard is an extra")
+    assert train(capsys, tmp_path, "--kimg", "0.016", "--tensorboard")[0] == 0
+    assert list((tmp_path / "dcgan-64-000" / "tensorboard").glob("events*"))
+
+
+def test_runs(run, capsys):
+    code, out, _ = call(capsys, "runs", run.parent)
+    assert code == 0
+    assert "dcgan-64-000" in out
+    assert "finished" in out
+    (row,) = json.loads(call(capsys, "runs", run.parent, "--json")[1])
+    assert (row["status"], row["nimg"], row["recipe"]) == ("finished", 80, "dcgan-64")
+    assert row["last"]["nimg"] == 80
+    (run / "run.json").write_text("{")
+    assert call(capsys, "runs", run.parent)[0] == 0
+
+
+def test_sample_and_interpolate(run, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = call(capsys, "sample", run, "-n", "4", "--seed", "7")
+    assert code == 0
+    assert (tmp_path / "dcgan-64-000-samples.png").is_file()
+    document = json.loads(call(capsys, "sample", run, "-n", 4, "--out", tmp_path / "x.npz", "--json")[1])
+    assert document["n"] == 4
+    assert (tmp_path / "x.npz").is_file()
+    code, out, _ = call(capsys, "interpolate", run, "--out", tmp_path / "walk.gif", "-n", 2, "--frames", 3)
+    assert code == 0
+    assert "15 frames" in out
+
+
+def test_python_is_the_same_trainer(tmp_path, capsys):
+    run = zoo.train("dcgan-64", data="phantoms:2", out=tmp_path, kimg=0.016, device="cpu", set=TINY, train__seed=5)
+    assert run.path == tmp_path / "dcgan-64-000"
+    assert zoo.load_recipe(run.recipe_file).train.seed == 5
+    assert run.info["nimg"] == run.rows()[-1]["nimg"] == 16
+
+
+BAD = [
+    (["train", "dcgan-65"], ["no recipe 'dcgan-65'", "did you mean 'dcgan-64'"]),
+    (["train"], ["give a recipe's name"]),
+    (["train", "dcgan-64", "--resume", "x"], ["not both"]),
+    (["train", "--resume", "nowhere"], ["no run nowhere"]),
+    (["train", "--resume", "."], ["is not a run"]),
+    (["train", "dcgan-64", "--data", "nowhere"], ["nowhere"]),
+    (["train", "dcgan-64", "--data", "empty"], ["empty", "no images"]),
+    (["train", "dcgan-64", "--data", "phantoms:none"], ["phantoms"]),
+    (["train", "dcgan-64", "--device", "tpu"], ["--device tpu: not on this machine"]),
+    (["train", "dcgan-64", "--kimg", "0"], ["train.kimg", "above 0"]),
+    (["train", "dcgan-64", "--data", "phantoms:1"], ["fewer than a batch"]),
+    (["train", "dcgan-64", "--set", "data.holdout=0", "--out", "file"], ["file", "run folder"]),
+    (["show", "dcgan-64", "--set", "train.batch"], ["KEY=VALUE"]),
+    (["sample", "nowhere/x.safetensors"], ["no run or file"]),
+    (["sample", "dcgan-64"], ["nothing trained of dcgan-64"]),
+    (["sample", "dcgan-64", "-n", "0"], ["at least 1"]),
+    (["interpolate", "dcgan-64", "--frames", "0"], ["--frames 0: must be at least 1"]),
+    (["runs", "nowhere"], ["no folder nowhere"]),
+    (["trian"], ["invalid choice", "did you mean 'train'"]),
+    (["train", "dcgan-64", "--dat", "x", "--precison", "bf16"], ["unrecognized arguments"]),
+    (["data", "check", "nowhere"], ["nowhere"]),
+    ([], ["required"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD, ids=lambda value: " ".join(value))
+def test_bad_input_is_one_line_and_exit_code_2(arguments, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["zoo", *arguments])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    code, _, err = call(capsys, *arguments)
+    assert code == 2
+    line = err.splitlines()[-1]
+    for word in words:
+        assert word in line
+    assert "Traceback" not in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]
+
+
+def test_resume_refuses_what_changes_numbers_and_other_images(run, capsys):
+    code, _, err = call(capsys, "train", "--resume", run, "--kimg", "1", "--set", "train.batch=4")
+    assert code == 2
+    assert "train.batch=4 changes its numbers" in err
+    code, _, err = call(capsys, "train", "--resume", run, "--kimg", "1", "--data", "phantoms:3")
+    assert code == 2
+    assert "was trained on other images" in err
+
+
+def test_the_module_runs_and_a_closed_pipe_is_no_error():
+    command = f"{sys.executable} -m zoo list --json | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True, env=os.environ)
+    assert done.stdout.strip() == "["
+    assert done.stderr == ""

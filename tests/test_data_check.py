@@ -1,0 +1,114 @@
+"""``zoo data check``: numbers, and pictures of the set."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from zoo.data import check, print_report
+from zoo.errors import ZooError
+
+
+def noise(*shape, seed=0, dtype=np.uint8, high=256):
+    return np.random.default_rng(seed).integers(0, high, shape).astype(dtype)
+
+
+def printed(report):
+    console = Console(file=io.StringIO(), width=100)
+    print_report(report, console)
+    return console.file.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "set"
+    for split, cases in (("train", range(6)), ("test", (5, 6))):
+        (root / split).mkdir(parents=True)
+        for case in cases:
+            Image.fromarray(noise(20, 30, seed=case + 100 * (split == "test"))).save(
+                root / split / f"case_{case}_slice_0.png"
+            )
+    Image.fromarray(noise(16, 16, 3)).save(root / "train" / "case_7_slice_0.png")
+    (root / "train" / "case_8_slice_0.png").write_bytes((root / "train" / "case_1_slice_0.png").read_bytes())
+    (root / "train" / "case_9_slice_0.png").write_bytes(b"")
+    (root / "notes.csv").write_text("a,b")
+    return root
+
+
+def test_what_a_set_holds(folder, tmp_path):
+    report = check(folder, out=tmp_path / "out")
+    assert report.images == 10
+    assert report.others == 1
+    assert report.splits == {"train": 8, "test": 2}
+    assert report.subjects == 9
+    assert report.sizes == {"30x20": 9, "16x16": 1}
+    assert report.modes == {"L": 9, "RGB": 1}
+    assert report.bits == {8: 10}
+    assert report.range == (0, 255)
+    assert report.window is None
+    assert report.duplicates == [["train/case_1_slice_0.png", "train/case_8_slice_0.png"]]
+    assert (report.near_duplicates, report.near_groups) == (2, 1)
+    assert report.shared_subjects == ["case_5"]
+    assert [problem.name for problem in report.problems] == ["train/case_9_slice_0.png"]
+    pictures = [noise(20, 30, seed=case) for case in (0, 1, 2, 3, 4, 5, 105, 106, 1)] + [noise(16, 16, 3)]
+    counts = np.bincount(np.concatenate([pixels.ravel() for pixels in pictures]), minlength=256)
+    assert report.histogram == counts.tolist()
+    assert json.loads(json.dumps(report.to_json()))["images"] == 10
+    text = printed(report)
+    for words in (
+        "30x20: 9, 16x16: 1",
+        "train: 8, test: 2",
+        "an empty file",
+        "equal: train/case_1_slice_0.png",
+        "case_5",
+    ):
+        assert words in text
+
+
+def test_the_contact_sheet_and_the_histogram(folder, tmp_path):
+    report = check(folder, out=tmp_path / "out", resolution=32)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["contact_sheet.png", "histogram.png"]
+    assert report.files == [str(tmp_path / "out" / name) for name in ("contact_sheet.png", "histogram.png")]
+    with Image.open(tmp_path / "out" / "contact_sheet.png") as sheet:
+        assert sheet.size == (8 * 34 + 2, 2 * 34 + 2)
+        assert np.asarray(sheet).max() > 100
+    with Image.open(tmp_path / "out" / "histogram.png") as histogram:
+        assert histogram.width > 400
+
+
+def test_deep_pictures_are_measured(tmp_path):
+    pictures = noise(20, 16, 16, dtype=np.uint16, high=5000)
+    np.save(tmp_path / "x.npy", pictures)
+    report = check(tmp_path / "x.npy", out=tmp_path / "out")
+    assert report.bits == {16: 20}
+    assert report.modes == {"uint16": 20}
+    assert report.range == (pictures.min(), pictures.max())
+    assert report.window == tuple(np.percentile(pictures, [0.5, 99.5], method="inverted_cdf"))
+    assert sum(report.histogram) == pictures.size
+    assert report.subjects is None
+    json.dumps(report.to_json())
+    assert "not to be told from names" in printed(report)
+
+
+def test_a_set_with_nothing_to_use_is_still_reported(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    report = check(tmp_path, out=tmp_path / "out")
+    assert (report.images, len(report.problems), report.files) == (0, 1, [])
+    assert "an empty file" in printed(report)
+
+
+def test_the_default_place_and_one_that_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check("phantoms:1", resolution=16)
+    assert (tmp_path / "data-check-phantoms-1" / "contact_sheet.png").exists()
+    np.save(tmp_path / "my set.npy", noise(3, 8, 8, 5))
+    check(tmp_path / "my set.npy")
+    assert (tmp_path / "data-check-my-set" / "contact_sheet.png").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ZooError, match="cannot be written"):
+        check("phantoms:1", out=tmp_path / "file" / "out", resolution=16)
+    with pytest.raises(ZooError, match="there is no"):
+        check(tmp_path / "nothing")

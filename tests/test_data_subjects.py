@@ -1,0 +1,155 @@
+"""Who is whom, and that nobody is both learnt from and tested on."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zoo.data import load
+from zoo.data.pictures import Array
+from zoo.data.reporter import Silent
+from zoo.data.subjects import NEAR, hold_out, natural, near_duplicates, subjects_of
+from zoo.recipe import DataConfig
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+
+
+def smooth(seed: int, size: int = 48) -> Array:
+    """A picture unlike those of other seeds."""
+    rough = np.random.default_rng(seed).integers(0, 256, (6, 6)).astype(np.uint8)
+    return np.asarray(Image.fromarray(rough).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def write(root, pictures):
+    for name, pixels in pictures.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("names", "subjects"),
+    [
+        (
+            ["case_001_slice_0.nii.png", "case_001_slice_1.nii.png", "case_002_slice_0.nii.png"],
+            ["case_001"] * 2 + ["case_002"],
+        ),
+        (["sub-01_ses-1_T1w_3.png", "sub-01_ses-2_T1w.png", "sub-02_T1w.png"], ["sub-01", "sub-01", "sub-02"]),
+        (["OAS1_0001_MR1_55.png", "OAS1_0001_MR2_55.png", "OAS1_0002_MR1.png"], ["oas1_0001"] * 2 + ["oas1_0002"]),
+        (["patient12_a.png", "Patient12_b.png", "patient3_a.png"], ["patient12", "patient12", "patient3"]),
+        (["ab7_slice_1.png", "ab7_slice_2.png", "cd9_slice_1.png"], ["ab7", "ab7", "cd9"]),
+        (["x/patient_1/7.png", "x/patient_1/8.png", "y/patient_2/9.png"], ["patient_1", "patient_1", "patient_2"]),
+        (["P1/slice_1.png", "P1/slice_2.png", "P2/slice_1.png"], ["P1", "P1", "P2"]),
+        (["t1/case_1_slice_0.png", "t2/case_1_slice_0.png", "t1/case_2_slice_0.png"], ["case_1", "case_1", "case_2"]),
+        (["normal/1.png", "tumour/1.png", "normal/2.png"], None),  # classes, not people
+        (["brain_slice_1.png", "brain_slice_2.png"], None),  # one subject is none
+        (["1.png", "2.png"], None),
+        (["showcase_1.png", "showcase_2.png"], None),
+        (["case_1.png", "case_2.png", "something.png"], None),  # fits too few
+    ],
+)
+def test_subjects_from_names(names, subjects):
+    assert subjects_of(names) == subjects
+
+
+def test_a_rare_name_that_does_not_fit_is_a_subject_of_its_own():
+    names = [f"case_{i}_slice_{j}.png" for i in range(50) for j in range(2)] + ["odd.png"]
+    found = subjects_of(names)
+    assert found is not None
+    assert found[-1] == "odd.png"
+    assert len(set(found)) == 51
+
+
+def test_natural_order():
+    names = ["slice_10", "slice_2", "Slice_3", "a/10/b", "a/9/b", "007", "7", ""]
+    assert sorted(names, key=natural) == ["", "007", "7", "a/9/b", "a/10/b", "slice_2", "Slice_3", "slice_10"]
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.01, 1), (0.1, 17), (0.5, 86), (1.0, 170)])
+def test_hold_out_takes_its_share_of_groups(share, count):
+    groups = [f"case_{i}" for i in range(171) for _ in range(4)]
+    held = hold_out(groups, share)
+    assert abs(len(held) - count) <= 1
+    assert held == hold_out(groups[::-1], share)
+
+
+def test_hold_out_is_stable_when_subjects_come():
+    before, after = (hold_out([f"case_{i}" for i in range(count)], 0.1) for count in (100, 104))
+    assert len(before & after) >= 8
+
+
+def test_hold_out_leaves_something_to_train_on():
+    assert hold_out(["a", "a", "a"], 0.1) == frozenset()
+    assert len(hold_out(["a", "b"], 0.1)) == 1
+    for seed in range(20):  # whichever comes first by hash, the giant group is not held out
+        assert f"giant{seed}" not in hold_out([f"giant{seed}"] * 90 + ["x", "y", "z"], 0.1)
+
+
+def test_subjects_are_never_in_both_parts(tmp_path):
+    root = write(tmp_path / "set", {f"case_{i}_slice_{j}.png": smooth(i * 3 + j) for i in range(12) for j in range(3)})
+    for share in (0.1, 0.3, 0.5):
+        data = load(root, DataConfig(resolution=16, holdout=share))
+        assert data.subjects is not None
+        assert not {data.subjects[i] for i in data.train} & {data.subjects[i] for i in data.unseen}
+        assert sorted([*data.train, *data.unseen]) == list(range(36))
+        assert data.train.dtype == data.unseen.dtype == np.int64
+    assert len(load(root, DataConfig(resolution=16, holdout=0)).unseen) == 0
+    one, other = (load(root, DataConfig(resolution=r)) for r in (16, 24))
+    np.testing.assert_array_equal(one.unseen, other.unseen)
+    assert "36 images of 12 subjects, 1 subject (3 images) held out" in one.description
+
+
+def test_near_duplicates_stay_together_where_names_say_nothing(tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = {}
+    for group in range(10):
+        base = smooth(group)
+        for copy in range(4):  # re-encoded, a little noisier, a little brighter
+            noisy = base + rng.normal(0, 1, base.shape) + copy
+            pictures[f"{len(pictures):02d}.{'jpg' if copy % 2 else 'png'}"] = noisy.clip(0, 255).astype(np.uint8)
+    data = load(write(tmp_path / "set", pictures), DataConfig(resolution=16))
+    assert data.subjects is None
+    assert "40 images in 10 groups of look-alikes, 1 group (4 images) held out" in data.description
+    assert len({int(data.names[i][:2]) // 4 for i in data.unseen}) == 1
+    everything = load(tmp_path / "set", DataConfig(resolution=16, holdout=0))
+    assert everything.description.endswith("40 images, none held out")
+
+
+def brute_force(hashes):
+    bits = np.unpackbits(hashes, axis=1).astype(int)
+    near = np.abs(bits[:, None] - bits[None]).sum(-1) <= NEAR
+    group = np.arange(len(hashes))
+    for _ in hashes:
+        group = np.array([group[row].min() for row in near])
+    return group
+
+
+@pytest.mark.parametrize("tile", [3, 16, 2048])
+def test_groups_are_those_of_brute_force(tile):
+    rng = np.random.default_rng(1)
+    bits = rng.integers(0, 2, (9, 1024))[rng.integers(0, 9, 60)]
+    bits ^= rng.random(bits.shape) < rng.choice([0.0, 0.02, 0.045], (60, 1))
+    hashes = np.packbits(bits.astype(np.uint8), axis=1)
+    found = near_duplicates(hashes, Silent(), tile)
+    np.testing.assert_array_equal(found, brute_force(hashes))
+    assert 1 < len(set(found)) < 60
+
+
+def test_equal_files_across_splits_and_subjects_in_both_are_warned_of(tmp_path):
+    pictures = {f"train/case_{i}_slice_0.png": smooth(i) for i in range(4)}
+    pictures |= {"test/case_3_slice_9.png": smooth(9), "test/case_8_slice_0.png": smooth(2)}
+    warned = []
+
+    class Log(Silent):
+        def warn(self, message):
+            warned.append(message)
+
+    data = load(write(tmp_path / "set", pictures), DataConfig(resolution=16), reporter=Log())
+    assert (len(data.train), len(data.unseen)) == (4, 2)
+    reasons = {problem.name: problem.reason for problem in data.problems}
+    assert "the same file as train/case_2_slice_0.png" in reasons["test/case_8_slice_0.png"]
+    assert "both trained on and held out" in reasons["case_3"]
+    assert len(warned) == 2

@@ -1,0 +1,123 @@
+"""What other people's code loads: the same images for the same seed, in files and formats that last."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import zoo
+from zoo import export
+from zoo.errors import ZooError
+
+TINY = ["data.resolution=16", "generator.width=0.125", "discriminator.width=0.125", "train.batch=8", "train.kimg=0.04"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    zoo.train("dcgan-64", data="phantoms:2", out=out, device="cpu", set=TINY)
+    zoo.train("stylegan-256", data="phantoms:2", out=out, device="cpu", set=[*TINY, "generator.width=0.05"])
+    return out
+
+
+@pytest.fixture(scope="module")
+def plain(runs):
+    return zoo.load_generator(runs / "dcgan-64-000")
+
+
+@pytest.fixture(scope="module")
+def styled(runs):
+    return zoo.load_generator("stylegan-256", runs=runs)
+
+
+def test_by_run_file_and_name(runs, plain):
+    for source in (runs / "dcgan-64-000" / "generator.safetensors", "dcgan-64", "dcgan-64-000"):
+        other = zoo.load_generator(source, runs=runs)
+        assert torch.equal(other.sample(3), plain.sample(3))
+    assert plain.latent.dim == 100
+    assert (plain.image.resolution, plain.image.channels) == (16, 1)
+    assert plain.recipe.name == "dcgan-64"
+    assert plain.nimg == 40
+    assert not plain.training
+    assert not any(parameter.requires_grad for parameter in plain.parameters())
+
+
+@pytest.mark.parametrize("which", ["plain", "styled"])
+def test_same_seed_same_images_whatever_the_number(which, request):
+    generator = request.getfixturevalue(which)
+    images = generator.sample(20, seed=3)
+    assert images.shape == (20, 1, 16, 16)
+    assert images.dtype == torch.uint8
+    torch.manual_seed(99)
+    assert torch.equal(generator.sample(20, seed=3), images)
+    assert torch.equal(generator.sample(5, seed=3), images[:5])
+    assert not torch.equal(generator.sample(20, seed=4), images)
+
+
+def test_sampling_leaves_torchs_random_state_alone(styled):
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    styled.sample(2)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_forward_is_differentiable_and_unclamped(plain):
+    z = plain.latents(2).requires_grad_()
+    plain(z).sum().backward()
+    assert z.grad.abs().sum() > 0
+
+
+def test_truncation_and_mixing_of_styles(styled, plain):
+    assert styled.has_styles
+    assert not plain.has_styles
+    assert torch.equal(styled.sample(4, truncation=1.0), styled.sample(4))
+    mean = styled.generator.mapping(torch.randn(10_000, 256)).mean(0)
+    w = styled.generator.mapping(styled.latents(50))
+    from zoo.sampling import truncated
+
+    half = truncated(styled.generator, w, 0.5)
+    torch.testing.assert_close((half - mean).norm(dim=1), (w - mean).norm(dim=1) / 2, rtol=0.1, atol=0.02)
+    table = styled.mix(2, 3)
+    assert table.shape == (12, 1, 16, 16)
+    assert (table[0] == 0).all()
+    assert torch.equal(table, styled.mix(2, 3))
+    for call in (lambda: plain.sample(1, truncation=0.5), lambda: plain.mix(2, 2)):
+        with pytest.raises(ZooError, match="has no styles"):
+            call()
+
+
+def test_images_in_files(plain, tmp_path):
+    images = plain.sample(10)
+    export.save_images(images, tmp_path / "x.npz")
+    with np.load(tmp_path / "x.npz") as file:
+        assert np.array_equal(file["images"], images.numpy())
+    export.save_images(images, tmp_path / "folder", metadata={"seed": 0})
+    names = sorted(path.name for path in (tmp_path / "folder").iterdir())
+    assert names == [f"{i}.png" for i in range(10)]
+    with Image.open(tmp_path / "folder" / "7.png") as picture:
+        assert np.array_equal(np.asarray(picture), images[7, 0].numpy())
+    export.save_images(images, tmp_path / "grid.png")
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert picture.width > 4 * 96
+    with pytest.raises(ZooError, match=r"\.png \(one grid\), \.npz"):
+        export.save_images(images, tmp_path / "x.jpg")
+
+
+def test_a_walk_is_a_closed_animation(plain, tmp_path):
+    assert export.save_walk(plain, tmp_path / "walk.gif", walks=2, points=3, frames=4) == 12
+    with Image.open(tmp_path / "walk.gif") as animation:
+        assert animation.n_frames > 2
+    with pytest.raises(ZooError, match=r"as \.gif"):
+        export.save_walk(plain, tmp_path / "walk.mp4")
+
+
+def test_what_is_not_there_is_said(tmp_path, runs):
+    with pytest.raises(ZooError, match="nothing trained of lean-256"):
+        zoo.load_generator("lean-256", runs=runs)
+    with pytest.raises(ZooError, match="did you mean 'dcgan-64'"):
+        zoo.load_generator("dcgan-65", runs=runs)
+    with pytest.raises(ZooError, match="no run or file"):
+        zoo.load_generator(tmp_path / "x.safetensors")
+    with pytest.raises(ZooError, match="is not a run"):
+        zoo.load_generator(tmp_path)

@@ -1,0 +1,193 @@
+"""The step against a loop written out by hand, for both update orders; every mixed pair; accumulation; penalties."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from zoo import data, recipe, seeds
+from zoo.report.pictures import from_uint8
+from zoo.trainer import Trainer
+
+THIN = ["generator.width=0.125", "discriminator.width=0.125", "train.batch=4"]
+TINY = ["data.resolution=16", *THIN]
+DEVICE = torch.device("cpu")
+
+
+def make(name, *overrides):
+    resolved = recipe.load(name, overrides)
+    return Trainer(resolved, data.load("phantoms:2", resolved.data), DEVICE)
+
+
+def by_size():
+    names = {}
+    for name in recipe.list_models():
+        names.setdefault(recipe.load(name).data.resolution, []).append(name)
+    return [pair for group in names.values() for pair in itertools.product(group, group)]
+
+
+@pytest.mark.parametrize(("generator", "discriminator"), by_size())
+def test_every_pair_of_a_size_trains(generator, discriminator):
+    """Two steps at the true resolution, an eighth of the width, batch 2."""
+    trainer = make(
+        generator,
+        f"discriminator={discriminator}",
+        "generator.width=0.125",
+        "discriminator.width=0.125",
+        "train.batch=2",
+        "train.micro_batch=null",
+    )
+    before = [p.clone() for p in (*trainer.G.parameters(), *trainer.D.parameters())]
+    for _ in range(2):
+        trainer.step()
+    assert trainer.nimg == 4
+    assert trainer.nonfinite() is None
+    after = [*trainer.G.parameters(), *trainer.D.parameters()]
+    moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True) if a.dim() > 1]
+    assert all(moved)
+
+
+def reference_batches(trainer):
+    """What the trainer draws for its first steps, drawn again."""
+    seed, size = trainer.recipe.train.seed, trainer.recipe.train.batch
+    order = seeds.Order(seed, len(trainer.data.train))
+    for nimg in range(0, 3 * size, size):
+        yield (
+            from_uint8(trainer.data.take(trainer.data.train[order.take(nimg, size)])),
+            seeds.latents(seed, nimg, size, trainer.G.latent.dim),
+        )
+
+
+def bce(logits, target):
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
+
+
+@pytest.mark.parametrize("update", ["alternating", "simultaneous"])
+def test_step_is_the_loop_written_out(update):
+    """multires without dropout has batch norm in G, none in D, and nothing random inside."""
+    overrides = ["generator.width=0.1", "discriminator.width=0.1", "discriminator.dropout=0", "train.batch=4"]
+    trainer, twin = (make("multires-28", *overrides, f"train.update={update}") for _ in range(2))
+    G, D = twin.G, twin.D
+    opt_g, opt_d = twin.optimizers["G"], twin.optimizers["D"]
+    for real, z in reference_batches(twin):
+        if update == "alternating":
+            fake = G(z)
+            opt_d.zero_grad()
+            (bce(D(real), 1.0) + bce(D(fake.detach()), 0.0)).backward()
+            opt_d.step()
+            opt_g.zero_grad()
+            bce(D(fake), 1.0).backward()
+            opt_g.step()
+        else:
+            fake = G(z)
+            fake_logits = D(fake)
+            loss_d = bce(D(real), 1.0) + bce(fake_logits, 0.0)
+            grads_d = torch.autograd.grad(loss_d, list(D.parameters()), retain_graph=True)
+            grads_g = torch.autograd.grad(bce(fake_logits, 1.0), list(G.parameters()))
+            for network, grads, optimizer in ((D, grads_d, opt_d), (G, grads_g, opt_g)):
+                for parameter, grad in zip(network.parameters(), grads, strict=True):
+                    parameter.grad = grad
+                optimizer.step()
+    for _ in range(3):
+        trainer.step()
+    for name, value in twin.G.state_dict().items():
+        torch.testing.assert_close(trainer.G.state_dict()[name], value, rtol=1e-5, atol=1e-6, msg=name)
+    for name, value in twin.D.state_dict().items():
+        torch.testing.assert_close(trainer.D.state_dict()[name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("update", ["alternating", "simultaneous"])
+def test_accumulation_equals_the_whole_batch(update):
+    """Where nothing depends on the batch's make-up, micro-batches give the same gradients (SGD, double precision)."""
+    overrides = [
+        "data.resolution=16",
+        "generator=stylegan-256",
+        "generator.width=0.05",
+        "generator.mixing=0",
+        "discriminator=multires-28",
+        "discriminator.width=0.1",
+        "discriminator.dropout=0",
+        "train.batch=8",
+        f"train.update={update}",
+        "optimizer.generator.name=sgd",
+        "optimizer.discriminator.name=sgd",
+        "penalties.r1.weight=1",
+        "penalties.r2.weight=1",
+    ]
+    whole, cut = make("dcgan-64", *overrides), make("dcgan-64", *overrides, "train.micro_batch=2")
+    for trainer in (whole, cut):
+        for network in (trainer.G, trainer.D, trainer.ema.module):
+            network.double()
+        for module in trainer.G.modules():  # noise is drawn anew for each micro-batch: silence it
+            if type(module).__name__ == "Noise":
+                for parameter in module.parameters():
+                    torch.nn.init.zeros_(parameter)
+                    parameter.requires_grad_(False)
+    for _ in range(3):
+        whole.step()
+        cut.step()
+    for a, b in ((whole.G, cut.G), (whole.D, cut.D)):
+        for (name, left), right in zip(a.named_parameters(), b.parameters(), strict=True):
+            torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-11, msg=name)
+    for name, value in whole.meters.means().items():
+        assert cut.meters.means()[name] == pytest.approx(value, rel=1e-9), name
+
+
+def test_accumulation_records_batch_statistics_once():
+    """Alternating with micro-batches makes the fakes twice; running statistics count them once."""
+    trainer = make("dcgan-64", *TINY, "train.micro_batch=2")
+    counts = []
+    norm = next(m for m in trainer.G.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    norm.register_forward_hook(lambda module, inputs, output: counts.append(module.momentum))
+    trainer.step()
+    assert counts == [0.0, 0.0, 0.1, 0.1]
+
+
+def test_lazy_penalties_count_every_nth_step_at_n_times_the_weight():
+    trainer = make("dcgan-64", *TINY, "penalties.r1.weight=2", "penalties.r1.every=2")
+    r1 = next(term for term in trainer.objective.terms if term.name == "r1")
+    assert [r1.due(i) for i in range(4)] == [True, False, True, False]
+    for _ in range(4):
+        trainer.step()
+    assert trainer.meters.batches["r1"] == 2
+    assert trainer.meters.means()["r1"] > 0
+    assert trainer.meters.batches["loss_d"] == 4
+
+
+def test_penalties_move_d_and_nothing_else():
+    plain, penalised = (make("dcgan-64", *TINY, *more) for more in ([], ["penalties.r1.weight=10"]))
+    plain.step()
+    penalised.step()
+    assert any(not torch.equal(a, b) for a, b in zip(plain.D.parameters(), penalised.D.parameters(), strict=True))
+
+
+def test_learning_rates_follow_their_schedules():
+    trainer = make("dcgan-64", *TINY, "optimizer.generator.lr=[[0, 1e-3], [0.008, 0]]")
+    rates = []
+    for _ in range(3):
+        trainer.step()
+        rates.append(trainer.optimizers["G"].param_groups[0]["lr"])
+    assert rates == pytest.approx([1e-3, 5e-4, 0.0])
+
+
+def test_ema_follows_its_half_life_and_keeps_its_own_statistics():
+    trainer = make("dcgan-64", *TINY, "ema.halflife_kimg=0.004", "ema.ramp=null")
+    before = next(trainer.G.parameters()).clone()
+    trainer.step()
+    after = next(trainer.G.parameters())
+    torch.testing.assert_close(next(trainer.ema.module.parameters()), (before + after) / 2)
+    z = torch.randn(64, trainer.G.latent.dim, generator=seeds.generator("z"))
+    averaged = trainer.averaged()
+    inside = averaged(z)
+    averaged.train()
+    torch.testing.assert_close(inside.mean(), averaged(z).mean(), atol=0.02, rtol=0)
+
+
+def test_nan_is_noticed_by_name():
+    trainer = make("dcgan-64", *TINY)
+    trainer.step()
+    assert trainer.nonfinite() is None
+    with torch.no_grad():
+        next(trainer.G.parameters()).view(-1)[0] = float("inf")
+    assert trainer.nonfinite() == f"generator.{next(iter(trainer.G.state_dict()))}"
