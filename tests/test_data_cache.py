@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from PIL import Image
 from zoo.data import Dataset, load
 from zoo.data.reporter import Silent
 from zoo.data.sources import FolderSource
+from zoo.data.stream import stream
 from zoo.errors import ZooError
 from zoo.recipe import DataConfig
 
@@ -315,6 +315,16 @@ def test_what_is_left_out_is_warned_of_in_one_line_at_every_start(folder):
         data.require(37)
 
 
+def test_names_that_are_no_text(folder):
+    name = os.fsencode(folder) + b"/\xff\nx.png"
+    with open(name, "wb") as file:  # noqa: PTH123
+        file.write(b"")
+    for _ in range(2):
+        data, log = loaded(folder)
+        assert len(data.images) == 40
+        assert log.warned == ["folder " + "/".join(folder.parts[-2:]) + ": 1 left out: ? x.png (an empty file)"]
+
+
 def test_nothing_left_is_an_error(tmp_path, cache):
     folder = tmp_path / "set"
     folder.mkdir()
@@ -368,5 +378,19 @@ def test_memory_stays_flat(tmp_path):
     assert many < few + 8e6, (few, many)
 
 
-def test_limits_are_where_they_were():
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+def test_workers_never_run_far_ahead_of_a_slow_disk():
+    begun = []
+    parts = stream(lambda part: begun.append(part) or part.start, 1000, 2, task="", reporter=Silent())
+    assert next(parts) == (range(2), 0)
+    time.sleep(0.1)
+    assert len(begun) <= 33  # twice the 16 threads there are at most
+    assert [start for _, start in parts] == list(range(2, 1000, 2))
+    parts.close()
+
+
+def test_an_error_in_a_worker_comes_up_and_ends_the_bar():
+    log = Log()
+    log.stop = lambda: log.said.append("stopped")
+    with pytest.raises(ZeroDivisionError):
+        list(stream(lambda part: 1 // (5 - part.start), 10, 1, task="", reporter=log))
+    assert log.said == ["stopped"]

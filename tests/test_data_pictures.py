@@ -44,7 +44,7 @@ def png_header(width, height):
 
 GIF_FRAMES = [Image.fromarray(noise(8, 8, seed=seed)) for seed in range(3)]
 BAD = {
-    "truncated.png": (encoded(noise(64, 64))[:2000], "truncated or damaged"),
+    "truncated.png": (encoded(noise(64, 64))[:2000], r"truncated or damaged \(image file is truncated"),
     "truncated.jpg": (encoded(noise(64, 64), "JPEG")[:1500], "truncated or damaged"),
     "truncated.tif": (encoded(noise(64, 64), "TIFF")[:1500], "truncated or damaged|not a"),
     "empty.png": (b"", "empty"),

@@ -187,12 +187,24 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     ]
 
 
-def test_a_file_that_could_not_be_read_is_tried_again(tmp_path):
+def test_a_file_that_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
     root = write(tmp_path / "set", ["a.png", "b.png"])
     (root / "c.png").symlink_to(tmp_path / "late.png")
     assert len(load(root, CONFIG).images) == 2
     (tmp_path / "late.png").write_bytes((root / "a.png").read_bytes())
     assert len(load(root, CONFIG).images) == 3
+
+    def locked(path):
+        raise PermissionError(13, "Permission denied")
+
+    other = write(tmp_path / "other", ["a.png", "b.png"])
+    Image.new("L", (8, 8)).save(other / "c.png")
+    with monkeypatch.context() as patch:
+        read = Path.read_bytes
+        patch.setattr(Path, "read_bytes", lambda path: locked(path) if path.name == "c.png" else read(path))
+        for _ in range(2):
+            assert [problem.reason for problem in load(other, CONFIG).problems] == ["Permission denied"]
+    assert len(load(other, CONFIG).images) == 3  # though neither size nor time has changed
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,13 @@ def test_groups_are_those_of_brute_force(tile):
     assert 1 < len(set(found)) < 60
 
 
+@pytest.mark.parametrize(("apart", "groups"), [(NEAR, 1), (NEAR + 1, 2)])
+def test_groups_reach_exactly_so_far(apart, groups):
+    bits = np.zeros((2, 1024), np.uint8)
+    bits[1, :apart] = 1
+    assert len(set(near_duplicates(np.packbits(bits, axis=1), Silent(), tile=1))) == groups
+
+
 def test_equal_files_across_splits_and_subjects_in_both_are_warned_of(tmp_path):
     pictures = {f"train/case_{i}_slice_0.png": smooth(i) for i in range(4)}
     pictures |= {"test/case_3_slice_9.png": smooth(9), "test/case_8_slice_0.png": smooth(2)}

@@ -96,7 +96,8 @@ def fetch(source: Source, config: DataConfig, reporter: Reporter, root: Path) ->
                 json.dump({"signature": signature, "content": content}, file)
     except OSError as error:
         raise ZooError(
-            f"{root}: the cache cannot be written ({error.strerror}); make room, or set ZOO_CACHE to another folder"
+            f"{root}: the cache cannot be written ({error.strerror or error}); "
+            "make room, or set ZOO_CACHE to another folder"
         ) from error
     if found is None:
         raise ZooError(f"{folder}: the cache was damaged while it was written; run again")
@@ -234,7 +235,6 @@ def _write(
     if not kept:
         names = f"{facts.problems[0][0]}: {facts.problems[0][1]}"
         raise ZooError(f"{source.label}: none of its {total} image files can be used ({names})")
-    file.truncate()
     file.seek(0)
     if _header(file, (len(kept), config.channels, config.resolution, config.resolution)) != start:
         raise AssertionError("numpy's header changed its length with the number of images")

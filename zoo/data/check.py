@@ -16,7 +16,7 @@ from zoo.data.cache import equals
 from zoo.data.fit import Window, fitted, grey, levels, thumbnail
 from zoo.data.pictures import Array, Picture, UnreadableError, decode, quiet_pillow
 from zoo.data.reporter import Reporter, Silent
-from zoo.data.sources import Problem, Source, open_source
+from zoo.data.sources import PhantomSource, Problem, Source, open_source
 from zoo.data.stream import stream
 from zoo.data.subjects import HASH_SIDE, difference_hash, near_duplicates, subjects_of
 from zoo.data.window import PERCENTILES, DeepError, measure
@@ -121,10 +121,8 @@ def check(
             window, span = (low, high) if low < high else (least, max(most, least + 1)), (least, most)
             found = _look(source, resolution, window, span, reporter)
         report = _report(source, found, window, span, reporter)
-    name = re.sub(
-        r"\W+", "-", str(path or "phantoms") if str(path or "phantoms").startswith("phantoms") else _name(path)
-    )
-    folder = out or Path(f"data-check-{name}")
+    name = str(path or "phantoms") if isinstance(source, PhantomSource) else Path(str(path)).resolve().stem
+    folder = out or Path("data-check-" + re.sub(r"\W+", "-", name))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if found.thumbs:
@@ -270,7 +268,3 @@ def _histogram(report: CheckReport, path: Path) -> None:
     for edge in report.window or ():
         axes.axvline(edge, color="tab:red", linewidth=1, label="default window")
     figure.savefig(path, dpi=120)
-
-
-def _name(path: str | Path | None) -> str:
-    return Path(path or "").resolve().stem

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import re
 import warnings
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ FORMATS = tuple(
 )
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 64_000_000  # a chest X-ray has 10 million; what claims more than this is a mistake or an attack
-MAX_BYTES = 1 << 30  # no picture of MAX_PIXELS needs more, however it is stored
+MAX_BYTES = 1 << 29  # no picture of MAX_PIXELS needs more, however it is stored
 
 
 class UnreadableError(Exception):
@@ -58,14 +59,19 @@ class Picture:
 
 @contextlib.contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Pillow's warnings about odd metadata are not for people; those about huge pictures become errors.
+    """Pillow's own words, about odd metadata and pictures that are refused anyway, are not for people.
 
     Held once around a whole job by the thread that starts it, since warning filters belong to the process.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
+    log = logging.getLogger("PIL")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def decode(raw: bytes | Array) -> Picture:
@@ -88,15 +94,14 @@ def decode(raw: bytes | Array) -> Picture:
             return Picture(_finite(pixels), image.mode, 1 if image.mode == "1" else 8 * pixels.dtype.itemsize)
     except UnreadableError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         found = re.search(r"\d+", str(error))
         raise UnreadableError(_too_large(int(found[0]) if found else MAX_PIXELS)) from error
     except Image.UnidentifiedImageError as error:
         raise UnreadableError(f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image") from error
     except Exception as error:  # decoders answer hostile bytes with anything from struct.error to SyntaxError
-        raise UnreadableError(
-            f"truncated or damaged ({str(error).splitlines()[0][:80] if str(error) else error!r})"
-        ) from error
+        words = (str(error) or type(error).__name__).splitlines()[0]
+        raise UnreadableError(f"truncated or damaged ({words[:80]})") from error
 
 
 def _judge(image: Image.Image) -> None:

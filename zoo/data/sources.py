@@ -282,7 +282,7 @@ class PhantomSource(Source):
 
         self.label, self.subjects, self.resolution = f"phantoms of {subjects} subjects", subjects, resolution
         self.chunk = phantoms.SLICES_PER_SUBJECT
-        self._draw = lru_cache(maxsize=64)(lambda subject: phantoms.phantom_subject(subject, resolution))
+        self._draw = lru_cache(maxsize=32)(lambda subject: phantoms.phantom_subject(subject, resolution))
         self._code = Path(phantoms.__file__).read_bytes()
 
     @cached_property

@@ -142,6 +142,6 @@ def _rank(group: str) -> bytes:
 
 def enumerated(items: Iterable[str], most: int = 3) -> str:
     """``"a, b, c and 9 more"``."""
-    listed = list(items)
+    listed = [" ".join(item.encode("utf-8", "replace").decode().split()) for item in items]  # names may hold anything
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more

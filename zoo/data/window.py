@@ -113,7 +113,7 @@ def _keys(pixels: Array) -> Array:
     """Pixels to int64 of 32 bits that sort as the pixels do. uint16 fills the upper half only."""
     if pixels.dtype == np.uint16:
         return pixels.astype(np.int64) << 16
-    bits = (pixels.astype(np.float32) + np.float32(0)).view(np.uint32).astype(np.int64)  # + 0: one zero, not two
+    bits = pixels.astype(np.float32).view(np.uint32).astype(np.int64)
     return np.where(bits >> 31, 0xFFFFFFFF - bits, bits | 0x80000000)
 
 
