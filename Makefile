@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test lint clean
 
 demo: $(VENV)/installed
-	$(BIN)/zoo train multires-28 --kimg 30 --set train.sample_kimg=2 --set ema.halflife_kimg=5
+	$(BIN)/zoo train multires-28 --data phantoms --kimg 30 --set train.sample_kimg=2 --set ema.halflife_kimg=5
 	@echo "Pictures: samples/ and training.gif in the folder named above. Next: $(BIN)/zoo list"
 
 test: $(VENV)/installed-dev lint

@@ -50,7 +50,7 @@ def test_sums_are_in_the_format_of_sha256sum(tmp_path):
     subprocess.run(["sha256sum", "--check", f"{path.name}.sha256"], cwd=tmp_path, check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "no sum"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "no sum", "damaged sum"])
 def test_a_damaged_newest_falls_back_with_a_warning(damage, tmp_path):
     for nimg in (8, 16):
         path = checkpoint.save(tmp_path, nimg, state(nimg), keep=2)
@@ -65,6 +65,8 @@ def test_a_damaged_newest_falls_back_with_a_warning(damage, tmp_path):
             path.write_bytes(b"")
         case "no sum":
             path.with_name(path.name + ".sha256").unlink()
+        case "damaged sum":
+            path.with_name(path.name + ".sha256").write_bytes(b"\xff\xfe\x00")
     warnings = []
     assert checkpoint.load_newest(tmp_path, warnings.append)["number"] == 8
     assert len(warnings) == 1
@@ -143,10 +145,44 @@ def test_a_full_disk_is_one_line_and_the_previous_checkpoint_is_intact(tmp_path)
     assert checkpoint.load_newest(tmp_path, pytest.fail)["number"] == 8
 
 
+def test_saving_twice_at_one_count_keeps_what_is_whole_and_replaces_what_is_not(tmp_path):
+    path = checkpoint.save(tmp_path, 8, state(8), keep=2)
+    before = path.stat().st_mtime_ns
+    assert checkpoint.save(tmp_path, 8, state(8), keep=2) == path
+    assert path.stat().st_mtime_ns == before
+    path.write_bytes(b"damaged")
+    checkpoint.save(tmp_path, 8, state(8), keep=2)
+    assert checkpoint.load(path)["number"] == 8
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ZooError, match=r"cannot write the checkpoint \(.*\); there was no earlier checkpoint"):
+        checkpoint.save(tmp_path / "file", 8, state(8), keep=2)
+
+
+@pytest.mark.parametrize("limit", [20_000, 60_000])
+def test_pictures_on_a_full_disk_are_one_line_too(limit, tmp_path):
+    """The first grid, or the generator's file, does not fit."""
+
+    def limited():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    train(tmp_path / "other", "train.kimg=0.008")  # fills the image cache
+    command = [sys.executable, "-m", "zoo", "train", "dcgan-64", "--data", "phantoms:2", "--out", str(tmp_path)]
+    command += ["--device", "cpu", "--kimg", "0.08", *(word for text in TINY for word in ("--set", text))]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limited)
+    assert done.returncode == 2
+    assert "cannot be written (file too large); no checkpoint had been written yet" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert zoo.Run(tmp_path / "dcgan-64-000").info["status"] == "failed"
+
+
 def test_training_on_a_full_disk_exits_with_one_line(tmp_path):
     def limit():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))  # the generator fits, the state does not
 
     command = [sys.executable, "-m", "zoo", "train", "dcgan-64", "--data", "phantoms:2", "--out", str(tmp_path)]
     command += ["--device", "cpu", "--kimg", "0.08", *(word for text in TINY for word in ("--set", text))]
@@ -197,8 +233,15 @@ def test_fine_tuning_lists_what_does_not_match(tmp_path, capfd):
         assert other.info["status"] == "finished"
     with pytest.raises(ZooError, match=r"train\.init_from: nothing in .* fits"):
         train(tmp_path, f"train.init_from={first.generator_file}", "generator.width=0.3")
+    before = sorted(tmp_path.iterdir())
+    for content in (torch.zeros(1), [1], {"trainer": {}}, {"x": 1}):
+        torch.save(content, tmp_path / "odd.pt")
+        with pytest.raises(ZooError, match=r"train\.init_from: .*odd\.pt"):
+            train(tmp_path, f"train.init_from={tmp_path / 'odd.pt'}")
+    (tmp_path / "odd.pt").unlink()
     with pytest.raises(ZooError, match=r"train\.init_from: no run or file nowhere"):
         train(tmp_path, "train.init_from=nowhere")
+    assert sorted(tmp_path.iterdir()) == before  # no run was begun
 
 
 def test_fine_tuning_starts_from_the_weights(tmp_path):

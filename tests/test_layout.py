@@ -20,7 +20,7 @@ ROOT = PACKAGE.parent
 ROWS = [
     ["errors", "atomic", "precision"],
     ["registry", "schema", "schedule", "seeds"],
-    ["networks", "layers", "losses", "penalties"],
+    ["networks", "layers", "losses", "penalties", "norms"],
     ["models"],
     ["recipe"],
     ["environment", "run", "report", "display"],
@@ -82,6 +82,7 @@ def test_every_import_is_declared():
     declared = [*project["dependencies"], *project["optional-dependencies"]["tensorboard"]]
     names = {line.split(">")[0].split("[")[0].strip().replace("-", "_").lower() for line in declared}
     distributions = {"PIL": "pillow", "yaml": "pyyaml"}
+    used = set()
     for path in modules():
         for node in ast.walk(ast.parse(path.read_text())):
             found = []
@@ -93,7 +94,10 @@ def test_every_import_is_declared():
                 top = module.split(".")[0]
                 if top in sys.stdlib_module_names or top == "zoo":
                     continue
-                assert distributions.get(top, top).lower() in names, f"{path} imports {top}, which is not declared"
+                name = distributions.get(top, top).lower()
+                assert name in names, f"{path} imports {top}, which is not declared"
+                used.add(name)
+    assert used == names - {"tensorboard"}, "declared, and imported by nothing"
 
 
 @pytest.mark.parametrize("code", ["import zoo", "zoo --help", "zoo list", "zoo list --json", "zoo runs --help"])

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from zoo.data import phantoms
 from zoo.data.phantoms import SLICES_PER_SUBJECT, phantom, phantom_subject
 
 SUBJECTS = range(8)
@@ -123,3 +124,12 @@ def test_the_range_is_used_without_much_clipping(subjects: list[npt.NDArray[np.u
         assert dark < 60
         assert bright > 190
         assert (images == 255).mean() < 0.005
+
+
+def test_the_version_tells_drawings_apart():
+    """If this fails because the drawing was changed on purpose, raise ``VERSION`` and state the new figures."""
+    expected = {(0, 4): (67.394, 83.699), (1, 16): (69.544, 89.784), (2, 28): (61.378, 82.563)}
+    assert phantoms.VERSION == 1
+    for (subject, slice_), figures in expected.items():
+        picture = phantoms.phantom(subject, slice_, 64)
+        assert (picture.mean(), picture.std()) == pytest.approx(figures, abs=0.02)

@@ -143,3 +143,25 @@ def test_schedule():
     assert [schedule.at(n) for n in (0, 1000, 2000, 3000, 9000)] == [0.0, 0.0, 2.0, 4.0, 4.0]
     assert Schedule.parse(Schedule.parse([[1, 0.0], [3, 4.0]]).plain()) == schedule
     assert Schedule.parse(2).at(12345) == 2.0
+
+
+def test_a_key_stands_once(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text((recipe.RECIPES / "dcgan-64.yaml").read_text() + "\nname: again\n")
+    with pytest.raises(ZooError, match=r"line \d+: is not YAML \(the key 'name' stands twice\)"):
+        recipe.load(path)
+
+
+def test_sections_in_a_circle(tmp_path):
+    path = tmp_path / "mine.yaml"
+    text = (recipe.RECIPES / "lean-256.yaml").read_text()
+    path.write_text(text[: text.index("generator:")] + f"generator: {path}\n" + text[text.index("discriminator:") :])
+    with pytest.raises(ZooError, match="goes round in a circle"):
+        recipe.load(path)
+
+
+def test_dates_and_other_yaml_values_are_no_traceback(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text((recipe.RECIPES / "dcgan-64.yaml").read_text().replace("name: dcgan-64", "name: 2024-01-01"))
+    with pytest.raises(ZooError, match="name: must be text"):
+        recipe.load(path)

@@ -12,7 +12,7 @@ import torch
 
 import zoo
 from zoo import checkpoint
-from zoo.loop import Interrupted
+from zoo.errors import Interrupted
 from zoo.losses import LOSSES
 from zoo.trainer import Trainer
 
@@ -141,8 +141,8 @@ def test_signals_finish_the_step_save_and_say_so(signum, code, tmp_path):
     command += ["--kimg", "1000", *(word for text in settings("dcgan-64") for word in ("--set", text))]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     folder = tmp_path / "dcgan-64-000"
-    wait_for((folder / "log.jsonl").exists, process)
-    time.sleep(0.3)
+    log = folder / "log.jsonl"
+    wait_for(lambda: log.exists() and log.read_text(), process)
     process.send_signal(signum)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code

@@ -136,12 +136,16 @@ def test_accumulation_equals_the_whole_batch(update):
 
 def test_accumulation_records_batch_statistics_once():
     """Alternating with micro-batches makes the fakes twice; running statistics count them once."""
-    trainer = make("dcgan-64", *TINY, "train.micro_batch=2")
-    counts = []
-    norm = next(m for m in trainer.G.modules() if isinstance(m, torch.nn.BatchNorm2d))
-    norm.register_forward_hook(lambda module, inputs, output: counts.append(module.momentum))
+    trainer = make("dcgan-64", *TINY, "train.micro_batch=2", "optimizer.generator.lr=0")
+    twin = make("dcgan-64", *TINY)
+    z = seeds.latents(trainer.recipe.train.seed, 0, 4, trainer.G.latent.dim)
+    with torch.no_grad():
+        for part in z.split(2):
+            twin.G(part)
     trainer.step()
-    assert counts == [0.0, 0.0, 0.1, 0.1]
+    for name, value in twin.G.state_dict().items():
+        if "running" in name:
+            torch.testing.assert_close(trainer.G.state_dict()[name], value, msg=name)
 
 
 def test_lazy_penalties_count_every_nth_step_at_n_times_the_weight():
@@ -155,11 +159,15 @@ def test_lazy_penalties_count_every_nth_step_at_n_times_the_weight():
     assert trainer.meters.batches["loss_d"] == 4
 
 
-def test_penalties_move_d_and_nothing_else():
-    plain, penalised = (make("dcgan-64", *TINY, *more) for more in ([], ["penalties.r1.weight=10"]))
+@pytest.mark.parametrize("penalty", ["r1", "r2"])
+def test_penalties_move_d_and_nothing_else(penalty):
+    """In a simultaneous step, where G's gradient is taken before D moves."""
+    options = [*TINY, "train.update=simultaneous"]
+    plain, penalised = (make("dcgan-64", *options, *more) for more in ([], [f"penalties.{penalty}.weight=10"]))
     plain.step()
     penalised.step()
     assert any(not torch.equal(a, b) for a, b in zip(plain.D.parameters(), penalised.D.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(plain.G.parameters(), penalised.G.parameters(), strict=True))
 
 
 def test_learning_rates_follow_their_schedules():

@@ -6,6 +6,7 @@ loading runs no code, beside ``nimg-<images seen>.pt.sha256`` in the format of `
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import pickle
@@ -16,7 +17,7 @@ from typing import IO, Any
 import torch
 
 from zoo.atomic import atomic_file
-from zoo.errors import ZooError
+from zoo.errors import ZooError, reason
 
 
 def save(folder: Path, nimg: int, state: dict[str, Any], *, keep: int) -> Path:
@@ -26,6 +27,11 @@ def save(folder: Path, nimg: int, state: dict[str, Any], *, keep: int) -> Path:
         ZooError: it could not be written (a full disk); earlier checkpoints are intact.
     """
     path = folder / f"nimg-{nimg:012d}.pt"
+    if path.exists():
+        if _is_whole(path):
+            return path  # the state is a function of the images seen: there is nothing to add
+        path.unlink()
+    hashing = None
     try:
         with atomic_file(path) as file:
             hashing = _Hashing(file)
@@ -34,11 +40,12 @@ def save(folder: Path, nimg: int, state: dict[str, Any], *, keep: int) -> Path:
             with atomic_file(_sum(path), "w") as sum_file:
                 sum_file.write(f"{hashing.hexdigest()}  {path.name}\n")
     except (OSError, RuntimeError) as error:
-        reason = getattr(hashing, "failure", None) or error
-        _sum(path).unlink(missing_ok=True)
+        cause = hashing.failure if hashing is not None and hashing.failure is not None else error
+        with contextlib.suppress(OSError):
+            _sum(path).unlink()
         before = newest(folder)
         kept = f"the previous checkpoint {before} is intact" if before else "there was no earlier checkpoint"
-        raise ZooError(f"{path}: cannot write the checkpoint ({_words(reason)}); {kept}") from None
+        raise ZooError(f"{path}: cannot write the checkpoint ({reason(cause)}); {kept}") from None
     for old in _all(folder)[keep:]:
         old.unlink(missing_ok=True)
         _sum(old).unlink(missing_ok=True)
@@ -73,13 +80,7 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         ZooError: damaged, unreadable, or more than tensors and plain values (nothing in it was run).
     """
-    try:
-        expected = _sum(path).read_text().split()[0]
-        with path.open("rb") as file:
-            actual = hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, IndexError) as error:
-        raise ZooError(f"{path}: cannot be read ({_words(error)})") from None
-    if actual != expected:
+    if not _is_whole(path):
         raise ZooError(f"{path}: is damaged (its sha256 is not the one beside it)")
     return load_tensors(path)
 
@@ -92,10 +93,10 @@ def load_tensors(path: Path) -> dict[str, Any]:
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the unpickler answers hostile bytes with anything from EOFError to IndexError
         code = isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error).lower()
-        reason = "holds objects that would run code when loaded; refused" if code else "is not a checkpoint, or damaged"
-        raise ZooError(f"{path}: {reason}") from None
+        why = "holds objects that would run code when loaded; refused" if code else "is not a checkpoint, or damaged"
+        raise ZooError(f"{path}: {why}") from None
 
 
 class _Hashing(io.RawIOBase):
@@ -130,5 +131,10 @@ def _sum(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
-def _words(error: BaseException) -> str:
-    return (getattr(error, "strerror", None) or str(error).splitlines()[0]).lower()
+def _is_whole(path: Path) -> bool:
+    try:
+        expected = _sum(path).read_text().split()[0]
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == expected
+    except (OSError, IndexError, ValueError):
+        return False

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import difflib
+import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -11,24 +12,25 @@ from typing import Any, NoReturn
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 2 for what the user can mend, 130 or 143 after a signal."""
-    from zoo.errors import ZooError
+    from zoo.errors import Interrupted, ZooError, nearest
 
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        options.parser.error(f"unknown {unknown[0]}{nearest(unknown[0].partition('=')[0], options.parser.flags())}")
     try:
         options.command(options)
+        sys.stdout.flush()
     except ZooError as error:
         print(f"zoo: {error}", file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        print(f"zoo: {stop}", file=sys.stderr)
+        return 128 + stop.signum
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of our output has gone, as `zoo list | head` does
-        sys.stderr.close()
-        return 0
-    except Exception as error:
-        if type(error).__name__ != "Interrupted":  # zoo.loop.Interrupted, without importing torch for a comparison
-            raise
-        print(f"zoo: {error}; the same command goes on from there", file=sys.stderr)
-        return 128 + error.signum  # type: ignore[attr-defined]
+    except BrokenPipeError:  # the reader of our output has gone, as in `zoo list | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python still holds goes nowhere
     return 0
 
 
@@ -36,18 +38,17 @@ class _Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, with the nearest match."""
 
     def error(self, message: str) -> NoReturn:
-        words = [action.option_strings[-1] for action in self._actions if action.option_strings]
-        subcommands = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
-        words += [name for action in subcommands for name in action.choices]
-        given = [word for word in sys.argv[1:] if word.strip("-") and word not in words]
-        near = [match for word in given for match in difflib.get_close_matches(word, words, n=1)]
-        hint = (
-            f" (did you mean {near[0]!r}?)"
-            if near and ("unrecognized" in message or "invalid choice" in message)
-            else ""
-        )
-        print(f"{self.prog}: {message}{hint}; see {self.prog} --help", file=sys.stderr)
+        from zoo.errors import nearest
+
+        wrong = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        if wrong:
+            choices = re.findall(r"[\w-]+", wrong[2])
+            message = f"no {wrong[1]!r}{nearest(wrong[1], choices)}; one of {', '.join(choices)}"
+        print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
         raise SystemExit(2)
+
+    def flags(self) -> list[str]:
+        return [flag for action in self._actions for flag in action.option_strings]
 
 
 class _Version(argparse.Action):
@@ -67,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(function: Callable[[argparse.Namespace], None], name: str, text: str) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        made.set_defaults(command=function)
+        made.set_defaults(command=function, parser=made)
         return made
 
     p = command(_list, "list", "the recipes there are")
@@ -103,14 +104,14 @@ def _parser() -> argparse.ArgumentParser:
 
     p = command(_sample, "sample", "images from a trained generator")
     p.add_argument("source", metavar="RUN|FILE|NAME")
-    p.add_argument("-n", type=int, default=64, help="how many (default: 64)")
+    p.add_argument("-n", type=int, help="how many (default: 64)")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", metavar="PATH", help="grid.png, x.npz or a folder (default: <run>-samples.png)")
     p.add_argument(
         "--truncation", type=float, metavar="PSI", help="style generators: 0 is the mean image, 1 as trained"
     )
     p.add_argument("--mix", metavar="ROWSxCOLUMNS", help="style generators: a table of coarse by fine styles")
-    _device(p, default="auto")
+    _device(p)
     _json(p)
 
     p = command(_interpolate, "interpolate", "a walk through latent space as a GIF")
@@ -121,13 +122,13 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--frames", type=int, default=16, help="frames from one latent to the next (default: 16)")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--truncation", type=float, metavar="PSI")
-    _device(p, default="auto")
+    _device(p)
     _json(p)
 
     p = command(_nothing, "data", "look at images before training on them")
     data = p.add_subparsers(metavar="check", required=True)
     p = data.add_parser("check", help="counts, sizes, intensities, duplicates, unreadable files, a contact sheet")
-    p.set_defaults(command=_data_check)
+    p.set_defaults(command=_data_check, parser=p)
     p.add_argument("path", metavar="PATH", help="folder, zip, .npy or .npz")
     p.add_argument("--out", metavar="DIR", help="where pictures are written (default: data-check-<name>)")
     p.add_argument("--resolution", type=int, default=64, metavar="R", help="pixels a side on the contact sheet")
@@ -243,18 +244,20 @@ def _sample(options: argparse.Namespace) -> None:
     from zoo.export import save_images
     from zoo.hub import load_generator
 
-    if options.n < 1:
+    if options.n is not None and options.n < 1:
         raise ZooError(f"-n {options.n}: must be at least 1")
+    if options.mix and (options.n is not None or options.truncation is not None):
+        raise ZooError("--mix: says itself how many images there are, as trained; leave out -n and --truncation")
+    shape = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", options.mix or "1x1")
+    if shape is None:
+        raise ZooError(f"--mix {options.mix}: must read ROWSxCOLUMNS, such as 4x6")
     generator = load_generator(options.source, device=options.device)
     columns = None
     if options.mix:
-        rows, cross, columns_text = options.mix.lower().partition("x")
-        if not (cross and rows.isdigit() and columns_text.isdigit() and int(rows) and int(columns_text)):
-            raise ZooError(f"--mix {options.mix}: must read ROWSxCOLUMNS, such as 4x6")
-        columns = int(columns_text) + 1
-        images = generator.mix(int(rows), int(columns_text), options.seed)
+        rows, columns = int(shape[1]), int(shape[2]) + 1
+        images = generator.mix(rows, columns - 1, options.seed)
     else:
-        images = generator.sample(options.n, options.seed, truncation=options.truncation)
+        images = generator.sample(options.n or 64, options.seed, truncation=options.truncation)
     out = Path(options.out or f"{_stem(options.source)}-samples.png")
     save_images(images, out, columns=columns, metadata={"recipe": generator.recipe.name, "seed": options.seed})
     if options.json:
@@ -319,8 +322,8 @@ def _set(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _device(parser: argparse.ArgumentParser, default: str = "auto") -> None:
-    parser.add_argument("--device", default=default, metavar="auto|cpu|cuda|mps")
+def _device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda|mps")
 
 
 def _json(parser: argparse.ArgumentParser) -> None:

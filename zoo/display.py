@@ -6,8 +6,10 @@ import math
 import time
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 
 class Display:
@@ -18,8 +20,10 @@ class Display:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._live: Live | None = None
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._numbers = ""
         self._last = 0.0
         self._label = ""
 
@@ -29,17 +33,17 @@ class Display:
         self._last, self._label = time.monotonic(), task
         if not self.console.is_terminal:
             return
+        self._numbers = ""
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[numbers]}"),
             console=self.console,
-            transient=True,
         )
-        self._task = self._progress.add_task(task, total=total, numbers="")
-        self._progress.start()
+        self._task = self._progress.add_task(task, total=total)
+        self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=4, transient=True)
+        self._live.start()
 
     def advance(self, n: int) -> None:
         if self._progress is not None and self._task is not None:
@@ -48,7 +52,8 @@ class Display:
     def moved(self, nimg: int, row: dict[str, Any]) -> None:
         """Training has come to ``nimg`` images; ``row`` holds means as in the log."""
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=nimg, numbers=numbers(row))
+            self._progress.update(self._task, completed=nimg)
+            self._numbers = numbers(row)
         elif time.monotonic() - self._last > 30:
             self._last = time.monotonic()
             self.console.print(f"{self._label}: {nimg} images, {numbers(row)}", markup=False)
@@ -63,9 +68,16 @@ class Display:
         return True
 
     def stop(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-        self._progress = self._task = None
+        if self._live is not None:
+            self._live.stop()
+        self._live = self._progress = self._task = None
+
+    def _render(self) -> Group:
+        """The bar, and the numbers on a line of their own: both fit a narrow terminal."""
+        parts: list[Any] = [self._progress] if self._progress is not None else []
+        if self._numbers:
+            parts.append(Text(self._numbers, no_wrap=True, overflow="ellipsis"))
+        return Group(*parts)
 
     def say(self, message: str) -> None:
         self.console.print(message, markup=False)
@@ -82,7 +94,7 @@ def numbers(row: dict[str, Any]) -> str:
     if "loss_d" in row:
         parts.append(f"D {row['loss_d']:.3f} G {row['loss_g']:.3f}")
         parts.append(f"D(x) {_probability(row['d_real']):.2f} D(G(z)) {_probability(row['d_fake']):.2f}")
-        parts.append(f"right on real {row['d_acc_real']:.0%} fake {row['d_acc_fake']:.0%}")
+        parts.append(f"D acc real {row['d_acc_real']:.0%} fake {row['d_acc_fake']:.0%}")
     return "  ".join(parts)
 
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from zoo.networks import Generator
+from zoo.norms import batch_norms, momentum
 from zoo.recipe import EmaConfig
 
-CALIBRATION_BATCH = 64
+CALIBRATION_BATCH = 16  # no larger than the smallest batches that nets are trained with: it must fit memory
 
 
 class Ema:
@@ -25,7 +26,6 @@ class Ema:
     def __init__(self, module: Generator, config: EmaConfig) -> None:
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
         self.config = config
-        self._norms = [m for m in self.module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         self._calibrated = False
 
     def decay(self, nimg: int, batch: int) -> float:
@@ -50,16 +50,14 @@ class Ema:
         Neither averaged nor copied statistics are those of the averaged weights: after 20 thousand 28 px slices,
         averaged ones made pictures a sixth darker than the statistics of their own batches did.
         """
-        if self._calibrated or not self._norms:
+        norms = batch_norms(self.module)
+        if self._calibrated or not norms:
             return
-        self._calibrated = True
-        momenta = [norm.momentum for norm in self._norms]
-        for norm in self._norms:
+        for norm in norms:
             norm.reset_running_stats()
-            norm.momentum = None  # torch's way of asking for the plain mean over batches
             norm.train()
-        for batch in z.split(CALIBRATION_BATCH):
-            self.module(batch)
-        for norm, momentum in zip(self._norms, momenta, strict=True):
-            norm.momentum = momentum
-            norm.eval()
+        with momentum(self.module, None):
+            for batch in z.split(CALIBRATION_BATCH):
+                self.module(batch)
+        self.module.eval()
+        self._calibrated = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import metadata
 from typing import Any
 
+import numpy as np
 import torch
 
 from zoo.errors import ZooError
@@ -12,10 +13,13 @@ from zoo.errors import ZooError
 
 def environment(device: torch.device, precision: str) -> dict[str, Any]:
     """Device, threads, precision and versions, as plain values."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    cuda = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if cuda else torch.backends.cpu.get_cpu_capability()
     return {
         "zoo": version(),
         "torch": str(torch.__version__),
+        "numpy": np.__version__,  # draws the order of the images
+        "cuda": f"{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}" if cuda else None,
         "device": device.type,
         "hardware": name,
         "threads": torch.get_num_threads(),
@@ -45,7 +49,9 @@ def choose_device(name: str) -> torch.device:
         there.insert(0, "cuda")
     if name == "auto":
         return torch.device(there[0])
-    if name.split(":")[0] not in there:
+    kind, _, index = name.partition(":")
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if kind not in there or (index and not (index.isdigit() and int(index) < count)):
         raise ZooError(f"--device {name}: not on this machine, which has {', '.join(there)}")
     return torch.device(name)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo import sampling
 from zoo.atomic import atomic_file
-from zoo.errors import ZooError
+from zoo.errors import ZooError, reason
 from zoo.hub import LoadedGenerator
 from zoo.report import pictures
 
@@ -37,7 +37,7 @@ def save_images(
                 picture = pictures.picture(image)
                 pictures.save_png(picture, out / f"{index:0{digits}d}.png", metadata)
     except OSError as error:
-        raise ZooError(f"{out}: cannot be written ({(error.strerror or str(error)).lower()})") from None
+        raise ZooError(f"{out}: cannot be written ({reason(error)})") from None
 
 
 def save_walk(
@@ -69,5 +69,5 @@ def save_walk(
     try:
         pictures.animate(grids, out)
     except OSError as error:
-        raise ZooError(f"{out}: cannot be written ({(error.strerror or str(error)).lower()})") from None
+        raise ZooError(f"{out}: cannot be written ({reason(error)})") from None
     return len(path)

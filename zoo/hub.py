@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -110,11 +111,13 @@ class LoadedGenerator(nn.Module):
         return self.generator
 
 
-def load_generator(source: str | Path, *, device: str = "cpu", runs: str | Path = "runs") -> LoadedGenerator:
+def load_generator(
+    source: str | os.PathLike[str], *, device: str = "cpu", runs: str | Path = "runs"
+) -> LoadedGenerator:
     """A trained generator.
 
     Args:
-        source: a run's folder, a ``generator.safetensors`` file, or a recipe's name: then the newest run of it in
+        source: a run or its folder, a ``generator.safetensors`` file, or a recipe's name: then the newest run of it in
             ``runs``.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         runs: where to look for a name.
@@ -126,13 +129,13 @@ def load_generator(source: str | Path, *, device: str = "cpu", runs: str | Path 
     return LoadedGenerator(generator, recipe, nimg).to(choose_device(device))
 
 
-def _locate(source: str | Path, runs: Path) -> Path:
+def _locate(source: str | os.PathLike[str], runs: Path) -> Path:
     path = Path(source)
     if path.is_file():
         return path
     if path.is_dir():
         return _trained(run.open_run(path))
-    name = str(source)
+    name = os.fspath(source)
     if path.suffix or "/" in name:
         raise ZooError(f"no run or file {source}")
     for candidate in reversed(run.find(runs, name)):

@@ -11,12 +11,14 @@ from typing import Any, TextIO
 
 import torch
 
-from zoo import checkpoint, recipe, run, weights
+from zoo import checkpoint, run, weights
 from zoo import data as data_package
+from zoo import recipe as recipes
 from zoo.data import Dataset
 from zoo.display import Display
 from zoo.environment import choose_device, differences, environment, version
-from zoo.errors import ZooError
+from zoo.errors import ZooError, reason
+from zoo.log import Board
 from zoo.loop import Loop
 from zoo.recipe import Recipe
 from zoo.run import Run
@@ -24,7 +26,7 @@ from zoo.trainer import Trainer
 
 
 def train(
-    name: str | Path | Recipe | None = None,
+    recipe: str | Path | Recipe | None = None,
     *,
     data: str | Path | None = None,
     resume: str | Path | None = None,
@@ -45,7 +47,7 @@ def train(
     The same call again continues the newest unfinished run of the same resolved recipe and data.
 
     Args:
-        name: a recipe's name, a path to a YAML file, or a :class:`Recipe`; None with ``resume``.
+        recipe: a recipe's name, a path to a YAML file, or a :class:`Recipe`; None with ``resume``.
         data: a folder, zip, ``.npy`` or ``.npz`` of images, or ``"phantoms"``; default: ``$ZOO_DATA``, else phantoms.
         resume: a run's folder to go on with, finished or not.
         out: where run folders are made.
@@ -81,15 +83,16 @@ def train(
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
-    data = data if data is not None else os.environ.get("ZOO_DATA")
+    if tensorboard:
+        Board.require()
     if resume is not None:
-        if name is not None:
+        if recipe is not None:
             raise ZooError("give a recipe or --resume RUN, not both")
         return launch.resume(run.open_run(resume), settings, data)
-    if name is None:
+    if recipe is None:
         raise ZooError("give a recipe's name or file, or --resume RUN; `zoo list` shows the recipes")
-    resolved = name.with_(*settings) if isinstance(name, Recipe) else recipe.load(name, settings)
-    return launch.start(resolved, data, Path(out), new=new)
+    resolved = recipe.with_(*settings) if isinstance(recipe, Recipe) else recipes.load(recipe, settings)
+    return launch.start(resolved, data or os.environ.get("ZOO_DATA") or None, Path(out), new=new)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,29 +113,33 @@ class _Launch:
         if old is not None:
             with old.claim():
                 return self._go_on(old, resolved, images)
+        trainer = self._trainer(resolved, images)
         fresh = run.create(out, resolved.name)
         with fresh.claim():
-            fresh.write_recipe(resolved)
-            fresh.write_info(
-                recipe=resolved.name,
-                recipe_digest=resolved.digest,
-                data=_address(data),
-                data_digest=images.digest,
-                data_description=images.description,
-                window=images.window,
-                command=sys.argv,
-                zoo=version(),
-                status="new",
-                nimg=0,
-                kimg=resolved.train.kimg,
-            )
+            try:
+                fresh.write_recipe(resolved)
+                fresh.write_info(
+                    recipe=resolved.name,
+                    recipe_digest=resolved.digest,
+                    data=data_package.address(data),
+                    data_digest=images.digest,
+                    data_description=images.description,
+                    window=images.window,
+                    command=sys.argv,
+                    zoo=version(),
+                    status="new",
+                    nimg=0,
+                    kimg=resolved.train.kimg,
+                )
+            except OSError as error:
+                raise ZooError(f"{fresh.path}: cannot be written ({reason(error)})") from None
             self.display.say(f"{fresh.path}: {resolved.name}, {resolved.train.kimg:g} kimg, on {self.device}")
-            return self._train(fresh, resolved, images, state=None)
+            return self._train(fresh, trainer, elapsed=0.0)
 
     def resume(self, old: Run, settings: list[str], data: str | Path | None) -> Run:
         """Go on with ``old``, longer or with other cadences where ``settings`` say so."""
-        before = recipe.load(old.recipe_file)
-        resolved = recipe.load(old.recipe_file, settings)
+        before = recipes.load(old.recipe_file)
+        resolved = recipes.load(old.recipe_file, settings)
         same_precision = f"train.precision={before.train.precision}"
         changing = [text for text in settings if before.with_(text, same_precision).digest != before.digest]
         if changing:
@@ -162,23 +169,29 @@ class _Launch:
             changed = differences(state["environment"], environment(self.device, resolved.train.precision))
             if changed:
                 self.display.say(f"not bit-exact: {', '.join(changed)}")
-        old.drop_rows_after(nimg)
-        old.write_recipe(resolved)
-        if nimg >= resolved.train.kimg * 1000:
+        finished = nimg >= resolved.train.kimg * 1000 and old.info["status"] == "finished"
+        if finished:
             self.display.say(f"{old.path} is finished; --kimg M beyond {nimg / 1000:g} extends it")
             return old
-        return self._train(old, resolved, images, state=state)
-
-    def _train(self, folder: Run, resolved: Recipe, images: Dataset, *, state: dict[str, Any] | None) -> Run:
-        trainer = Trainer(resolved, images, self.device)
+        old.drop_rows_after(nimg)
+        old.write_recipe(resolved)
+        trainer = self._trainer(resolved, images, initialise=state is None)
         if state is not None:
             trainer.load_state_dict(state["trainer"])
-        elif resolved.train.init_from is not None:
+        return self._train(old, trainer, elapsed=state["elapsed"] if state else 0.0)
+
+    def _trainer(self, resolved: Recipe, images: Dataset, *, initialise: bool = True) -> Trainer:
+        trainer = Trainer(resolved, images, self.device)
+        if initialise and resolved.train.init_from is not None:
             networks = {"G": trainer.G, "D": trainer.D, "ema": trainer.ema.module}
             weights.initialise(resolved.train.init_from, networks, self.display.say)
-        folder.write_info(device=str(self.device), environment=environment(self.device, resolved.train.precision))
-        elapsed = state["elapsed"] if state else 0.0
-        Loop(trainer, folder, self.display, elapsed=elapsed, tensorboard=self.tensorboard).train()
+        return trainer
+
+    def _train(self, folder: Run, trainer: Trainer, *, elapsed: float) -> Run:
+        environment_now = environment(self.device, trainer.recipe.train.precision)
+        folder.write_info(device=str(self.device), environment=environment_now)
+        board = Board(folder, trainer.nimg) if self.tensorboard else None
+        Loop(trainer, folder, self.display, elapsed=elapsed, board=board).train()
         return folder
 
 
@@ -195,11 +208,5 @@ def _unfinished(out: Path, resolved: Recipe, images: Dataset) -> Run | None:
     return None
 
 
-def _address(data: str | Path | None) -> str:
-    """Where images lie, in a way that holds from any folder."""
-    phantoms = data is None or str(data).startswith("phantoms")
-    return str(data or "phantoms") if phantoms else str(Path(data or "").resolve())
-
-
 def _yaml(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return json.dumps(value, default=os.fspath)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.errors import ZooError
 from zoo.precision import full
 from zoo.run import Run
 
@@ -67,3 +69,28 @@ class LogFile:
 
     def close(self) -> None:
         self._file.close()
+
+
+class Board:
+    """The same numbers for TensorBoard, in the run's folder ``tensorboard``.
+
+    Raises:
+        ZooError: the package tensorboard is not installed.
+    """
+
+    def __init__(self, run: Run, nimg: int) -> None:
+        self.require()
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(run.path / "tensorboard", purge_step=nimg + 1)
+
+    @staticmethod
+    def require() -> None:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise ZooError("--tensorboard needs the package tensorboard: pip install 'gan-zoo[tensorboard]'")
+
+    def write(self, row: dict[str, Any]) -> None:
+        for key, value in row.items():
+            if isinstance(value, int | float) and key != "nimg":
+                self._writer.add_scalar(key, value, row["nimg"])
+        self._writer.flush()

@@ -17,8 +17,8 @@ from torch import Tensor
 from zoo import checkpoint, sampling, seeds, weights
 from zoo.display import Display
 from zoo.environment import environment
-from zoo.errors import ZooError
-from zoo.log import LogFile
+from zoo.errors import Interrupted, ZooError, reason
+from zoo.log import Board, LogFile
 from zoo.metrics import ssim
 from zoo.report import pictures, plots
 from zoo.run import Run
@@ -29,35 +29,19 @@ class DivergedError(ZooError):
     """A loss or a weight became NaN or infinite."""
 
 
-class Interrupted(Exception):  # noqa: N818 (it is no error)
-    """A signal asked the run to stop, and it did, with everything saved.
-
-    Attributes:
-        signum: which signal.
-        nimg: images seen.
-    """
-
-    def __init__(self, signum: int, nimg: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name} at nimg {nimg}; everything is saved")
-        self.signum, self.nimg = signum, nimg
-
-
 class Loop:
     """Drives a trainer until its recipe's length is reached, and keeps its run's folder."""
 
-    def __init__(
-        self, trainer: Trainer, run: Run, display: Display, *, elapsed: float = 0.0, tensorboard: bool = False
-    ) -> None:
-        self.trainer, self.run, self.display = trainer, run, display
+    def __init__(self, trainer: Trainer, run: Run, display: Display, *, elapsed: float, board: Board | None) -> None:
+        self.trainer, self.run, self.display, self.board = trainer, run, display, board
         self.config = trainer.recipe.train
         self.total = round(self.config.kimg * 1000)
         self.elapsed = elapsed  # seconds of training before this process
         self.started = time.monotonic()
         self.snapshots = Snapshots(trainer, run)
-        self.log = LogFile(run)
-        self.board = _board(run, trainer.nimg) if tensorboard else None
         self.busy = 0.0  # seconds spent in steps since the last row
         self.begun = trainer.nimg  # images at the last row
+        self.saved: int | None = None  # images at the last checkpoint of this process
 
     def train(self) -> None:
         """Take steps to the end.
@@ -65,56 +49,70 @@ class Loop:
         Raises:
             Interrupted: SIGINT or SIGTERM came; the step was finished and everything saved.
             DivergedError: a loss or weight is NaN or infinite.
-            ZooError: a checkpoint could not be written.
+            ZooError: the run's folder could not be written.
         """
-        trainer = self.trainer
-        self.run.write_info(status="running", kimg=self.config.kimg)
-        if trainer.nimg == 0:
+        try:
+            self.run.write_info(status="running", kimg=self.config.kimg)
+            with _signals() as received, contextlib.closing(LogFile(self.run)) as self.log:
+                self._steps(received)
+                signum = received[0] if received else None
+            self.snapshots.draw_animation()
+            self.run.write_info(status="interrupted" if signum else "finished")
+        except ZooError as error:
+            self._fail(str(error))
+            raise
+        except OSError as error:
+            last = checkpoint.newest(self.run.state)
+            kept = f"the last checkpoint {last} is intact" if last else "no checkpoint had been written yet"
+            message = f"{self.run.path}: cannot be written ({reason(error)}); {kept}"
+            self._fail(message)
+            raise ZooError(message) from None
+        if signum:
+            raise Interrupted(
+                f"stopped by {signal.Signals(signum).name} at nimg {self.trainer.nimg}; everything is saved, "
+                f"`zoo train --resume {self.run.path}` goes on",
+                signum,
+            )
+
+    def _steps(self, received: list[int]) -> None:
+        """Steps to the end, or until a signal is received."""
+        if self.trainer.nimg == 0:
             self.snapshots.first()
         self.display.start(f"training {self.run.name}", self.total)
         try:
-            with _signals() as received:
-                while trainer.nimg < self.total and not received:
-                    self._step()
-                if received:
-                    self._save()
-                self.snapshots.draw_animation()
-                if received:
-                    raise Interrupted(received[0], trainer.nimg)
-            self.run.write_info(status="finished")
-        except Interrupted:
-            self.run.write_info(status="interrupted")
-            raise
-        except ZooError as error:
-            self.run.write_info(status="failed", reason=str(error))
-            raise
+            while self.trainer.nimg < self.total and not received:
+                self._step()
+            self._save()
         finally:
             self.display.stop()
-            self.log.close()
-            if self.board is not None:
-                self.board.close()
+
+    def _fail(self, message: str) -> None:
+        with contextlib.suppress(OSError):  # a full disk may be what there is to tell of
+            self.run.write_info(status="failed", reason=message)
 
     def _step(self) -> None:
         before, start = self.trainer.nimg, time.monotonic()
         self.trainer.step()
         now = self.trainer.nimg
         done = now >= self.total
-        sampling_due = done or _crossed(self.config.sample_kimg, before, now)
-        if sampling_due or _crossed(self.config.log_kimg, before, now):
+        sampling_due = _crossed(self.config.sample_kimg, before, now)
+        row_due = sampling_due or _crossed(self.config.log_kimg, before, now)
+        if row_due or done:
             self._check()
             row = self._row(start)
-            row |= self.snapshots.take() if sampling_due else {}
+            row |= self.snapshots.take() if sampling_due or done else {}
             self.log.write(row)
             if self.board is not None:
-                _to_board(self.board, row)
+                self.board.write(row)
             self.display.moved(now, row)
-            self.trainer.meters.reset()
+            if row_due:  # the last row of a run that is extended later begins no new one
+                self.trainer.meters.reset()
             self.busy, self.begun = 0.0, now
         else:
             if self.display.due():
                 self.display.moved(now, self._row(start))
             self.busy += time.monotonic() - start
-        if done or _crossed(self.config.checkpoint_kimg, before, now):
+        if _crossed(self.config.checkpoint_kimg, before, now):
             self._save()
 
     def _row(self, start: float) -> dict[str, Any]:
@@ -136,19 +134,24 @@ class Loop:
             raise DivergedError(f"{self.run.path}: {name} became NaN or infinite by nimg {self.trainer.nimg}; {good}")
 
     def _save(self) -> None:
+        """The checkpoint comes last: once it is there, so is all that belongs to it."""
+        nimg = self.trainer.nimg
+        if nimg == self.saved:
+            return
         self._check()
-        self.log.sync()
         averaged = self.trainer.averaged()
+        weights.save_generator(self.run.generator_file, averaged, recipe=self.trainer.recipe, nimg=nimg)
+        self.snapshots.draw_curves()
+        self.log.sync()
         state = {
             "trainer": self.trainer.state_dict(),
             "elapsed": self.elapsed + time.monotonic() - self.started,
             "window": self.trainer.data.window,
             "environment": environment(self.trainer.device, self.config.precision),
         }
-        checkpoint.save(self.run.state, self.trainer.nimg, state, keep=self.config.keep)
-        weights.save_generator(self.run.generator_file, averaged, recipe=self.trainer.recipe, nimg=self.trainer.nimg)
-        self.run.write_info(nimg=self.trainer.nimg)
-        self.snapshots.draw_curves()
+        checkpoint.save(self.run.state, nimg, state, keep=self.config.keep)
+        self.run.write_info(nimg=nimg)
+        self.saved = nimg
 
 
 class Snapshots:
@@ -263,18 +266,3 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-
-
-def _board(run: Run, nimg: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise ZooError("--tensorboard needs the package tensorboard: pip install 'gan-zoo[tensorboard]'") from None
-    return SummaryWriter(run.path / "tensorboard", purge_step=nimg + 1)
-
-
-def _to_board(board: Any, row: dict[str, Any]) -> None:
-    for key, value in row.items():
-        if isinstance(value, int | float) and key != "nimg":
-            board.add_scalar(key, value, row["nimg"])
-    board.flush()

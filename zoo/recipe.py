@@ -8,6 +8,7 @@ of YAML, and imports torch only where an architecture is looked up.
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import functools
 import hashlib
@@ -16,25 +17,26 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 
-from zoo.errors import ZooError, nearest
+from zoo.errors import ZooError, nearest, reason
 from zoo.schedule import Schedule
-from zoo.schema import Count, NonNegative, Positive, SchemaError, Share, build, plain
+from zoo.schema import Count, NonNegative, Positive, Range, SchemaError, Share, build, plain
 
 if TYPE_CHECKING:
     from zoo.networks import Discriminator, Generator, ImageSpec, NetworkConfig
 
 Precision = Literal["fp32", "bf16"]
+Decay = Annotated[float, Range(low=0, below=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """What pictures are made into before training."""
 
-    resolution: Count  # pixels a side
+    resolution: Annotated[int, Range(low=8)]  # pixels a side
     channels: Count = 1  # 1: grey, 3: RGB
     fit: Literal["pad", "crop", "stretch"] = "pad"  # how a picture becomes square before it is resized
     window: Literal["dtype"] | tuple[float, float] | None = (
@@ -80,7 +82,7 @@ class OptimizerConfig:
 
     name: Literal["adam", "sgd"] = "adam"
     lr: Schedule
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     eps: Positive = 1e-8
     momentum: Share = 0.0
 
@@ -142,6 +144,10 @@ class Recipe:
     train: TrainConfig
     parameters: ParameterCounts | None = None
 
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.-]*\w", self.name):  # run folders are named after it
+            raise ValueError(f"name: must be letters, digits, '-', '_' and '.', not {self.name!r}")
+
     @property
     def image(self) -> ImageSpec:
         from zoo.networks import ImageSpec
@@ -197,13 +203,14 @@ def summaries(pattern: str = "*") -> Iterator[dict[str, Any]]:
     """What ``zoo list`` shows of each recipe, read from the YAML alone: no network is built, torch is not imported."""
     for name in list_models(pattern):
         data = _read(RECIPES / f"{name}.yaml")
+        generator = _section(data, "generator")
         counts = data.get("parameters", {})
         yield {
             "name": name,
-            "arch": data.get("arch") or data["generator"]["arch"],
+            "arch": generator.get("arch") or data["arch"],
             "resolution": data["data"]["resolution"],
             "channels": data["data"].get("channels", 1),
-            "latent": data["generator"]["latent"],
+            "latent": generator.get("latent"),
             "params_g": counts.get("generator"),
             "params_d": counts.get("discriminator"),
             "source": data.get("source", ""),
@@ -252,7 +259,7 @@ def from_dict(data: Mapping[str, Any], overrides: Sequence[str] = (), *, where: 
     Raises:
         ZooError: something does not fit: one line with the dotted path, what is allowed and the nearest match.
     """
-    content = json.loads(json.dumps(data))  # a copy that no override reaches back through
+    content = copy.deepcopy(dict(data))
     try:
         touched = [_override(content, text) for text in overrides]
         for side in ("generator", "discriminator"):
@@ -300,12 +307,14 @@ def _network(side: str, section: dict[str, Any], data: DataConfig) -> NetworkCho
     return NetworkChoice(arch=arch, config=config)
 
 
-def _section(content: dict[str, Any], side: str) -> dict[str, Any]:
+def _section(content: dict[str, Any], side: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     """The mapping under ``generator:`` or ``discriminator:``; another recipe's name stands for its whole section."""
     section = content.get(side, {})
     if isinstance(section, str):
+        if section in seen:
+            raise SchemaError(side, f"goes round in a circle: {' -> '.join((*seen, section))}")
         other = _read(find(section))
-        taken = _section(other, side)
+        taken = _section(other, side, (*seen, section))
         taken.setdefault("arch", other.get("arch"))
         return taken
     if not isinstance(section, dict):
@@ -340,9 +349,9 @@ def _choose(path: str, name: str, choices: Any) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
-        raise ZooError(f"{path}: cannot be read ({error.strerror})") from None
+        raise ZooError(f"{path}: cannot be read ({reason(error)})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -350,6 +359,19 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ZooError(f"{path}: a recipe is a mapping of keys to values")
     return data
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML in which a key stands once: a second one is a slip, and YAML's own rule lets it win silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                problem = f"the key {key.value!r} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _natural(name: str) -> list[tuple[int, str | int]]:

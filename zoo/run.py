@@ -21,8 +21,10 @@ from typing import Any
 import filelock
 
 from zoo.atomic import atomic_file
-from zoo.errors import ZooError, nearest
+from zoo.errors import ZooError, nearest, reason
 from zoo.recipe import Recipe
+
+INFO = ("recipe", "recipe_digest", "data", "data_digest", "data_description", "status", "nimg", "kimg")
 
 
 class Run:
@@ -96,6 +98,8 @@ class Run:
         except filelock.Timeout:
             raise ZooError(f"{self.path}: another process is training it") from None
         try:
+            for leftover in self.path.rglob(".*.tmp"):  # of a process that was killed while it wrote
+                leftover.unlink(missing_ok=True)
             yield
         finally:
             lock.release()
@@ -144,7 +148,7 @@ def create(out: Path, name: str) -> Run:
             except FileExistsError:  # another process took it meanwhile
                 number += 1
     except OSError as error:
-        raise ZooError(f"{out}: cannot make a run folder ({(error.strerror or str(error)).lower()})") from None
+        raise ZooError(f"{out}: cannot make a run folder ({reason(error)})") from None
     run = Run(out / f"{name}-{number:03d}")
     run.state.mkdir()
     run.samples.mkdir()
@@ -175,4 +179,10 @@ def open_run(path: str | Path) -> Run:
         raise ZooError(f"no run {path}{nearest(run.name, siblings)}")
     if not run.recipe_file.is_file() or not (run.path / "run.json").is_file():
         raise ZooError(f"{path}: is not a run (no recipe.yaml and run.json in it)")
+    try:
+        missing = [key for key in INFO if key not in run.info]
+    except (ValueError, TypeError):
+        missing = ["a JSON object"]
+    if missing:
+        raise ZooError(f"{path}/run.json: is damaged (it lacks {', '.join(missing)})")
     return run

@@ -34,10 +34,12 @@ def in_chunks(generator: Generator, inputs: Tensor, function: Callable[[Tensor],
     """
     device = next(generator.parameters()).device
     made = []
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with seeds.forked(device):
         for index, chunk in enumerate(inputs.split(CHUNK)):
             torch.manual_seed(seeds.derive(seed, "noise", index))
-            made.append(function(chunk.to(device)).float().cpu())
+            # A last chunk is filled up: what a device draws for eight images need not begin what it draws for sixteen.
+            whole = torch.cat([chunk, chunk[:1].expand(CHUNK - len(chunk), *chunk.shape[1:])])
+            made.append(function(whole.to(device))[: len(chunk)].float().cpu())
     return torch.cat(made)
 
 

@@ -22,11 +22,11 @@ class Schedule:
         """From a recipe's plain data.
 
         Raises:
-            ValueError: neither a number nor a list of [kimg, value] pairs with rising kimg.
+            ValueError: neither a number of at least 0 nor a list of [kimg, value] pairs with rising kimg.
         """
         if isinstance(data, Schedule):
             return data
-        wrong = f"must be a number or a list of [kimg, value] pairs with rising kimg, not {data!r}"
+        wrong = f"must be a number of at least 0, or a list of [kimg, value] pairs with rising kimg, not {data!r}"
         try:
             if isinstance(data, list | tuple):
                 points = tuple((float(kimg), float(value)) for kimg, value in data)
@@ -37,8 +37,8 @@ class Schedule:
         except (TypeError, ValueError):
             raise ValueError(wrong) from None
         rising = all(a[0] < b[0] for a, b in itertools.pairwise(points))
-        finite = all(abs(number) < float("inf") for point in points for number in point)
-        if not points or not rising or not finite:
+        fitting = all(0 <= number < float("inf") for point in points for number in point)
+        if not points or not rising or not fitting:
             raise ValueError(wrong)
         return cls(points)
 

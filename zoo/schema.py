@@ -8,6 +8,7 @@ Understands ``bool``, ``int``, ``float``, ``str``, ``Literal``, ``X | None`` and
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass
@@ -18,17 +19,19 @@ from zoo.errors import ZooError, nearest
 
 @dataclass(frozen=True)
 class Range:
-    """Bounds of a number, both included; ``above`` excludes its own value."""
+    """Bounds of a number: ``low`` and ``high`` are themselves allowed, ``above`` and ``below`` are not."""
 
     low: float | None = None
     high: float | None = None
     above: float | None = None
+    below: float | None = None
 
     def admits(self, value: float) -> bool:
         return (
             (self.low is None or value >= self.low)
             and (self.high is None or value <= self.high)
             and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
         )
 
     def __str__(self) -> str:
@@ -39,6 +42,8 @@ class Range:
             parts.append(f"at least {self.low:g}")
         if self.high is not None:
             parts.append(f"at most {self.high:g}")
+        if self.below is not None:
+            parts.append(f"below {self.below:g}")
         return " and ".join(parts)
 
 
@@ -144,7 +149,8 @@ def _build_union(kind: Any, arguments: tuple[Any, ...], data: Any, path: str) ->
             failures.append(error)
     if len(failures) == 1:
         raise failures[0]
-    raise SchemaError(path, f"must be {_describe(kind)}, not {data!r}")
+    words = [word for a in arguments if typing.get_origin(a) is Literal for word in typing.get_args(a)]
+    raise SchemaError(path, f"must be {_describe(kind)}, not {data!r}{nearest(str(data), words)}")
 
 
 def _build_tuple(kind: Any, arguments: tuple[Any, ...], data: Any, path: str) -> tuple[Any, ...]:
@@ -167,8 +173,8 @@ def _build_scalar(kind: Any, data: Any, path: str) -> Any:
         data = float(data)
     if not isinstance(data, kind) or (kind is int and isinstance(data, bool)):
         raise SchemaError(path, f"must be {_describe(kind)}, not {data!r}")
-    if kind is float and data != data:
-        raise SchemaError(path, "must be a number, not nan")
+    if kind is float and not math.isfinite(data):
+        raise SchemaError(path, f"must be a finite number, not {data}")
     return data
 
 

@@ -8,7 +8,9 @@ is ever stored.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -24,6 +26,18 @@ def derive(*parts: int | str) -> int:
 def generator(*parts: int | str) -> torch.Generator:
     """A CPU generator seeded by :func:`derive`."""
     return torch.Generator().manual_seed(derive(*parts))
+
+
+@contextlib.contextmanager
+def forked(device: torch.device) -> Iterator[None]:
+    """Whatever is seeded and drawn inside, torch's own random state is afterwards what it was."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        state = torch.mps.get_rng_state() if device.type == "mps" else None
+        try:
+            yield
+        finally:
+            if state is not None:
+                torch.mps.set_rng_state(state)
 
 
 def latents(seed: int, nimg: int, batch: int, dim: int) -> Tensor:

@@ -26,6 +26,7 @@ from zoo.data import Dataset
 from zoo.ema import Ema
 from zoo.log import Meters
 from zoo.networks import Generator
+from zoo.norms import momentum
 from zoo.objective import Objective, Phase, Step, Term, evaluate
 from zoo.precision import full
 from zoo.recipe import OptimizerConfig, Recipe
@@ -87,7 +88,7 @@ class Trainer:
                 if len(batches) == 1:
                     fake = kept = self._fakes(z)
                 else:  # made again in G's phase: its graph for all micro-batches would not fit
-                    with torch.no_grad(), _unrecorded_statistics(self.G):
+                    with torch.no_grad(), momentum(self.G, 0.0):
                         fake = self._fakes(z)
             with self._forward("D", index, terms["D"]):
                 step = self._show(real, fake.detach(), terms["D"])
@@ -185,7 +186,7 @@ class Trainer:
         # Fewer latents for large images, which give a norm more pixels each: 1024 at 64 px and less, 256 at 256.
         count = min(1024, 65536 // self.recipe.data.resolution)
         z = seeds.generator(self.recipe.train.seed, "calibration")
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        with seeds.forked(self.device):
             torch.manual_seed(seeds.derive(self.recipe.train.seed, "calibration noise"))
             self.ema.calibrate(torch.randn(count, self.G.latent.dim, generator=z).to(self.device))
         return self.ema.module
@@ -227,17 +228,3 @@ def _optimizer(config: OptimizerConfig, network: nn.Module) -> torch.optim.Optim
     if config.name == "sgd":
         return torch.optim.SGD(network.parameters(), lr=lr, momentum=config.momentum)
     return torch.optim.Adam(network.parameters(), lr=lr, betas=config.betas, eps=config.eps)
-
-
-@contextlib.contextmanager
-def _unrecorded_statistics(network: nn.Module) -> Iterator[None]:
-    """Batch norms normalise by their batch and leave their running statistics alone: for a pass that is made again."""
-    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum

@@ -25,7 +25,7 @@ def save_generator(path: Path, generator: nn.Module, *, recipe: Recipe, nimg: in
     """Write a generator's weights, and in their metadata ``recipe`` (JSON), ``nimg`` and versions.
 
     Raises:
-        ZooError: the disk is full or the folder cannot be written; an older file is intact.
+        OSError: the disk is full or the folder cannot be written; an older file is intact.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()}
     metadata = {
@@ -35,11 +35,8 @@ def save_generator(path: Path, generator: nn.Module, *, recipe: Recipe, nimg: in
         "zoo": version(),
         "torch": str(torch.__version__),
     }
-    try:
-        with atomic_file(path) as file:
-            file.write(safetensors.torch.save(tensors, metadata))
-    except OSError as error:
-        raise ZooError(f"{path}: cannot be written ({(error.strerror or str(error)).lower()})") from None
+    with atomic_file(path) as file:
+        file.write(safetensors.torch.save(tensors, metadata))
 
 
 def load_generator_file(path: Path) -> tuple[Generator, Recipe, int]:
@@ -76,7 +73,7 @@ def initialise(source: str, networks: dict[str, nn.Module], say: Callable[[str],
     Raises:
         ZooError: nothing to load there, or nothing in it matches.
     """
-    for side, tensors in _tensors(source).items():
+    for side, tensors in _tensors(source, say).items():
         target = networks[side].state_dict()
         fitting = {name: t for name, t in tensors.items() if name in target and target[name].shape == t.shape}
         if not any(t.dim() > 1 for t in fitting.values()):
@@ -88,27 +85,25 @@ def initialise(source: str, networks: dict[str, nn.Module], say: Callable[[str],
             say(f"{side}: fresh, because missing there or of another shape: {', '.join(left)}")
 
 
-def _tensors(source: str) -> dict[str, dict[str, Tensor]]:
+def _tensors(source: str, say: Callable[[str], None]) -> dict[str, dict[str, Tensor]]:
     path = Path(source)
     if path.is_dir():
-        newest = checkpoint.newest(open_run(path).state)
-        if newest is None:
+        state = checkpoint.load_newest(open_run(path).state, say)
+        if state is None:
             raise ZooError(f"train.init_from: the run {source} has no checkpoint")
-        return _sides(checkpoint.load(newest)["trainer"])
-    if not path.is_file():
+    elif not path.is_file():
         raise ZooError(f"train.init_from: no run or file {source}")
-    if path.suffix == ".safetensors":
+    elif path.suffix == ".safetensors":
         try:
-            tensors = safetensors.torch.load_file(path)
+            state = safetensors.torch.load_file(path)
         except (OSError, safetensors.SafetensorError):
             raise ZooError(f"train.init_from: {source} is not a safetensors file, or damaged") from None
     else:
         state = checkpoint.load_tensors(path)
-        if "trainer" in state:
-            return _sides(state["trainer"])
-        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    return {"G": tensors, "ema": tensors}
-
-
-def _sides(state: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
-    return {"G": state["generator"], "D": state["discriminator"], "ema": state["ema"]}
+    sides: Any = {"G": state, "ema": state}
+    if isinstance(state, dict) and isinstance(trainer := state.get("trainer"), dict):
+        sides = {"G": trainer.get("generator"), "D": trainer.get("discriminator"), "ema": trainer.get("ema")}
+    for tensors in sides.values():
+        if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+            raise ZooError(f"train.init_from: {source} holds no network's tensors by name")
+    return sides

@@ -6,6 +6,6 @@ Importing this package needs numpy and Pillow only; torch is imported when the f
 from zoo.data.check import CheckReport, check, print_report
 from zoo.data.dataset import Dataset, load
 from zoo.data.reporter import Reporter
-from zoo.data.sources import Problem
+from zoo.data.sources import Problem, address
 
-__all__ = ["CheckReport", "Dataset", "Problem", "Reporter", "check", "load", "print_report"]
+__all__ = ["CheckReport", "Dataset", "Problem", "Reporter", "address", "check", "load", "print_report"]

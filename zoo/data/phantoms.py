@@ -34,6 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 SLICES_PER_SUBJECT = 32
+VERSION = 1  # raised whenever a drawn pixel changes: caches and runs are told apart by it
 
 Field = npt.NDArray[np.float64]  # one value for every point of a slice
 Knots = Sequence[float]  # a quantity at equal steps from the lowest slice to the highest

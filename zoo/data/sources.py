@@ -283,7 +283,7 @@ class PhantomSource(Source):
         self.label, self.subjects, self.resolution = f"phantoms of {subjects} subjects", subjects, resolution
         self.chunk = phantoms.SLICES_PER_SUBJECT
         self._draw = lru_cache(maxsize=32)(lambda subject: phantoms.phantom_subject(subject, resolution))
-        self._code = Path(phantoms.__file__).read_bytes()
+        self._version = phantoms.VERSION
 
     @cached_property
     def listing(self) -> Listing:
@@ -292,8 +292,7 @@ class PhantomSource(Source):
         return Listing(list(range(total)), names)
 
     def signature(self) -> str:
-        # The code itself, so that nobody can forget to raise a version; a drawn sample would differ by processor.
-        return blake(str(self.subjects), str(self.resolution), self._code)
+        return blake("phantoms", str(self.subjects), str(self.resolution), str(self._version))
 
     def content(self, reporter: Reporter) -> str:
         return self.signature()
@@ -305,14 +304,23 @@ class PhantomSource(Source):
         return np.asarray(self._draw(index // self.chunk)[index % self.chunk])
 
 
+def _is_phantoms(path: str | Path | None) -> bool:
+    return path is None or (isinstance(path, str) and re.match(r"phantoms(:|$)", path) is not None)
+
+
+def address(path: str | Path | None) -> str:
+    """``path`` in a form that :func:`open_source` takes from any folder."""
+    return str(path or "phantoms") if _is_phantoms(path) else str(Path(path or "").expanduser().resolve())
+
+
 def open_source(path: str | Path | None, *, resolution: int, channels: int | None) -> Source:
     """The source that ``path`` names: None or "phantoms[:N]", a folder, a .zip, a .npy or a .npz.
 
     Raises:
         ZooError: it is not there, or of no such kind.
     """
-    if path is None or (isinstance(path, str) and re.match(r"phantoms(:|$)", path)):
-        count = (path or "phantoms").partition(":")
+    if path is None or _is_phantoms(path):
+        count = str(path or "phantoms").partition(":")
         if count[1] and not (count[2].isdecimal() and int(count[2]) > 0):
             raise ZooError(f"{path}: phantoms:N takes a number of subjects, as in phantoms:64")
         return PhantomSource(int(count[2] or 64), resolution)

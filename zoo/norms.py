@@ -1,0 +1,27 @@
+"""Batch norms of a network, treated alike."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from torch import nn
+
+
+def batch_norms(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """All of them, of any dimension."""
+    return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+
+@contextlib.contextmanager
+def momentum(network: nn.Module, value: float | None) -> Iterator[None]:
+    """Running statistics move by ``value`` inside: 0.0 leaves them alone, None takes the plain mean over batches."""
+    norms = batch_norms(network)
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = value
+    try:
+        yield
+    finally:
+        for norm, old in zip(norms, before, strict=True):
+            norm.momentum = old
