@@ -120,7 +120,14 @@ def test_whole_sections_of_another_recipe():
 
 def test_digest_covers_what_changes_numbers():
     base = recipe.load("dcgan-64")
-    for same in ("train.kimg=7", "train.log_kimg=3", "train.sample_kimg=3", "train.checkpoint_kimg=3", "train.keep=9"):
+    for same in (
+        "train.kimg=7",
+        "train.log_kimg=3",
+        "train.sample_kimg=3",
+        "train.checkpoint_kimg=3",
+        "train.keep=9",
+        "train.checkpoint_minutes=1",
+    ):
         assert base.with_(same).digest == base.digest, same
     for other in (
         "train.batch=32",

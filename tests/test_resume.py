@@ -83,6 +83,7 @@ CASES = [
     *(("dcgan-64", [f"loss.name={loss}"]) for loss in LOSSES),
     ("dcgan-64", ["train.precision=bf16"]),
     ("dcgan-64", ["train.micro_batch=4"]),
+    ("dcgan-64", ["train.checkpoint_minutes=1e-6"]),  # a checkpoint after every step
     ("dcgan-64", ["train.micro_batch=4", "train.precision=bf16", "data.xflip=true"]),
     ("dcgan-64", ["penalties.r1.weight=1", "penalties.r2.weight=0.5", "penalties.r2.every=3"]),
     (
@@ -109,7 +110,8 @@ def test_crash_and_the_same_call_again(name, more, tmp_path, monkeypatch, capsys
         with pytest.raises(MemoryError):
             train(name, tmp_path / "broken", *more)
     run = train(name, tmp_path / "broken", *more)
-    assert f"resuming {run.path} at nimg 80" in capsys.readouterr().out
+    saved = 104 if "train.checkpoint_minutes=1e-6" in more else 80
+    assert f"resuming {run.path} at nimg {saved}" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "broken").iterdir()] == [f"{name}-000"]
     state, rows = result(run)
     assert_identical(state, straight[0])

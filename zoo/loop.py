@@ -42,6 +42,7 @@ class Loop:
         self.busy = 0.0  # seconds spent in steps since the last row
         self.begun = trainer.nimg  # images at the last row
         self.saved: int | None = None  # images at the last checkpoint of this process
+        self.saved_at = self.started  # when that was
 
     def train(self) -> None:
         """Take steps to the end.
@@ -112,7 +113,8 @@ class Loop:
             if self.display.due():
                 self.display.moved(now, self._row(start))
             self.busy += time.monotonic() - start
-        if _crossed(self.config.checkpoint_kimg, before, now):
+        late = time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes
+        if late or _crossed(self.config.checkpoint_kimg, before, now):
             self._save()
 
     def _row(self, start: float) -> dict[str, Any]:
@@ -151,7 +153,7 @@ class Loop:
         }
         checkpoint.save(self.run.state, nimg, state, keep=self.config.keep)
         self.run.write_info(nimg=nimg)
-        self.saved = nimg
+        self.saved, self.saved_at = nimg, time.monotonic()
 
 
 class Snapshots:

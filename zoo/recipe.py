@@ -115,6 +115,7 @@ class TrainConfig:
     log_kimg: Positive = 1.0
     sample_kimg: Positive = 10.0
     checkpoint_kimg: Positive = 10.0
+    checkpoint_minutes: Positive = 15.0  # at the latest; no number depends on when a checkpoint is written
     keep: Count = 2  # checkpoints kept, newest first
 
     def __post_init__(self) -> None:
@@ -179,7 +180,7 @@ class Recipe:
         content = self.to_dict()
         for key in ("name", "source", "parameters"):
             del content[key]
-        for key in ("kimg", "log_kimg", "sample_kimg", "checkpoint_kimg", "keep"):
+        for key in ("kimg", "log_kimg", "sample_kimg", "checkpoint_kimg", "checkpoint_minutes", "keep"):
             del content["train"][key]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
