@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
-from zoo.layers import KERAS_NORM, glorot_uniform, scaled
+from zoo.layers import KERAS_NORM, check_multiple, glorot_uniform, scaled
 from zoo.networks import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
 from zoo.registry import register
 from zoo.schema import Count, Share
@@ -28,12 +28,8 @@ class LeanGeneratorConfig(NetworkConfig):
     convolutions: tuple[Count, ...] = (64,)  # channels of the 3 x 3 convolutions before the last, which makes the image
 
     def validate(self, image: ImageSpec) -> None:
-        doubled = 2 ** len(self.transposes)
-        if image.resolution % doubled:
-            raise ValueError(
-                f"a lean generator with {len(self.transposes)} transposes makes multiples of {doubled} pixels, "
-                f"not {image.resolution}"
-            )
+        count = len(self.transposes)
+        check_multiple(image.resolution, 2**count, f"a lean generator of {count} transposes")
 
 
 class LeanGenerator(Generator):
@@ -73,12 +69,8 @@ class LeanDiscriminatorConfig(NetworkConfig):
     dropout: Share = 0.4  # probability, after every activation
 
     def validate(self, image: ImageSpec) -> None:
-        halved = 2 ** len(self.channels)
-        if image.resolution % halved:
-            raise ValueError(
-                f"a lean discriminator with {len(self.channels)} convolutions judges multiples of {halved} pixels, "
-                f"not {image.resolution}"
-            )
+        count = len(self.channels)
+        check_multiple(image.resolution, 2**count, f"a lean discriminator that halves {count} times")
 
 
 class LeanDiscriminator(Discriminator):
