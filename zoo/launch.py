@@ -67,7 +67,7 @@ def train(
 
     Raises:
         ZooError: bad input, in one line; or the run diverged.
-        zoo.loop.Interrupted: SIGINT or SIGTERM came; everything is saved.
+        zoo.errors.Interrupted: SIGINT or SIGTERM came; everything is saved.
     """
     settings = [*set, *(f"{key.replace('__', '.')}={_yaml(value)}" for key, value in overrides.items())]
     if kimg is not None:
@@ -95,6 +95,9 @@ def train(
     return launch.start(resolved, data or os.environ.get("ZOO_DATA") or None, Path(out), new=new)
 
 
+State = dict[str, Any]  # a checkpoint's content
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Launch:
     """How to train, whatever is trained."""
@@ -112,7 +115,7 @@ class _Launch:
         old = None if new else _unfinished(out, resolved, images)
         if old is not None:
             with old.claim():
-                return self._go_on(old, resolved, images)
+                return self._go_on(old, resolved, images, self._state(old))
         trainer = self._trainer(resolved, images)
         fresh = run.create(out, resolved.name)
         with fresh.claim():
@@ -148,11 +151,12 @@ class _Launch:
                 f"resume, for the rest start a new run with --set train.init_from={old.path}"
             )
         info = old.info
-        images = self._load(data if data is not None else info["data"], resolved)
-        if images.digest != info["data_digest"]:
-            raise ZooError(f"{old.path}: was trained on other images ({info['data_description']})")
         with old.claim():
-            return self._go_on(old, resolved, images)
+            state = self._state(old)
+            images = self._load(data if data is not None else info["data"], resolved)
+            if images.digest != info["data_digest"]:
+                raise ZooError(f"{old.path}: was trained on other images ({info['data_description']})")
+            return self._go_on(old, resolved, images, state)
 
     def _load(self, data: str | Path | None, resolved: Recipe) -> Dataset:
         images = data_package.load(data, resolved.data, reporter=self.display)
@@ -160,17 +164,20 @@ class _Launch:
         self.display.say(images.description)
         return images
 
-    def _go_on(self, old: Run, resolved: Recipe, images: Dataset) -> Run:
+    def _state(self, old: Run) -> State | None:
+        """The newest whole checkpoint, and a line that says so; None: the run was stopped before its first."""
         state = checkpoint.load_newest(old.state, self.display.warn)
-        nimg = state["trainer"]["nimg"] if state else 0
-        print(f"resuming {old.path} at nimg {nimg}", file=self.announce, flush=True)
+        print(f"resuming {old.path} at nimg {_nimg(state)}", file=self.announce, flush=True)
+        return state
+
+    def _go_on(self, old: Run, resolved: Recipe, images: Dataset, state: State | None) -> Run:
+        nimg = _nimg(state)
         if state is not None:
             torch.set_num_threads(state["environment"]["threads"])
             changed = differences(state["environment"], environment(self.device, resolved.train.precision))
             if changed:
                 self.display.say(f"not bit-exact: {', '.join(changed)}")
-        finished = nimg >= resolved.train.kimg * 1000 and old.info["status"] == "finished"
-        if finished:
+        if nimg >= resolved.train.kimg * 1000 and old.info["status"] == "finished":
             self.display.say(f"{old.path} is finished; --kimg M beyond {nimg / 1000:g} extends it")
             return old
         old.drop_rows_after(nimg)
@@ -206,6 +213,10 @@ def _unfinished(out: Path, resolved: Recipe, images: Dataset) -> Run | None:
         if same and info.get("status") != "finished" and not old.locked():
             return old
     return None
+
+
+def _nimg(state: State | None) -> int:
+    return state["trainer"]["nimg"] if state is not None else 0
 
 
 def _yaml(value: Any) -> str:
