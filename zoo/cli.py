@@ -231,7 +231,7 @@ def _runs(options: argparse.Namespace) -> None:
         last = row.get("last", {})
         figures = [_figure(last.get(key)) for key in ("loss_d", "loss_g", "ssim_nearest", "ssim_pairwise")]
         hours = f"{last['time'] / 3600:.2f}" if "time" in last else ""
-        done, total = (f"{last.get('nimg', row.get('nimg') or 0) / 1000:.1f}", f"{row.get('kimg') or 0:g}")
+        done, total = (f"{max(last.get('nimg', 0), row.get('nimg') or 0) / 1000:.1f}", f"{row.get('kimg') or 0:g}")
         lines.append([row["run"], row["status"], done, total, *figures, hours])
     headings = ["run", "status", "kimg>", "of>", "loss D>", "loss G>", "SSIM nearest>", "SSIM pairwise>", "hours>"]
     return _print_table(headings, lines)
