@@ -32,6 +32,7 @@ def figures(run: zoo.Run, path: str | None, n: int, limit: int | None) -> dict[s
     fakes = generator.sample(n)
     return {
         "recipe": recipe.name,
+        "resolution": recipe.data.resolution,
         "digest": recipe.digest,
         "data": info["data_description"],
         "environment": info["environment"],
