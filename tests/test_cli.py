@@ -283,6 +283,8 @@ BAD = [
     (["trian"], ["no 'trian'", "did you mean 'train'", "one of list, show"]),
     (["train", "dcgan-64", "--precison", "bf16"], ["unknown --precison", "did you mean '--precision'"]),
     (["train", "dcgan-64", "--device", "cpu:abc"], ["--device cpu:abc: not on this machine"]),
+    (["train", "multires-28", "--set", "train.batch=1"], ["train.batch: the generator normalises over the batch"]),
+    (["data", "check", "phantoms:1", "--resolution", "0"], ["--resolution 0: must be at least 1"]),
     (["train", "dcgan-64", "--kimg", "inf"], ["train.kimg", "finite"]),
     (["train", "dcgan-64", "--set", "optimizer.generator.lr=-1"], ["optimizer.generator.lr", "at least 0"]),
     (["train", "dcgan-64", "--set", "optimizer.generator.betas=[0.5, 1.0]"], ["betas[1]", "below 1"]),

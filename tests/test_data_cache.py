@@ -147,7 +147,7 @@ def test_settings_have_caches_of_their_own_but_the_holdout_needs_none(folder, ca
     assert len(sets(cache)) == 5
 
 
-@pytest.mark.parametrize("damage", ["short", "long", "header", "json", "keys", "missing", "shape", "index"])
+@pytest.mark.parametrize("damage", ["short", "long", "empty", "header", "json", "keys", "missing", "shape", "index"])
 def test_a_damaged_cache_is_made_anew(folder, cache, damage):
     first, _ = loaded(folder)
     (home,) = (cache / "sets").iterdir()
@@ -165,7 +165,7 @@ def test_a_damaged_cache_is_made_anew(folder, cache, damage):
         facts.write_text(json.dumps(json.loads(facts.read_text()) | {"names": ["one"]}))
     else:
         images.unlink()  # what is mapped stays as it is
-        images.write_bytes({"short": raw[:-100], "long": raw + b"x", "header": b"x" + raw[1:]}[damage])
+        images.write_bytes({"short": raw[:-100], "long": raw + b"x", "empty": b"", "header": b"x" + raw[1:]}[damage])
     again, log = loaded(folder)
     assert log.bars == (["reading"] if damage == "index" else ["decoding"])
     assert any("damaged" in message for message in log.said) == (damage != "index")

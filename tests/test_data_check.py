@@ -112,3 +112,22 @@ def test_the_default_place_and_one_that_cannot_be_written(tmp_path, monkeypatch)
         check("phantoms:1", out=tmp_path / "file" / "out", resolution=16)
     with pytest.raises(ZooError, match="there is no"):
         check(tmp_path / "nothing")
+
+
+def test_what_a_check_writes_into_a_set_is_no_part_of_it(folder, monkeypatch):
+    before = check(folder, out=folder.parent / "out").images
+    monkeypatch.chdir(folder)
+    assert check(folder).images == before
+    assert list(folder.glob("data-check-*/*.png"))
+    assert check(folder).images == before
+
+
+def test_the_window_that_is_shown_is_the_one_that_is_applied(tmp_path):
+    from zoo.data import load
+    from zoo.recipe import DataConfig
+
+    mask = np.zeros((4, 16, 16), np.float32)
+    mask[0, 0, 0] = 0.5
+    np.save(tmp_path / "mask.npy", mask)
+    report = check(tmp_path / "mask.npy", out=tmp_path / "out")
+    assert report.window == load(tmp_path / "mask.npy", DataConfig(resolution=16)).window == (0.0, 0.5)

@@ -1,5 +1,6 @@
 """Folders, zips, OASIS layouts, arrays and phantoms: what is taken, what is left out, what is refused and how."""
 
+import io
 import os
 import subprocess
 import sys
@@ -121,7 +122,7 @@ def test_oasis_nested_or_not_given_at_any_level(tmp_path, nested, kind):
     write(top, ["keras_png_slices_data/__MACOSX/keras_png_slices_train/._case_001_slice_0.nii.png", "readme.txt"])
     places = {top, top / "keras_png_slices_data", inner}
     places = {zipped(p, tmp_path / f"{i}.zip") for i, p in enumerate(places)} if kind == "zip" else places
-    found = [load(place, CONFIG) for place in places]
+    found = [load(place, DataConfig(resolution=16)) for place in places]
     for data in found:
         assert len(data.images) == 15
         assert len(data.train) == 9
@@ -344,3 +345,20 @@ def test_importing_and_loading_need_no_torch(tmp_path):
         assert "torch" in sys.modules
     """
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "set")], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_a_damaged_member_of_any_compression_is_left_out_alone(tmp_path):
+    for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        path = tmp_path / f"set{method}.zip"
+        with zipfile.ZipFile(path, "w", compression=method) as archive:
+            for index in range(4):
+                buffer = io.BytesIO()
+                Image.fromarray(np.random.default_rng(index).integers(0, 255, (32, 32), np.uint8)).save(buffer, "BMP")
+                archive.writestr(f"{index}.bmp", buffer.getvalue())
+            start = archive.getinfo("1.bmp").header_offset + 60
+        content = bytearray(path.read_bytes())
+        content[start : start + 200] = bytes(200)
+        path.write_bytes(content)
+        data = load(path, DataConfig(resolution=16))
+        assert data.names == ["0.bmp", "2.bmp", "3.bmp"], method
+        assert [problem.name for problem in data.problems] == ["1.bmp"]

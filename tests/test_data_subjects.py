@@ -148,6 +148,7 @@ def test_groups_reach_exactly_so_far(apart, groups):
 def test_equal_files_across_splits_and_subjects_in_both_are_warned_of(tmp_path):
     pictures = {f"train/case_{i}_slice_0.png": smooth(i) for i in range(4)}
     pictures |= {"test/case_3_slice_9.png": smooth(9), "test/case_8_slice_0.png": smooth(2)}
+    pictures["test/case_7_slice_0.png"] = smooth(7)
     warned = []
 
     class Log(Silent):
@@ -155,8 +156,20 @@ def test_equal_files_across_splits_and_subjects_in_both_are_warned_of(tmp_path):
             warned.append(message)
 
     data = load(write(tmp_path / "set", pictures), DataConfig(resolution=16), reporter=Log())
-    assert (len(data.train), len(data.unseen)) == (4, 2)
+    assert (len(data.train), len(data.unseen)) == (4, 1)
+    assert data.names[data.unseen[0]] == "test/case_7_slice_0.png"
     reasons = {problem.name: problem.reason for problem in data.problems}
     assert "the same file as train/case_2_slice_0.png" in reasons["test/case_8_slice_0.png"]
     assert "both trained on and held out" in reasons["case_3"]
     assert len(warned) == 2
+
+
+def test_no_holdout_trains_on_the_sets_own_splits_too(tmp_path):
+    pictures = {
+        f"{split}/case_{i}_slice_0.png": smooth(i) for i, split in enumerate(["train", "train", "validate", "test"])
+    }
+    folder = write(tmp_path / "set", pictures)
+    data = load(folder, DataConfig(resolution=16, holdout=0))
+    assert (len(data.train), len(data.unseen)) == (4, 0)
+    assert "none held out" in data.description
+    assert data.digest != load(folder, DataConfig(resolution=16)).digest

@@ -172,3 +172,8 @@ def test_dates_and_other_yaml_values_are_no_traceback(tmp_path):
     path.write_text((recipe.RECIPES / "dcgan-64.yaml").read_text().replace("name: dcgan-64", "name: 2024-01-01"))
     with pytest.raises(ZooError, match="name: must be text"):
         recipe.load(path)
+
+
+def test_an_architecture_set_on_a_resolved_recipe_is_not_ignored():
+    with pytest.raises(ZooError, match=r"generator\..*: unknown key"):
+        recipe.load("dcgan-64").with_("arch=lean")

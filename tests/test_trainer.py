@@ -199,3 +199,20 @@ def test_nan_is_noticed_by_name():
     with torch.no_grad():
         next(trainer.G.parameters()).view(-1)[0] = float("inf")
     assert trainer.nonfinite() == f"generator.{next(iter(trainer.G.state_dict()))}"
+
+
+@pytest.mark.parametrize("resolution", [136, 200])
+def test_statistics_are_measured_on_whole_batches(resolution):
+    """Where 65,536 over the resolution is no multiple of a batch: a rest of one image has no deviation."""
+    trainer = make(
+        "multires-64",
+        f"data.resolution={resolution}",
+        "generator.width=0.02",
+        "discriminator.width=0.02",
+        "train.batch=2",
+    )
+    trainer.step()
+    seen = []
+    trainer.ema.module.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    trainer.averaged()
+    assert set(seen) == {16}

@@ -35,13 +35,13 @@ def describe(recipe: Recipe) -> tuple[Description, Description]:
     """Generator and discriminator of a recipe, from shapes alone: nothing is allocated or computed."""
     G, D = recipe.build("meta")
     image = recipe.image
-    z = torch.empty(2, G.latent.dim, device="meta")
-    x = torch.empty(2, image.channels, image.resolution, image.resolution, device="meta")
-    return _describe(G, z), _describe(D, x)
+    z = torch.empty(1, G.latent.dim, device="meta")
+    x = torch.empty(1, image.channels, image.resolution, image.resolution, device="meta")
+    return _describe(G.eval(), z), _describe(D.eval(), x)
 
 
 def _describe(network: nn.Module, inputs: Tensor) -> Description:
-    """Shapes are seen by hooks; a batch of two, because batch norm refuses one value a channel in training."""
+    """Shapes of one image's way through are seen by hooks; two floating-point operations are one multiply-add."""
     seen: dict[str, tuple[int, ...]] = {}
     leaves = {name: module for name, module in network.named_modules() if not list(module.children())}
 
@@ -59,19 +59,18 @@ def _describe(network: nn.Module, inputs: Tensor) -> Description:
         handle.remove()
     counts = counter.get_flop_counts()
     root = type(network).__name__
-    batch = len(inputs)
     layers = [
         Layer(
             name=name,
             kind=type(module).__name__,
             output=seen.get(name, ()),
             parameters=sum(p.numel() for p in module.parameters() if p.requires_grad),
-            macs=sum(counts.get(f"{root}.{name}", {}).values()) // (2 * batch),
+            macs=sum(counts.get(f"{root}.{name}", {}).values()) // 2,
         )
         for name, module in leaves.items()
     ]
     return Description(
         layers=layers,
         parameters=sum(p.numel() for p in network.parameters() if p.requires_grad),
-        macs=counter.get_total_flops() // (2 * batch),
+        macs=counter.get_total_flops() // 2,
     )

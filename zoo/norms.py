@@ -13,6 +13,11 @@ def batch_norms(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
     return [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
+def has_dense_norm(network: nn.Module) -> bool:
+    """Whether a norm sees one value an image in each unit, so that a single image has no deviation to divide by."""
+    return any(isinstance(norm, nn.BatchNorm1d) for norm in batch_norms(network))
+
+
 @contextlib.contextmanager
 def momentum(network: nn.Module, value: float | None) -> Iterator[None]:
     """Running statistics move by ``value`` inside: 0.0 leaves them alone, None takes the plain mean over batches."""

@@ -267,7 +267,8 @@ def from_dict(data: Mapping[str, Any], overrides: Sequence[str] = (), *, where: 
             content[side] = _section(content, side)
         shorthand = content.pop("arch", None)
         for side in ("generator", "discriminator"):
-            content[side].setdefault("arch", shorthand)
+            if "arch" in touched or "arch" not in content[side]:
+                content[side]["arch"] = shorthand
         recipe = _build(content)
     except ZooError as error:
         raise ZooError(f"{where}: {error}") from None

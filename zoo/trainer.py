@@ -23,10 +23,11 @@ from torch import Tensor, nn
 
 from zoo import seeds
 from zoo.data import Dataset
-from zoo.ema import Ema
+from zoo.ema import CALIBRATION_BATCH, Ema
+from zoo.errors import ZooError
 from zoo.log import Meters
 from zoo.networks import Generator
-from zoo.norms import momentum
+from zoo.norms import has_dense_norm, momentum
 from zoo.objective import Objective, Phase, Step, Term, evaluate
 from zoo.precision import full
 from zoo.recipe import OptimizerConfig, Recipe
@@ -48,6 +49,10 @@ class Trainer:
         torch.manual_seed(seeds.derive(recipe.train.seed, "weights"))
         G, D = recipe.build()
         self.G, self.D = G.to(device).train(), D.to(device).train()
+        for side, network in (("generator", G), ("discriminator", D)):
+            if (recipe.train.micro_batch or recipe.train.batch) < 2 and has_dense_norm(network):
+                key = "micro_batch" if recipe.train.micro_batch else "batch"
+                raise ZooError(f"train.{key}: the {side} normalises over the batch and takes at least 2 images at once")
         self.ema = Ema(self.G, recipe.ema)
         self.optimizers = {
             "G": _optimizer(recipe.optimizer.generator, self.G),
@@ -184,7 +189,8 @@ class Trainer:
     def averaged(self) -> Generator:
         """The averaged generator, ready for use (see ``Ema.calibrate``)."""
         # Fewer latents for large images, which give a norm more pixels each: 1024 at 64 px and less, 256 at 256.
-        count = min(1024, 65536 // self.recipe.data.resolution)
+        batches = max(1, min(1024, 65536 // self.recipe.data.resolution) // CALIBRATION_BATCH)
+        count = batches * CALIBRATION_BATCH  # whole ones: each counts alike
         z = seeds.generator(self.recipe.train.seed, "calibration")
         with seeds.forked(self.device):
             torch.manual_seed(seeds.derive(self.recipe.train.seed, "calibration noise"))

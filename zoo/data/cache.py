@@ -120,7 +120,7 @@ def _read(folder: Path, config: DataConfig) -> tuple[np.memmap, Facts] | None:
         facts.window = tuple(facts.window) if facts.window else None  # type: ignore[assignment]
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         size = (folder / "images.npy").stat().st_size
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, EOFError):
         return None
     shape = (len(facts.names), config.channels, config.resolution, config.resolution)
     whole = images.shape == shape and images.dtype == np.uint8 and size == images.offset + images.nbytes

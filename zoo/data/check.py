@@ -16,10 +16,10 @@ from zoo.data.cache import equals
 from zoo.data.fit import Window, fitted, grey, levels, thumbnail
 from zoo.data.pictures import Array, Picture, UnreadableError, decode, quiet_pillow
 from zoo.data.reporter import Reporter, Silent
-from zoo.data.sources import PhantomSource, Problem, Source, open_source
+from zoo.data.sources import CHECKED, PhantomSource, Problem, Source, open_source
 from zoo.data.stream import stream
 from zoo.data.subjects import HASH_SIDE, difference_hash, near_duplicates, subjects_of
-from zoo.data.window import PERCENTILES, DeepError, measure
+from zoo.data.window import DeepError, window_and_range
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
@@ -111,18 +111,19 @@ def check(
     Raises:
         ZooError: the path will not do, there is not one image, or ``out`` cannot be written.
     """
+    if resolution < 1:
+        raise ZooError(f"--resolution {resolution}: must be at least 1")
     reporter = reporter or Silent()
     with closing(open_source(path, resolution=resolution, channels=None)) as source, quiet_pillow():
         window, span = None, (0.0, 255.0)
         try:
             found = _look(source, resolution, window, span, reporter)
         except DeepError:
-            least, low, high, most = measure(source, reporter, (0, *PERCENTILES, 100))
-            window, span = (low, high) if low < high else (least, max(most, least + 1)), (least, most)
+            window, span = window_and_range(source, reporter)
             found = _look(source, resolution, window, span, reporter)
         report = _report(source, found, window, span, reporter)
     name = str(path or "phantoms") if isinstance(source, PhantomSource) else Path(str(path)).resolve().stem
-    folder = out or Path("data-check-" + re.sub(r"\W+", "-", name))
+    folder = out or Path(CHECKED + re.sub(r"\W+", "-", name))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if found.thumbs:
@@ -262,6 +263,7 @@ def _histogram(report: CheckReport, path: Path) -> None:
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
     low, high = report.range
+    high = max(high, low + 1)  # a set of one intensity still has an axis
     axes.stairs(report.histogram, np.linspace(low, high, BINS + 1), fill=True, color="0.35")
     axes.set(yscale="log", xlim=(low, high), xlabel="intensity as stored", ylabel="pixels")
     axes.set_title(f"{report.label}: {report.images} images", fontsize=10)

@@ -119,7 +119,10 @@ def _assembled(
     if subjects:
         description += "" if isinstance(source, PhantomSource) else f" of {subjects}"
     groups = facts.subjects or [facts.names[first] for first in facts.groups or range(count)]
-    if facts.splits:
+    if facts.splits and config.holdout == 0:
+        seen = np.ones(count, bool)
+        description += ", none held out"
+    elif facts.splits:
         seen = np.array([split == "train" for split in facts.splits])
         others = " and ".join(sorted({split for split in facts.splits if split != "train"}, reverse=True))
         description += f", {count - seen.sum()} ({others}) held out"
@@ -137,19 +140,23 @@ def _assembled(
     if not len(train):
         raise ZooError(f"{description}: nothing is left to train on{_left_out(problems)}")
 
-    leaks = []
+    # What a set's own splits share is left out of the unseen ones: whatever judges by them must be able to trust them.
+    leaks = set()
     for group in facts.duplicates:
         learnt = [index for index in group if seen[index]]
-        reason = f"the same file as {facts.names[learnt[0]]}, which is trained on" if learnt else ""
-        leaks += [Problem(facts.names[index], reason) for index in group if learnt and not seen[index]]
-    if leaks:
-        reporter.warn(f"{label}: {len(leaks)} held-out images are trained on as well: {_listed(leaks)}")
-    shared = sorted({groups[i] for i in train} & {groups[i] for i in unseen}) if facts.subjects else []
-    if shared:
-        reporter.warn(f"{label}: {len(shared)} subjects are both trained on and held out: {enumerated(shared)}")
+        for index in (index for index in group if learnt and not seen[index]):
+            problems.append(
+                Problem(facts.names[index], f"the same file as {facts.names[learnt[0]]}, which is trained on")
+            )
+            leaks.add(index)
+    shared = {groups[i] for i in train} & {groups[i] for i in unseen} if facts.subjects else set()
+    problems += [Problem(subject, "a subject both trained on and held out") for subject in sorted(shared)]
+    for number, what in ((len(leaks), "images"), (len(shared), "subjects")):
+        if number:
+            reporter.warn(f"{label}: {number} held-out {what} are trained on as well: not taken for unseen")
+    unseen = np.array([i for i in unseen if i not in leaks and groups[i] not in shared], np.int64)
     for note in facts.notes:
         reporter.warn(f"{label}: {note}")
-    problems += [*leaks, *(Problem(subject, "a subject both trained on and held out") for subject in shared)]
     problems += [Problem(label, note) for note in facts.notes]
 
     return Dataset(

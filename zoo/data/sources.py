@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import re
 import stat
@@ -34,6 +35,7 @@ SPLITS = {
     "test": "test",
     "testing": "test",
 }
+CHECKED = "data-check-"  # how the folders begin that `zoo data check` writes
 OASIS = re.compile(r"keras_png_slices_(train|validate|test)", re.IGNORECASE)
 OASIS_MASKS = re.compile(r"keras_png_slices_seg_\w+", re.IGNORECASE)
 
@@ -130,7 +132,15 @@ class Source:
         """A picture's digest with what was read, or with None and why it was not."""
         try:
             raw = self.raw(index)
-        except (OSError, UnreadableError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        except (
+            OSError,
+            UnreadableError,
+            RuntimeError,
+            EOFError,
+            zipfile.BadZipFile,
+            zlib.error,
+            lzma.LZMAError,
+        ) as error:
             self.steady = self.steady and not isinstance(error, OSError)
             reason = _why(error)
             return hashlib.blake2b(f"unread: {reason}".encode(), digest_size=16).digest(), None, reason
@@ -423,7 +433,8 @@ def _walk(root: Path) -> Iterable[tuple[str, tuple[int, int]]]:
             folders.clear()
             continue
         seen.add((here.st_dev, here.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        # What `zoo data check` wrote into a set it was called in is no part of the set.
+        folders[:] = sorted(name for name in folders if not name.startswith((".", CHECKED)))
         prefix = "" if folder == str(root) else Path(folder).relative_to(root).as_posix() + "/"
         for name in files:
             try:

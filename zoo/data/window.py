@@ -75,10 +75,15 @@ def measure(source: Source, reporter: Reporter, percentiles: Sequence[float] = P
 
 def percentile_window(source: Source, reporter: Reporter) -> Window:
     """The 0.5-99.5 percentiles; minimum and maximum where those are one, as in masks that are nearly all background."""
+    return window_and_range(source, reporter)[0]
+
+
+def window_and_range(source: Source, reporter: Reporter) -> tuple[Window, Window]:
+    """:func:`percentile_window`, and the least and greatest intensity, from the same passes."""
     low, high, least, most = measure(source, reporter, (*PERCENTILES, 0, 100))
     if low == high:
         low, high = least, most
-    return (low, high) if low < high else (low, low + 1)
+    return ((low, high) if low < high else (low, low + 1)), (least, most)
 
 
 def dtype_window(dtype: str) -> Window:
