@@ -85,6 +85,7 @@ class Malicious:
         return os.system, ("touch pwned",)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("as_zip", [True, False])
 def test_code_in_a_pickle_is_refused_and_not_run(as_zip, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

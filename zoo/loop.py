@@ -12,16 +12,13 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from torch import Tensor
-
-from zoo import checkpoint, sampling, seeds, weights
+from zoo import checkpoint, weights
 from zoo.display import Display
 from zoo.environment import environment
 from zoo.errors import Interrupted, ZooError, reason
 from zoo.log import Board, LogFile
-from zoo.metrics import ssim
-from zoo.report import pictures, plots
 from zoo.run import Run
+from zoo.snapshots import Snapshots
 from zoo.trainer import Trainer
 
 
@@ -154,89 +151,6 @@ class Loop:
         checkpoint.save(self.run.state, nimg, state, keep=self.config.keep)
         self.run.write_info(nimg=nimg)
         self.saved, self.saved_at = nimg, time.monotonic()
-
-
-class Snapshots:
-    """Pictures and SSIM of the averaged generator, from the same latents every time."""
-
-    def __init__(self, trainer: Trainer, run: Run) -> None:
-        self.trainer, self.run = trainer, run
-        seed, resolution = trainer.recipe.train.seed, trainer.recipe.data.resolution
-        small = resolution <= 64
-        self.count = 64 if small else 25 if resolution <= 128 else 16
-        self.z = seeds.fixed_latents(seed, self.count, trainer.G.latent.dim)
-        positions = seeds.Order(seeds.derive(seed, "reals"), len(trainer.data.train)).take(0, len(trainer.data.train))
-        self.reals = trainer.data.take(trainer.data.train[positions[: 128 if small else 64]])
-        self.judged = 32 if small else 16
-        self._reference: dict[str, Any] | None = None
-
-    def first(self) -> None:
-        """Real images, and what the untrained generator makes."""
-        pictures.save_png(pictures.grid(self.reals[: self.count]), self.run.samples / "reals.png")
-        pictures.save_png(pictures.grid(self._fakes()), self.run.samples / "fakes_init.png")
-
-    def take(self) -> dict[str, Any]:
-        """Save a grid; return the SSIM figures for the log."""
-        fakes = self._fakes()
-        nimg = self.trainer.nimg
-        pictures.save_png(
-            pictures.grid(fakes),
-            self.run.samples / f"fakes-{nimg / 1000:010.3f}.png",
-            {"nimg": nimg, "seed": self._seed},
-        )
-        return {**_likeness(fakes[: self.judged], self.reals), **self.reference()}
-
-    def reference(self) -> dict[str, Any]:
-        """The same figures of real images: unseen ones against the training images, and training images among
-        themselves.
-        """
-        if self._reference is None:
-            unseen = self.trainer.data.unseen[: self.judged]
-            judged = self.trainer.data.take(unseen) if len(unseen) else self.reals[:0]
-            self._reference = {
-                "ssim_nearest_unseen": _nearest(judged, self.reals),
-                "ssim_pairwise_real": _pairwise(self.reals[: self.judged]),
-                "ssim_definition": (
-                    f"{ssim.DEFINITION}; {self.judged} EMA fakes, nearest of {len(self.reals)} training images"
-                ),
-            }
-        return self._reference
-
-    def draw_curves(self) -> None:
-        """Losses, accuracies and SSIM, from what has been logged."""
-        rows, name = self.run.rows(), self.run.name
-        plots.plot_losses(rows, self.run.path / "losses.png", name)
-        plots.plot_accuracy(rows, self.run.path / "d_accuracy.png", name)
-        reference = self.reference()
-        reals = {"ssim_nearest": reference["ssim_nearest_unseen"], "ssim_pairwise": reference["ssim_pairwise_real"]}
-        plots.plot_ssim(rows, self.run.path / "ssim.png", name, reals)
-
-    def draw_animation(self) -> None:
-        """training.gif, from the grids that have been saved."""
-        frames = [self.run.samples / "fakes_init.png", *sorted(self.run.samples.glob("fakes-*.png"))]
-        captions = ["untrained", *(f"{float(frame.stem.removeprefix('fakes-')):.1f} kimg" for frame in frames[1:])]
-        pictures.make_gif(frames, self.run.path / "training.gif", captions=captions)
-
-    @property
-    def _seed(self) -> int:
-        return self.trainer.recipe.train.seed
-
-    def _fakes(self) -> Tensor:
-        return pictures.to_uint8(sampling.images(self.trainer.averaged(), self.z, seed=self._seed))
-
-
-def _likeness(fakes: Tensor, reals: Tensor) -> dict[str, float | None]:
-    return {"ssim_nearest": _nearest(fakes, reals), "ssim_pairwise": _pairwise(fakes)}
-
-
-def _nearest(images: Tensor, reals: Tensor) -> float | None:
-    if not len(images) or not len(reals):
-        return None
-    return ssim.nearest_ssim(images.float(), reals, 255)[0].mean().item()
-
-
-def _pairwise(images: Tensor) -> float | None:
-    return ssim.pairwise_ssim(images.float(), 255).mean().item() if len(images) > 1 else None
 
 
 def _crossed(every_kimg: float, before: int, now: int) -> bool:
