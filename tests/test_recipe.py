@@ -88,7 +88,13 @@ def test_unknown_name_and_file():
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("a: [", "is not YAML"), ("- 1\n- 2\n", "mapping"), ("name: x\n", "is missing"), ("", "mapping")],
+    [
+        ("? [a]\n: 1\n", "is not YAML"),
+        ("a: [", "is not YAML"),
+        ("- 1\n- 2\n", "mapping"),
+        ("name: x\n", "is missing"),
+        ("", "mapping"),
+    ],
 )
 def test_broken_files(tmp_path, text, words):
     path = tmp_path / "mine.yaml"
