@@ -18,7 +18,7 @@ ROOT = PACKAGE.parent
 
 # Imports run one way: a module imports from rows above its own, or from its own.
 ROWS = [
-    ["errors", "atomic", "precision"],
+    ["errors", "atomic", "precision", "version"],
     ["registry", "schema", "schedule", "seeds"],
     ["networks", "layers", "losses", "penalties", "norms"],
     ["models"],

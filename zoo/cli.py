@@ -55,9 +55,9 @@ class _Version(argparse.Action):
     """Prints the version, looking it up only then."""
 
     def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> NoReturn:
-        from importlib import metadata
+        from zoo.version import version
 
-        print(f"zoo {metadata.version('gan-zoo')}")
+        print(f"zoo {version()}")
         raise SystemExit(0)
 
 
@@ -175,10 +175,9 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from zoo.display import Display, numbers
+    from zoo.display import numbers
     from zoo.launch import train
 
-    display = Display()
     run = train(
         options.name,
         data=options.data,
@@ -190,7 +189,6 @@ def _train(options: argparse.Namespace) -> None:
         new=options.new,
         deterministic=options.deterministic,
         tensorboard=options.tensorboard,
-        display=display,
         set=options.set,
         announce=sys.stderr if options.json else sys.stdout,
     )

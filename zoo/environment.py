@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from typing import Any
 
 import numpy as np
 import torch
 
 from zoo.errors import ZooError
+from zoo.version import version
 
 
 def environment(device: torch.device, precision: str) -> dict[str, Any]:
@@ -54,11 +54,3 @@ def choose_device(name: str) -> torch.device:
     if kind not in there or (index and not (index.isdigit() and int(index) < count)):
         raise ZooError(f"--device {name}: not on this machine, which has {', '.join(there)}")
     return torch.device(name)
-
-
-def version() -> str:
-    """This package's version; ``unknown`` in a checkout that was never installed."""
-    try:
-        return metadata.version("gan-zoo")
-    except metadata.PackageNotFoundError:
-        return "unknown"

@@ -25,10 +25,14 @@ class Interrupted(Exception):  # noqa: N818 (it is no error)
         self.signum = signum
 
 
+def words(error: BaseException) -> str:
+    """Why, as the system says it, on one line and without the file's name: ``"No space left on device"``."""
+    return getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def reason(error: BaseException) -> str:
-    """Why, in a few lower-case words without the file's name: ``"no space left on device"``."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return text.splitlines()[0].lower()
+    """The same in lower case, for the middle of a sentence."""
+    return words(error).lower()
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

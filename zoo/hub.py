@@ -73,8 +73,7 @@ class LoadedGenerator(nn.Module):
         """Latents (N, latent.dim) to uint8 images (N, C, H, W) on the CPU; ``seed`` fixes noise inputs."""
         if truncation is None:
             return to_uint8(sampling.images(self.generator, z, seed=seed))
-        generator = self._styled("truncation")
-        w = generator.mapping(z.to(next(self.parameters()).device))[:, None].expand(-1, generator.num_styles, -1)
+        w = self._styles(z, "truncation")
         w = sampling.truncated(self.generator, w, truncation)
         return to_uint8(sampling.synthesised(self.generator, w, seed=seed))
 
@@ -93,10 +92,8 @@ class LoadedGenerator(nn.Module):
         Raises:
             ZooError: a generator without styles.
         """
-        generator = self._styled("style mixing")
-        cut = generator.num_styles // 2 if crossover is None else crossover
-        z = self.latents(rows + columns, seed).to(next(self.parameters()).device)
-        w = generator.mapping(z)[:, None].repeat(1, generator.num_styles, 1)
+        w = self._styles(self.latents(rows + columns, seed), "style mixing")
+        cut = w.shape[1] // 2 if crossover is None else crossover
         coarse, fine = w[:rows], w[rows:]
         table = [w.new_zeros(w.shape[1:]), *fine]
         for source in coarse:
@@ -105,10 +102,12 @@ class LoadedGenerator(nn.Module):
         images[0] = 0
         return images
 
-    def _styled(self, what: str) -> StyleGenerator:
+    def _styles(self, z: Tensor, what: str) -> Tensor:
+        """Latents (N, latent.dim) to styles (N, num_styles, width of w), the same in every block."""
         if not isinstance(self.generator, StyleGenerator):
             raise ZooError(f"{what}: {self.recipe.generator.arch} has no styles (a mapping network); StyleGANs have")
-        return self.generator
+        w = self.generator.mapping(z.to(next(self.parameters()).device))
+        return w[:, None].expand(-1, self.generator.num_styles, -1)
 
 
 def load_generator(

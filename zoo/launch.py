@@ -16,13 +16,14 @@ from zoo import data as data_package
 from zoo import recipe as recipes
 from zoo.data import Dataset
 from zoo.display import Display
-from zoo.environment import choose_device, differences, environment, version
+from zoo.environment import choose_device, differences, environment
 from zoo.errors import ZooError, reason
 from zoo.log import Board
 from zoo.loop import Loop
 from zoo.recipe import Recipe
 from zoo.run import Run
 from zoo.trainer import Trainer
+from zoo.version import version
 
 
 def train(

@@ -22,8 +22,9 @@ class Snapshots:
         small = resolution <= 64
         self.count = 64 if small else 25 if resolution <= 128 else 16
         self.z = seeds.fixed_latents(seed, self.count, trainer.G.latent.dim)
-        positions = seeds.Order(seeds.derive(seed, "reals"), len(trainer.data.train)).take(0, len(trainer.data.train))
-        self.reals = trainer.data.take(trainer.data.train[positions[: 128 if small else 64]])
+        order = seeds.Order(seeds.derive(seed, "reals"), len(trainer.data.train))
+        some = order.take(0, min(128 if small else 64, len(trainer.data.train)))
+        self.reals = trainer.data.take(trainer.data.train[some])
         self.judged = 32 if small else 16
         self._reference: dict[str, Any] | None = None
 
@@ -41,7 +42,8 @@ class Snapshots:
             self.run.samples / f"fakes-{nimg / 1000:010.3f}.png",
             {"nimg": nimg, "seed": self._seed},
         )
-        return {**_likeness(fakes[: self.judged], self.reals), **self.reference()}
+        judged = fakes[: self.judged]
+        return {"ssim_nearest": _nearest(judged, self.reals), "ssim_pairwise": _pairwise(judged), **self.reference()}
 
     def reference(self) -> dict[str, Any]:
         """The same figures of real images: unseen ones against the training images, and training images among
@@ -82,15 +84,11 @@ class Snapshots:
         return pictures.to_uint8(sampling.images(self.trainer.averaged(), self.z, seed=self._seed))
 
 
-def _likeness(fakes: Tensor, reals: Tensor) -> dict[str, float | None]:
-    return {"ssim_nearest": _nearest(fakes, reals), "ssim_pairwise": _pairwise(fakes)}
-
-
 def _nearest(images: Tensor, reals: Tensor) -> float | None:
     if not len(images) or not len(reals):
         return None
-    return ssim.nearest_ssim(images.float(), reals, 255)[0].mean().item()
+    return ssim.nearest_ssim(images, reals, 255)[0].mean().item()
 
 
 def _pairwise(images: Tensor) -> float | None:
-    return ssim.pairwise_ssim(images.float(), 255).mean().item() if len(images) > 1 else None
+    return ssim.pairwise_ssim(images, 255).mean().item() if len(images) > 1 else None

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from zoo import checkpoint
 from zoo.atomic import atomic_file
-from zoo.environment import version
 from zoo.errors import ZooError
 from zoo.networks import Generator
 from zoo.recipe import Recipe, from_dict
 from zoo.run import open_run
+from zoo.version import version
 
 
 def save_generator(path: Path, generator: nn.Module, *, recipe: Recipe, nimg: int) -> None:

@@ -31,7 +31,7 @@ from zoo.data.sources import Source, blake
 from zoo.data.stream import stream
 from zoo.data.subjects import HASH_SIDE, difference_hash, near_duplicates, subjects_of
 from zoo.data.window import DeepError, dtype_window, mixed, percentile_window
-from zoo.errors import ZooError
+from zoo.errors import ZooError, words
 
 if TYPE_CHECKING:
     from zoo.recipe import DataConfig
@@ -96,8 +96,7 @@ def fetch(source: Source, config: DataConfig, reporter: Reporter, root: Path) ->
                 json.dump({"signature": signature, "content": content}, file)
     except OSError as error:
         raise ZooError(
-            f"{root}: the cache cannot be written ({error.strerror or error}); "
-            "make room, or set ZOO_CACHE to another folder"
+            f"{root}: the cache cannot be written ({words(error)}); make room, or set ZOO_CACHE to another folder"
         ) from error
     if found is None:
         raise ZooError(f"{folder}: the cache was damaged while it was written; run again")

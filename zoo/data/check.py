@@ -20,7 +20,7 @@ from zoo.data.sources import CHECKED, PhantomSource, Problem, Source, open_sourc
 from zoo.data.stream import stream
 from zoo.data.subjects import HASH_SIDE, difference_hash, near_duplicates, subjects_of
 from zoo.data.window import DeepError, window_and_range
-from zoo.errors import ZooError
+from zoo.errors import ZooError, words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -131,7 +131,7 @@ def check(
             _histogram(report, folder / "histogram.png")
             report.files = [str(folder / "contact_sheet.png"), str(folder / "histogram.png")]
     except OSError as error:
-        raise ZooError(f"{folder}: cannot be written ({error.strerror}); give another folder") from error
+        raise ZooError(f"{folder}: cannot be written ({words(error)}); give another folder") from error
     return report
 
 

@@ -23,7 +23,7 @@ from zoo.data.pictures import MAX_BYTES, MAX_PIXELS, SUFFIXES, Array, Unreadable
 from zoo.data.reporter import Reporter
 from zoo.data.stream import stream
 from zoo.data.subjects import natural
-from zoo.errors import ZooError, nearest
+from zoo.errors import ZooError, nearest, words
 
 SPLITS = {
     "train": "train",
@@ -142,7 +142,7 @@ class Source:
             lzma.LZMAError,
         ) as error:
             self.steady = self.steady and not isinstance(error, OSError)
-            reason = _why(error)
+            reason = words(error)
             return hashlib.blake2b(f"unread: {reason}".encode(), digest_size=16).digest(), None, reason
         state = hashlib.blake2b(digest_size=16)
         if isinstance(raw, np.ndarray):
@@ -189,7 +189,7 @@ class ZipSource(Source):
         try:
             return zipfile.ZipFile(self.path)
         except (OSError, zipfile.BadZipFile) as error:
-            raise ZooError(f"{self.path}: not a zip that can be read ({_why(error)})") from error
+            raise ZooError(f"{self.path}: not a zip that can be read ({words(error)})") from error
 
     @cached_property
     def listing(self) -> Listing:
@@ -228,7 +228,7 @@ class ArraySource(Source):
                 with self.path.open("rb") as file:  # numpy itself would leave a damaged one open
                     array = self._chosen(np.load(file, allow_pickle=False))
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            reason = "it holds Python objects" if "allow_pickle" in str(error) else _why(error)
+            reason = "it holds Python objects" if "allow_pickle" in str(error) else words(error)
             raise ZooError(f"{self.path}: not an array that can be read ({reason})") from error
         if array.dtype.kind not in "biuf":
             raise ZooError(f"{self.path}: {array.dtype} are no intensities; it takes bool, integers and floats")
@@ -340,7 +340,7 @@ def open_source(path: str | Path | None, *, resolution: int, channels: int | Non
     except OSError as error:
         if isinstance(error, FileNotFoundError | NotADirectoryError):
             raise ZooError(f"{path}: {_missing(path)}") from error
-        raise ZooError(f"{path}: {_why(error)}") from error
+        raise ZooError(f"{path}: {words(error)}") from error
     if not stat.S_ISDIR(mode):
         kinds: dict[str, Callable[[Path], Source]] = {
             ".zip": ZipSource,
@@ -425,7 +425,7 @@ def _walk(root: Path) -> Iterable[tuple[str, tuple[int, int]]]:
     seen = set()
 
     def refuse(error: OSError) -> None:
-        raise ZooError(f"{error.filename}: {_why(error)}") from error
+        raise ZooError(f"{error.filename}: {words(error)}") from error
 
     for folder, folders, files in os.walk(root, onerror=refuse, followlinks=True):
         here = Path(folder).stat()
@@ -452,10 +452,6 @@ def _check_bytes(size: int) -> None:
 def _stat_signature(path: Path) -> str:
     found = path.stat()
     return blake(f"{found.st_size}\n{found.st_mtime_ns}")
-
-
-def _why(error: Exception) -> str:
-    return getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _short(path: Path) -> str:
