@@ -268,3 +268,7 @@ def test_generator_files_say_what_is_wrong(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "bare.safetensors")
     with pytest.raises(ZooError, match="no recipe in its metadata"):
         weights.load_generator_file(tmp_path / "bare.safetensors")
+    for recipe in ("{", "[]", "3"):
+        save_file({"x": torch.zeros(1)}, tmp_path / "odd.safetensors", {"recipe": recipe})
+        with pytest.raises(ZooError, match=r"odd\.safetensors"):
+            weights.load_generator_file(tmp_path / "odd.safetensors")

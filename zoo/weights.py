@@ -54,14 +54,17 @@ def load_generator_file(path: Path) -> tuple[Generator, Recipe, int]:
         raise ZooError(f"{path}: is not a safetensors file, or damaged ({str(error).splitlines()[0]})") from None
     if "recipe" not in metadata:
         raise ZooError(f"{path}: holds weights but no recipe in its metadata, so the network cannot be built")
-    recipe = from_dict(json.loads(metadata["recipe"]), where=str(path))
+    try:
+        recipe, nimg = from_dict(json.loads(metadata["recipe"]), where=str(path)), int(metadata.get("nimg", 0))
+    except (ValueError, TypeError):
+        raise ZooError(f"{path}: the recipe in its metadata is damaged, so the network cannot be built") from None
     generator, _ = recipe.build("meta")
     generator = generator.to_empty(device="cpu").eval()
     try:
         generator.load_state_dict(tensors)
     except RuntimeError as error:
         raise ZooError(f"{path}: does not fit {recipe.name} ({str(error).splitlines()[-1].strip()})") from None
-    return generator, recipe, int(metadata.get("nimg", 0))
+    return generator, recipe, nimg
 
 
 def initialise(source: str, networks: dict[str, nn.Module], say: Callable[[str], None]) -> None:
