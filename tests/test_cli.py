@@ -328,3 +328,13 @@ def test_a_reader_that_goes_away_is_no_error():
     process.stdout.close()
     assert process.wait() == 0
     assert process.stderr.read() == ""
+
+
+def test_training_outlives_the_reader_of_its_progress(tmp_path):
+    command = [sys.executable, "-m", "zoo", "train", "dcgan-64", "--data", "phantoms:2", "--out", str(tmp_path)]
+    command += ["--kimg", "0.08", "--device", "cpu", *SET]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait() == 0
+    assert zoo.Run(tmp_path / "dcgan-64-000").info["status"] == "finished"

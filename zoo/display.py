@@ -12,6 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 
+class _Console(Console):
+    """Falls silent when its reader goes away, as in ``zoo train ... 2>&1 | head``; rich would end the training."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Display:
     """Bars on a terminal; elsewhere (a log file, a notebook's cell) a plain line now and then.
 
@@ -19,7 +26,7 @@ class Display:
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self.console = _Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self._live: Live | None = None
         self._progress: Progress | None = None
         self._task: TaskID | None = None

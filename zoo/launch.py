@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -168,7 +169,8 @@ class _Launch:
     def _state(self, old: Run) -> State | None:
         """The newest whole checkpoint, and a line that says so; None: the run was stopped before its first."""
         state = checkpoint.load_newest(old.state, self.display.warn)
-        print(f"resuming {old.path} at nimg {_nimg(state)}", file=self.announce, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # nobody reads it
+            print(f"resuming {old.path} at nimg {_nimg(state)}", file=self.announce, flush=True)
         return state
 
     def _go_on(self, old: Run, resolved: Recipe, images: Dataset, state: State | None) -> Run:
