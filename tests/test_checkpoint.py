@@ -272,3 +272,23 @@ def test_generator_files_say_what_is_wrong(tmp_path):
         save_file({"x": torch.zeros(1)}, tmp_path / "odd.safetensors", {"recipe": recipe})
         with pytest.raises(ZooError, match=r"odd\.safetensors"):
             weights.load_generator_file(tmp_path / "odd.safetensors")
+
+
+def test_a_generator_of_other_weights_than_it_was_written_with_is_refused(tmp_path):
+    import safetensors
+    import safetensors.torch
+
+    recipe = zoo.load_recipe("multires-28", ["generator.width=0.05"])
+    generator, _ = recipe.build()
+    path = tmp_path / "g.safetensors"
+    weights.save_generator(path, generator, recipe=recipe, nimg=7, metric="kid")
+    assert weights.load_generator_file(path)[2] == 7
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata["metric"] == "kid"
+    tensors = safetensors.torch.load_file(path)
+    name = next(iter(tensors))
+    tensors[name].view(-1)[0] += 1
+    path.write_bytes(safetensors.torch.save(tensors, metadata))
+    with pytest.raises(ZooError, match="wrong hash"):
+        weights.load_generator_file(path)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from zoo.run import open_run
 from zoo.version import version
 
 
-def save_generator(path: Path, generator: nn.Module, *, recipe: Recipe, nimg: int) -> None:
-    """Write a generator's weights, and in their metadata ``recipe`` (JSON), ``nimg`` and versions.
+def save_generator(path: Path, generator: nn.Module, *, recipe: Recipe, nimg: int, **notes: str) -> None:
+    """Write a generator's weights, and in their metadata ``recipe`` (JSON), ``nimg``, versions, the tensors' hash and
+    ``notes``.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; an older file is intact.
@@ -34,6 +36,8 @@ def save_generator(path: Path, generator: nn.Module, *, recipe: Recipe, nimg: in
         "nimg": str(nimg),
         "zoo": version(),
         "torch": str(torch.__version__),
+        "sha256": _hash(tensors),
+        **notes,
     }
     with atomic_file(path) as file:
         file.write(safetensors.torch.save(tensors, metadata))
@@ -52,6 +56,8 @@ def load_generator_file(path: Path) -> tuple[Generator, Recipe, int]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
     except (OSError, safetensors.SafetensorError) as error:
         raise ZooError(f"{path}: is not a safetensors file, or damaged ({str(error).splitlines()[0]})") from None
+    if "sha256" in metadata and metadata["sha256"] != _hash(tensors):
+        raise ZooError(f"{path}: its weights are not those it was written with (wrong hash); fetch or train it again")
     if "recipe" not in metadata:
         raise ZooError(f"{path}: holds weights but no recipe in its metadata, so the network cannot be built")
     try:
@@ -65,6 +71,16 @@ def load_generator_file(path: Path) -> tuple[Generator, Recipe, int]:
     except RuntimeError as error:
         raise ZooError(f"{path}: does not fit {recipe.name} ({str(error).splitlines()[-1].strip()})") from None
     return generator, recipe, nimg
+
+
+def _hash(tensors: Mapping[str, Tensor]) -> str:
+    """Of names, types, shapes and every byte."""
+    state = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        state.update(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+    return state.hexdigest()
 
 
 def initialise(source: str, networks: dict[str, nn.Module], say: Callable[[str], None]) -> None:
