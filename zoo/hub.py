@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -54,7 +55,14 @@ class LoadedGenerator(nn.Module):
         """The latents (n, latent.dim) that :meth:`sample` makes images from."""
         return seeds.fixed_latents(seed, n, self.latent.dim)
 
-    def sample(self, n: int, seed: int = 0, *, truncation: float | None = None) -> Tensor:
+    def sample(
+        self,
+        n: int,
+        seed: int = 0,
+        *,
+        truncation: float | None = None,
+        advance: Callable[[int], None] | None = None,
+    ) -> Tensor:
         """``n`` images, uint8 (n, C, H, W) on the CPU. The same seed gives the same images, and the first of them for
         a smaller n.
 
@@ -63,16 +71,24 @@ class LoadedGenerator(nn.Module):
             seed: which.
             truncation: psi in [0, 1]: how far styles stay from their mean (1 or None: as trained). Style generators
                 only.
+            advance: is told of every few images made.
 
         Raises:
             ZooError: truncation of a generator without styles.
         """
-        return self.decode(self.latents(n, seed), seed=seed, truncation=truncation)
+        return self.decode(self.latents(n, seed), seed=seed, truncation=truncation, advance=advance)
 
-    def decode(self, z: Tensor, *, seed: int = 0, truncation: float | None = None) -> Tensor:
+    def decode(
+        self,
+        z: Tensor,
+        *,
+        seed: int = 0,
+        truncation: float | None = None,
+        advance: Callable[[int], None] | None = None,
+    ) -> Tensor:
         """Latents (N, latent.dim) to uint8 images (N, C, H, W) on the CPU; ``seed`` fixes noise inputs."""
         if truncation is None:
-            return to_uint8(sampling.images(self.generator, z, seed=seed))
+            return to_uint8(sampling.images(self.generator, z, seed=seed, advance=advance))
         w = self._styles(z, "truncation")
         w = sampling.truncated(self.generator, w, truncation)
         return to_uint8(sampling.synthesised(self.generator, w, seed=seed))

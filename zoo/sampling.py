@@ -13,12 +13,13 @@ from zoo.networks import Generator, StyleGenerator
 CHUNK = 16  # images made at once; fixed, because what a generator draws inside is drawn a chunk at a time
 
 
-def images(generator: Generator, z: Tensor, *, seed: int = 0) -> Tensor:
+def images(generator: Generator, z: Tensor, *, seed: int = 0, advance: Callable[[int], None] | None = None) -> Tensor:
     """Latents (N, dim) to float images (N, C, H, W) on the CPU; inner noise is a function of ``seed``.
 
-    The generator is used in the mode it is in: eval, unless batch statistics are wanted.
+    The generator is used in the mode it is in: eval, unless batch statistics are wanted. ``advance`` is told of every
+    few images made.
     """
-    return in_chunks(generator, z, generator, seed=seed)
+    return in_chunks(generator, z, generator, seed=seed, advance=advance)
 
 
 def synthesised(generator: Generator, w: Tensor, *, seed: int = 0) -> Tensor:
@@ -28,7 +29,14 @@ def synthesised(generator: Generator, w: Tensor, *, seed: int = 0) -> Tensor:
 
 
 @torch.no_grad()
-def in_chunks(generator: Generator, inputs: Tensor, function: Callable[[Tensor], Tensor], *, seed: int) -> Tensor:
+def in_chunks(
+    generator: Generator,
+    inputs: Tensor,
+    function: Callable[[Tensor], Tensor],
+    *,
+    seed: int,
+    advance: Callable[[int], None] | None = None,
+) -> Tensor:
     """``function`` over ``inputs``, a chunk at a time on the generator's device, leaving torch's own random state
     alone.
     """
@@ -40,6 +48,8 @@ def in_chunks(generator: Generator, inputs: Tensor, function: Callable[[Tensor],
             # A last chunk is filled up: what a device draws for eight images need not begin what it draws for sixteen.
             whole = torch.cat([chunk, chunk[:1].expand(CHUNK - len(chunk), *chunk.shape[1:])])
             made.append(function(whole.to(device))[: len(chunk)].float().cpu())
+            if advance is not None:
+                advance(len(chunk))
     return torch.cat(made)
 
 
