@@ -1,0 +1,246 @@
+"use strict";
+// Without this script the page shows everything but the quiz; with it tables sort, grids grow, and the quiz asks.
+
+const $ = (selector, root = document) => root.querySelector(selector);
+const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
+document.documentElement.classList.add("js");
+
+/* Light or dark */
+{
+  const button = $("#theme");
+  const root = document.documentElement;
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  const dark = () => (root.style.colorScheme || (system.matches ? "dark" : "light")) === "dark";
+  const label = () => { button.textContent = dark() ? "Light" : "Dark"; };
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    root.style.colorScheme = dark() ? "light" : "dark";
+    label();
+  });
+  system.addEventListener("change", label);
+  label();
+}
+
+/* Tables: the first click on a heading puts the best first, the second the worst; broken and absent figures stay last */
+for (const table of $$("table.sorts")) {
+  const heads = $$("thead th", table);
+  const keyOf = (row, column) => {
+    const cell = row.cells[column];
+    if (row.classList.contains("broken") && column > 0) return null;
+    if (column === 0) return $(".who", cell)?.textContent ?? cell.textContent.trim();
+    return cell?.dataset.key === undefined ? null : Number(cell.dataset.key);
+  };
+  const compare = (a, b) => typeof a === "string" ? a.localeCompare(b, undefined, { numeric: true }) : a - b;
+  const sort = (head, order) => {
+    const column = heads.indexOf(head);
+    for (const body of table.tBodies) {
+      const rows = [...body.rows].map((row) => [keyOf(row, column), Number(row.dataset.rank), row]);
+      rows.sort(([a, i], [b, j]) => {
+        if (a === null || b === null) return (a === null) - (b === null) || i - j;
+        return compare(a, b) * (order === "best" ? 1 : -1) || i - j;
+      });
+      body.append(...rows.map(([, , row]) => row));
+    }
+    mark(head, order);
+  };
+  const mark = (head, order) => {
+    for (const other of heads) {
+      delete other.dataset.order;
+      if (other.hasAttribute("aria-sort")) other.setAttribute("aria-sort", "none");
+    }
+    head.dataset.order = order;
+    // Nearest to a value is neither way up.
+    const up = { match: "other", higher: order === "best" ? "descending" : "ascending" };
+    head.setAttribute("aria-sort", up[head.dataset.better] ?? (order === "best" ? "ascending" : "descending"));
+  };
+  for (const head of heads.filter((one) => $(".sort", one))) {
+    $(".sort", head).addEventListener("click", () => {
+      const order = head.dataset.order === "best" ? "worst" : "best";
+      sort(head, order);
+      const first = head.dataset.better === "name" ? (order === "best" ? "A first" : "Z first") : `${order} first`;
+      $("#sorted").textContent = `Sorted by ${$(".sort", head).textContent}, ${first}.`;
+    });
+  }
+  const ranking = heads.find((head) => head.hasAttribute("data-ranks"));
+  if (ranking) mark(ranking, "best");
+}
+
+for (const box of $$(".show-baselines")) {
+  const set = () => {
+    $(`table[data-group="${box.dataset.group}"] .baselines`).hidden = !box.checked;
+    for (const track of $$(`.forest[data-group="${box.dataset.group}"] .baseline`)) track.hidden = !box.checked;
+  };
+  box.addEventListener("change", set);
+  set();
+}
+
+/* Grids, enlarged; arrow keys go from generator to generator */
+{
+  const viewer = $("#viewer");
+  const image = $("#viewer-image");
+  const grids = $$(".zoom");
+  let at = 0;
+  const show = (index) => {
+    at = (index + grids.length) % grids.length;
+    const source = $("img", grids[at]);
+    image.src = source.src;
+    image.alt = source.alt;
+    image.className = source.naturalWidth < 700 ? "pixels" : "";
+    $("#viewer-title").textContent = $(".who", grids[at].closest("figure"))?.textContent ?? "";
+  };
+  for (const id of ["#viewer-back", "#viewer-on"]) $(id).hidden = grids.length < 2;
+  grids.forEach((grid, index) => grid.addEventListener("click", () => { show(index); viewer.showModal(); }));
+  $("#viewer-back").addEventListener("click", () => show(at - 1));
+  $("#viewer-on").addEventListener("click", () => show(at + 1));
+  $("#viewer-close").addEventListener("click", () => viewer.close());
+  viewer.addEventListener("click", (event) => { if (event.target === viewer || event.target === image) viewer.close(); });
+  viewer.addEventListener("keydown", (event) => {
+    if (event.key === "ArrowLeft") show(at - 1);
+    if (event.key === "ArrowRight") show(at + 1);
+  });
+  viewer.addEventListener("close", () => { image.removeAttribute("src"); grids[at]?.focus(); });
+}
+
+/* Curves: a name in the legend singles out its line in every chart; a click keeps it so */
+for (const set of $$(".curveset")) {
+  let kept = null;
+  const only = (slot) => {
+    if (slot === null) delete set.dataset.only; else set.dataset.only = slot;
+    for (const series of $$(".series", set)) series.classList.toggle("on", series.dataset.slot === slot);
+  };
+  for (const button of $$(".legend button", set)) {
+    const slot = button.dataset.slot;
+    for (const name of ["pointerenter", "focus"]) button.addEventListener(name, () => only(slot));
+    for (const name of ["pointerleave", "blur"]) button.addEventListener(name, () => only(kept));
+    button.addEventListener("click", () => {
+      kept = kept === slot ? null : slot;
+      for (const other of $$(".legend button", set)) other.setAttribute("aria-pressed", String(other.dataset.slot === kept));
+      only(kept);
+    });
+  }
+}
+
+/* On paper nothing is folded */
+{
+  let folded = [];
+  addEventListener("beforeprint", () => {
+    folded = $$("details:not([open])");
+    for (const one of folded) one.open = true;
+  });
+  addEventListener("afterprint", () => { for (const one of folded) one.open = false; });
+}
+
+/* Real or fake? Tiles are drawn on canvases, so that nothing in the page's tree tells one kind from the other. */
+if ($("#quiz-data")) {
+  const { seed, tiles, slack, sheets, choices } = JSON.parse($("#quiz-data").textContent);
+  const form = $("#quiz-form");
+  const board = $("#quiz-board");
+  const check = $("#quiz-check");
+  const who = $("#quiz-who");
+  let round = 0;
+  let asked = [];
+
+  // mulberry32: small, and the same everywhere, so that a page always begins with the same tiles.
+  const randoms = (state) => () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  };
+  const shuffled = (items, random) => {
+    for (let i = items.length - 1; i > 0; i--) {
+      const j = Math.floor(random() * (i + 1));
+      [items[i], items[j]] = [items[j], items[i]];
+    }
+    return items;
+  };
+  const opened = sheets.map((sheet) => {
+    if (sheet.from) return document.getElementById(sheet.from);
+    const image = new Image();
+    image.src = sheet.uri;
+    return image;
+  });
+  const all = (sheet, kind) => Array.from({ length: sheets[sheet].count }, (_, index) => ({ sheet, kind, index }));
+
+  const deal = () => {
+    const choice = choices[who ? Number(who.value) : 0];
+    const random = randoms(seed + 7919 * round + 104729 * choices.indexOf(choice));
+    const fakes = shuffled(all(choice.sheets[choice.odd ? 0 : 1], 1), random);
+    const reals = shuffled(all(choice.sheets[choice.odd ? 1 : 0], 0), random);
+    const total = Math.min(tiles, 2 * (Math.min(fakes.length, reals.length)));
+    let some = Math.round(total / 2) + Math.floor(random() * (2 * slack + 1)) - slack;
+    some = Math.max(total - reals.length, Math.min(fakes.length, some));
+    asked = shuffled([...fakes.slice(0, some), ...reals.slice(0, total - some)], random);
+  };
+  const marked = () => $$("button", board).map((tile) => tile.getAttribute("aria-pressed") === "true");
+  const count = () => { $("#quiz-marked").textContent = `${marked().filter(Boolean).length} of ${asked.length} marked as fake`; };
+
+  const lay = () => {
+    deal();
+    board.replaceChildren(...asked.map((one, place) => {
+      const { side, gap, columns } = sheets[one.sheet];
+      const tile = document.createElement("button");
+      const canvas = document.createElement("canvas");
+      const word = document.createElement("span");
+      tile.type = "button";
+      tile.setAttribute("aria-pressed", "false");
+      tile.setAttribute("aria-label", `Picture ${place + 1}`);
+      canvas.width = canvas.height = side;
+      if (side <= 64) canvas.className = "pixels";
+      const x = gap + (one.index % columns) * (side + gap);
+      const y = gap + Math.floor(one.index / columns) * (side + gap);
+      const source = opened[one.sheet];
+      source.decode().then(() => canvas.getContext("2d").drawImage(source, x, y, side, side, 0, 0, side, side));
+      tile.append(canvas, word);
+      tile.addEventListener("click", () => {
+        const fake = tile.getAttribute("aria-pressed") !== "true";
+        tile.setAttribute("aria-pressed", String(fake));
+        word.textContent = fake ? "fake" : "";
+        count();
+      });
+      return tile;
+    }));
+    check.disabled = false;
+    $("#quiz-score").textContent = "";
+    count();
+  };
+
+  // How often tossing a coin for each of n tiles gets k or more right.
+  const chance = (n, k) => {
+    let term = 0.5 ** n;
+    let sum = 0;
+    for (let i = 0; i <= n; i++) {
+      if (i >= k) sum += term;
+      term *= (n - i) / (i + 1);
+    }
+    return Math.min(1, sum);
+  };
+  const often = (share) => share > 0.995 ? "nearly always" : share >= 0.1 ? `in ${Math.round(100 * share)} % of tries`
+    : `once in ${Math.round(1 / share).toLocaleString("en")} tries`;
+
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (check.disabled) return;
+    const guesses = marked();
+    let right = 0;
+    $$("button", board).forEach((tile, place) => {
+      const fake = asked[place].kind === 1;
+      const good = fake === guesses[place];
+      right += good;
+      tile.disabled = true;
+      tile.classList.add(good ? "right" : "wrong");
+      $("span", tile).textContent = `${good ? "✓" : "✗"} ${fake ? "fake" : "real"}`;
+      tile.setAttribute("aria-label", `Picture ${place + 1}: ${fake ? "fake" : "real"}, ${good ? "right" : "wrong"}`);
+    });
+    check.disabled = true;
+    const n = asked.length;
+    const strong = document.createElement("strong");
+    strong.textContent = `${right} of ${n} right.`;
+    $("#quiz-score").replaceChildren(strong, ` Guessing gives ${n / 2} on average, and ${right} or more ${often(chance(n, right))}.`);
+    $("#quiz-again").focus({ preventScroll: true });
+  });
+  $("#quiz-again").addEventListener("click", () => { round += 1; lay(); });
+  who?.addEventListener("change", () => { round = 0; lay(); });
+  form.hidden = false;
+  lay();
+}
