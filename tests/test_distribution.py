@@ -1,0 +1,351 @@
+"""FID, KID and the neighbours' figures against torch-fidelity, closed forms and brute force."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from zoo.errors import ZooError
+from zoo.metrics import frechet, kernel, neighbours
+from zoo.metrics.distribution import METRICS, density_coverage, distances, fid, kid, precision_recall
+from zoo.metrics.features import space
+from zoo.metrics.neighbours import Neighbours
+
+
+def two_sets(n: int, m: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Features of ReLU networks: skewed, never negative, alike in part."""
+    rng = np.random.default_rng(seed)
+    mix = rng.normal(size=(width, width)) / np.sqrt(width)
+    x, y = (np.maximum(rng.normal(mean, 0.5, (count, width)) @ mix + 0.3, 0) for count, mean in ((n, 0.1), (m, 0.0)))
+    return x.astype(np.float32), y.astype(np.float32)
+
+
+# ---------------------------------------------------------------------------------------------------------------- FID
+
+
+@pytest.mark.parametrize("shape", [(300, 200, 24), (40, 200, 64), (50, 30, 64), (64, 65, 64)])
+def test_fid_equals_torch_fidelity(shape: tuple[int, int, int]) -> None:
+    """More images than dimensions, fewer on either side, and about as many."""
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+    x, y = two_sets(*shape)
+    statistics = [fid_features_to_statistics(torch.from_numpy(side)) for side in (x, y)]
+    expected = fid_statistics_to_metric(*statistics, False)["frechet_inception_distance"]
+    assert fid(x, y) == pytest.approx(expected, rel=1e-5)
+    assert fid(y, x) == pytest.approx(expected, rel=1e-5)
+
+
+def gaussian(count: int, mean: np.ndarray, covariance: np.ndarray, seed: int) -> np.ndarray:
+    """A set with exactly this mean and this covariance."""
+    raw = np.random.default_rng(seed).normal(size=(count, len(mean)))
+    raw -= raw.mean(axis=0)
+    white = raw @ np.linalg.inv(np.linalg.cholesky(np.cov(raw, rowvar=False))).T
+    return white @ np.linalg.cholesky(covariance).T + mean
+
+
+def test_fid_of_gaussians_is_the_closed_form() -> None:
+    rng = np.random.default_rng(0)
+    rotation = np.linalg.qr(rng.normal(size=(5, 5)))[0]
+    a, b = rng.uniform(0.1, 3, 5), rng.uniform(0.1, 3, 5)
+    x = gaussian(50, np.arange(5.0), rotation @ np.diag(a) @ rotation.T, 1)
+    y = gaussian(70, np.ones(5), rotation @ np.diag(b) @ rotation.T, 2)
+    truth = ((np.arange(5) - 1) ** 2).sum() + ((np.sqrt(a) - np.sqrt(b)) ** 2).sum()  # covariances that commute
+    assert fid(x, y) == pytest.approx(truth, rel=1e-9)
+    assert fid(x + 7, y + 7) == pytest.approx(truth, rel=1e-9)
+
+
+@pytest.mark.parametrize(("count", "width"), [(300, 24), (30, 64), (200, 199)])
+def test_fid_of_a_set_with_itself_is_nothing(count: int, width: int) -> None:
+    x, _ = two_sets(count, 2, width)
+    x[:, :3] = 0  # features that never fire
+    x[:, 3] = x[:, 4]
+    assert fid(x, x) < 1e-6 * x.var(axis=0).sum()
+    assert fid(x, x[::-1].copy()) < 1e-6 * x.var(axis=0).sum()
+
+
+def test_fid_of_equal_images_is_what_a_point_is_away() -> None:
+    _, y = two_sets(2, 40, 8)
+    x = np.repeat(y[:1] + 1, 9, axis=0)
+    apart = x[0].astype(float) - y.mean(axis=0, dtype=float)
+    assert fid(x, y) == pytest.approx(apart @ apart + y.var(axis=0, ddof=1, dtype=float).sum(), rel=1e-6)
+
+
+@pytest.mark.parametrize("width", [8, 30, 60])
+def test_half_fids_are_the_fids_of_halves(width: int) -> None:
+    """By covariances (8), and by scalar products of all pairs (30, 60)."""
+    x, y = two_sets(60, 90, width)
+    rng = np.random.default_rng(0)
+    left, right = (rng.permuted(np.tile(np.arange(n) % 2 == 0, (3, 1)), axis=1) for n in (60, 90))
+    expected = [fid(x[a], y[b]) for a, b in zip(left, right, strict=True)]
+    np.testing.assert_allclose(frechet.half_fids(x, y, left, right), expected, rtol=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------------------------- KID
+
+
+@pytest.mark.parametrize(("subset", "subsets"), [(None, 100), (20, 7), (50, 1)])
+def test_kid_equals_torch_fidelity(subset: int | None, subsets: int) -> None:
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
+    x, y = two_sets(90, 70, 32)
+    size = 70 if subset is None else subset
+    settings = {"kid_subset_size": size, "kid_subsets": subsets, "verbose": False}
+    expected = kid_features_to_metric(torch.from_numpy(x), torch.from_numpy(y), **settings)
+    found = kid(x, y, subset=subset, subsets=subsets)
+    assert found.mean == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-3)
+    assert found.error == pytest.approx(expected["kernel_inception_distance_std"], rel=1e-3, abs=1e-6)
+
+
+def test_kid_goes_either_way_to_the_same_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By all kernels at once, or (few small subsets of large sets) by those of each subset."""
+    x, y = two_sets(60, 50, 16)
+    calls = []
+    original = kernel.half_kids
+    monkeypatch.setattr(kernel, "half_kids", lambda *args: calls.append(len(args[0])) or original(*args))
+    many = kid(x, y, subset=30, subsets=20)
+    assert calls == [60]
+    few = kid(x, y, subset=30, subsets=2)
+    assert calls == [60, 30, 30]
+    assert few.mean == pytest.approx(original(x, y, *draws(2)).mean(), rel=1e-6)
+    assert many.mean == pytest.approx(np.mean(subset_figures(x, y, 20)), rel=1e-6)
+
+
+def draws(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """torch-fidelity's subsets of 30 of 60 and 50 images, as masks."""
+    rng = np.random.RandomState(2020)
+    left, right = np.zeros((count, 60), bool), np.zeros((count, 50), bool)
+    for a, b in zip(left, right, strict=True):
+        a[rng.choice(60, 30, replace=False)] = True
+        b[rng.choice(50, 30, replace=False)] = True
+    return left, right
+
+
+def subset_figures(x: np.ndarray, y: np.ndarray, count: int) -> list[float]:
+    """Each subset's figure, from it alone."""
+    every = np.ones((1, 30), bool)
+    return [float(kernel.half_kids(x[a], y[b], every, every)[0]) for a, b in zip(*draws(count), strict=True)]
+
+
+def test_half_kids_against_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "_ROWS", 7)
+    x, y = two_sets(20, 30, 6)
+    rng = np.random.default_rng(0)
+    left, right = rng.random((4, 20)) < 0.5, rng.random((4, 30)) < 0.5
+    found = kernel.half_kids(x, y, left, right)
+    for value, a, b in zip(found, left, right, strict=True):
+        one, other = x[a].astype(float), y[b].astype(float)
+        xx, yy, xy = ((p @ q.T / 6 + 1) ** 3 for p, q in ((one, one), (other, other), (one, other)))
+        n, m = len(one), len(other)
+        truth = (xx.sum() - np.trace(xx)) / n / (n - 1) + (yy.sum() - np.trace(yy)) / m / (m - 1) - 2 * xy.mean()
+        assert value == pytest.approx(truth, rel=1e-4)
+
+
+# --------------------------------------------------------------------------------------------------------- neighbours
+
+
+def brute_force(reals: np.ndarray, fakes: np.ndarray) -> dict[str, float]:
+    def between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.linalg.norm(a[:, None].astype(float) - b[None].astype(float), axis=2)
+
+    across, wide = between(fakes, reals), np.sort(between(reals, reals), axis=1)
+    fake_wide = np.sort(between(fakes, fakes), axis=1)
+    return {
+        "precision": (across <= wide[:, 3]).any(axis=1).mean(),
+        "recall": (across <= fake_wide[:, 3, None]).any(axis=0).mean(),
+        "density": (across < wide[:, 5]).sum() / 5 / len(fakes),
+        "coverage": (across.min(axis=0) < wide[:, 5]).mean(),
+    }
+
+
+@pytest.mark.parametrize("cells", [2**24, 1000])
+def test_neighbours_against_brute_force_and_torch_fidelity(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    monkeypatch.setattr(neighbours, "_CELLS", cells)
+    fakes, reals = two_sets(150, 180, 5)
+    expected = brute_force(reals, fakes)
+    assert 0.1 < expected["precision"] < 1
+    assert precision_recall(reals, fakes) == pytest.approx((expected["precision"], expected["recall"]))
+    assert density_coverage(reals, fakes) == pytest.approx((expected["density"], expected["coverage"]))
+    theirs = prc_features_to_metric(torch.from_numpy(fakes), torch.from_numpy(reals), verbose=False)
+    assert precision_recall(reals, fakes) == pytest.approx((theirs["precision"], theirs["recall"]))
+
+
+@pytest.mark.parametrize(("kept", "table"), [(32, 2**28), (5, 2**28), (32, 0)])
+def test_neighbours_of_subsets_are_those_of_the_subsets_alone(
+    kept: int, table: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where too few neighbours were remembered, and where the distances do not fit into memory."""
+    monkeypatch.setattr(neighbours, "_KEPT", kept)
+    monkeypatch.setattr(neighbours, "_TABLE", table)
+    monkeypatch.setattr(neighbours, "_CELLS", 900)
+    fakes, reals = two_sets(100, 130, 4)
+    search = Neighbours(reals, fakes)
+    assert search.kept == bool(table)
+    rng = np.random.default_rng(0)
+    for share in (0.5, 0.1):
+        real, fake = rng.random(130) < share, rng.random(100) < share
+        assert search.figures(real, fake) == pytest.approx(brute_force(reals[real], fakes[fake]))
+
+
+def test_copies_and_strangers() -> None:
+    _, reals = two_sets(2, 60, 4)
+    copies = Neighbours(reals, reals[:30]).figures()
+    assert copies["precision"] == 1
+    assert copies["recall"] > 0.5
+    assert copies["coverage"] >= 0.5
+    strangers = Neighbours(reals, reals + 100).figures()
+    assert strangers == {"precision": 0, "recall": 0, "density": 0, "coverage": 0}
+    collapsed = Neighbours(reals, np.repeat(reals[:1], 20, axis=0)).figures()
+    assert collapsed["recall"] <= 1 / 30
+    with pytest.raises(ValueError, match="no 3 neighbours"):
+        precision_recall(reals, reals[:3])
+
+
+# -------------------------------------------------------------------------------------------------------------- whole
+
+
+def blobs(count: int, size: tuple[int, int], seed: int, waves: float) -> np.ndarray:
+    """uint8 (count, 1, *size): soft ellipses on black."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[-1 : 1 : size[0] * 1j, -1 : 1 : size[1] * 1j]
+    out = np.zeros((count, 1, *size))
+    for image in out[:, 0]:
+        a, b = rng.uniform(0.4, 0.9, 2)
+        inside = (x / a) ** 2 + (y / b) ** 2 < 1
+        image[:] = inside * (140 + 90 * np.sin(rng.uniform(2, waves) * x + rng.uniform(0, 6)))
+    return np.clip(out.round(), 0, 255).astype(np.uint8)
+
+
+def test_the_same_folders_give_torch_fidelitys_figures(tmp_path: Path) -> None:
+    """Its whole way from files to figures against ours, with one network in both."""
+    import torch_fidelity
+    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+
+    ours = space("random")
+
+    class Extractor(FeatureExtractorBase):
+        """Our random network under torch-fidelity's roof."""
+
+        def __init__(self, name: str, features_list: list[str], **_: object) -> None:
+            super().__init__(name, features_list)
+
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
+            return (torch.from_numpy(ours(images)),)
+
+        @staticmethod
+        def get_provided_features_list() -> tuple[str, ...]:
+            return ("pooled",)
+
+        @staticmethod
+        def get_default_feature_layer_for_metric(metric: str) -> str:
+            return "pooled"
+
+        @staticmethod
+        def can_be_compiled() -> bool:
+            return False
+
+    torch_fidelity.register_feature_extractor("zoo-random", Extractor)
+    sets = {"fakes": blobs(90, (40, 56), 0, 9), "reals": blobs(110, (40, 56), 1, 4)}
+    for name, images in sets.items():
+        (tmp_path / name).mkdir()
+        for index, image in enumerate(images):
+            Image.fromarray(image[0]).save(tmp_path / name / f"{index:03}.png")
+    theirs = torch_fidelity.calculate_metrics(
+        input1=str(tmp_path / "fakes"),
+        input2=str(tmp_path / "reals"),
+        feature_extractor="zoo-random",
+        fid=True,
+        kid=True,
+        kid_subset_size=90,
+        cuda=False,
+        cache=False,
+        save_cpu_ram=True,
+        verbose=False,
+    )
+    fakes, reals = (ours(images) for images in sets.values())
+    assert fid(fakes, reals) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
+    assert kid(fakes, reals).mean == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3)
+    assert kid(fakes, reals).error == pytest.approx(theirs["kernel_inception_distance_std"], rel=1e-3)
+    found = distances(fakes, reals, replicates=10)
+    assert found["fid"].value == fid(fakes, reals)
+    assert found["kid"].value == kid(fakes, reals).mean
+
+
+def test_distances_are_the_pure_functions_with_intervals() -> None:
+    fakes, reals = two_sets(80, 100, 6)
+    groups = [f"case_{index // 5}" for index in range(100)]
+    found = distances(fakes, reals, real_groups=groups, replicates=30)
+    assert tuple(found) == METRICS
+    assert found["precision"].value == precision_recall(reals, fakes).precision
+    assert found["recall"].value == precision_recall(reals, fakes).recall
+    assert found["density"].value == density_coverage(reals, fakes).density
+    assert found["coverage"].value == density_coverage(reals, fakes).coverage
+    for name, figure in found.items():
+        assert figure.n == 80, name
+        assert figure.low <= figure.value <= figure.high, name  # type: ignore[operator]
+        assert figure.low < figure.high, name  # type: ignore[operator]
+        assert figure.note == "", name
+    assert found["precision"].high <= 1  # type: ignore[operator]
+    assert distances(fakes, reals, real_groups=groups, replicates=30) == found
+    assert tuple(distances(fakes, reals, metrics=["coverage", "fid"], replicates=5)) == ("coverage", "fid")
+
+
+def test_with_torch_fidelitys_seed_whatever_ours() -> None:
+    fakes, reals = two_sets(40, 50, 6)
+    one, other = (distances(fakes, reals, metrics=["kid"], replicates=5, seed=seed)["kid"] for seed in (1, 2))
+    assert one.value == other.value
+    assert one.low != other.low
+
+
+def test_fid_of_few_images_says_so() -> None:
+    fakes, reals = two_sets(30, 100, 64)
+    assert distances(fakes, reals, metrics=["fid"], replicates=4)["fid"].note.startswith("30 images span 29 of 64")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 7, 11])
+def test_too_few_images_are_said_and_never_a_crash(count: int) -> None:
+    fakes, reals = two_sets(count, 40, 5)
+    for pair in ((fakes, reals), (reals, fakes)):
+        found = distances(*pair, replicates=5)
+        assert tuple(found) == METRICS
+        for name, figure in found.items():
+            if figure.value is None:
+                assert figure.note.startswith("not available: "), name
+                assert "fewer than" in figure.note
+            elif figure.low is None:
+                assert "no interval" in figure.note, name
+            else:
+                assert figure.low <= figure.value <= figure.high  # type: ignore[operator]
+    values = {name: figure.value for name, figure in distances(fakes, reals, replicates=5).items()}
+    assert (values["fid"] is None) == (count < 2)
+    assert (values["recall"] is None) == (count < 4)
+    assert values["coverage"] is not None
+
+
+def test_few_subjects_have_figures_without_intervals() -> None:
+    fakes, reals = two_sets(30, 40, 5)
+    found = distances(fakes, reals, real_groups=["a"] * 20 + ["b"] * 20)
+    assert all(figure.value is not None and figure.low is None for figure in found.values())
+    assert found["kid"].note == "no interval: 2 subjects, fewer than 4"
+
+
+def test_refusals() -> None:
+    fakes, reals = two_sets(10, 12, 5)
+    with pytest.raises(ZooError, match=r"no metric 'fit' of features; there are fid, kid, .*did you mean 'fid'"):
+        distances(fakes, reals, metrics=["fit"])
+    with pytest.raises(ValueError, match="12 images"):
+        distances(fakes, reals, real_groups=["a"])
+    with pytest.raises(ValueError, match=r"\(10, 5\) and \(12, 4\)"):
+        distances(fakes, reals[:, :4])
+    with pytest.raises(ValueError, match="2 or more"):
+        fid(fakes[:1], reals)
+    with pytest.raises(ValueError, match="subsets of 11"):
+        kid(fakes, reals, subset=11)
+    fakes[3, 2] = np.nan
+    found = distances(fakes, reals)
+    assert {figure.note for figure in found.values()} == {"not available: the features of the fakes are not all finite"}

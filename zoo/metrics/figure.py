@@ -1,0 +1,35 @@
+"""A measured figure with its interval, as tables, JSON and pages show it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One metric of one set of images.
+
+    Attributes:
+        value: the figure; None where it is not available.
+        low: lower end of its 95 % interval; None where there is none.
+        high: upper end.
+        n: of how many images it was taken.
+        note: why it is not available, or what else must be known to read it.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"value", "low", "high", "n"}``, and ``"note"`` where there is one."""
+        plain = {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
+        return {**plain, "note": self.note} if self.note else plain
+
+
+def missing(why: str, n: int = 0) -> Figure:
+    """A figure that is not available, and why."""
+    return Figure(value=None, n=n, note=f"not available: {why}")
