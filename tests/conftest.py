@@ -12,10 +12,12 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory):
-    before = {name: os.environ.pop(name, None) for name in ("ZOO_CACHE", "ZOO_DATA")}
+    before = {name: os.environ.pop(name, None) for name in ("ZOO_CACHE", "ZOO_DATA", "ZOO_WEIGHTS", "ZOO_OFFLINE")}
     os.environ["ZOO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["ZOO_OFFLINE"] = "1"
     yield
     os.environ.pop("ZOO_CACHE")
+    os.environ.pop("ZOO_OFFLINE")
     os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
