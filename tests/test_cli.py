@@ -98,6 +98,7 @@ def test_train_leaves_a_folder_that_explains_itself(run, capsys):
         "losses.png",
         "d_accuracy.png",
         "ssim.png",
+        "generator-best.safetensors",
         "generator.safetensors",
         "state/lock",
         "state/nimg-000000000040.pt",

@@ -25,10 +25,11 @@ ROWS = [
     ["recipe"],
     ["environment", "run", "report", "display"],
     ["ema", "objective", "data", "checkpoint", "metrics", "sampling", "log", "weights", "describe"],
-    ["trainer", "hub"],
-    ["snapshots", "export"],
+    ["trainer", "hub", "spaces", "rows"],
+    ["snapshots", "watch", "export", "comparison", "judging"],
     ["loop"],
     ["launch"],
+    ["benchmark"],
     ["cli"],
     ["__main__", "__init__"],
 ]

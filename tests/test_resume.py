@@ -30,6 +30,7 @@ LENGTHS = [
     "train.log_kimg=0.024",
     "train.sample_kimg=0.08",
     "train.checkpoint_kimg=0.04",
+    "train.evaluate_share=1",
 ]
 
 

@@ -13,6 +13,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zoo.benchmark import bench as bench
+    from zoo.comparison import compare as compare
     from zoo.errors import ZooError as ZooError
     from zoo.hub import LoadedGenerator as LoadedGenerator
     from zoo.hub import load_generator as load_generator
@@ -29,6 +31,8 @@ _HOMES = {
     "Recipe": "zoo.recipe",
     "Run": "zoo.run",
     "ZooError": "zoo.errors",
+    "bench": "zoo.benchmark",
+    "compare": "zoo.comparison",
     "create": "zoo.recipe",
     "list_architectures": "zoo.registry",
     "list_models": "zoo.recipe",

@@ -125,6 +125,45 @@ def _parser() -> argparse.ArgumentParser:
     _device(p)
     _json(p)
 
+    p = command(_bench, "bench", "train what is not trained, and compare generators: table, JSONL, one HTML page")
+    p.add_argument("targets", nargs="*", metavar="RUN|NAME|FILE", help="default: all in runs, else a small set")
+    p.add_argument("--data", metavar="PATH", help="images to judge by (default: those the runs were trained on)")
+    p.add_argument("--train-kimg", type=float, metavar="N", help="thousands of images each NAME is trained for")
+    p.add_argument("--seeds", type=int, default=1, metavar="K", help="training seeds of each NAME (default: 1)")
+    p.add_argument("--precision", choices=("fp32", "bf16"), help="of training")
+    _judged(p)
+    p.add_argument("--samples", type=int, metavar="N", help="fakes a generator (default: 2000; FID depends on it)")
+    p.add_argument("--runs", default="runs", metavar="DIR", help="where runs are looked for (default: runs)")
+    p.add_argument("--out", default="bench", metavar="DIR", help="table, JSONL and page (default: bench)")
+    p.add_argument("--no-reals", action="store_true", help="leave real images out of the page")
+    _device(p)
+    _set(p)
+    _json(p)
+
+    p = command(_report, "report", "one page of one run: samples, nearest training images, curves, figures, alarms")
+    p.add_argument("source", metavar="RUN|FILE")
+    p.add_argument("--data", metavar="PATH", help="images to judge by (default: those it was trained on)")
+    _judged(p)
+    p.add_argument("--samples", type=int, metavar="N", help="fakes to judge (default: 2000; FID depends on it)")
+    p.add_argument("--runs", default="runs", metavar="DIR", help="where runs are looked for (default: runs)")
+    p.add_argument("--out", metavar="FILE.html", help="default: report.html beside the generator")
+    p.add_argument("--no-reals", action="store_true", help="leave real images out of the page")
+    _device(p)
+    _json(p)
+
+    p = command(_compare, "compare", "judge any set of images against real ones: figures, floors, alarms")
+    p.add_argument("fakes", metavar="FAKES", help="folder, zip, .npy or .npz")
+    p.add_argument("reals", metavar="REALS")
+    p.add_argument("--unseen", metavar="MORE_REALS", help="real images of other subjects: what copies are told from")
+    _judged(p)
+    p.add_argument("--fit", choices=("pad", "crop", "stretch"), help="make images square first, with --resolution")
+    p.add_argument("--resolution", type=int, metavar="R", help="pixels a side, with --fit")
+    p.add_argument("--channels", type=int, choices=(1, 3), default=1, help="grey or RGB, with --fit (default: 1)")
+    p.add_argument("--no-floors", action="store_true", help="leave out unseen, mean, black and noise images")
+    p.add_argument("--no-intervals", action="store_true", help="point estimates only: faster")
+    _device(p)
+    _json(p)
+
     p = command(_nothing, "data", "look at images before training on them")
     data = p.add_subparsers(metavar="check", required=True)
     p = data.add_parser("check", help="counts, sizes, intensities, duplicates, unreadable files, a contact sheet")
@@ -228,10 +267,12 @@ def _runs(options: argparse.Namespace) -> None:
     for row in rows:
         last = row.get("last", {})
         figures = [_figure(last.get(key)) for key in ("loss_d", "loss_g", "ssim_nearest", "ssim_pairwise")]
+        rang = ", ".join(dict.fromkeys(alarm["name"] for alarm in last.get("alarms", [])))
         hours = f"{last['time'] / 3600:.2f}" if "time" in last else ""
         done, total = (f"{max(last.get('nimg', 0), row.get('nimg') or 0) / 1000:.1f}", f"{row.get('kimg') or 0:g}")
-        lines.append([row["run"], row["status"], done, total, *figures, hours])
+        lines.append([row["run"], row["status"], done, total, *figures, hours, rang])
     headings = ["run", "status", "kimg>", "of>", "loss D>", "loss G>", "SSIM nearest>", "SSIM pairwise>", "hours>"]
+    headings.append("alarms")
     return _print_table(headings, lines)
 
 
@@ -292,6 +333,97 @@ def _interpolate(options: argparse.Namespace) -> None:
     return None
 
 
+def _bench(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from zoo.benchmark import bench, broken
+    from zoo.errors import ZooError
+
+    document = bench(
+        options.targets,
+        data=options.data,
+        train_kimg=options.train_kimg,
+        seeds=options.seeds,
+        metrics=options.metrics,
+        spaces=options.spaces,
+        weights=options.weights,
+        samples=options.samples,
+        out=options.out,
+        runs=options.runs,
+        device=options.device,
+        precision=options.precision,
+        set=options.set,
+        no_reals=options.no_reals,
+    )
+    if options.json:
+        _print_json(document)
+    else:
+        for group in document["groups"]:
+            _print_group(group, document["metrics"])
+        for name in ("report.html", "table.md", "results.jsonl"):
+            print(f"  {Path(options.out) / name}")
+    if lines := broken(document):
+        sys.stdout.flush()
+        raise ZooError("\nzoo: ".join(lines))
+
+
+def _report(options: argparse.Namespace) -> None:
+    from zoo.benchmark import report
+
+    page = report(
+        options.source,
+        data=options.data,
+        metrics=options.metrics,
+        spaces=options.spaces,
+        weights=options.weights,
+        samples=options.samples,
+        out=options.out,
+        runs=options.runs,
+        device=options.device,
+        no_reals=options.no_reals,
+    )
+    if options.json:
+        return _print_json({"report": str(page)})
+    print(page)
+    return None
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from zoo.comparison import as_group, compare
+
+    found = compare(
+        options.fakes,
+        options.reals,
+        unseen=options.unseen,
+        metrics=options.metrics,
+        spaces=options.spaces,
+        weights=options.weights,
+        fit=options.fit,
+        resolution=options.resolution,
+        channels=options.channels,
+        floors=not options.no_floors,
+        intervals=not options.no_intervals,
+        device=options.device,
+    )
+    if options.json:
+        return _print_json(found)
+    _print_group(as_group(found), found["metrics"])
+    for note in found["notes"]:
+        print(note)
+    return None
+
+
+def _print_group(group: Any, metrics: Any) -> None:
+    """A table of figures, then every alarm in words."""
+    from zoo.report import table
+
+    print(group["name"])
+    _print_table(*table.quality(group, metrics, intervals=True))
+    for row in group["rows"]:
+        for alarm in row["alarms"]:
+            print(f"{row['name']}: {alarm['name']}: {alarm['text']}")
+
+
 def _data_check(options: argparse.Namespace) -> None:
     from pathlib import Path
 
@@ -317,6 +449,24 @@ def _set(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="change the recipe: train.batch=32, discriminator=lean-256",
+    )
+
+
+def _judged(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--metrics",
+        action="append",
+        metavar="NAME,...",
+        help="fid, kid, ...; or groups: features, ssim, copies, all (default: nearly all)",
+    )
+    parser.add_argument(
+        "--spaces",
+        action="append",
+        metavar="NAME,...",
+        help="feature spaces: inception, dinov2, timm:MODEL, random; the first ranks (default: inception,dinov2)",
+    )
+    parser.add_argument(
+        "--weights", metavar="PATH", help="the feature network's weights, or a folder of them (default: $ZOO_WEIGHTS)"
     )
 
 

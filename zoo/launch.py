@@ -139,7 +139,7 @@ class _Launch:
             except OSError as error:
                 raise ZooError(f"{fresh.path}: cannot be written ({reason(error)})") from None
             self.display.say(f"{fresh.path}: {resolved.name}, {resolved.train.kimg:g} kimg, on {self.device}")
-            return self._train(fresh, trainer, elapsed=0.0)
+            return self._train(fresh, trainer, None)
 
     def resume(self, old: Run, settings: list[str], data: str | Path | None) -> Run:
         """Go on with ``old``, longer or with other cadences where ``settings`` say so."""
@@ -188,7 +188,7 @@ class _Launch:
         trainer = self._trainer(resolved, images, initialise=state is None)
         if state is not None:
             trainer.load_state_dict(state["trainer"])
-        return self._train(old, trainer, elapsed=state["elapsed"] if state else 0.0)
+        return self._train(old, trainer, state)
 
     def _trainer(self, resolved: Recipe, images: Dataset, *, initialise: bool = True) -> Trainer:
         trainer = Trainer(resolved, images, self.device)
@@ -197,11 +197,13 @@ class _Launch:
             weights.initialise(resolved.train.init_from, networks, self.display.say)
         return trainer
 
-    def _train(self, folder: Run, trainer: Trainer, *, elapsed: float) -> Run:
+    def _train(self, folder: Run, trainer: Trainer, state: State | None) -> Run:
         environment_now = environment(self.device, trainer.recipe.train.precision)
         folder.write_info(device=str(self.device), environment=environment_now)
         board = Board(folder, trainer.nimg) if self.tensorboard else None
-        Loop(trainer, folder, self.display, elapsed=elapsed, board=board).train()
+        before = state or {"elapsed": 0.0}
+        elapsed, watch = before["elapsed"], before.get("watch")
+        Loop(trainer, folder, self.display, elapsed=elapsed, watch=watch, board=board).train()
         return folder
 
 

@@ -14,28 +14,44 @@ from typing import Any
 
 from zoo import checkpoint, weights
 from zoo.display import Display
-from zoo.environment import environment
+from zoo.environment import environment, peak_memory, reset_peak_memory
 from zoo.errors import Interrupted, ZooError, reason
 from zoo.log import Board, LogFile
 from zoo.run import Run
 from zoo.snapshots import Snapshots
 from zoo.trainer import Trainer
+from zoo.watch import JUDGED, PATIENCE, Watch
 
 
 class DivergedError(ZooError):
     """A loss or a weight became NaN or infinite."""
 
 
+class CollapsedError(ZooError):
+    """The generator makes much the same picture whatever its latent, and ``train.stop_on_collapse`` is on."""
+
+
 class Loop:
     """Drives a trainer until its recipe's length is reached, and keeps its run's folder."""
 
-    def __init__(self, trainer: Trainer, run: Run, display: Display, *, elapsed: float, board: Board | None) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        run: Run,
+        display: Display,
+        *,
+        elapsed: float,
+        watch: dict[str, Any] | None,
+        board: Board | None,
+    ) -> None:
         self.trainer, self.run, self.display, self.board = trainer, run, display, board
         self.config = trainer.recipe.train
         self.total = round(self.config.kimg * 1000)
         self.elapsed = elapsed  # seconds of training before this process
         self.started = time.monotonic()
         self.snapshots = Snapshots(trainer, run)
+        self.watch = Watch(trainer, display, watch)
+        reset_peak_memory(trainer.device)
         self.busy = 0.0  # seconds spent in steps since the last row
         self.begun = trainer.nimg  # images at the last row
         self.saved: int | None = None  # images at the last checkpoint of this process
@@ -47,6 +63,7 @@ class Loop:
         Raises:
             Interrupted: SIGINT or SIGTERM came; the step was finished and everything saved.
             DivergedError: a loss or weight is NaN or infinite.
+            CollapsedError: the fakes have become much the same, and the recipe says to stop then.
             ZooError: the run's folder could not be written.
         """
         try:
@@ -98,7 +115,7 @@ class Loop:
         if row_due or done:
             self._check()
             row = self._row(start)
-            row |= self.snapshots.take() if sampling_due or done else {}
+            row |= self._look(last=done) if sampling_due or done else {}
             self.log.write(row)
             if self.board is not None:
                 self.board.write(row)
@@ -113,6 +130,31 @@ class Loop:
         late = time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes
         if late or _crossed(self.config.checkpoint_kimg, before, now):
             self._save()
+        if sampling_due and self.config.stop_on_collapse and self.watch.collapsed():
+            self._save()
+            raise CollapsedError(
+                f"{self.run.path}: collapsed by nimg {now}: at the last {PATIENCE} looks fakes were much the same, and "
+                f"not becoming more varied; saved, and `zoo train --resume {self.run.path} --set "
+                "train.stop_on_collapse=false` goes on regardless"
+            )
+
+    def _look(self, *, last: bool) -> dict[str, Any]:
+        """A grid; and figures for the log, unless looking would take more than its share of the time."""
+        start = time.monotonic()
+        due = last or self.watch.due(self.elapsed + start - self.started)
+        fakes = self.snapshots.fakes(max(JUDGED, self.snapshots.count) if due else self.snapshots.count)
+        self.snapshots.save(fakes)
+        if not due:
+            return {}
+        row = self.watch.look(fakes[:JUDGED])
+        nimg = self.trainer.nimg
+        if self.watch.improved(row, nimg):
+            best = self.watch.best or {}
+            averaged, notes = self.trainer.averaged(), {key: str(best[key]) for key in ("metric", "value")}
+            weights.save_generator(self.run.best_file, averaged, recipe=self.trainer.recipe, nimg=nimg, **notes)
+            self.run.write_info(best=best)
+        self.watch.took(time.monotonic() - start)
+        return row
 
     def _row(self, start: float) -> dict[str, Any]:
         means = self.trainer.meters.means()
@@ -140,16 +182,20 @@ class Loop:
         self._check()
         averaged = self.trainer.averaged()
         weights.save_generator(self.run.generator_file, averaged, recipe=self.trainer.recipe, nimg=nimg)
-        self.snapshots.draw_curves()
+        reference = self.watch.reference()
+        self.snapshots.draw_curves(
+            {"ssim_nearest": reference["ssim_nearest_unseen"], "ssim_pairwise": reference["ssim_pairwise_real"]}
+        )
         self.log.sync()
         state = {
             "trainer": self.trainer.state_dict(),
             "elapsed": self.elapsed + time.monotonic() - self.started,
+            "watch": self.watch.state_dict(),
             "window": self.trainer.data.window,
             "environment": environment(self.trainer.device, self.config.precision),
         }
         checkpoint.save(self.run.state, nimg, state, keep=self.config.keep)
-        self.run.write_info(nimg=nimg)
+        self.run.write_info(nimg=nimg, peak_memory_bytes=peak_memory(self.trainer.device))
         self.saved, self.saved_at = nimg, time.monotonic()
 
 

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from zoo.networks import Discriminator, Generator, ImageSpec, NetworkConfig
 
 Precision = Literal["fp32", "bf16"]
+
+# Of `train`: what changes no weight of a run.
+_CADENCES = ("kimg", "log_kimg", "sample_kimg", "checkpoint_kimg", "checkpoint_minutes", "keep")
+_NO_NUMBERS = (*_CADENCES, "evaluate_share", "best", "stop_on_collapse")
 Decay = Annotated[float, Range(low=0, below=1)]
 
 
@@ -117,6 +121,9 @@ class TrainConfig:
     checkpoint_kimg: Positive = 10.0
     checkpoint_minutes: Positive = 15.0  # at the latest; no number depends on when a checkpoint is written
     keep: Count = 2  # checkpoints kept, newest first
+    evaluate_share: Share = 0.05  # most of the time that looks at sample_kimg may take; 1: look every time
+    best: Literal["ssim", "kid", "fid", "none"] = "ssim"  # by what generator-best.safetensors is chosen; see zoo.watch
+    stop_on_collapse: bool = False  # end a run whose fakes stay much the same
 
     def __post_init__(self) -> None:
         if self.micro_batch is not None and self.batch % self.micro_batch:
@@ -180,7 +187,7 @@ class Recipe:
         content = self.to_dict()
         for key in ("name", "source", "parameters"):
             del content[key]
-        for key in ("kimg", "log_kimg", "sample_kimg", "checkpoint_kimg", "checkpoint_minutes", "keep"):
+        for key in _NO_NUMBERS:
             del content["train"][key]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -7,6 +7,7 @@ runs/<recipe>-<NNN>/
     samples/               reals.png fakes_init.png fakes-<kimg>.png
     training.gif losses.png d_accuracy.png ssim.png
     generator.safetensors  the averaged generator; recipe, images seen and versions in its metadata
+    generator-best.safetensors  the one of the best look so far, by train.best
     state/                 checkpoints, a lock
 """
 
@@ -66,6 +67,10 @@ class Run:
     @property
     def generator_file(self) -> Path:
         return self.path / "generator.safetensors"
+
+    @property
+    def best_file(self) -> Path:
+        return self.path / "generator-best.safetensors"
 
     @property
     def info(self) -> dict[str, Any]:

@@ -1,0 +1,153 @@
+"""`zoo bench` and `zoo report`, on tiny nets and phantoms, in features of a random network."""
+
+import json
+import shutil
+
+import pytest
+
+import zoo
+from zoo.benchmark import broken, report
+from zoo.cli import main
+from zoo.errors import ZooError
+
+TINY = ["data.resolution=16", "generator.width=0.1", "discriminator.width=0.1", "train.batch=8"]
+QUICK = {"metrics": ["fid", "ssim", "copies_ncc"], "spaces": ["random"], "samples": 24, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder of two trained runs."""
+    out = tmp_path_factory.mktemp("runs")
+    for name in ("dcgan-64", "lean-256"):
+        zoo.train(name, data="phantoms:4", out=out, kimg=0.032, device="cpu", set=TINY)
+    return out
+
+
+def test_runs_are_judged_beside_their_floors(runs, tmp_path):
+    document = zoo.bench(runs=runs, out=tmp_path / "bench", **QUICK)
+    (group,) = document["groups"]
+    assert group["name"] == "16 x 16 grey"
+    assert group["ranked_by"] == "fid"
+    values = [row["figures"]["fid"]["value"] for row in group["rows"]]
+    assert values == sorted(values)
+    assert {row["name"] for row in group["rows"]} == {"dcgan-64-000", "lean-256-000"}
+    assert group["baselines"][0]["name"] == "unseen subjects"
+    cost = group["rows"][0]["cost"]
+    for key in ("parameters_g", "macs_d", "checkpoint_bytes", "nimg", "sample_img_per_s", "train_img_per_s", "wall_s"):
+        assert cost[key] > 0, key
+    lines = [json.loads(line) for line in (tmp_path / "bench" / "results.jsonl").read_text().splitlines()]
+    assert len(lines) == 2 + len(group["baselines"])
+    for key in ("recipe_digest", "data_digest", "seeds", "versions", "weights_sha256"):
+        assert lines[0][key], key
+    assert "| dcgan-64-000 |" in (tmp_path / "bench" / "table.md").read_text()
+    page = (tmp_path / "bench" / "report.html").read_text()
+    assert "dcgan-64-000" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_what_was_judged_is_not_judged_again(runs, tmp_path, monkeypatch):
+    run = str(runs / "dcgan-64-000")
+    first = zoo.bench([run], out=tmp_path / "bench", **QUICK)
+    monkeypatch.setattr("zoo.hub.LoadedGenerator.sample", lambda *_, **__: pytest.fail("sampled again"))
+    again = zoo.bench([run], out=tmp_path / "bench", **QUICK)
+    assert again["groups"] == first["groups"]
+
+
+def test_names_are_trained_for_the_same_length_and_a_killed_bench_goes_on(tmp_path, monkeypatch):
+    from zoo.trainer import Trainer
+
+    call = {"data": "phantoms:4", "train_kimg": 0.024, "seeds": 2, "set": TINY, "out": tmp_path / "bench", **QUICK}
+    original, taken = Trainer.step, []
+
+    def step(self):
+        taken.append(self)
+        if len(taken) == 5:
+            raise KeyboardInterrupt
+        original(self)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    with pytest.raises(KeyboardInterrupt):
+        zoo.bench(["dcgan-64"], **call)
+    monkeypatch.setattr(Trainer, "step", original)
+    document = zoo.bench(["dcgan-64"], **call)
+    assert sorted(run.name for run in (tmp_path / "bench" / "runs").iterdir()) == ["dcgan-64-000", "dcgan-64-001"]
+    (row,) = document["groups"][0]["rows"]
+    assert row["seeds"] == [0, 1]
+    assert row["spread"]["fid"]["seeds"] == 2
+    assert row["cost"]["nimg"] == 24
+    monkeypatch.setattr(Trainer, "step", lambda self: pytest.fail("trained again"))
+    assert zoo.bench(["dcgan-64"], **call)["groups"][0]["rows"][0]["figures"] == row["figures"]
+
+
+def test_a_broken_run_is_named_and_stops_no_other(runs, tmp_path, capsys):
+    for name in ("damaged", "other", "empty"):
+        shutil.copytree(runs / "dcgan-64-000", tmp_path / name)
+    weights = tmp_path / "damaged" / "generator.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-3] + b"abc")
+    info = json.loads((tmp_path / "other" / "run.json").read_text())
+    (tmp_path / "other" / "run.json").write_text(json.dumps(info | {"data_digest": "x", "data": "phantoms:5"}))
+    (tmp_path / "empty" / "generator.safetensors").unlink()
+    targets = [str(tmp_path / name) for name in ("damaged", "other", "empty")]
+    arguments = ["bench", *targets, str(runs / "lean-256-000"), "--out", str(tmp_path / "bench"), "--samples", "24"]
+    arguments += ["--data", "phantoms:4", "--spaces", "random", "--metrics", "fid,ssim_nearest", "--json"]
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    rows = {row["name"]: row for row in document["groups"][0]["rows"]}
+    assert rows["lean-256-000"]["figures"]["fid"]["value"] > 0
+    assert "wrong hash" in rows["damaged"]["error"]
+    assert "other images" in rows["other"]["error"]
+    assert "no generator.safetensors yet" in rows["empty"]["error"]
+    assert len(broken(document)) == 3
+    assert "Traceback" not in captured.err
+
+
+def test_different_sizes_are_ranked_apart(runs, tmp_path, capsys):
+    small = zoo.train("multires-28", data="phantoms:4", out=tmp_path, kimg=0.008, device="cpu", set=[
+        "generator.width=0.1", "discriminator.width=0.1", "train.batch=8"
+    ])  # fmt: skip
+    document = zoo.bench([str(runs / "dcgan-64-000"), str(small.path)], out=tmp_path / "bench", **QUICK)
+    assert [group["name"] for group in document["groups"]] == ["16 x 16 grey", "28 x 28 grey"]
+    assert "different sizes do not compare" in capsys.readouterr().err
+
+
+def test_a_run_that_saw_unseen_images_is_refused(runs, tmp_path):
+    zoo.train("dcgan-64", data="phantoms:4", out=tmp_path, kimg=0.008, device="cpu", set=[*TINY, "data.holdout=0"])
+    document = zoo.bench(
+        [str(runs / "dcgan-64-000"), str(tmp_path / "dcgan-64-000")], data="phantoms:4", out=tmp_path / "b", **QUICK
+    )
+    (line,) = broken(document)
+    assert "has seen 32 of the unseen ones" in line
+    assert str(tmp_path) in line  # two of one name go by their paths
+
+
+def test_the_page_of_one_run(runs, tmp_path):
+    page = report(runs / "lean-256-000", out=tmp_path / "page.html", no_reals=True, **QUICK)
+    assert page == tmp_path / "page.html"
+    assert "lean-256-000" in page.read_text()
+    with pytest.raises(ZooError, match="no run or file 'lean-257'"):
+        report("lean-257", runs=runs, **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["nonsense"], "no run, file or recipe 'nonsense'"),
+        (["dcgan-46"], "did you mean 'dcgan-64'?"),
+        (["dcgan-64", "--seeds", "0"], "--seeds 0: must be at least 1"),
+        (["dcgan-64", "--train-kimg", "-1"], "--train-kimg -1: must be above 0"),
+        (["dcgan-64", "--samples", "1"], "--samples 1: must be at least 2"),
+        (["dcgan-64", "--set", "data.resolutoin=16"], "did you mean 'resolution'?"),
+        (["dcgan-64", "--data", "/nowhere"], "there is no 'nowhere'"),
+        (["dcgan-64", "--metrics", "ssmi"], "did you mean 'ssim'?"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, line, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if "--metrics" not in arguments:
+        arguments = [*arguments, "--metrics", "ssim"]
+    assert main(["bench", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert line in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "bench").exists()

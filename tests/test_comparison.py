@@ -1,0 +1,132 @@
+"""`zoo compare`: any two sets of images, in features of a random network."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import zoo
+from zoo import data
+from zoo.cli import main
+from zoo.errors import ZooError
+from zoo.recipe import DataConfig
+
+FLOORS = ["unseen subjects", "train half against half", "dataset mean", "black", "noise"]
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """Three folders of phantoms of different subjects: reals, others and unseen."""
+    root = tmp_path_factory.mktemp("sets")
+    images = data.load("phantoms:12", DataConfig(resolution=32, holdout=0.0))
+    for name, subjects in (("reals", range(6)), ("fakes", range(6, 10)), ("unseen", range(10, 12))):
+        (root / name).mkdir()
+        for subject in subjects:
+            for place in range(32):
+                i = subject * 32 + place
+                Image.fromarray(images.images[i, 0]).save(root / name / f"case_{subject}_slice_{place}.png")
+    return root
+
+
+def compare(capsys, *arguments):
+    assert main(["compare", *map(str, arguments), "--spaces", "random", "--json"]) == 0
+    return json.loads(capsys.readouterr().out)  # one document, and nothing else
+
+
+def test_figures_have_intervals_floors_and_definitions(sets, capsys):
+    found = compare(capsys, sets / "fakes", sets / "reals", "--unseen", sets / "unseen")
+    for name in ("fid", "kid", "precision", "recall", "density", "coverage", "ssim_nearest", "ssim_pairwise"):
+        figure = found[name]
+        assert {"value", "low", "high", "n"} <= set(figure)
+        assert figure["low"] <= figure["value"] <= figure["high"], name
+    assert found["fid"]["n"] == 128
+    assert found["alarms"] == []
+    assert list(found["floors"]) == FLOORS
+    assert found["floors"]["black"]["ssim_pairwise"]["value"] == 1
+    noise = found["floors"]["noise"]
+    assert noise["ssim_nearest"]["value"] < 0.1 < found["ssim_nearest"]["value"]
+    assert noise["fid"]["value"] > 5 * found["fid"]["value"]
+    assert "7x7" in found["definitions"]["ssim"]
+    assert found["shape"] == "32 x 32 grey"
+    assert found["fit"] is None
+    assert (found["fakes"]["n"], found["reals"]["subjects"]) == (128, 6)
+
+
+def test_a_set_is_at_no_distance_from_itself_and_wholly_copied(sets, capsys):
+    found = compare(capsys, sets / "reals", sets / "reals", "--unseen", sets / "unseen")
+    assert abs(found["fid"]["value"]) < 1e-6
+    assert found["ssim_nearest"]["value"] == pytest.approx(1)
+    assert found["recall"]["value"] == found["coverage"]["value"] == 1
+    metrics = {alarm["metric"] for alarm in found["alarms"] if alarm["name"] == "memorisation"}
+    assert {"copies_ssim", "copies_ncc"} <= metrics
+    assert found["nearest"][0]["ncc"] == pytest.approx(1)
+    assert found["nearest"][0]["fake"] == found["nearest"][0]["real"]
+
+
+def test_one_picture_again_and_again_is_collapse(sets, capsys, tmp_path):
+    one = np.asarray(Image.open(sets / "fakes" / "case_6_slice_9.png"))
+    np.savez(tmp_path / "fakes.npz", images=np.repeat(one[None], 80, axis=0))
+    found = compare(capsys, tmp_path / "fakes.npz", sets / "reals", "--no-floors")
+    assert {"ssim_pairwise", "ssim_twins"} <= {alarm["metric"] for alarm in found["alarms"]}
+    assert all({"name", "metric", "value", "threshold", "text"} <= set(alarm) for alarm in found["alarms"])
+    assert found["floors"] == {}
+    assert found["copies_ncc"]["value"] is None
+    assert "unseen" in found["copies_ncc"]["note"]
+
+
+def test_images_are_fitted_on_request_and_the_result_says_so(sets, capsys):
+    found = compare(
+        capsys, sets / "fakes", sets / "reals", "--fit", "pad", "--resolution", "16", "--metrics", "ssim",
+        "--no-floors", "--no-intervals",
+    )  # fmt: skip
+    assert found["fit"] == {"fit": "pad", "resolution": 16, "channels": 1}
+    assert found["shape"] == "16 x 16 grey"
+    assert set(found) & set(zoo.metrics.catalogue.METRICS) == {"ssim_nearest", "ssim_pairwise", "ssim_twins"}
+    assert found["ssim_nearest"]["low"] is None
+
+
+def test_the_table_for_people(sets, capsys):
+    assert main(["compare", str(sets / "fakes"), str(sets / "reals"), "--metrics", "ssim_nearest,ncc_nearest"]) == 0
+    out = capsys.readouterr().out
+    assert "SSIM nearest" in out
+    assert "(dataset mean)" in out
+    assert "±" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["fakes", "nowhere"], "there is no 'nowhere'"),
+        (["fakes", "reals", "--metrics", "fdi"], "--metrics fdi: is none (did you mean 'fid'?)"),
+        (["fakes", "reals", "--spaces", "inceptoin"], "did you mean 'inception'"),
+        (["fakes", "reals", "--fit", "pad"], "--fit pad|crop|stretch and --resolution R go together"),
+        (["fakes", "small"], "must share one shape"),
+        (["fakes", "reals", "--weights", "nowhere.pth", "--metrics", "fid"], "nowhere.pth"),
+    ],
+)
+def test_bad_input_is_one_line(sets, capsys, monkeypatch, arguments, line):
+    monkeypatch.chdir(sets)
+    np.savez("small.npz", images=np.zeros((8, 16, 16), np.uint8))
+    arguments = ["small.npz" if part == "small" else part for part in arguments]
+    assert main(["compare", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert line in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_too_few_images_for_a_metric_are_named(sets):
+    found = zoo.compare(
+        sets / "fakes", sets / "reals", spaces=["random"], metrics=["features"], floors=False, intervals=False
+    )
+    assert found["fid"]["value"] > 0
+    few = sets / "few"
+    few.mkdir()
+    Image.open(sets / "fakes" / "case_6_slice_9.png").save(few / "a.png")
+    found = zoo.compare(few, sets / "reals", spaces=["random"], floors=False)
+    assert found["fid"]["value"] is None
+    assert "fewer than 2" in found["fid"]["note"]
+    assert found["ssim_pairwise"]["value"] is None
+    (few / "a.png").unlink()
+    with pytest.raises(ZooError, match="no images"):
+        zoo.compare(few, sets / "reals")

@@ -1,0 +1,140 @@
+"""Looks at a run on the way: figures, alarms, the best generator, and when it is stopped."""
+
+import pytest
+import torch
+
+import zoo
+from zoo import weights
+from zoo.loop import CollapsedError
+from zoo.trainer import Trainer
+from zoo.watch import Watch
+
+TINY = ["data.resolution=16", "generator.width=0.1", "discriminator.width=0.1", "train.batch=8"]
+LOOKS = ["train.log_kimg=0.008", "train.sample_kimg=0.008", "train.checkpoint_kimg=0.016", "train.evaluate_share=1"]
+
+
+def train(out, *more, kimg=0.04):
+    return zoo.train("dcgan-64", data="phantoms:20", out=out, kimg=kimg, device="cpu", set=[*TINY, *LOOKS, *more])
+
+
+class Said(list):
+    def warn(self, message):
+        self.append(message)
+
+    def say(self, message):
+        self.append(message)
+
+    start = advance = stop = lambda self, *_: None
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    recipe = zoo.load_recipe("dcgan-64", TINY)
+    return Trainer(recipe, zoo.data.load("phantoms:20", recipe.data), torch.device("cpu"))
+
+
+def reals(trainer, positions):
+    return trainer.data.take(positions)
+
+
+def test_every_look_is_in_the_log_beside_the_same_of_real_images(tmp_path):
+    rows = train(tmp_path).rows()
+    assert [row["nimg"] for row in rows] == [8, 16, 24, 32, 40]
+    for row in rows:
+        assert -1 <= row["ssim_nearest"] <= 1
+        assert 0 < row["ssim_nearest_unseen"] < 1
+        assert 0 < row["ncc_nearest_unseen"] <= 1
+        assert 0 < row["ssim_pairwise_real"] < 1
+        assert row["copies_ssim"] == row["copies_ncc"] == 0
+        assert all(alarm["name"] == "collapse" for alarm in row["alarms"])
+
+
+def test_looks_keep_to_their_share_of_the_time(trainer):
+    watch = Watch(trainer, Said())
+    assert watch.due(0.0)
+    watch.took(1.0)
+    assert not watch.due(39.0)  # two seconds of 39 are more than a twentieth
+    assert watch.due(40.0)
+    watch.took(2.0)
+    assert not watch.due(99.0)
+    assert watch.due(100.0)
+    again = Watch(trainer, Said(), watch.state_dict())
+    assert not again.due(99.0)
+
+
+def test_real_unseen_images_ring_no_alarm_and_one_picture_does(trainer):
+    said = Said()
+    watch = Watch(trainer, said)
+    unseen = reals(trainer, trainer.data.unseen)
+    assert watch.look(unseen.repeat(2, 1, 1, 1)[:64])["alarms"] == [] or len(unseen) < 64
+    row = watch.look(unseen[:1].repeat(64, 1, 1, 1))
+    assert {alarm["metric"] for alarm in row["alarms"]} == {"ssim_pairwise", "ssim_twins"}
+    assert sum("collapse" in line for line in said) == 2
+    watch.look(unseen[:1].repeat(64, 1, 1, 1))
+    assert sum("collapse" in line for line in said) == 2  # told of once
+    watch.look(reals(trainer, trainer.data.train[::3][:64]))
+    assert any("no longer" in line for line in said)
+
+
+def test_shifted_training_images_ring_the_other_alarm(trainer):
+    copied = torch.roll(reals(trainer, trainer.data.train[::3][:64]), 1, dims=3)
+    row = Watch(trainer, Said()).look(copied)
+    assert [alarm["metric"] for alarm in row["alarms"]] == ["copies_ncc"] or row["copies_ncc"] > 0.5
+
+
+def test_the_best_generator_is_kept_beside_the_last(tmp_path):
+    run = train(tmp_path)
+    best = run.info["best"]
+    assert best["metric"] == "ssim"
+    row = next(row for row in run.rows() if row["nimg"] == best["nimg"])
+    gap = abs(row["ssim_nearest"] - row["ssim_nearest_unseen"]) + abs(row["ssim_pairwise"] - row["ssim_pairwise_real"])
+    assert best["value"] == pytest.approx(gap)
+    assert weights.load_generator_file(run.best_file)[2] == best["nimg"]
+    assert zoo.load_generator(run.best_file).nimg == best["nimg"]
+    none = train(tmp_path / "none", "train.best=none", kimg=0.008)
+    assert not none.best_file.exists()
+
+
+def test_the_best_by_kid_needs_weights_before_the_first_step(tmp_path):
+    with pytest.raises(zoo.ZooError, match="ZOO_WEIGHTS"):
+        train(tmp_path, "train.best=kid")
+
+
+def test_kid_in_training_is_that_of_more_fakes(tmp_path, monkeypatch):
+    from zoo.metrics.features import space
+
+    monkeypatch.setattr("zoo.watch.space", lambda name, **options: space("random"))
+    monkeypatch.setattr("zoo.watch.RANKED", 32)
+    run = train(tmp_path, "train.best=kid", kimg=0.016)
+    rows = run.rows()
+    assert all(row["kid"] > 0 for row in rows)
+    assert run.info["best"]["value"] == min(row["kid"] for row in rows)
+
+
+def test_a_run_that_stays_collapsed_is_stopped_on_request(tmp_path, monkeypatch):
+    always = [7, 7, 7]
+
+    def look(self, fakes):
+        self.ringing = [*self.ringing, 0.99]
+        always.append(1)
+        return {"alarms": []}
+
+    monkeypatch.setattr(Watch, "look", look)
+    with pytest.raises(CollapsedError, match=r"collapsed by nimg 40: .*stop_on_collapse=false"):
+        train(tmp_path, "train.stop_on_collapse=true", kimg=0.08)
+    run = zoo.Run(tmp_path / "dcgan-64-000")
+    assert (run.info["status"], run.info["nimg"]) == ("failed", 40)
+    monkeypatch.undo()
+    done = zoo.train(resume=run.path, device="cpu", set=["train.stop_on_collapse=false"])
+    assert done.info["status"] == "finished"
+    assert train(tmp_path / "other", kimg=0.08).info["status"] == "finished"
+
+
+def test_growing_variety_is_no_reason_to_stop(trainer):
+    watch = Watch(trainer, Said())
+    watch.ringing = [0.99, 0.98, 0.97, 0.97, 0.96]
+    assert not watch.collapsed()
+    watch.ringing = [0.96, 0.97, 0.97, 0.97, 0.97]
+    assert watch.collapsed()
+    watch.ringing = [0.97] * 4
+    assert not watch.collapsed()

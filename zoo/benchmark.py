@@ -1,0 +1,341 @@
+"""Compare generators: train what is not trained yet, judge all by the same figures, write a table and a page."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from zoo import data as data_package
+from zoo import recipe as recipes
+from zoo import run as runs_package
+from zoo.atomic import atomic_file
+from zoo.display import Display
+from zoo.environment import choose_device, environment
+from zoo.errors import ZooError, nearest, reason
+from zoo.judging import Group, Judging
+from zoo.launch import train
+from zoo.metrics import catalogue, ssim
+from zoo.recipe import Recipe
+from zoo.report.page import write_page
+from zoo.report.table import markdown
+from zoo.rows import Entry, Plain
+from zoo.run import Run
+from zoo.spaces import chosen_spaces
+from zoo.weights import load_generator_file
+
+SAMPLES = 2000  # fakes a row; FID depends on it, so it does not depend on the device
+KIMG = 10.0  # thousands of images each recipe is trained for, unless something else is asked for
+
+# Without runs and names: two families at 32 pixels, a matter of minutes on two cores.
+SMALL_SET = ("dcgan-64", "lean-256")
+SMALL_SETTINGS = ("data.resolution=32", "generator.width=0.5", "discriminator.width=0.5", "train.batch=64")
+SMALL_SAMPLES = 500
+
+
+def bench(
+    targets: Sequence[str] = (),
+    *,
+    data: str | Path | None = None,
+    train_kimg: float | None = None,
+    seeds: int = 1,
+    metrics: Sequence[str] | None = None,
+    spaces: Sequence[str] | None = None,
+    weights: str | Path | None = None,
+    samples: int | None = None,
+    out: str | Path = "bench",
+    runs: str | Path = "runs",
+    device: str = "auto",
+    precision: str | None = None,
+    set: Sequence[str] = (),
+    no_reals: bool = False,
+    display: Display | None = None,
+) -> Plain:
+    """Judge generators beside their floors and ceilings; the command ``zoo bench`` is a thin caller of this.
+
+    Those of one shape share a reference and are ranked together. What was judged before with the same weights, images
+    and metrics is not judged again, so that a killed bench goes on where it was.
+
+    Args:
+        targets: runs, generators' files, or recipes, which are trained first; none: all trained runs in ``runs``, else
+            a small set on phantoms.
+        data: the images; None: those the runs were trained on, ``$ZOO_DATA``, or phantoms.
+        train_kimg: thousands of images each recipe is trained for.
+        seeds: training seeds of each recipe.
+        metrics: names and groups; None: the usual ones.
+        spaces: feature spaces, the first the one that ranks; None: Inception, and DINOv2 where its weights are.
+        weights: a feature network's weights, or a folder of such.
+        samples: fakes a generator.
+        out: where ``results.jsonl``, ``table.md``, ``report.html`` and the bench's own runs are written.
+        runs: where names are looked for.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        precision: of training.
+        set: overrides of the recipes.
+        no_reals: leave real images out of the page.
+        display: where progress is shown; default: stderr.
+
+    Returns:
+        What table and page show: ``metrics``, ``groups`` of ``rows`` and ``baselines``, ``notes``.
+
+    Raises:
+        ZooError: bad input, or nothing that can be judged. A broken row raises nothing: it says ``error``.
+    """
+    display = display or Display()
+    if seeds < 1:
+        raise ZooError(f"--seeds {seeds}: must be at least 1")
+    if train_kimg is not None and not train_kimg > 0:
+        raise ZooError(f"--train-kimg {train_kimg:g}: must be above 0")
+    choose_device(device)
+    out, runs = Path(out), Path(runs)
+    targets = list(targets) or [str(run.path) for run in runs_package.find(runs) if run.generator_file.is_file()]
+    if not targets:
+        display.say(f"no trained runs in {runs}: training {' and '.join(SMALL_SET)}, small, on built-in phantom brains")
+        targets, set, data = list(SMALL_SET), [*SMALL_SETTINGS, *set], data or "phantoms"
+        samples = samples or SMALL_SAMPLES
+    judging = _judging(
+        data=data,
+        metrics=metrics,
+        spaces=spaces,
+        weights=weights,
+        samples=samples,
+        out=out,
+        device=device,
+        display=display,
+    )  # before anything is trained: what cannot be measured is known at once
+    training = _Training(
+        data=data or os.environ.get("ZOO_DATA") or None,
+        kimg=train_kimg or KIMG,
+        seeds=seeds,
+        out=out / "runs",
+        device=device,
+        precision=precision,
+        set=list(set),
+        display=display,
+    )
+    entries = _distinct([entry for target in targets for entry in _entries(target, runs, training)])
+    groups, lost = judging.groups(entries)
+    if not groups:
+        raise ZooError("; ".join(f"{row.name}: {row.error}" for row in lost) or "nothing to judge")
+    document = _document("zoo bench", "bench", judging, groups)
+    _write(out, document, groups, no_reals=no_reals)
+    return document
+
+
+def report(
+    target: str | Path,
+    *,
+    data: str | Path | None = None,
+    metrics: Sequence[str] | None = None,
+    spaces: Sequence[str] | None = None,
+    weights: str | Path | None = None,
+    samples: int | None = None,
+    out: str | Path | None = None,
+    runs: str | Path = "runs",
+    device: str = "auto",
+    no_reals: bool = False,
+    display: Display | None = None,
+) -> Path:
+    """The page of one run; the command ``zoo report`` is a thin caller of this.
+
+    Args:
+        target: a run or a generator's file.
+        out: the page; default: ``report.html`` in the run's folder.
+
+    Returns:
+        Where the page is.
+
+    Raises:
+        ZooError: as :func:`bench`, or the run is broken.
+    """
+    display = display or Display()
+    (entry,) = _entries(str(target), Path(runs), None)
+    if entry.error is not None:
+        raise ZooError(f"{target}: {entry.error}")
+    assert entry.weights is not None
+    page = Path(out) if out is not None else entry.weights.parent / "report.html"
+    judging = _judging(
+        data=data,
+        metrics=metrics,
+        spaces=spaces,
+        weights=weights,
+        samples=samples,
+        out=page.parent / "judged",
+        device=device,
+        display=display,
+    )
+    groups, lost = judging.groups([entry])
+    broken = [*lost, *(row for group in groups for row in group.rows if row.error is not None)]
+    if broken:
+        raise ZooError(f"{entry.name}: {broken[0].error}")
+    _write_page(page, _document(entry.name, "report", judging, groups), groups, no_reals=no_reals)
+    return page
+
+
+def _judging(
+    *,
+    data: str | Path | None,
+    metrics: Sequence[str] | None,
+    spaces: Sequence[str] | None,
+    weights: str | Path | None,
+    samples: int | None,
+    out: Path,
+    device: str,
+    display: Display,
+) -> Judging:
+    if samples is not None and samples < 2:
+        raise ZooError(f"--samples {samples}: must be at least 2")
+    wanted, where = catalogue.choose(metrics), choose_device(device)
+    notes: list[str] = []
+    required = any(catalogue.METRICS[name].family == "features" for name in wanted) and metrics is not None
+    found = chosen_spaces(
+        spaces, wanted, weights=weights, device=where, reporter=display, notes=notes, required=required
+    )
+    return Judging(
+        data=data,
+        metrics=wanted,
+        spaces=found,
+        samples=samples or SAMPLES,
+        keep=out / "judged",
+        device=where,
+        display=display,
+        notes=notes,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Training:
+    """How recipes are trained before they are judged."""
+
+    data: str | Path | None
+    kimg: float
+    seeds: int
+    out: Path
+    device: str
+    precision: str | None
+    set: Sequence[str]
+    display: Display
+
+    def variant(self, name: str) -> list[Entry]:
+        """An entry for each training seed; a seed that cannot be trained says why."""
+        return [self._seed(name, seed) for seed in range(self.seeds)]
+
+    def _seed(self, name: str, seed: int) -> Entry:
+        settings = [*self.set, f"train.seed={seed}", f"train.kimg={self.kimg:g}"]
+        if self.precision is not None:
+            settings.append(f"train.precision={self.precision}")
+        recipe = recipes.load(name, settings)  # a slip in the command is no broken row
+        run = self._finished(recipe)
+        try:
+            run = run or train(
+                recipe, data=self.data, out=self.out, device=self.device, display=self.display, announce=sys.stderr
+            )
+        except ZooError as error:
+            self.display.warn(f"{name}: {error}")
+            return Entry(name=recipe.name, kind="variant", error=str(error))
+        return _run_entry(run, recipe.name, "variant")
+
+    def _finished(self, recipe: Recipe) -> Run | None:
+        """A run of the same numbers and images that is as long."""
+        images = data_package.load(self.data, recipe.data, reporter=self.display)
+        for old in reversed(runs_package.find(self.out, recipe.name)):
+            try:
+                info = runs_package.open_run(old.path).info
+            except (ZooError, ValueError):
+                continue
+            same = info["recipe_digest"] == recipe.digest and info["data_digest"] == images.digest
+            if same and info["status"] == "finished" and info["kimg"] == self.kimg and old.generator_file.is_file():
+                return old
+        return None
+
+
+def _run_entry(run: Run, name: str, kind: str) -> Entry:
+    return Entry(name=name, kind=kind, weights=run.generator_file, recipe=recipes.load(run.recipe_file), run=run)
+
+
+def _entries(target: str, runs: Path, training: _Training | None) -> list[Entry]:
+    """What a word on the command line stands for: a file, a run, or a recipe to be trained.
+
+    Raises:
+        ZooError: it is neither of them.
+    """
+    path, is_recipe = Path(target), target.endswith((".yaml", ".yml")) or target in recipes.list_models()
+    if not path.exists() and (runs / target).is_dir():
+        path = runs / target
+    if path.is_file() and not is_recipe:
+        try:
+            return [Entry(name=path.stem, kind="file", weights=path, recipe=load_generator_file(path)[1])]
+        except ZooError as error:
+            return [Entry(name=path.name, kind="file", error=str(error))]
+    if path.is_dir() and not is_recipe:
+        try:
+            found = runs_package.open_run(path)
+            if not found.generator_file.is_file():
+                raise ZooError(f"{path}: has no generator.safetensors yet; the first checkpoint writes it")
+            return [_run_entry(found, found.name, "run")]
+        except ZooError as error:
+            return [Entry(name=path.name, kind="run", error=str(error))]
+    known = [*(recipes.list_models() if training else []), *(run.name for run in runs_package.find(runs))]
+    if not is_recipe or training is None:
+        kinds = "run, file or recipe" if training else "run or file"
+        raise ZooError(f"no {kinds} {target!r}{nearest(target, known)}")
+    return training.variant(target)
+
+
+def _distinct(entries: Sequence[Entry]) -> list[Entry]:
+    """Runs and files of one name go by their paths; the seeds of a variant stay together."""
+    counts = Counter((entry.name, entry.kind == "variant") for entry in entries)
+    names = Counter(name for name, _ in counts)
+    return [
+        replace(entry, name=str(entry.weights or entry.name))
+        if entry.kind != "variant" and (counts[entry.name, False] > 1 or names[entry.name] > 1)
+        else entry
+        for entry in entries
+    ]
+
+
+def _document(title: str, kind: str, judging: Judging, groups: Sequence[Group]) -> Plain:
+    return {
+        "title": title,
+        "kind": kind,
+        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "command": " ".join(["zoo", *sys.argv[1:]]),
+        "environment": {**environment(judging.device, "fp32"), "ssim_engine": ssim.engine()},
+        "metrics": [metric.to_json() for metric in judging.columns],
+        "groups": [group.to_json() for group in groups],
+        "notes": judging.notes,
+    }
+
+
+def _write(out: Path, document: Plain, groups: Sequence[Group], *, no_reals: bool) -> None:
+    """``results.jsonl``, ``table.md`` and ``report.html``, each whole or as it was."""
+    try:
+        with atomic_file(out / "results.jsonl", "w") as file:
+            for group in document["groups"]:
+                for row in [*group["rows"], *group["baselines"]]:
+                    line = {"group": group["name"], "data_digest": group["data"]["digest"], **row}
+                    file.write(json.dumps({**line, "versions": document["environment"]}) + "\n")
+        with atomic_file(out / "table.md", "w") as file:
+            file.write(markdown(document))
+    except OSError as error:
+        raise ZooError(f"{out}: cannot be written ({reason(error)})") from None
+    _write_page(out / "report.html", document, groups, no_reals=no_reals)
+
+
+def _write_page(path: Path, document: Plain, groups: Sequence[Group], *, no_reals: bool) -> None:
+    pictures = {name: shown for group in groups for name, shown in group.pictures.items()}
+    try:
+        write_page(path, document, pictures, {group.name: group.reals for group in groups}, no_reals=no_reals)
+    except OSError as error:
+        raise ZooError(f"{path}: cannot be written ({reason(error)})") from None
+
+
+def broken(document: Mapping[str, Any]) -> list[str]:
+    """A line for each row that could not be judged."""
+    rows = [row for group in document["groups"] for row in group["rows"]]
+    return [f"{row['name']}: {row['error']}" for row in rows if row["error"] is not None]

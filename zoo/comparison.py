@@ -1,0 +1,120 @@
+"""Any two sets of images, wherever the fakes came from: the same figures, floors and alarms as a bench."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from zoo.data.imageset import ImageSet, describe_shape, read_images
+from zoo.display import Display
+from zoo.environment import choose_device, environment
+from zoo.errors import ZooError
+from zoo.metrics import catalogue, judge, ssim
+from zoo.recipe import DataConfig
+from zoo.rows import Row
+from zoo.spaces import chosen_spaces
+
+
+def compare(
+    fakes: str | Path,
+    reals: str | Path,
+    *,
+    unseen: str | Path | None = None,
+    metrics: Sequence[str] | None = None,
+    spaces: Sequence[str] | None = None,
+    weights: str | Path | None = None,
+    fit: str | None = None,
+    resolution: int | None = None,
+    channels: int = 1,
+    floors: bool = True,
+    intervals: bool = True,
+    device: str = "auto",
+    display: Display | None = None,
+) -> dict[str, Any]:
+    """Judge ``fakes`` against ``reals``; the command ``zoo compare`` is a thin caller of this.
+
+    Args:
+        fakes, reals: folders, zips, ``.npy`` or ``.npz``; images are taken as they are.
+        unseen: real images of subjects that are not among ``reals``: what copies are told from.
+        metrics: names and groups; None: the usual ones.
+        spaces: feature spaces; None: Inception, and DINOv2 where its weights are.
+        weights: a feature network's weights, or a folder of such.
+        fit: ``pad``, ``crop`` or ``stretch`` to ``resolution`` and ``channels`` first, as for training; None: not.
+        floors: whether unseen, mean, black and noise images are judged beside.
+        intervals: whether figures get intervals.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        display: where progress is shown; default: stderr.
+
+    Returns:
+        A figure ``{"value", "low", "high", "n"}`` under each metric's name, ``alarms``, ``floors``, ``nearest`` (the
+        fakes nearest to a training image), and what was compared how.
+
+    Raises:
+        ZooError: bad input, shapes that differ, or weights that are not to be had.
+    """
+    display = display or Display()
+    wanted, where = catalogue.choose(metrics), choose_device(device)
+    notes: list[str] = []
+    config = _fit(fit, resolution, channels)
+    sets = [read_images(path, fit=config, reporter=display) for path in (fakes, reals)]
+    other = read_images(unseen, fit=config, reporter=display) if unseen is not None else None
+    for images in [sets[0], *([other] if other is not None else [])]:
+        judge.check(images, sets[1])  # before weights are looked for
+    required = any(catalogue.METRICS[name].family == "features" for name in wanted) and metrics is not None
+    found = chosen_spaces(
+        spaces, wanted, weights=weights, device=where, reporter=display, notes=notes, required=required
+    )
+    judged = judge.Judge(sets[1], other, metrics=wanted, spaces=found, reporter=display, intervals=intervals)
+    verdict = judged.judge(sets[0])
+    beside = judged.floors() if floors else {}
+    return {
+        "fakes": _facts(fakes, sets[0]),
+        "reals": _facts(reals, sets[1]),
+        "unseen": _facts(unseen, other) if unseen is not None and other is not None else None,
+        "shape": describe_shape(sets[1].shape),
+        "fit": {"fit": fit, "resolution": resolution, "channels": channels} if config else None,
+        **verdict.to_json(),
+        "floors": {name: floor.to_json() for name, floor in beside.items()},
+        "nearest": [
+            {
+                "fake": sets[0].names[pair.fake],
+                "real": sets[1].names[pair.real],
+                "ssim": pair.ssim,
+                "ncc": pair.ncc,
+            }
+            for pair in verdict.pairs
+        ],
+        "metrics": [metric.to_json() for metric in catalogue.columns(wanted, [space.name for space in found])],
+        "definitions": judge.definitions(found),
+        "environment": {**environment(where, "fp32"), "ssim_engine": ssim.engine()},
+        "notes": notes,
+    }
+
+
+def as_group(found: dict[str, Any]) -> dict[str, Any]:
+    """What :func:`compare` returned, as a bench's group with one row, for :mod:`zoo.report.table`."""
+    names = [metric["name"] for metric in found["metrics"]]
+
+    def row(name: str, kind: str, figures: dict[str, Any]) -> dict[str, Any]:
+        plain = Row(name=name, kind=kind).to_json()
+        picked = {metric: figures[metric] for metric in names if metric in figures}
+        return {**plain, "figures": picked, "alarms": figures["alarms"]}
+
+    baselines = [row(name, "baseline", figures) for name, figures in found["floors"].items()]
+    return {"name": found["shape"], "rows": [row(found["fakes"]["path"], "file", found)], "baselines": baselines}
+
+
+def _fit(fit: str | None, resolution: int | None, channels: int) -> DataConfig | None:
+    if fit is None and resolution is None:
+        return None
+    if fit not in ("pad", "crop", "stretch") or resolution is None:
+        raise ZooError("--fit pad|crop|stretch and --resolution R go together")
+    if resolution < 8:
+        raise ZooError(f"--resolution {resolution}: must be at least 8")
+    return DataConfig(resolution=resolution, channels=channels, fit=fit, holdout=0.0)  # type: ignore[arg-type]
+
+
+def _facts(path: str | Path, images: ImageSet) -> dict[str, Any]:
+    subjects = len(set(images.subjects)) if images.subjects else None
+    return {"path": str(path), "label": images.label, "n": len(images), "subjects": subjects}

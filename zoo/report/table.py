@@ -1,0 +1,116 @@
+"""A bench's document as tables: for the terminal and in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Group = Mapping[str, Any]
+Table = tuple[list[str], list[list[str]]]  # headings, those of right-aligned columns ending in ">"; rows
+
+NONE = "-"
+
+
+def quality(group: Group, metrics: Sequence[Mapping[str, Any]], *, intervals: bool) -> Table:
+    """Generators best first, then the baselines; ``intervals`` adds half the width of each."""
+    headings = ["", *(f"{metric['title']}>" for metric in metrics), "n>", "alarms"]
+    rows = []
+    for row in [*group["rows"], *group["baselines"]]:
+        if row["error"]:
+            rows.append([row["name"], *[NONE] * len(metrics), NONE, f"broken: {row['error']}"])
+            continue
+        cells = [cell(row["figures"].get(metric["name"]), metric["decimals"], interval=intervals) for metric in metrics]
+        name = f"({row['name']})" if row["kind"] == "baseline" else row["name"]
+        n = max((figure["n"] for figure in row["figures"].values()), default=0)
+        rows.append([name, *cells, f"{n:,}", alarms(row)])
+    return headings, rows
+
+
+def cell(figure: Mapping[str, Any] | None, decimals: int, *, interval: bool) -> str:
+    """``"137.7 ±6.4"``; a dash for what is not available."""
+    if figure is None or figure["value"] is None:
+        return NONE
+    text = f"{figure['value']:.{decimals}f}"
+    if interval and figure["low"] is not None and figure["high"] is not None:
+        text += f" ±{(figure['high'] - figure['low']) / 2:.{decimals}f}"
+    return text
+
+
+def alarms(row: Mapping[str, Any]) -> str:
+    """``"collapse (SSIM pairwise)"``: which rang, and by what."""
+    found: dict[str, list[str]] = {}
+    for alarm in row["alarms"]:
+        found.setdefault(alarm["name"], []).append(alarm["metric"])
+    return "; ".join(f"{name} ({', '.join(by)})" for name, by in found.items())
+
+
+def costs(group: Group) -> Table:
+    """What each generator is and took."""
+    headings = ["", "images seen>", "G / D parameters>", "G multiply-adds>", "file>", "training img/s>"]
+    headings += ["sampling img/s>", "peak memory>", "training time>"]
+    rows = []
+    for row in group["rows"]:
+        cost = row["cost"]
+        parameters = " / ".join(_count(cost.get(key)) for key in ("parameters_g", "parameters_d"))
+        rows.append(
+            [
+                row["name"],
+                f"{cost['nimg']:,}" if cost.get("nimg") is not None else NONE,
+                parameters,
+                _count(cost.get("macs_g")),
+                _bytes(cost.get("checkpoint_bytes")),
+                _rate(cost.get("train_img_per_s")),
+                _rate(cost.get("sample_img_per_s")),
+                _bytes(cost.get("peak_memory_bytes")),
+                _time(cost.get("wall_s")),
+            ]
+        )
+    return headings, rows
+
+
+def markdown(document: Mapping[str, Any]) -> str:
+    """The whole document: a quality and a cost table a group, alarms and notes in words."""
+    parts = []
+    for group in document["groups"]:
+        data = group["data"]
+        parts.append(f"### {group['name']}\n\nAgainst {data['train']:,} training images ({data['description']}).\n")
+        parts.append(_markdown(*quality(group, document["metrics"], intervals=True)))
+        rang = [f"- **{row['name']}**: {alarm['text']}" for row in group["rows"] for alarm in row["alarms"]]
+        parts.append("\n".join(rang) + "\n" if rang else "No alarm.\n")
+        parts.append(_markdown(*costs(group)))
+    if document["notes"]:
+        parts.append("\n".join(f"- {note}" for note in document["notes"]) + "\n")
+    return "\n".join(parts)
+
+
+def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---:" if heading.endswith(">") else "---" for heading in headings]
+    lines = [[heading.rstrip(">") for heading in headings], rule, *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
+
+
+def _count(value: float | None) -> str:
+    """``"3.57 M"``."""
+    return NONE if value is None else _scaled(value, 1000, ("", " K", " M", " G", " T"))
+
+
+def _bytes(value: float | None) -> str:
+    return NONE if value is None else _scaled(value, 1000, (" B", " kB", " MB", " GB", " TB"))
+
+
+def _scaled(value: float, base: int, units: Sequence[str]) -> str:
+    for unit in units:
+        if value < base or unit == units[-1]:
+            break
+        value /= base
+    return f"{value:.3g}{unit}"
+
+
+def _rate(value: float | None) -> str:
+    return NONE if value is None else f"{value:.3g}"
+
+
+def _time(value: float | None) -> str:
+    if value is None:
+        return NONE
+    return f"{value:.0f} s" if value < 120 else f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"

@@ -1,0 +1,55 @@
+"""Which feature spaces a command uses, and what is said of those whose weights are not to be had."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from zoo.data.reporter import Reporter
+from zoo.errors import ZooError
+from zoo.metrics import catalogue
+from zoo.metrics.features import Space, space
+
+DEFAULT = ("inception", "dinov2")  # what the field reports, and one that has seen no labels
+
+
+def chosen_spaces(
+    names: Sequence[str] | None,
+    metrics: Sequence[str],
+    *,
+    weights: str | Path | None,
+    device: torch.device,
+    reporter: Reporter,
+    notes: list[str],
+    required: bool,
+) -> list[Space]:
+    """The spaces that ``metrics`` need; where nobody asked for them, those whose weights can be had.
+
+    Args:
+        names: what was asked for, commas allowed; None: the default ones.
+        metrics: names of metrics.
+        weights: a file or a folder of weights.
+        required: whether a metric was asked for by name that needs the first.
+        notes: takes a line for each default space that is not to be had.
+
+    Raises:
+        ZooError: weights that were asked for are not to be had.
+    """
+    needed = [name for name in metrics if catalogue.METRICS[name].family == "features" or name == "copies_features"]
+    if not needed:
+        return []
+    asked = [part.strip() for name in names or () for part in name.split(",") if part.strip()]
+    found: list[Space] = []
+    for place, name in enumerate(asked or DEFAULT):
+        try:
+            found.append(space(name, device=device, weights=weights, reporter=reporter))
+        except ZooError as error:
+            if asked or (required and place == 0):
+                raise
+            notes.append(f"{name}: not available: {error}")
+            reporter.say(notes[-1])
+            if place == 0:
+                break  # no ranking by a second space under the first one's name
+    return found
