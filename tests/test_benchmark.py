@@ -79,6 +79,75 @@ def test_names_are_trained_for_the_same_length_and_a_killed_bench_goes_on(tmp_pa
     assert zoo.bench(["dcgan-64"], **call)["groups"][0]["rows"][0]["figures"] == row["figures"]
 
 
+def test_a_longer_unfinished_run_is_not_taken_for_a_shorter_one(tmp_path, monkeypatch):
+    from zoo.trainer import Trainer
+
+    call = {"data": "phantoms:4", "out": tmp_path / "bench", **QUICK}
+    settings = [*TINY, "train.checkpoint_kimg=0.016"]
+    original = Trainer.step
+
+    def step(self):
+        if self.nimg >= 48:
+            raise KeyboardInterrupt
+        original(self)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    with pytest.raises(KeyboardInterrupt):
+        zoo.bench(["dcgan-64"], train_kimg=0.08, set=settings, **call)
+    document = zoo.bench(["dcgan-64"], train_kimg=0.0160001, set=settings, **call)
+    assert document["groups"][0]["rows"][0]["cost"]["nimg"] == 16
+    zoo.bench(["dcgan-64"], train_kimg=0.0160001, set=settings, **call)
+    assert len(list((tmp_path / "bench" / "runs").iterdir())) == 2
+
+
+def test_recipes_of_one_name_are_no_seeds_of_one_another(tmp_path):
+    for name, rate in (("a", "1e-4"), ("b", "2e-4")):
+        recipe = zoo.load_recipe("dcgan-64", [*TINY, f"optimizer.generator.lr={rate}"])
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.yaml").write_text(recipe.to_yaml())
+    targets = [str(tmp_path / name / "mine.yaml") for name in ("a", "b", "a")]
+    document = zoo.bench(targets, data="phantoms:4", train_kimg=0.008, out=tmp_path / "bench", **QUICK)
+    rows = document["groups"][0]["rows"]
+    assert len(rows) == len({row["name"] for row in rows}) == 2
+    assert all(row["seeds"] == [0] for row in rows)
+
+
+def test_one_seed_that_diverges_is_named_in_the_row_of_the_others(tmp_path, monkeypatch):
+    from zoo.benchmark import train
+
+    def sometimes(recipe, **options):
+        if recipe.train.seed == 1:
+            raise ZooError("diverged, say")
+        return train(recipe, **options)
+
+    monkeypatch.setattr("zoo.benchmark.train", sometimes)
+    call = {"data": "phantoms:4", "train_kimg": 0.008, "seeds": 3, "set": TINY, "out": tmp_path / "bench", **QUICK}
+    document = zoo.bench(["dcgan-64"], **call)
+    (row,) = document["groups"][0]["rows"]
+    assert row["seeds"] == [0, 2]
+    assert row["failed"] == ["diverged, say"]
+    assert broken(document) == ["dcgan-64: a training seed failed: diverged, say"]
+
+
+def test_a_file_needs_to_be_told_its_images(runs, tmp_path):
+    lone = shutil.copy(runs / "dcgan-64-000" / "generator.safetensors", tmp_path / "lone.safetensors")
+    with pytest.raises(ZooError, match="lone: does not say what it was trained on; give --data"):
+        zoo.bench([lone], out=tmp_path / "bench", **QUICK)
+    document = zoo.bench([lone, str(runs / "lean-256-000")], out=tmp_path / "bench", **QUICK)
+    assert broken(document) == []
+    assert "4 subjects" in document["groups"][0]["data"]["description"]
+
+
+def test_what_is_kept_may_be_damaged(runs, tmp_path):
+    call = {"out": tmp_path / "bench", **QUICK}
+    first = zoo.bench([str(runs / "dcgan-64-000")], **call)
+    for path in (tmp_path / "bench" / "judged").glob("*.npz"):
+        path.write_bytes(path.read_bytes()[:1000])
+    again = zoo.bench([str(runs / "dcgan-64-000")], **call)
+    rows = [document["groups"][0]["rows"][0]["figures"] for document in (first, again)]
+    assert rows[0] == rows[1]
+
+
 def test_a_broken_run_is_named_and_stops_no_other(runs, tmp_path, capsys):
     for name in ("damaged", "other", "empty"):
         shutil.copytree(runs / "dcgan-64-000", tmp_path / name)
@@ -140,6 +209,9 @@ def test_the_page_of_one_run(runs, tmp_path):
         (["dcgan-64", "--set", "data.resolutoin=16"], "did you mean 'resolution'?"),
         (["dcgan-64", "--data", "/nowhere"], "there is no 'nowhere'"),
         (["dcgan-64", "--metrics", "ssmi"], "did you mean 'ssim'?"),
+        (["dcgan-64", "lean-265"], "did you mean 'lean-256'?"),
+        (["dcgan-64", "--set", "train.seed=3"], "--set train.seed: is the bench's own; --seeds K"),
+        (["dcgan-64", "--out", "/proc/nowhere"], "/proc/nowhere: cannot be written"),
     ],
 )
 def test_bad_input_is_one_line(arguments, line, tmp_path, capsys, monkeypatch):
@@ -149,5 +221,5 @@ def test_bad_input_is_one_line(arguments, line, tmp_path, capsys, monkeypatch):
     assert main(["bench", *arguments]) == 2
     err = capsys.readouterr().err
     assert line in err
-    assert len(err.strip().splitlines()) == 1
+    assert [text.startswith("zoo") for text in err.strip().splitlines()].count(True) == 1
     assert not (tmp_path / "bench").exists()

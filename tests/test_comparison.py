@@ -100,6 +100,8 @@ def test_the_table_for_people(sets, capsys):
         (["fakes", "nowhere"], "there is no 'nowhere'"),
         (["fakes", "reals", "--metrics", "fdi"], "--metrics fdi: is none (did you mean 'fid'?)"),
         (["fakes", "reals", "--spaces", "inceptoin"], "did you mean 'inception'"),
+        (["fakes", "reals", "--spaces", "timm:a.x,timm:a.y"], "would have the same names"),
+        (["fakes", "reals", "--metrics", "copies_features", "--no-floors"], "no Inception weights"),
         (["fakes", "reals", "--fit", "pad"], "--fit pad|crop|stretch and --resolution R go together"),
         (["fakes", "small"], "must share one shape"),
         (["fakes", "reals", "--weights", "nowhere.pth", "--metrics", "fid"], "nowhere.pth"),
@@ -130,3 +132,31 @@ def test_too_few_images_for_a_metric_are_named(sets):
     (few / "a.png").unlink()
     with pytest.raises(ZooError, match="no images"):
         zoo.compare(few, sets / "reals")
+
+
+def test_what_is_remembered_belongs_to_its_subjects(sets, capsys, tmp_path):
+    """The same pixels without subjects' names are judged otherwise, whichever was judged first."""
+    for name in ("reals", "unseen"):
+        (tmp_path / name).mkdir()
+        for index, path in enumerate(sorted((sets / name).iterdir())):
+            (tmp_path / name / f"{index}.png").write_bytes(path.read_bytes())
+    options = ["--metrics", "copies_ncc", "--no-floors"]
+    named = compare(capsys, sets / "fakes", sets / "reals", "--unseen", sets / "unseen", *options)
+    nameless = compare(capsys, sets / "fakes", tmp_path / "reals", "--unseen", tmp_path / "unseen", *options)
+    assert named["reals"]["subjects"] == 6
+    assert nameless["reals"]["subjects"] is None
+    assert named["copies_ncc"]["note"] != nameless["copies_ncc"]["note"]
+    assert named["alarms"] == nameless["alarms"] == []
+
+
+def test_collapse_of_varied_pixels_is_seen_in_features(sets, capsys, tmp_path):
+    """Ten pictures again and again; without SSIM, coverage must tell. Unlike images are no collapse."""
+    some = [np.asarray(Image.open(sets / "reals" / f"case_0_slice_{i}.png")) for i in range(8, 18)]
+    np.savez(tmp_path / "ten.npz", images=np.tile(np.stack(some), (10, 1, 1)))
+    found = compare(capsys, tmp_path / "ten.npz", sets / "reals", "--metrics", "features", "--no-floors")
+    assert {alarm["metric"] for alarm in found["alarms"]} & {"recall", "coverage"}
+    reals = np.stack([np.asarray(Image.open(path)) for path in sorted((sets / "fakes").iterdir())])
+    np.savez(tmp_path / "inverted.npz", images=255 - reals)
+    found = compare(capsys, tmp_path / "inverted.npz", sets / "reals", "--no-floors")
+    assert found["recall"]["value"] < 0.02
+    assert [alarm for alarm in found["alarms"] if alarm["name"] == "collapse"] == []

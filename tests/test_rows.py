@@ -48,6 +48,10 @@ def test_seeds_become_a_mean_with_its_spread():
     assert merged.spread["fid"] == {"mean": 5.0, "sd": 2**0.5, "seeds": 2}
     assert merged.facts["seeds"] == [0, 1]
     assert merged.facts["failed"] == ["diverged"]
+    _, lines = table.quality({"rows": [merged.to_json()], "baselines": []}, [METRICS[0].to_json()], intervals=True)
+    assert lines[0][1] == "5.0 ±1.4 sd"
+    half = over_seeds([row("a", 0, fid=4.0, kid=1.0), row("a", 1, fid=6.0)])
+    assert half.figures["kid"].value is None
     assert over_seeds([row("a", error="x")]).error == "x"
 
 
@@ -60,7 +64,7 @@ def test_tables_show_intervals_alarms_and_reasons():
         "name": "64 x 64 grey",
         "rows": [good.to_json(), bad.to_json()],
         "baselines": [baseline.to_json()],
-        "data": {"train": 10, "description": "d"},
+        "data": {"train": 10, "unseen": 4, "description": "d"},
     }
     metrics = [catalogue.METRICS["fid"].to_json()]
     _, lines = table.quality(group, metrics, intervals=True)

@@ -66,7 +66,8 @@ def test_real_unseen_images_ring_no_alarm_and_one_picture_does(trainer):
     said = Said()
     watch = Watch(trainer, said)
     unseen = reals(trainer, trainer.data.unseen)
-    assert watch.look(unseen.repeat(2, 1, 1, 1)[:64])["alarms"] == [] or len(unseen) < 64
+    assert len(unseen) == 64
+    assert watch.look(unseen)["alarms"] == []
     row = watch.look(unseen[:1].repeat(64, 1, 1, 1))
     assert {alarm["metric"] for alarm in row["alarms"]} == {"ssim_pairwise", "ssim_twins"}
     assert sum("collapse" in line for line in said) == 2
@@ -79,7 +80,7 @@ def test_real_unseen_images_ring_no_alarm_and_one_picture_does(trainer):
 def test_shifted_training_images_ring_the_other_alarm(trainer):
     copied = torch.roll(reals(trainer, trainer.data.train[::3][:64]), 1, dims=3)
     row = Watch(trainer, Said()).look(copied)
-    assert [alarm["metric"] for alarm in row["alarms"]] == ["copies_ncc"] or row["copies_ncc"] > 0.5
+    assert "copies_ncc" in [alarm["metric"] for alarm in row["alarms"] if alarm["name"] == "memorisation"]
 
 
 def test_the_best_generator_is_kept_beside_the_last(tmp_path):
@@ -93,6 +94,14 @@ def test_the_best_generator_is_kept_beside_the_last(tmp_path):
     assert zoo.load_generator(run.best_file).nimg == best["nimg"]
     none = train(tmp_path / "none", "train.best=none", kimg=0.008)
     assert not none.best_file.exists()
+
+
+def test_another_measure_of_the_best_begins_anew(trainer):
+    watch = Watch(trainer, Said(), {"best": {"metric": "fid", "value": 0.001, "nimg": 8}})
+    row = {"ssim_nearest": 0.5, "ssim_nearest_unseen": 0.9, "ssim_pairwise": 0.7, "ssim_pairwise_real": 0.6}
+    assert watch.improved(row, 16)
+    assert watch.best == {"metric": "ssim", "value": pytest.approx(0.5), "nimg": 16}
+    assert not watch.improved(row | {"ssim_nearest": 0.4}, 24)
 
 
 def test_the_best_by_kid_needs_weights_before_the_first_step(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections import Counter
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -91,13 +91,18 @@ def bench(
         raise ZooError(f"--seeds {seeds}: must be at least 1")
     if train_kimg is not None and not train_kimg > 0:
         raise ZooError(f"--train-kimg {train_kimg:g}: must be above 0")
+    for key, flag in (("train.seed", "--seeds K trains with 0 to K - 1"), ("train.kimg", "--train-kimg N says it")):
+        if any(text.partition("=")[0].strip() == key for text in set):
+            raise ZooError(f"--set {key}: is the bench's own; {flag}")
     choose_device(device)
     out, runs = Path(out), Path(runs)
+    data = data or os.environ.get("ZOO_DATA") or None
     targets = list(targets) or [str(run.path) for run in runs_package.find(runs) if run.generator_file.is_file()]
     if not targets:
-        display.say(f"no trained runs in {runs}: training {' and '.join(SMALL_SET)}, small, on built-in phantom brains")
+        where = "built-in phantom brains" if data is None else f"{data}"
+        display.say(f"no trained runs in {runs}: training {' and '.join(SMALL_SET)}, small, on {where}")
         targets, set, data = list(SMALL_SET), [*SMALL_SETTINGS, *set], data or "phantoms"
-        samples = samples or SMALL_SAMPLES
+        samples = SMALL_SAMPLES if samples is None else samples
     judging = _judging(
         data=data,
         metrics=metrics,
@@ -107,10 +112,10 @@ def bench(
         out=out,
         device=device,
         display=display,
-    )  # before anything is trained: what cannot be measured is known at once
+    )
     training = _Training(
-        data=data or os.environ.get("ZOO_DATA") or None,
-        kimg=train_kimg or KIMG,
+        data=data,
+        kimg=KIMG if train_kimg is None else train_kimg,
         seeds=seeds,
         out=out / "runs",
         device=device,
@@ -118,7 +123,21 @@ def bench(
         set=list(set),
         display=display,
     )
-    entries = _distinct([entry for target in targets for entry in _entries(target, runs, training)])
+    # All is looked up before anything is trained: a slip is known at once.
+    looked_up = [_found(os.fspath(target), runs, training) for target in targets]
+    found = list({_identity(what): what for what in looked_up}.values())
+    if not any(isinstance(what, list) for what in found) and (set or seeds > 1 or train_kimg is not None):
+        display.warn("--set, --seeds and --train-kimg say how recipes are trained; runs and files stay as they are")
+    for what in found:
+        if isinstance(what, list):
+            data_package.load(data, what[0].data, reporter=display)
+    _writable(out)
+    entries = [
+        entry
+        for what in found
+        for entry in ([what] if isinstance(what, Entry) else [training.entry(variant) for variant in what])
+    ]
+    entries = _distinct(entries)
     groups, lost = judging.groups(entries)
     if not groups:
         raise ZooError("; ".join(f"{row.name}: {row.error}" for row in lost) or "nothing to judge")
@@ -154,11 +173,13 @@ def report(
         ZooError: as :func:`bench`, or the run is broken.
     """
     display = display or Display()
-    (entry,) = _entries(str(target), Path(runs), None)
+    entry = _found(str(target), Path(runs), None)
+    assert isinstance(entry, Entry)
     if entry.error is not None:
         raise ZooError(f"{target}: {entry.error}")
     assert entry.weights is not None
-    page = Path(out) if out is not None else entry.weights.parent / "report.html"
+    name = "report.html" if entry.kind == "run" else f"{entry.weights.stem}-report.html"
+    page = Path(out) if out is not None else entry.weights.parent / name
     judging = _judging(
         data=data,
         metrics=metrics,
@@ -192,15 +213,14 @@ def _judging(
         raise ZooError(f"--samples {samples}: must be at least 2")
     wanted, where = catalogue.choose(metrics), choose_device(device)
     notes: list[str] = []
-    required = any(catalogue.METRICS[name].family == "features" for name in wanted) and metrics is not None
     found = chosen_spaces(
-        spaces, wanted, weights=weights, device=where, reporter=display, notes=notes, required=required
+        spaces, wanted, weights=weights, device=where, reporter=display, notes=notes, required=metrics is not None
     )
     return Judging(
         data=data,
         metrics=wanted,
         spaces=found,
-        samples=samples or SAMPLES,
+        samples=SAMPLES if samples is None else samples,
         keep=out / "judged",
         device=where,
         display=display,
@@ -221,44 +241,64 @@ class _Training:
     set: Sequence[str]
     display: Display
 
-    def variant(self, name: str) -> list[Entry]:
-        """An entry for each training seed; a seed that cannot be trained says why."""
-        return [self._seed(name, seed) for seed in range(self.seeds)]
+    def variant(self, name: str) -> list[Recipe]:
+        """What a recipe's name stands for: itself with each training seed.
 
-    def _seed(self, name: str, seed: int) -> Entry:
-        settings = [*self.set, f"train.seed={seed}", f"train.kimg={self.kimg:g}"]
+        Raises:
+            ZooError: something in it, or in what is to be changed in it, does not fit.
+        """
+        more = [f"train.kimg={self.kimg!r}"]
         if self.precision is not None:
-            settings.append(f"train.precision={self.precision}")
-        recipe = recipes.load(name, settings)  # a slip in the command is no broken row
-        run = self._finished(recipe)
+            more.append(f"train.precision={self.precision}")
+        return [recipes.load(name, [*self.set, *more, f"train.seed={seed}"]) for seed in range(self.seeds)]
+
+    def entry(self, recipe: Recipe) -> Entry:
+        """Train it, unless that is done; a seed that cannot be trained says why."""
+        group = f"{recipe.name} {recipe.with_('train.seed=0').digest}"
+        images = data_package.load(self.data, recipe.data, reporter=self.display)
+        run, beyond = self._before(recipe, images.digest)
         try:
             run = run or train(
-                recipe, data=self.data, out=self.out, device=self.device, display=self.display, announce=sys.stderr
+                recipe,
+                data=self.data,
+                out=self.out,
+                device=self.device,
+                new=beyond,
+                display=self.display,
+                announce=sys.stderr,
             )
         except ZooError as error:
-            self.display.warn(f"{name}: {error}")
-            return Entry(name=recipe.name, kind="variant", error=str(error))
-        return _run_entry(run, recipe.name, "variant")
+            self.display.warn(f"{recipe.name}: {error}")
+            return Entry(name=recipe.name, kind="variant", group=group, recipe=recipe, error=str(error))
+        return replace(_run_entry(run, recipe.name, "variant"), group=group)
 
-    def _finished(self, recipe: Recipe) -> Run | None:
-        """A run of the same numbers and images that is as long."""
-        images = data_package.load(self.data, recipe.data, reporter=self.display)
+    def _before(self, recipe: Recipe, data_digest: str) -> tuple[Run | None, bool]:
+        """A finished run of the same numbers and images that is as long; and whether an unfinished one is longer, so
+        that it must not be gone on with.
+        """
+        batch = recipe.train.batch
+        length = -(-round(self.kimg * 1000) // batch) * batch
+        beyond = False
         for old in reversed(runs_package.find(self.out, recipe.name)):
             try:
                 info = runs_package.open_run(old.path).info
             except (ZooError, ValueError):
                 continue
-            same = info["recipe_digest"] == recipe.digest and info["data_digest"] == images.digest
-            if same and info["status"] == "finished" and info["kimg"] == self.kimg and old.generator_file.is_file():
-                return old
-        return None
+            if (info["recipe_digest"], info["data_digest"]) != (recipe.digest, data_digest):
+                continue
+            if info["status"] == "finished" and info["nimg"] == length and old.generator_file.is_file():
+                return old, False
+            beyond = beyond or (info["status"] != "finished" and info["nimg"] > length)
+        return None, beyond
 
 
 def _run_entry(run: Run, name: str, kind: str) -> Entry:
-    return Entry(name=name, kind=kind, weights=run.generator_file, recipe=recipes.load(run.recipe_file), run=run)
+    recipe = recipes.load(run.recipe_file)
+    group = str(run.path.resolve())
+    return Entry(name=name, kind=kind, group=group, weights=run.generator_file, recipe=recipe, run=run)
 
 
-def _entries(target: str, runs: Path, training: _Training | None) -> list[Entry]:
+def _found(target: str, runs: Path, training: _Training | None) -> Entry | list[Recipe]:
     """What a word on the command line stands for: a file, a run, or a recipe to be trained.
 
     Raises:
@@ -267,19 +307,21 @@ def _entries(target: str, runs: Path, training: _Training | None) -> list[Entry]
     path, is_recipe = Path(target), target.endswith((".yaml", ".yml")) or target in recipes.list_models()
     if not path.exists() and (runs / target).is_dir():
         path = runs / target
+    group = str(path.resolve())
     if path.is_file() and not is_recipe:
         try:
-            return [Entry(name=path.stem, kind="file", weights=path, recipe=load_generator_file(path)[1])]
+            recipe = load_generator_file(path)[1]
         except ZooError as error:
-            return [Entry(name=path.name, kind="file", error=str(error))]
+            return Entry(name=path.name, kind="file", group=group, error=str(error))
+        return Entry(name=path.stem, kind="file", group=group, weights=path, recipe=recipe, run=_run_of(path))
     if path.is_dir() and not is_recipe:
         try:
             found = runs_package.open_run(path)
             if not found.generator_file.is_file():
                 raise ZooError(f"{path}: has no generator.safetensors yet; the first checkpoint writes it")
-            return [_run_entry(found, found.name, "run")]
+            return _run_entry(found, found.name, "run")
         except ZooError as error:
-            return [Entry(name=path.name, kind="run", error=str(error))]
+            return Entry(name=path.name, kind="run", group=group, error=str(error))
     known = [*(recipes.list_models() if training else []), *(run.name for run in runs_package.find(runs))]
     if not is_recipe or training is None:
         kinds = "run, file or recipe" if training else "run or file"
@@ -287,16 +329,41 @@ def _entries(target: str, runs: Path, training: _Training | None) -> list[Entry]
     return training.variant(target)
 
 
+def _identity(what: Entry | list[Recipe]) -> str:
+    """Equal for what is the same by any name."""
+    return what.group if isinstance(what, Entry) else f"{what[0].name} {what[0].digest}"
+
+
+def _run_of(file: Path) -> Run | None:
+    """The run that a generator's file lies in, if it does."""
+    try:
+        return runs_package.open_run(file.parent)
+    except ZooError:
+        return None
+
+
 def _distinct(entries: Sequence[Entry]) -> list[Entry]:
-    """Runs and files of one name go by their paths; the seeds of a variant stay together."""
-    counts = Counter((entry.name, entry.kind == "variant") for entry in entries)
-    names = Counter(name for name, _ in counts)
-    return [
-        replace(entry, name=str(entry.weights or entry.name))
-        if entry.kind != "variant" and (counts[entry.name, False] > 1 or names[entry.name] > 1)
-        else entry
-        for entry in entries
-    ]
+    """Each group a name of its own: where names clash, runs and files go by their paths, variants by their digests."""
+    groups: dict[str, dict[str, None]] = {}
+    for entry in entries:
+        groups.setdefault(entry.name, {})[entry.group] = None
+
+    def name(entry: Entry) -> str:
+        if len(groups[entry.name]) == 1:
+            return entry.name
+        return f"{entry.name} ({entry.group[-8:]})" if entry.kind == "variant" else str(entry.weights or entry.group)
+
+    return [replace(entry, name=name(entry)) for entry in entries]
+
+
+def _writable(out: Path) -> None:
+    """Make the folder, and sure that it takes files, before hours are spent on what goes into it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise ZooError(f"{out}: cannot be written ({reason(error)})") from None
 
 
 def _document(title: str, kind: str, judging: Judging, groups: Sequence[Group]) -> Plain:
@@ -338,4 +405,5 @@ def _write_page(path: Path, document: Plain, groups: Sequence[Group], *, no_real
 def broken(document: Mapping[str, Any]) -> list[str]:
     """A line for each row that could not be judged."""
     rows = [row for group in document["groups"] for row in group["rows"]]
-    return [f"{row['name']}: {row['error']}" for row in rows if row["error"] is not None]
+    whole = [f"{row['name']}: {row['error']}" for row in rows if row["error"] is not None]
+    return [*whole, *(f"{row['name']}: a training seed failed: {why}" for row in rows for why in row.get("failed", []))]

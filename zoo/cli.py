@@ -20,7 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
         options.parser.error(f"unknown {unknown[0]}{nearest(unknown[0].partition('=')[0], options.parser.flags())}")
     try:
         options.command(options)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # which a shell may have closed
+            sys.stdout.flush()
     except ZooError as error:
         print(f"zoo: {error}", file=sys.stderr)
         return 2
@@ -364,7 +365,9 @@ def _bench(options: argparse.Namespace) -> None:
             print(f"  {Path(options.out) / name}")
     if lines := broken(document):
         sys.stdout.flush()
-        raise ZooError("\nzoo: ".join(lines))
+        for line in lines:
+            print(f"zoo: {line}", file=sys.stderr)
+        raise ZooError(f"{len(lines)} could not be judged or trained; all else is in {options.out}")
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -407,10 +410,7 @@ def _compare(options: argparse.Namespace) -> None:
     )
     if options.json:
         return _print_json(found)
-    _print_group(as_group(found), found["metrics"])
-    for note in found["notes"]:
-        print(note)
-    return None
+    return _print_group(as_group(found), found["metrics"])
 
 
 def _print_group(group: Any, metrics: Any) -> None:

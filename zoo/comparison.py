@@ -61,9 +61,8 @@ def compare(
     other = read_images(unseen, fit=config, reporter=display) if unseen is not None else None
     for images in [sets[0], *([other] if other is not None else [])]:
         judge.check(images, sets[1])  # before weights are looked for
-    required = any(catalogue.METRICS[name].family == "features" for name in wanted) and metrics is not None
     found = chosen_spaces(
-        spaces, wanted, weights=weights, device=where, reporter=display, notes=notes, required=required
+        spaces, wanted, weights=weights, device=where, reporter=display, notes=notes, required=metrics is not None
     )
     judged = judge.Judge(sets[1], other, metrics=wanted, spaces=found, reporter=display, intervals=intervals)
     verdict = judged.judge(sets[0])

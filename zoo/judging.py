@@ -8,6 +8,8 @@ import json
 import os
 import statistics
 import time
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,7 +27,7 @@ from zoo.data.imageset import ImageSet, describe_shape, trained_and_unseen
 from zoo.describe import describe
 from zoo.display import Display
 from zoo.environment import environment
-from zoo.errors import ZooError
+from zoo.errors import ZooError, words
 from zoo.hub import LoadedGenerator, load_generator
 from zoo.metrics import catalogue, ssim
 from zoo.metrics.features import Space
@@ -110,8 +112,8 @@ class Judging:
         shapes: dict[tuple[int, int, int], list[Entry]] = {}
         lost = []
         for entry in entries:
-            if entry.recipe is None or entry.error is not None:
-                lost.append(Row(name=entry.name, kind=entry.kind, error=entry.error))
+            if entry.recipe is None:
+                lost.append(_broken(entry, entry.error or "has no recipe"))
                 continue
             config = entry.recipe.data
             shapes.setdefault((config.channels, config.resolution, config.resolution), []).append(entry)
@@ -123,61 +125,75 @@ class Judging:
             self.display.say(f"figures of different sizes do not compare, so each is ranked by itself: {sizes}")
         made = []
         for shape, found in sorted(shapes.items()):
-            group, broken = self._group(shape, found)
-            lost += broken
-            if group is not None:
-                made.append(group)
-        if made and lost:  # in sight, at the end of the last table
+            try:
+                made.append(self._group(shape, found))
+            except ZooError as error:  # of the reference, so that nothing of this shape can be judged
+                self.display.warn(str(error))
+                lost += [_broken(entry, entry.error or str(error)) for entry in found]
+        for row in lost:
+            row.facts |= {"group": None, "data_digest": None}
+        if made:  # in sight, at the end of the last table
             made[-1].rows += lost
         return made, lost
 
-    def _group(self, shape: tuple[int, int, int], entries: Sequence[Entry]) -> tuple[Group | None, list[Row]]:
-        """One shape's rows, or all of them broken where the reference cannot be read."""
-        reference, config, errors = None, None, {}
-        for entry in entries:
-            assert entry.recipe is not None
-            config = entry.recipe.data
-            try:
-                reference = data_package.load(self._path(entry), config, reporter=self.display)
-                break
-            except ZooError as error:
-                if self.data is not None:
-                    raise
-                errors[id(entry)] = str(error)
-        if reference is None or config is None:
-            return None, [Row(name=e.name, kind=e.kind, error=errors[id(e)]) for e in entries]
+    def _group(self, shape: tuple[int, int, int], entries: Sequence[Entry]) -> Group:
+        """One shape's rows.
+
+        Raises:
+            ZooError: there is no reference to judge them by.
+        """
+        reference, config = self._reference(entries)
         reals, unseen = trained_and_unseen(reference)
         judge = Judge(reals, unseen, metrics=self.metrics, spaces=self.spaces, reporter=self.display)
         group = Group(shape=shape, data=reference)
         group.baselines = [
             Row(name=name, kind="baseline", figures=verdict.figures) for name, verdict in judge.floors().items()
         ]
-        by_name: dict[str, list[Row]] = {}
+        together: dict[str, list[Row]] = {}
         for entry in entries:
-            by_name.setdefault(entry.name, []).append(self._row(entry, judge, reference, config, group.pictures))
-        rows = [over_seeds(rows) for rows in by_name.values()]
+            row = self._row(entry, judge, reference, config, group.pictures)
+            together.setdefault(entry.group, []).append(row)
+        rows = [over_seeds(rows) for rows in together.values()]
         ideal = group.baselines[0].figures if unseen is not None else {}
         group.rows, group.ranked_by = ranked(rows, self.columns, ideal)
         source = unseen if unseen is not None else reals
         some = np.random.default_rng(0).permutation(len(source))[:40]
         group.reals = np.array(source.images[some])
-        return group, []
+        return group
 
-    def _path(self, entry: Entry) -> str | Path | None:
-        if self.data is not None:
-            return self.data
-        return entry.run.info["data"] if entry.run is not None else os.environ.get("ZOO_DATA")
+    def _reference(self, entries: Sequence[Entry]) -> tuple[Dataset, DataConfig]:
+        """The images that were asked for, or those of the first run that has them."""
+        configs = [entry.recipe.data for entry in entries if entry.recipe is not None]
+        path = self.data or os.environ.get("ZOO_DATA")
+        trained = [entry for entry in entries if entry.run is not None and entry.recipe is not None]
+        if self.data is None and trained:
+            error = ZooError("nothing to judge by")
+            for entry in trained:
+                assert entry.run is not None
+                assert entry.recipe is not None
+                try:
+                    config = entry.recipe.data
+                    return data_package.load(entry.run.info["data"], config, reporter=self.display), config
+                except ZooError as found:
+                    error = found
+            raise error
+        if path is None:
+            raise ZooError(f"{entries[0].name}: does not say what it was trained on; give --data")
+        return data_package.load(path, configs[0], reporter=self.display), configs[0]
 
     def _row(
         self, entry: Entry, judge: Judge, reference: Dataset, config: DataConfig, pictures: dict[str, RowPictures]
     ) -> Row:
         """One generator; whatever is wrong with it is said in its row and stops no other."""
+        if entry.error is not None:
+            return _broken(entry, entry.error)
         try:
             note = self._related(entry, reference, config)
             row, shown = self._judged(entry, judge)
-        except ZooError as error:
-            self.display.warn(f"{entry.name}: {error}")
-            return Row(name=entry.name, kind=entry.kind, error=str(error))
+        except (ZooError, OSError, ValueError, torch.OutOfMemoryError) as error:
+            why = str(error) if isinstance(error, ZooError) else words(error)
+            self.display.warn(f"{entry.name}: {why}")
+            return _broken(entry, why)
         if note:
             row.facts["trained_on"] = note
         row.facts |= {"data_digest": reference.digest, "data": reference.description}
@@ -210,7 +226,7 @@ class Judging:
             _hashes(reference, reference.train),
             _hashes(reference, reference.unseen),
         )
-        if leaked := len(seen & unseen):
+        if leaked := len(seen & (unseen - known)):
             raise ZooError(f"{other}: it has seen {leaked} of the unseen ones")
         if strange := len(seen - known):
             raise ZooError(f"{other}: {strange} of its {len(seen)} are not among them")
@@ -284,7 +300,7 @@ class Judging:
 
     def _recall(self, key: str) -> tuple[Row, dict[str, Array], list[Pair]] | None:
         """A row that was finished before; None where there is none or it is damaged."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
             plain = json.loads((self.keep / f"{key}.json").read_text(encoding="utf-8"))
             with np.load(self.keep / f"{key}.npz", allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in ("fakes", "pairs", "strip")}
@@ -293,10 +309,20 @@ class Judging:
 
     def _remember(self, key: str, row: Row, arrays: dict[str, Array], pairs: Sequence[Pair]) -> None:
         """Generated pictures only: of real ones their numbers."""
-        with replacing(self.keep / f"{key}.npz") as temporary, temporary.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        with atomic_file(self.keep / f"{key}.json", "w") as file:
-            json.dump({"row": row.to_json(), "pairs": [vars(pair) for pair in pairs]}, file)
+        try:
+            with replacing(self.keep / f"{key}.npz") as temporary, temporary.open("wb") as file:
+                np.savez(file, **arrays)  # type: ignore[arg-type]
+            with atomic_file(self.keep / f"{key}.json", "w") as file:
+                json.dump({"row": row.to_json(), "pairs": [vars(pair) for pair in pairs]}, file)
+        except OSError as error:
+            self.display.warn(
+                f"{self.keep}: cannot be written ({words(error)}): the same call will judge this row again"
+            )
+
+
+def _broken(entry: Entry, why: str) -> Row:
+    seeds = [entry.recipe.train.seed] if entry.recipe is not None else []
+    return Row(name=entry.name, kind=entry.kind, error=why, facts={"seeds": seeds})
 
 
 def _costs(entry: Entry) -> Plain:

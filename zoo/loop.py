@@ -1,7 +1,8 @@
 """The training loop of one run: steps, and what is written while they are taken.
 
-Everything has its own cadence in images. What happens at an image count depends on that count alone, so that a run
-that was killed and resumed writes what an unbroken one would have written.
+Everything has its own cadence in images. What happens to weights and losses at an image count depends on that count
+alone, so that a run that was killed and resumed writes what an unbroken one would have written. Only which looks are
+taken depends on the clock, unless ``train.evaluate_share`` is 1.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class Loop:
         self.started = time.monotonic()
         self.snapshots = Snapshots(trainer, run)
         self.watch = Watch(trainer, display, watch)
+        if run.best_file.is_file():  # which may be of a look after the checkpoint that this run goes on from
+            self.watch.best = run.info.get("best")
         reset_peak_memory(trainer.device)
         self.busy = 0.0  # seconds spent in steps since the last row
         self.begun = trainer.nimg  # images at the last row
@@ -140,8 +143,10 @@ class Loop:
 
     def _look(self, *, last: bool) -> dict[str, Any]:
         """A grid; and figures for the log, unless looking would take more than its share of the time."""
+        due = last or self.watch.due(self.elapsed + time.monotonic() - self.started)
+        if due:
+            self.watch.reference()
         start = time.monotonic()
-        due = last or self.watch.due(self.elapsed + start - self.started)
         fakes = self.snapshots.fakes(max(JUDGED, self.snapshots.count) if due else self.snapshots.count)
         self.snapshots.save(fakes)
         if not due:

@@ -121,7 +121,7 @@ class TrainConfig:
     checkpoint_kimg: Positive = 10.0
     checkpoint_minutes: Positive = 15.0  # at the latest; no number depends on when a checkpoint is written
     keep: Count = 2  # checkpoints kept, newest first
-    evaluate_share: Share = 0.05  # most of the time that looks at sample_kimg may take; 1: look every time
+    evaluate_share: Share = 0.05  # most of the time looks at sample_kimg may take; 1: look every time, 0: at the end
     best: Literal["ssim", "kid", "fid", "none"] = "ssim"  # by what generator-best.safetensors is chosen; see zoo.watch
     stop_on_collapse: bool = False  # end a run whose fakes stay much the same
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.metrics.catalogue import Metric
-from zoo.metrics.figure import Figure
+from zoo.metrics.figure import Figure, missing
 from zoo.recipe import Recipe
 from zoo.run import Run
 
@@ -21,8 +21,9 @@ class Entry:
     """One generator to be judged, or why it cannot be.
 
     Attributes:
-        name: in tables; a variant's training seeds share it.
+        name: in tables; unlike that of any other entry but the training seeds of the same variant.
         kind: ``run``, ``file`` or ``variant``.
+        group: equal for the seeds of one variant, and for nothing else.
         weights: the generator's file.
         recipe: how it was trained.
         run: its folder, if it has one.
@@ -31,6 +32,7 @@ class Entry:
 
     name: str
     kind: str
+    group: str
     weights: Path | None = None
     recipe: Recipe | None = None
     run: Run | None = None
@@ -81,14 +83,16 @@ def over_seeds(rows: Sequence[Row]) -> Row:
         return rows[0]
     first = whole[0]
     merged = Row(name=first.name, kind=first.kind, facts={**first.facts})
-    merged.facts["seeds"] = [seed for row in whole for seed in row.facts.get("seeds", [])]
+    for key in ("seeds", "key", "weights_sha256"):
+        values = [row.facts[key] for row in whole if key in row.facts]
+        merged.facts[key] = [seed for seeds in values for seed in seeds] if key == "seeds" else values
     if len(whole) < len(rows):
         merged.facts["failed"] = [row.error for row in rows if row.error is not None]
     for name, figure in first.figures.items():
         values = [row.figures[name].value for row in whole if name in row.figures]
         known = [value for value in values if value is not None]
         if not known or len(known) < len(whole):
-            merged.figures[name] = figure
+            merged.figures[name] = missing("for all training seeds", figure.n)
             continue
         lows, highs = ([getattr(row.figures[name], end) for row in whole] for end in ("low", "high"))
         merged.figures[name] = Figure(

@@ -131,10 +131,10 @@ class Run:
         if not self.log_file.exists():
             return
         for line in self.log_file.read_text(encoding="utf-8").splitlines():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                continue
+            with contextlib.suppress(json.JSONDecodeError):
+                row = json.loads(line)
+                if isinstance(row, dict):
+                    yield row
 
 
 def create(out: Path, name: str) -> Run:

@@ -31,7 +31,7 @@ def chosen_spaces(
         names: what was asked for, commas allowed; None: the default ones.
         metrics: names of metrics.
         weights: a file or a folder of weights.
-        required: whether a metric was asked for by name that needs the first.
+        required: whether metrics were asked for by name, so that none of them may be left out.
         notes: takes a line for each default space that is not to be had.
 
     Raises:
@@ -41,6 +41,9 @@ def chosen_spaces(
     if not needed:
         return []
     asked = [part.strip() for name in names or () for part in name.split(",") if part.strip()]
+    shorts = [catalogue.short(name) for name in asked]
+    if twice := [name for name in asked if shorts.count(catalogue.short(name)) > 1]:
+        raise ZooError(f"--spaces {', '.join(twice)}: would have the same names in tables; give one of them")
     found: list[Space] = []
     for place, name in enumerate(asked or DEFAULT):
         try:

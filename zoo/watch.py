@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from zoo.data.reporter import Reporter
 from zoo.metrics import alarms, copies, distribution, ssim, store
 from zoo.metrics.alarms import Alarm
 from zoo.metrics.features import space
+from zoo.metrics.judge import partition
 from zoo.report.pictures import to_uint8
 from zoo.trainer import Trainer
 
@@ -61,7 +63,8 @@ class Watch:
     def due(self, elapsed: float) -> bool:
         """Whether a look keeps all of them within their share of the ``elapsed`` seconds."""
         share = self.config.evaluate_share
-        return share >= 1 or self.last == 0 or self.spent + self.last <= share * elapsed
+        first = self.last == 0 and share > 0
+        return share >= 1 or first or self.spent + self.last <= share * elapsed
 
     def took(self, seconds: float) -> None:
         """A look is paid for."""
@@ -111,7 +114,8 @@ class Watch:
         """Whether the look of ``row`` is the best so far by ``train.best``; remembers it if so."""
         metric = self.config.best
         value = _distance(row) if metric == "ssim" else row.get(metric)
-        if value is None or (self.best is not None and not value < self.best["value"]):
+        before = self.best if self.best is not None and self.best["metric"] == metric else None
+        if value is None or (before is not None and not value < before["value"]):
             return False
         self.best = {"metric": metric, "value": value, "nimg": nimg}
         return True
@@ -134,12 +138,15 @@ class Watch:
     def _unseen_scores(self) -> Plain:
         """Scores of unseen images against training images; remembered by content, since every run asks for them."""
         if self._scores is None:
+            start = time.monotonic()
             self._scores = store.remember(["watch", *self._key()], self._measure)
+            self.spent += time.monotonic() - start  # paid once: it is no part of what a look takes
         return self._scores
 
     def _key(self) -> list[Any]:
         unseen = store.content_digest(self.unseen.images) if self.unseen is not None else None
-        return [store.content_digest(self.reals.images), unseen, JUDGED, ssim.DEFINITION, copies.DEFINITION]
+        people = partition(self.reals.subjects)
+        return [store.content_digest(self.reals.images), unseen, people, JUDGED, ssim.DEFINITION, copies.DEFINITION]
 
     def _measure(self) -> Plain:
         order = seeds.Order(seeds.derive("reals"), len(self.reals))

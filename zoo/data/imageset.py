@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,7 +13,7 @@ import numpy as np
 from zoo.data.dataset import Dataset, load
 from zoo.data.pictures import UnreadableError, decode, quiet_pillow
 from zoo.data.reporter import Reporter, Silent
-from zoo.data.sources import Source, open_source
+from zoo.data.sources import Source, is_phantoms, open_source
 from zoo.data.stream import stream
 from zoo.data.subjects import enumerated, subjects_of
 from zoo.errors import ZooError
@@ -53,12 +53,14 @@ class ImageSet:
         label: one phrase for people.
         names: N names.
         subjects: N subjects, where names tell; None: each picture stands for itself.
+        places: where its images stand in the set it is a half of; None: it is no half.
     """
 
     images: Array
     label: str
     names: list[str] = field(default_factory=list)
     subjects: list[str] | None = None
+    places: Array | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -90,7 +92,11 @@ class ImageSet:
         if len(number) < 2:
             return None
         odd = np.array([number[key] % 2 for key in keys], bool)
-        return self.part(np.flatnonzero(~odd), "even subjects"), self.part(np.flatnonzero(odd), "odd subjects")
+        one, other = np.flatnonzero(~odd), np.flatnonzero(odd)
+        return (
+            replace(self.part(one, "even subjects"), places=one),
+            replace(self.part(other, "odd subjects"), places=other),
+        )
 
 
 def _picked(images: Array, positions: Array) -> Array:
@@ -134,7 +140,7 @@ def read_images(
     if fit is not None:
         data = load(path, fit, reporter=reporter, cache_dir=cache_dir)
         return ImageSet(images=data.images, label=data.description, names=data.names, subjects=data.subjects)
-    if str(path).startswith("phantoms"):
+    if isinstance(path, str) and is_phantoms(path):
         raise ZooError(f"{path}: phantoms are drawn at any size; say which, with --fit pad --resolution R")
     with closing(open_source(path, resolution=0, channels=None)) as source, quiet_pillow():
         return _read(source, reporter)

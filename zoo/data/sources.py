@@ -314,13 +314,13 @@ class PhantomSource(Source):
         return np.asarray(self._draw(index // self.chunk)[index % self.chunk])
 
 
-def _is_phantoms(path: str | Path | None) -> bool:
+def is_phantoms(path: str | Path | None) -> bool:
     return path is None or (isinstance(path, str) and re.match(r"phantoms(:|$)", path) is not None)
 
 
 def address(path: str | Path | None) -> str:
     """``path`` in a form that :func:`open_source` takes from any folder."""
-    return str(path or "phantoms") if _is_phantoms(path) else str(Path(path or "").expanduser().resolve())
+    return str(path or "phantoms") if is_phantoms(path) else str(Path(path or "").expanduser().resolve())
 
 
 def open_source(path: str | Path | None, *, resolution: int, channels: int | None) -> Source:
@@ -329,7 +329,7 @@ def open_source(path: str | Path | None, *, resolution: int, channels: int | Non
     Raises:
         ZooError: it is not there, or of no such kind.
     """
-    if path is None or _is_phantoms(path):
+    if path is None or is_phantoms(path):
         count = str(path or "phantoms").partition(":")
         if count[1] and not (count[2].isdecimal() and int(count[2]) > 0):
             raise ZooError(f"{path}: phantoms:N takes a number of subjects, as in phantoms:64")

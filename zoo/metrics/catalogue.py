@@ -180,7 +180,7 @@ def choose(wanted: Sequence[str] | None) -> list[str]:
     if not wanted:
         return [metric.name for metric in METRICS.values() if metric.default]
     chosen: set[str] = set()
-    for name in (part.strip() for item in wanted for part in item.split(",")):
+    for name in (part.strip() for item in wanted for part in item.split(",") if part.strip()):
         if name not in METRICS and name not in GROUPS:
             known = [*METRICS, *GROUPS]
             raise ZooError(f"--metrics {name}: is none{nearest(name, known)}; one of {', '.join(known)}")

@@ -28,8 +28,14 @@ NOISE = 256  # pictures of noise
 PAIRS = 8  # nearest pairs kept to be shown
 PAIR_REPLICATES = 200  # half-samples of pairs
 DISTRIBUTION = (
-    f"Frechet distance of sample covariances; KID: cubic kernel, 100 subsets of up to 1,000; precision and recall: "
-    f"{K_PRECISION} neighbours, density and coverage: {K_DENSITY}; 95 % intervals from half-samples of subjects"
+    "Frechet distance of sample covariances; KID: cubic kernel, 100 subsets of up to 1,000; "
+    f"precision and recall: {K_PRECISION} neighbours, density and coverage: {K_DENSITY}; "
+    "nearest features: squared distance over that to other subjects; "
+    f"pairs of {PAIRED} images; 95 % intervals from half-samples of subjects, {distribution.REPLICATES} of features, "
+    f"{PAIR_REPLICATES} of pairs"
+)
+THRESHOLDS = "; ".join(
+    f"{name} {value}" for name, value in vars(alarms).items() if name.isupper() and isinstance(value, int | float)
 )
 COPIES: dict[str, alarms.Direction] = {"copies_ssim": "higher", "copies_ncc": "lower", "copies_features": "lower"}
 
@@ -103,17 +109,21 @@ class Judge:
         verdict = Verdict(figures=self._figures(fakes, self.reals, scores), pairs=_pairs(scores))
         self._memorisation(scores, verdict, len(fakes))
         values = {name: figure.value for name, figure in verdict.figures.items()}
-        if values.get("ssim_pairwise") is not None:
-            verdict.alarms[:0] = alarms.collapse(
-                ssim_pairwise=values["ssim_pairwise"],
-                ssim_pairwise_real=self.real_pairs["ssim_pairwise"],
-                ssim_twins=values.get("ssim_twins"),
-                ssim_twins_real=self.real_pairs["ssim_twins"],
-                recall=values.get("recall"),
-                coverage=values.get("coverage"),
-                n=len(fakes),
-                reals=len(self.reals),
-            )
+        paired = {"ssim_pairwise", "ssim_twins"} & set(self.metrics)
+        real = self.real_pairs if paired else {}
+        verdict.alarms[:0] = alarms.collapse(
+            ssim_pairwise=values.get("ssim_pairwise"),
+            ssim_pairwise_real=real.get("ssim_pairwise"),
+            ssim_twins=values.get("ssim_twins"),
+            ssim_twins_real=real.get("ssim_twins"),
+            precision=values.get("precision"),
+            # Recall near zero says collapse only of fakes that look like reals, which precision tells.
+            recall=values.get("recall") if values.get("precision") is not None else None,
+            density=values.get("density"),
+            coverage=values.get("coverage"),
+            n=len(fakes),
+            reals=len(self.reals),
+        )
         verdict.figures = {name: verdict.figures[name] for name in self._order() if name in verdict.figures}
         return verdict
 
@@ -124,7 +134,7 @@ class Judge:
         def compute() -> dict[str, Any]:
             return {name: self._pairwise(self.reals, name).value for name in ("ssim_pairwise", "ssim_twins")}
 
-        key = ["pairs", store.content_digest(self.reals.images), ssim.DEFINITION]
+        key = ["pairs", store.content_digest(self.reals.images), ssim.DEFINITION, PAIRED, alarms.TWIN]
         return store.remember(key, compute, folder=self.folder)
 
     def floors(self) -> dict[str, Verdict]:
@@ -153,7 +163,7 @@ class Judge:
             copied = {metric: missing(why, len(fakes)) for metric in self._of("copies") if metric not in figures}
             return {metric: figure.to_json() for metric, figure in (figures | copied).items()}
 
-        figures = store.remember(["floor", name, self.key, fakes.subjects, reals.subjects], compute, folder=self.folder)
+        figures = store.remember(["floor", name, self.key], compute, folder=self.folder)
         return Verdict(figures={metric: Figure(**figures[metric]) for metric in self._order() if metric in figures})
 
     @cached_property
@@ -162,7 +172,8 @@ class Judge:
         unseen = store.content_digest(self.unseen.images) if self.unseen is not None else None
         spaces = [space.identity for space in self.spaces]
         texts = list(definitions(self.spaces).values())
-        return [store.content_digest(self.reals.images), unseen, spaces, self.metrics, self.intervals, texts]
+        people = [partition(some.subjects) if some is not None else None for some in (self.reals, self.unseen)]
+        return [store.content_digest(self.reals.images), unseen, people, spaces, self.metrics, self.intervals, texts]
 
     def _order(self) -> list[str]:
         return [metric.name for metric in catalogue.columns(self.metrics, [space.name for space in self.spaces])]
@@ -187,10 +198,13 @@ class Judge:
                 (self._features(images, once, space), self._features(reals, False, space)) for space in self.spaces
             ]
             if "copies_features" in wanted:
-                scores.feature_distance = _nearest_distance(*scores.features[0])
+                ours, theirs = (torch.from_numpy(np.array(part)) for part in scores.features[0])
+                scores.feature_distance = copies.nearest_features(ours, theirs, subjects=reals.subjects)[0].numpy()
         return scores
 
     def _features(self, images: ImageSet, once: bool, space: Space) -> Array:
+        if images.places is not None:  # half of the reals, which need not be looked at again
+            return self._features(self.reals, False, space)[images.places]
         if not once:
             return store.features(images.images, space, folder=self.folder, reporter=self.reporter)
         return np.repeat(space(np.array(images.images[:1])), len(images), axis=0)
@@ -340,8 +354,16 @@ def check(images: ImageSet, reals: ImageSet) -> None:
 
 def definitions(spaces: Sequence[Space]) -> dict[str, str]:
     """What every figure is, to the letter."""
-    texts = {"ssim": ssim.DEFINITION, "ncc": copies.DEFINITION, "distribution": DISTRIBUTION}
+    texts = {"alarms": THRESHOLDS, "ssim": ssim.DEFINITION, "ncc": copies.DEFINITION, "distribution": DISTRIBUTION}
     return texts | {f"features_{catalogue.short(space.name)}": space.identity for space in spaces}
+
+
+def partition(subjects: Sequence[str] | None) -> list[int] | None:
+    """Who shows the same person as whom, whatever they are called."""
+    if subjects is None:
+        return None
+    numbers = {subject: number for number, subject in enumerate(dict.fromkeys(subjects))}
+    return [numbers[subject] for subject in subjects]
 
 
 def _pairs(scores: _Scores) -> list[Pair]:
@@ -362,13 +384,6 @@ def _pairs(scores: _Scores) -> list[Pair]:
             )
         )
     return found
-
-
-def _nearest_distance(x: Array, reals: Array) -> Array:
-    """Euclidean distance of each of (N, D) features to the nearest of (M, D)."""
-    theirs = torch.from_numpy(np.array(reals))
-    parts = [torch.cdist(part, theirs).amin(dim=1) for part in torch.from_numpy(np.array(x)).split(256)]
-    return torch.cat(parts).numpy()
 
 
 def _unique(images: Any) -> bool:

@@ -9,6 +9,10 @@ Group = Mapping[str, Any]
 Table = tuple[list[str], list[list[str]]]  # headings, those of right-aligned columns ending in ">"; rows
 
 NONE = "-"
+READING = (
+    "±: half of the 95 % interval; sd: the standard deviation among training seeds. In brackets what nobody trained. "
+    "FID falls with the number of images (n): compare it at equal n, else KID.\n"
+)
 
 
 def quality(group: Group, metrics: Sequence[Mapping[str, Any]], *, intervals: bool) -> Table:
@@ -19,7 +23,7 @@ def quality(group: Group, metrics: Sequence[Mapping[str, Any]], *, intervals: bo
         if row["error"]:
             rows.append([row["name"], *[NONE] * len(metrics), NONE, f"broken: {row['error']}"])
             continue
-        cells = [cell(row["figures"].get(metric["name"]), metric["decimals"], interval=intervals) for metric in metrics]
+        cells = [_cell(row, metric, interval=intervals) for metric in metrics]
         name = f"({row['name']})" if row["kind"] == "baseline" else row["name"]
         n = max((figure["n"] for figure in row["figures"].values()), default=0)
         rows.append([name, *cells, f"{n:,}", alarms(row)])
@@ -34,6 +38,15 @@ def cell(figure: Mapping[str, Any] | None, decimals: int, *, interval: bool) -> 
     if interval and figure["low"] is not None and figure["high"] is not None:
         text += f" ±{(figure['high'] - figure['low']) / 2:.{decimals}f}"
     return text
+
+
+def _cell(row: Mapping[str, Any], metric: Mapping[str, Any], *, interval: bool) -> str:
+    """Of several training seeds, the standard deviation among them takes the interval's place."""
+    figure, spread = row["figures"].get(metric["name"]), row.get("spread", {}).get(metric["name"])
+    if spread is None or figure is None or figure["value"] is None:
+        return cell(figure, metric["decimals"], interval=interval)
+    text = cell(figure, metric["decimals"], interval=False)
+    return text if spread["sd"] is None else f"{text} ±{spread['sd']:.{metric['decimals']}f} sd"
 
 
 def alarms(row: Mapping[str, Any]) -> str:
@@ -73,10 +86,13 @@ def markdown(document: Mapping[str, Any]) -> str:
     parts = []
     for group in document["groups"]:
         data = group["data"]
-        parts.append(f"### {group['name']}\n\nAgainst {data['train']:,} training images ({data['description']}).\n")
+        against = f"{data['train']:,} training images and {data['unseen']:,} of unseen subjects"
+        parts.append(f"### {group['name']}\n\nAgainst {against} ({data['description']}).\n")
         parts.append(_markdown(*quality(group, document["metrics"], intervals=True)))
+        parts.append(READING)
         rang = [f"- **{row['name']}**: {alarm['text']}" for row in group["rows"] for alarm in row["alarms"]]
-        parts.append("\n".join(rang) + "\n" if rang else "No alarm.\n")
+        judged = any(row["error"] is None for row in group["rows"])
+        parts.append("\n".join(rang) + "\n" if rang else "No alarm rang.\n" if judged else "Nothing was judged.\n")
         parts.append(_markdown(*costs(group)))
     if document["notes"]:
         parts.append("\n".join(f"- {note}" for note in document["notes"]) + "\n")
@@ -86,7 +102,12 @@ def markdown(document: Mapping[str, Any]) -> str:
 def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     rule = ["---:" if heading.endswith(">") else "---" for heading in headings]
     lines = [[heading.rstrip(">") for heading in headings], rule, *rows]
-    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
+    return "".join(f"| {' | '.join(_plain(cell) for cell in line)} |\n" for line in lines)
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown takes for nothing else."""
+    return " ".join(text.replace("|", "/").replace("<", "&lt;").split())
 
 
 def _count(value: float | None) -> str:

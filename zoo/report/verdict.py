@@ -98,6 +98,9 @@ def _against(start: Sentence, row: Plain, group: Plain, metric: Plain) -> Senten
     if metric["better"] == "match":
         return [*start, f", where real images of unseen subjects score {best}; the nearer the better."]
     sentence = [*start, f", where real images of unseen subjects score {best} ({direction(metric)})"]
+    counts = [some["figures"][metric["name"]].get("n") for some in (row, top)]
+    if metric["name"].startswith("fid") and None not in counts and max(counts) > 1.1 * min(counts):
+        sentence += [f" (of {counts[0]:,} and {counts[1]:,} images; FID falls with their number, KID does not)"]
     if value < ideal if metric["better"] == "lower" else value > ideal:
         return [*sentence, ": better than real images do, which is a reason to look for copies."]
     if metric["better"] == "lower" and ideal > 0 and value >= 1.5 * ideal:
