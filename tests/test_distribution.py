@@ -295,11 +295,45 @@ def test_distances_are_the_pure_functions_with_intervals() -> None:
     assert tuple(distances(fakes, reals, metrics=["coverage", "fid"], replicates=5)) == ("coverage", "fid")
 
 
+def test_figures_are_remembered_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes, reals = two_sets(20, 24, 4)
+    groups = [index // 4 for index in range(24)]
+    keep = {"remember": True, "folder": tmp_path, "replicates": 5}
+    first = distances(fakes, reals, real_groups=groups, **keep)
+    assert first == distances(fakes, reals, real_groups=groups, replicates=5)
+    work = []
+    original = Neighbours.figures
+    monkeypatch.setattr(Neighbours, "figures", lambda *args: work.append(1) or original(*args))
+    assert distances(fakes.copy(), reals, real_groups=[f"case {group}" for group in groups], **keep) == first
+    assert not work
+    assert distances(fakes, reals, **keep)["recall"].value == first["recall"].value  # without subjects: anew
+    assert work
+    for changed in ({"seed": 3}, {"metrics": METRICS[:3]}, {"replicates": 6}):
+        work.clear()
+        distances(fakes, reals, **{**keep, **changed})
+        assert work, changed
+    work.clear()
+    fakes[3, 1] += 1
+    assert distances(fakes, reals, real_groups=groups, **keep)["kid"].value != first["kid"].value
+    assert work
+
+
 def test_with_torch_fidelitys_seed_whatever_ours() -> None:
     fakes, reals = two_sets(40, 50, 6)
     one, other = (distances(fakes, reals, metrics=["kid"], replicates=5, seed=seed)["kid"] for seed in (1, 2))
     assert one.value == other.value
     assert one.low != other.low
+
+
+def test_the_interval_of_very_large_sets_is_that_of_some_of_their_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wider, and around the figure of all."""
+    fakes, reals = two_sets(300, 400, 6)
+    whole = distances(fakes, reals, metrics=["kid"])["kid"]
+    monkeypatch.setattr(kernel, "MOST", 100)
+    some = distances(fakes, reals, metrics=["kid"])["kid"]
+    assert some.value == whole.value
+    ratio = (some.high - some.low) / (whole.high - whole.low)  # type: ignore[operator]
+    assert 1.3 < ratio < 3  # sqrt(3) to 2, where the figure is the mean of its images
 
 
 def test_fid_of_few_images_says_so() -> None:

@@ -76,3 +76,18 @@ def test_tables_show_intervals_alarms_and_reasons():
     assert "- **a**: All the same." in text
     assert "| a | 1,000 | 3.57 M / - | - | 14.3 MB | - | - | - | 15 min |" in text
     assert "- one note" in text
+
+
+def test_wide_tables_are_cut_to_the_terminal():
+    figures = {metric.name: 0.5 for metric in METRICS}
+    group = {"rows": [row("a", **figures).to_json()], "baselines": []}
+    metrics = [metric.to_json() for metric in METRICS]
+    whole = table.fitting(group, metrics, 10_000)
+    assert len(whole) == 1
+    cut = table.fitting(group, metrics, 80)
+    assert len(cut) > 2
+    titles = [heading for headings, _ in cut for heading in headings[1:-2]]
+    assert titles == whole[0][0][1:-2]
+    for headings, lines in cut:
+        assert lines[0][0] == "a"
+        assert sum(max(map(len, column)) + 2 for column in zip(headings[:-1], lines[0][:-1], strict=True)) <= 80

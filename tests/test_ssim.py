@@ -228,6 +228,19 @@ def test_tables_of_floats(dtype: torch.dtype, kind: str) -> None:
     np.testing.assert_allclose(pairwise_ssim(raw, 2, kind), expected, rtol=0, atol=TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_the_way_of_accelerators(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large blocks, no box, no threads: on the CPU, for want of another device."""
+    monkeypatch.setenv("ZOO_NATIVE", "0")
+    x, reals = torch.from_numpy(scans(5, 30, 3, seed=1)).to(dtype), scans(300, 30, 3, seed=2)
+    expected = nearest_ssim(x, reals, 255)
+    elsewhere = property(lambda self: False, lambda self, value: None)
+    monkeypatch.setattr(torch_table.TorchTable, "on_cpu", elsewhere, raising=False)
+    values, indices = nearest_ssim(x, reals, 255)
+    np.testing.assert_allclose(values, expected[0], rtol=0, atol=1e-5)
+    assert (indices == expected[1]).all()
+
+
 def test_bytes_with_floats(either: str) -> None:
     raw = scans(6, 30, 1)
     between = (raw[2:] * 0.997).astype(np.float32)

@@ -415,10 +415,14 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _print_group(group: Any, metrics: Any) -> None:
     """A table of figures, then every alarm in words."""
+    import shutil
+
     from zoo.report import table
 
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
     print(group["name"])
-    _print_table(*table.quality(group, metrics, intervals=True))
+    for headings, rows in table.fitting(group, metrics, width):
+        _print_table(headings, rows)
     for row in group["rows"]:
         for alarm in row["alarms"]:
             print(f"{row['name']}: {alarm['name']}: {alarm['text']}")

@@ -1,14 +1,30 @@
-"""Work done ahead by threads, handed out in order."""
+"""Threads that do work ahead and hand it out in order, in place of torch's."""
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+import torch
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+@contextlib.contextmanager
+def threads_of_torch() -> Iterator[int]:
+    """How many there are. Torch itself is kept to one meanwhile: a pool of its own beside another is two for each core,
+    and where cores are short they wait for one another a thousand times longer than the work takes.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
 
 
 def ahead(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:

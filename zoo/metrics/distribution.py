@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from zoo.data.reporter import Reporter, Silent
 from zoo.errors import ZooError, nearest
-from zoo.metrics import frechet, kernel
+from zoo.metrics import frechet, kernel, store
 from zoo.metrics.figure import Figure, missing
 from zoo.metrics.frechet import fid
 from zoo.metrics.interval import FEWEST, Halves, half_samples, interval, too_few
@@ -22,6 +24,7 @@ Array = np.ndarray[Any, Any]
 
 METRICS = ("fid", "kid", "precision", "recall", "density", "coverage")
 
+VERSION = 1  # to be raised whenever the same features would have other figures
 REPLICATES = 100
 FEW_REPLICATES = 24  # where one costs from a tenth of a second up: of FID, and of neighbours in very large sets
 _HIGHEST = {"precision": 1.0, "recall": 1.0, "coverage": 1.0}
@@ -37,6 +40,8 @@ def distances(
     replicates: int = REPLICATES,
     seed: int = 0,
     reporter: Reporter | None = None,
+    remember: bool = False,
+    folder: Path | None = None,
 ) -> dict[str, Figure]:
     """The figures asked for, each with its 95 % interval from half-samples (`zoo.metrics.interval`).
 
@@ -49,6 +54,8 @@ def distances(
         replicates: half-samples; FID takes at most 24 of them (a spread from 24 is good to 15 %, which the quantile
             of Student's distribution allows for).
         seed: of the half-samples. KID's subsets are always those of torch-fidelity.
+        remember: whether figures are kept in the cache, known by the content of all arguments, and taken from there.
+        folder: where they are kept; None: figures in the cache.
 
     Returns:
         A Figure for each metric, ``n`` the number of fakes. One that cannot be had of so few images, or of features
@@ -67,6 +74,25 @@ def distances(
     for features, groups in ((fakes, fake_groups), (reals, real_groups)):
         if groups is not None and len(groups) != len(features):
             raise ValueError(f"{len(groups)} groups for {len(features)} images")
+    if remember:
+        sides = [[_digest(fakes), _places(fake_groups)], [_digest(reals), _places(real_groups)]]
+        key = ["distances", VERSION, *sides, list(metrics), replicates, seed]
+
+        def compute() -> dict[str, Any]:
+            found = distances(
+                fakes,
+                reals,
+                metrics=metrics,
+                fake_groups=fake_groups,
+                real_groups=real_groups,
+                replicates=replicates,
+                seed=seed,
+                reporter=reporter,
+            )
+            return {name: figure.to_json() for name, figure in found.items()}
+
+        kept = store.remember(key, compute, folder=folder)
+        return {name: Figure(**kept[name]) for name in metrics}
     for features, kind in ((fakes, "fakes"), (reals, "reals")):
         if not np.isfinite(features).all():
             return {name: missing(f"the features of the {kind} are not all finite", len(fakes)) for name in metrics}
@@ -82,6 +108,21 @@ def distances(
             reporter.advance(len(names))
     reporter.stop()
     return {name: found[name] for name in metrics}
+
+
+def _digest(features: Array) -> str:
+    features = np.ascontiguousarray(features)
+    digest = hashlib.blake2b(f"{features.shape} {features.dtype}".encode(), digest_size=16)
+    digest.update(features.data)
+    return digest.hexdigest()
+
+
+def _places(groups: Sequence[Hashable] | None) -> list[int] | None:
+    """The first image of each one's group: equal for equal groups, whatever they are called."""
+    if groups is None:
+        return None
+    first: dict[Hashable, int] = {}
+    return [first.setdefault(group, place) for place, group in enumerate(groups)]
 
 
 class _Work:

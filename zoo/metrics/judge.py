@@ -225,6 +225,8 @@ class Judge:
                 metrics=wanted,
                 replicates=distribution.REPLICATES if self.intervals else 0,
                 reporter=self.reporter,
+                remember=True,
+                folder=self.folder,
             )
             figures |= {name + suffix: figure for name, figure in found.items()}
         for name in self._of("ssim"):

@@ -61,9 +61,9 @@ class NativeTable:
         lanes = code.ssim_lanes()
         return int(lanes * max(1, _BUDGET // code.ssim_bytes(lanes, *shape)))
 
-    def stream(self, tiles: Iterable[tuple[Images, int]]) -> Iterator[Tensor]:
+    def stream(self, tiles: Iterable[tuple[Images, int]], threads: int) -> Iterator[Tensor]:
         """For each (images, n): SSIM (len(images), n) of those images with the first n of mine, in order."""
-        return ahead(self._compare, tiles, torch.get_num_threads())
+        return ahead(self._compare, tiles, threads)
 
     def _compare(self, tile: tuple[Images, int]) -> Tensor:
         theirs, count = tile

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from zoo.data.reporter import Reporter, Silent
 from zoo.errors import ZooError
+from zoo.metrics.ahead import threads_of_torch
 from zoo.metrics.moments import (
     DEFINITIONS,
     WINDOWS,
@@ -122,11 +123,12 @@ def pairwise_ssim(x: Tensor, data_range: float, kind: str = "uniform") -> Tensor
     check(x, data_range, window_of(kind))
     count = len(x)
     every = torch.empty(count, count, dtype=dtype_of(x), device=x.device)
-    for start, chunk, table in _tables(x, x, data_range, kind) if count else ():
-        begins = range(start, count, table.tile)
-        tiles = ((x[j : j + table.tile], min(j + table.tile - start, len(chunk))) for j in begins)
-        for j, values in zip(begins, table.stream(tiles), strict=True):
-            every[start : start + values.shape[1], j : j + len(values)] = values.T
+    with threads_of_torch() as threads:
+        for start, chunk, table in _tables(x, x, data_range, kind) if count else ():
+            begins = range(start, count, table.tile)
+            tiles = ((x[j : j + table.tile], min(j + table.tile - start, len(chunk))) for j in begins)
+            for j, values in zip(begins, table.stream(tiles, threads), strict=True):
+                every[start : start + values.shape[1], j : j + len(values)] = values.T
     return torch.cat([every[i, i + 1 :] for i in range(count)]) if count else every.flatten()
 
 
@@ -166,16 +168,17 @@ def nearest_ssim(
     index = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     reporter.start("comparing", len(x) * len(reals))
     try:
-        for start, images, table in _tables(x, reals, data_range, kind) if len(x) else ():
-            step, rows = min(chunk, table.tile), slice(start, start + len(images))
-            begins = range(0, len(reals), step)
-            tiles = ((reals[j : j + step], len(images)) for j in begins)
-            for j, values in zip(begins, table.stream(tiles), strict=True):
-                value, where = values.max(dim=0)
-                better = (value > best[rows]) | value.isnan()
-                best[rows] = torch.where(better, value, best[rows])
-                index[rows] = torch.where(better, where + j, index[rows])
-                reporter.advance(values.numel())
+        with threads_of_torch() as threads:
+            for start, images, table in _tables(x, reals, data_range, kind) if len(x) else ():
+                step, rows = min(chunk, table.tile), slice(start, start + len(images))
+                begins = range(0, len(reals), step)
+                tiles = ((reals[j : j + step], len(images)) for j in begins)
+                for j, values in zip(begins, table.stream(tiles, threads), strict=True):
+                    value, where = values.max(dim=0)
+                    better = (value > best[rows]) | value.isnan()
+                    best[rows] = torch.where(better, value, best[rows])
+                    index[rows] = torch.where(better, where + j, index[rows])
+                    reporter.advance(values.numel())
     finally:
         reporter.stop()
     return best, index

@@ -12,18 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.metrics.ahead import ahead
 from zoo.metrics.moments import K1, K2, WINDOWS, Images, Window, moments
 
 _BUDGET = 2**29  # bytes that the prepared images of one table may take
-_CACHED = 2**15  # numbers worked on at once: three such buffers fit a cache, and torch uses no threads of its own
+_CACHED = 2**16  # numbers worked on at once: three such buffers fit a cache
 _SIDE = 4  # images of either set in a block: each is fetched from farther away once for as many pairs
 _GRAIN = 8  # the box grows by so many pixels: growing costs as much as preparing all images did
 _ON_DEVICE = 2**24  # numbers at once on an accelerator, where launching a kernel is what costs
 
 
 class TorchTable:
-    """Plain torch, in blocks that fit a cache, with threads where that is the CPU's.
+    """Plain torch, in blocks that fit a cache.
 
     Windows that hold nothing but ``level`` in the other image are not compared: covariance and its variance are zero
     there, and what is left, a sum over windows of mine alone, is added up beforehand. Here that is what lies outside of
@@ -43,35 +42,54 @@ class TorchTable:
         self.on_cpu = x.device.type == "cpu"  # elsewhere, looking for the box would wait for the device every time
         self.tile = 32 if self.on_cpu else 256
         self.outside = self._with_level() if self.on_cpu else None
-        height, width = x.shape[2:]
-        self.mine = self._crop(Box() if self.on_cpu else Box(0, height, 0, width))
+        self.scratch: dict[tuple[int, ...], _Scratch] = {}
+        channels, height, width = x.shape[1:]
+        self.windows = channels * (height - window.halo) * (width - window.halo)
+        self.box = Box(-1)
+        self._crop(Box() if self.on_cpu else Box(0, height, 0, width))
 
     @staticmethod
     def capacity(shape: tuple[int, ...], dtype: torch.dtype) -> int:
         """How many images of (C, H, W) one table takes."""
         return max(1, _BUDGET // (6 * dtype.itemsize * math.prod(shape)))
 
-    def stream(self, tiles: Iterable[tuple[Images, int]]) -> Iterator[Tensor]:
-        """For each (images, n): SSIM (len(images), n) of those images with the first n of mine, in order."""
-        threads = torch.get_num_threads()
-        if not self.on_cpu:
-            yield from map(_compared, map(self._job, tiles))
-            return
-        torch.set_num_threads(1)  # the threads are ours here; torch's own would get in their way
-        try:
-            yield from ahead(_compared, map(self._job, tiles), threads)
-        finally:
-            torch.set_num_threads(threads)
+    def stream(self, tiles: Iterable[tuple[Images, int]], threads: int) -> Iterator[Tensor]:
+        """For each (images, n): SSIM (len(images), n) of those images with the first n of mine, in order.
 
-    def _job(self, tile: tuple[Images, int]) -> _Job:
-        images, count = tile
+        One thread, whatever ``threads``: several would wait for one another at every operation, of which there are two
+        dozen a block, and longest of all where other programs keep the processor busy.
+        """
+        return (self._compare(*tile) for tile in tiles)
+
+    def _compare(self, images: Images, count: int) -> Tensor:
         theirs = (images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))).to(self.x.device)
         if self.on_cpu:
-            box = self.mine.box.around(theirs != self.level, self.window.halo)
-            if box != self.mine.box:
-                self.mine = self._crop(box)
-        maps = self.units.maps(self.mine.box.cut(theirs)).as_theirs() if self.mine.maps else None
-        return _Job(self.mine, maps, len(theirs), count, _CACHED if self.on_cpu else _ON_DEVICE)
+            self._crop(self.box.around(theirs != self.level, self.window.halo))
+        sums = self.rest[:count].expand(len(theirs), -1).clone()
+        if self.mine is not None:
+            other = self.units.maps(self.box.cut(theirs)).as_theirs()
+            for rows, j, i in self._blocks(other, count):
+                self._add_up(other.part(j, rows), self.mine.part(i, rows), sums[j, i])
+        return sums / self.windows
+
+    def _blocks(self, theirs: _Maps, count: int) -> Iterator[tuple[slice, slice, slice]]:
+        """Rows of windows, which of the others, and which of mine, of about as many numbers as a cache holds."""
+        channels, height, width = theirs.sums.shape[1:]
+        room = _CACHED if self.on_cpu else _ON_DEVICE
+        rows = min(height, max(1, room // (_SIDE**2 * channels * width)))
+        pairs = max(1, room // (channels * rows * width))
+        columns = min(count, max(1, math.isqrt(pairs)))
+        step = max(1, pairs // columns)
+        for r in range(0, height, rows):
+            for j in range(0, len(theirs.sums), step):
+                for i in range(0, count, columns):
+                    yield slice(r, min(r + rows, height)), slice(j, j + step), slice(i, min(i + columns, count))
+
+    def _add_up(self, theirs: _Maps, mine: _Maps, out: Tensor) -> None:
+        shape = (len(theirs.sums), *mine.sums.shape)
+        if shape not in self.scratch:
+            self.scratch[shape] = _Scratch(shape, mine)
+        out += self.scratch[shape].compared(theirs, mine)
 
     def _with_level(self) -> Tensor:
         """SSIM of mine with an image of the one level, window by window, channels added: (N, H - halo, W - halo)."""
@@ -83,16 +101,20 @@ class TorchTable:
             found.append((luminance * (units.c2 / (maps.var + units.c2 / 2))).sum(1)[..., : -self.window.halo])
         return torch.cat(found)
 
-    def _crop(self, box: Box) -> _Mine:
-        """My images inside the box, and what they have outside of it."""
-        channels, height, width = self.x.shape[1:]
+    def _crop(self, box: Box) -> None:
+        """Prepare my images inside the box, and add up what they have outside of it."""
+        if box == self.box:
+            return
+        self.box = box
+        height, width = self.x.shape[2:]
         halo = self.window.halo
-        rest = torch.zeros(len(self.x), dtype=self.units.dtype, device=self.x.device)
+        self.rest = torch.zeros(len(self.x), dtype=self.units.dtype, device=self.x.device)
         if self.outside is not None and box != (0, height, 0, width):
             within = self.outside[:, box.top : max(0, box.bottom - halo), box.left : max(0, box.right - halo)]
-            rest = (self.outside.sum((1, 2), dtype=torch.float64) - within.sum((1, 2), dtype=torch.float64)).to(rest)
-        maps = self.units.maps(box.cut(self.x)).as_mine() if box.bottom else None
-        return _Mine(box, maps, rest, channels * (height - halo) * (width - halo))
+            rest = self.outside.sum((1, 2), dtype=torch.float64) - within.sum((1, 2), dtype=torch.float64)
+            self.rest = rest.to(self.units.dtype)
+        self.mine = self.units.maps(box.cut(self.x)).as_mine() if box.bottom else None
+        self.scratch.clear()
 
 
 class Box(NamedTuple):
@@ -216,52 +238,6 @@ class _Maps:
         return _Maps(self.units, self.pixels[images, :, pixels], sums, rest, mean, square, var)
 
 
-@dataclass(frozen=True)
-class _Mine:
-    """The lane images, cropped."""
-
-    box: Box
-    maps: _Maps | None  # None: nothing is in the box
-    rest: Tensor  # (N,) sums of SSIM over the windows outside of it
-    windows: int  # of an image, and all channels
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A tile to be compared with the first ``count`` of mine, in blocks of about ``block`` numbers."""
-
-    mine: _Mine
-    maps: _Maps | None
-    tile: int
-    count: int
-    block: int
-
-
-def _compared(job: _Job) -> Tensor:
-    """The tile's table, (tile, count)."""
-    if job.mine.maps is None or job.maps is None:
-        return (job.mine.rest[: job.count] / job.mine.windows).expand(job.tile, -1)
-    channels, height, width = job.maps.sums.shape[1:]
-    rows = min(height, max(1, job.block // (_SIDE**2 * channels * width)))
-    pairs = max(1, job.block // (channels * rows * width))
-    columns = min(job.count, max(1, math.isqrt(pairs)))
-    step = max(1, pairs // columns)
-    bands = [slice(r, min(r + rows, height)) for r in range(0, height, rows)]
-    sums = job.maps.sums.new_empty(len(bands), job.tile, job.count)
-    scratch: dict[tuple[int, ...], _Scratch] = {}
-    for band, total in zip(bands, sums, strict=True):
-        spans = [slice(i, min(i + columns, job.count)) for i in range(0, job.count, columns)]
-        mine = [(span, job.mine.maps.part(span, band)) for span in spans]
-        for j in range(0, job.tile, step):
-            theirs, lines = job.maps.part(slice(j, j + step), band), total[j : j + step]
-            for span, part in mine:
-                shape = (len(theirs.sums), *part.sums.shape)
-                if shape not in scratch:
-                    scratch[shape] = _Scratch(shape, part)
-                scratch[shape].add_up(theirs, part, lines[:, span])
-    return (sums.sum(0) + job.mine.rest[: job.count]) / job.mine.windows
-
-
 class _Scratch:
     """Buffers for blocks of one shape (theirs, mine, channels, rows, columns), allocated once.
 
@@ -284,7 +260,7 @@ class _Scratch:
         self.c1, self.c2 = like.sums.new_tensor(units.c1), like.sums.new_tensor(units.c2)
         self.c2_each = self.c2 / self.window.mass
 
-    def add_up(self, theirs: _Maps, mine: _Maps, out: Tensor) -> None:
+    def compared(self, theirs: _Maps, mine: _Maps) -> Tensor:
         """Sums over windows, (theirs, mine), of the product of what `zoo.metrics.moments.terms` gives."""
         pixels = theirs.pixels[:, None]
         if self.exact:
@@ -301,4 +277,4 @@ class _Scratch:
         torch.add(theirs.square[:, None], mine.square, out=self.b)
         torch.add(theirs.var[:, None], mine.var, out=self.c)
         self.a.div_(self.b.mul_(self.c))
-        torch.sum(self.inside, (-3, -2, -1), out=out)
+        return self.inside.sum((-3, -2, -1))

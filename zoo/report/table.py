@@ -15,6 +15,21 @@ READING = (
 )
 
 
+def fitting(group: Group, metrics: Sequence[Mapping[str, Any]], width: int) -> list[Table]:
+    """The quality table, cut into as many as a terminal of ``width`` characters needs; all of them name the rows."""
+    tables: list[Table] = []
+    some: list[Mapping[str, Any]] = []
+    for metric in metrics:
+        headings, rows = quality(group, [*some, metric], intervals=True)
+        columns = zip(headings[:-1], *(row[:-1] for row in rows), strict=True)
+        widths = [max(len(cell) for cell in column) for column in columns]
+        if some and sum(widths) + 2 * len(widths) > width:
+            tables.append(quality(group, some, intervals=True))
+            some = []
+        some.append(metric)
+    return [*tables, quality(group, some, intervals=True)]
+
+
 def quality(group: Group, metrics: Sequence[Mapping[str, Any]], *, intervals: bool) -> Table:
     """Generators best first, then the baselines; ``intervals`` adds half the width of each."""
     headings = ["", *(f"{metric['title']}>" for metric in metrics), "n>", "alarms"]
