@@ -1,0 +1,161 @@
+"""The tables of both READMEs, from the results beside this file.
+
+    python benchmarks/tables.py            # write them
+    python benchmarks/tables.py --check    # say which are not those of the results
+
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+READMES = [HERE / "README.md", HERE.parent / "README.md"]
+BLOCK = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a table is out of date")
+    options = parser.parse_args()
+    for readme in READMES:
+        text = readme.read_text(encoding="utf-8")
+        made = BLOCK.sub(lambda found: f"{found[1]}\n{TABLES[found[2]]()}\n{found[4]}", text)
+        pairs = zip(BLOCK.finditer(text), BLOCK.finditer(made), strict=True)
+        stale = [old[2] for old, new in pairs if old[3] != new[3]]
+        if stale and options.check:
+            sys.exit(f"{readme}: out of date: {', '.join(stale)}; `python benchmarks/tables.py` writes them")
+        if stale:
+            readme.write_text(made, encoding="utf-8")
+
+
+def results(name: str) -> list[Row]:
+    lines = (HERE / "results" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---:" if heading.endswith(">") else "---" for heading in headings]
+    lines = [[heading.rstrip(">") for heading in headings], rule, *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def ssim_speed() -> str:
+    rows = [
+        [
+            str(row["size"]),
+            f"{row['fakes']} x {row['reals']:,}",
+            row["engine"],
+            f"{row['ratio']:.0f}",
+            f"{row['ours_us_per_pair']:.2f}",
+            f"{row['skimage_us_per_pair']:.0f}",
+            f"{row['agreement']:.0e}",
+            f"{row['peak_mb'] / 1000:.2f} GB",
+        ]
+        for row in results("ssim_speed")
+    ]
+    headings = ["pixels>", "fakes x reals", "engine", "times scikit-image>", "us a pair>", "scikit-image, us>"]
+    return markdown([*headings, "agreement>", "peak memory>"], rows)
+
+
+def fid_speed() -> str:
+    rows = []
+    for row in results("fid_speed"):
+        cold, warm = row["cold_s"], row["warm_s"]
+        rows.append(
+            [
+                f"{row['n']:,}",
+                str(row["size"]),
+                f"{cold['theirs']:.0f} / {cold['ours']:.0f}",
+                f"**{row['cold_ratio']:.2f}**",
+                f"{warm['theirs']:.1f} / {warm['ours']:.1f}",
+                f"**{row['warm_ratio']:.2f}**",
+                f"{row['fid_torch_fidelity']:.4f} / {row['fid']:.4f}",
+                f"{row['difference']:.0e}",
+            ]
+        )
+    headings = ["images a side>", "pixels>", "cold, s: torch-fidelity / zoo>", "ratio>", "warm, s>", "ratio>", "FID>"]
+    return markdown([*headings, "difference>"], rows)
+
+
+def alarms() -> str:
+    """A line a size: how often the memorisation alarm rings, of splits of the unseen subjects; which collapses ring."""
+    every = results("alarms")
+    lines = []
+    for size in dict.fromkeys(row["size"] for row in every):
+        mine = [row for row in every if row["size"] == size]
+        split = [row for row in mine if "splits" in row]
+        honest = [row for row in split if "copies" not in row["case"]]
+        line = [str(size), rate([row for row in honest if row["case"] == "unseen"])]
+        line.append(rate([row for row in honest if row["case"] != "unseen"]))
+        for kind in ("shifted", "brightened", "noisy"):
+            line.append(rate([row for row in split if f"tenth {kind}" in row["case"]], lowest=True))
+        collapsed = [row for row in mine if "ringing" in row]
+        few = [row for row in collapsed if re.match("one .* image|the mean|ten", row["case"])]
+        varied = [row for row in collapsed if re.match("unseen|one slice|two", row["case"])]
+        line.append(f"{sum(bool(row['ringing']) for row in few)} of {len(few)}")
+        line.append(f"{sum(bool(row['ringing']) for row in varied)} of {len(varied)}")
+        lines.append(line)
+    headings = ["pixels>", "unseen reals>", "blurred reals, generators>"]
+    headings += [f"a tenth {kind}>" for kind in ("shifted", "brightened", "noisy")]
+    return markdown([*headings, "one, mean, ten images>", "reals, also of few people>"], lines)
+
+
+SHORT = {
+    "fid": ("FID", 1),
+    "kid": ("KID", 3),
+    "precision": ("precision", 2),
+    "recall": ("recall", 2),
+    "coverage": ("coverage", 2),
+    "ssim_nearest": ("SSIM nearest", 3),
+    "ssim_pairwise": ("SSIM pairwise", 3),
+}
+
+
+def bench() -> str:
+    """What ``zoo bench`` found, every size under the last; of the baselines, the real images."""
+    lines = []
+    for row in sorted(results("bench"), key=lambda row: int(row["group"].split(" ")[0])):
+        baseline = row["kind"] == "baseline"
+        if baseline and row["name"] not in ("unseen subjects", "train half against half", "black"):
+            continue
+        name = f"({row['name']})" if baseline else f"`{row['name'].rpartition('-')[0]}`"
+        seen = "" if baseline else f"{row['cost']['nimg']:,}"
+        cells = [figure(row["figures"][metric], decimals) for metric, (_, decimals) in SHORT.items()]
+        rang = dict.fromkeys(f"{alarm['name']} ({alarm['metric']})" for alarm in row["alarms"])
+        lines.append([row["group"].split(" ")[0], name, seen, *cells, ", ".join(rang)])
+    titles = [f"{title}>" for title, _ in SHORT.values()]
+    return markdown(["px>", "", "images seen>", *titles, "alarms"], lines)
+
+
+def figure(found: Row, decimals: int) -> str:
+    if found["value"] is None:
+        return "-"
+    half = (found["high"] - found["low"]) / 2 if found["low"] is not None else None
+    return f"{found['value']:.{decimals}f}" + (f" ±{half:.{decimals}f}" if half is not None else "")
+
+
+def rate(rows: Sequence[Row], *, lowest: bool = False) -> str:
+    """How often any measure rang: the worst case of several sizes and bases."""
+    worst = (min if lowest else max)(row["rings"] for row in rows)
+    return f"{worst:.0%}"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "ssim_speed": ssim_speed,
+    "fid_speed": fid_speed,
+    "alarms": alarms,
+    "bench": bench,
+}
+
+if __name__ == "__main__":
+    main()
