@@ -220,6 +220,7 @@ class Bench:
             ssim_pairwise_real=self.real_pairs.mean().item(),
             ssim_twins_real=alarms.twins(self.real_pairs),
             n=len(images),
+            paired=min(len(images), PAIRED),
             reals=len(self.some),
         )
         return {

@@ -1,13 +1,11 @@
 """FID from two folders of images: `zoo compare` against torch-fidelity's own command, each a process of its own.
 
     python benchmarks/fid_speed.py [--n 5000] [--size 64] [--data PATH] [--weights PATH] [--save]
-    python benchmarks/fid_speed.py --table
 
 Both read the same PNG files with the same weights, on the CPU with the threads they take by themselves; cold, with
 empty caches, then warm, each with the cache that its own cold run has filled (torch-fidelity's is keyed by names, which
 it is given). Ours gives an interval and floors (half against half, mean, black, noise) besides. What is timed is the
-whole command, from its start to its end. ``--save`` appends the result to ``benchmarks/results/fid_speed.jsonl``;
-``--table`` prints that file as Markdown.
+whole command, from its start to its end. ``--save`` appends the result to ``benchmarks/results/fid_speed.jsonl``.
 """
 
 from __future__ import annotations
@@ -48,11 +46,7 @@ def main() -> None:
     )
     parser.add_argument("--warm", type=int, default=3, help="warm runs, of which the median counts")
     parser.add_argument("--save", action="store_true", help=f"append the result to {RESULTS.name}")
-    parser.add_argument("--table", action="store_true", help="print the saved results as Markdown, and measure nothing")
     options = parser.parse_args()
-    if options.table:
-        print(table([json.loads(line) for line in RESULTS.read_text().splitlines()]))
-        return
     try:
         with tempfile.TemporaryDirectory() as place:
             found = measure(options, Path(place))
@@ -149,21 +143,6 @@ def cpu() -> Any:
     import torch
 
     return torch.device("cpu")
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """The saved results, for the README."""
-    head = "images a side, pixels, data, cold: torch-fidelity / zoo, ratio, warm: the same, ratio, FID, difference"
-    lines = [f"| {head.replace(', ', ' | ')} |", "|---" * 9 + "|"]
-    for row in rows:
-        cold, warm = row["cold_s"], row["warm_s"] or {"theirs": float("nan"), "ours": float("nan")}
-        lines.append(
-            f"| {row['n']:,} | {row['size']} | {row['data'].split(':')[0]} "
-            f"| {cold['theirs']:.0f} s / {cold['ours']:.0f} s | {row['cold_ratio']} "
-            f"| {warm['theirs']:.1f} s / {warm['ours']:.1f} s | {row['warm_ratio']} "
-            f"| {row['fid']:.3f} | {row['difference']:.0e} |"
-        )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def alarms() -> str:
     """A line a size: how often the memorisation alarm rings, of splits of the unseen subjects; which collapses ring."""
     every = results("alarms")
     lines = []
-    for size in dict.fromkeys(row["size"] for row in every):
+    for size in sorted({row["size"] for row in every}):
         mine = [row for row in every if row["size"] == size]
         split = [row for row in mine if "splits" in row]
         honest = [row for row in split if "copies" not in row["case"]]

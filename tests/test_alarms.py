@@ -288,3 +288,20 @@ def test_collapse_by_figures():
     nothing = dict.fromkeys(calm) | {"n": 64}
     assert collapse(**nothing) == []
     assert collapse(**calm | {"ssim_pairwise": math.nan, "recall": math.nan, "coverage": math.nan}) == []
+
+
+def test_a_pair_of_twins_among_few_is_chance():
+    def rings(share, paired, real=0.0):
+        found = collapse(
+            ssim_pairwise=None, ssim_pairwise_real=None, ssim_twins=share, ssim_twins_real=real, n=500, paired=paired
+        )
+        return [alarm.metric for alarm in found] == ["ssim_twins"]
+
+    assert not rings(1 / 28, 8)
+    assert not rings(0.046, 32)  # neighbouring slices of one person
+    assert rings(0.1, 32)
+    assert rings(0.046, 256)
+    assert not rings(0.046, 256, real=0.02)
+    assert not collapse(ssim_pairwise=1.0, ssim_pairwise_real=0.5, n=2)
+    (alarm,) = collapse(ssim_pairwise=1.0, ssim_pairwise_real=0.5, n=8)
+    assert alarm.name == "collapse"

@@ -171,6 +171,31 @@ def test_a_broken_run_is_named_and_stops_no_other(runs, tmp_path, capsys):
     assert "Traceback" not in captured.err
 
 
+@pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()])
+def test_no_memory_for_one_stops_no_other(runs, tmp_path, monkeypatch, error):
+    from zoo.hub import LoadedGenerator
+
+    original = LoadedGenerator.sample
+
+    def sample(self, *arguments, **settings):
+        if self.recipe.name == "lean-256":
+            raise error
+        return original(self, *arguments, **settings)
+
+    monkeypatch.setattr(LoadedGenerator, "sample", sample)
+    document = zoo.bench(runs=runs, out=tmp_path / "bench", **QUICK)
+    (line,) = broken(document)
+    assert line.startswith(f"lean-256-000: {type(error).__name__}")
+    assert document["groups"][0]["rows"][0]["figures"]["fid"]["value"] > 0
+
+
+def test_runs_are_judged_by_their_own_images_whatever_the_environment_names(runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_DATA", "phantoms:7")
+    document = zoo.bench(runs=runs, out=tmp_path / "bench", **QUICK)
+    assert broken(document) == []
+    assert document["groups"][0]["data"]["description"].startswith("phantoms of 4 ")
+
+
 def test_different_sizes_are_ranked_apart(runs, tmp_path, capsys):
     small = zoo.train("multires-28", data="phantoms:4", out=tmp_path, kimg=0.008, device="cpu", set=[
         "generator.width=0.1", "discriminator.width=0.1", "train.batch=8"

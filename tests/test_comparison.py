@@ -160,3 +160,60 @@ def test_collapse_of_varied_pixels_is_seen_in_features(sets, capsys, tmp_path):
     found = compare(capsys, tmp_path / "inverted.npz", sets / "reals", "--no-floors")
     assert found["recall"]["value"] < 0.02
     assert [alarm for alarm in found["alarms"] if alarm["name"] == "collapse"] == []
+
+
+def test_black_and_mean_images_ring_as_they_should(sets, capsys):
+    found = compare(capsys, sets / "fakes", sets / "reals", "--unseen", sets / "unseen", "--metrics", "ssim")
+    rung = {name for name, floor in found["floors"].items() if floor["alarms"]}
+    assert rung == {"dataset mean", "black"}
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_differences_in_brightness_are_not_windowed_away(sets, capsys, tmp_path, dtype):
+    """Of images of more than 8 bits, all sets go through the window of the reals."""
+    paths = sorted((sets / "reals").iterdir())
+    reals = np.stack([np.asarray(Image.open(path)) for path in paths]).astype(dtype) * (4 if dtype == "uint16" else 1)
+    np.savez(tmp_path / "reals.npz", images=reals)
+    np.savez(tmp_path / "dark.npz", images=(reals // 2).astype(dtype))
+    fit = ["--fit", "pad", "--resolution", "32", "--metrics", "ssim_nearest", "--no-floors"]
+    dark = compare(capsys, tmp_path / "dark.npz", tmp_path / "reals.npz", *fit)
+    same = compare(capsys, tmp_path / "reals.npz", tmp_path / "reals.npz", *fit)
+    assert same["ssim_nearest"]["value"] == pytest.approx(1)
+    assert dark["ssim_nearest"]["value"] < 0.9
+    assert dark["fakes"]["window"] == dark["reals"]["window"] == same["reals"]["window"]
+
+
+def test_what_is_grey_by_chance_is_judged_beside_colours(sets, capsys, tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "reals.npz", images=rng.integers(0, 256, (40, 32, 32, 3), np.uint8))
+    np.savez(tmp_path / "black.npz", images=np.zeros((40, 32, 32, 3), np.uint8))
+    colours = [tmp_path / "black.npz", tmp_path / "reals.npz", "--metrics", "ssim", "--no-floors"]
+    found = compare(capsys, *colours)
+    assert found["shape"] == "32 x 32 RGB"
+    assert "ssim_pairwise" in {alarm["metric"] for alarm in found["alarms"]}
+    assert compare(capsys, *colours, "--fit", "pad", "--resolution", "16")["shape"] == "16 x 16 RGB"
+    grey = compare(capsys, *colours, "--fit", "pad", "--resolution", "16", "--channels", "1")
+    assert (grey["shape"], grey["fit"]["channels"]) == ("16 x 16 grey", 1)
+    same = compare(capsys, tmp_path / "black.npz", sets / "reals", "--metrics", "ssim", "--no-floors")
+    assert same["shape"] == "32 x 32 grey"  # grey pictures saved as RGB
+
+
+def test_copies_can_be_told_without_weights(sets, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("ZOO_OFFLINE", "1")
+    monkeypatch.setenv("ZOO_WEIGHTS", str(tmp_path / "none"))
+    (tmp_path / "none").mkdir()
+    command = ["compare", str(sets / "fakes"), str(sets / "reals"), "--unseen", str(sets / "unseen"), "--json"]
+    assert main([*command, "--metrics", "ssim,copies", "--no-floors"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["copies_ncc"]["value"] is not None
+    assert "weights" in found["copies_features"]["note"]
+    assert main([*command, "--metrics", "features"]) == 2
+
+
+def test_figures_say_which_network_they_are_of(sets, capsys):
+    found = compare(capsys, sets / "fakes", sets / "reals", "--metrics", "fid,kid", "--no-floors")
+    fid, kid = found["metrics"]
+    assert fid["title"] == "FID (random)"
+    assert "Inception" not in fid["sentence"]
+    assert found["kid"]["error"] >= 0
+    assert kid["name"] == "kid"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from zoo.metrics.distribution import distances
-from zoo.metrics.interval import FEWEST, half_samples, interval, mean_figure, student
+from zoo.metrics.interval import FEWEST, half_samples, interval, mean_figure, share_interval, student
 
 TRIALS = 200
 ALLOWED = (0.905, 0.995)  # 95 % of 200 trials, and 3 standard deviations of that share either way
@@ -136,3 +136,26 @@ def test_of_too_few_units_there_is_no_interval() -> None:
     assert figure.note == f"no interval: 3 images, fewer than {FEWEST}"
     figure = mean_figure([1.0] * 20, ["one"] * 20)
     assert figure.note == f"no interval: 1 subject, fewer than {FEWEST}"
+
+
+def test_a_share_of_none_is_not_known_to_be_none() -> None:
+    halves = half_samples(40, 50, np.random.default_rng(0))
+    low, high = share_interval(0.0, [0.0] * 50, halves, of=halves)
+    square = student(1 / (1 / 49 + 1 / 39)) ** 2 / 40
+    assert low == 0
+    assert high == pytest.approx(square / (1 + square))  # Wilson's, in closed form
+    assert share_interval(1.0, [1.0] * 50, halves, of=halves) == pytest.approx((1 - high, 1.0))
+    inside = np.random.default_rng(1).normal(0.5, 0.05, 50)
+    assert share_interval(0.5, inside, halves, of=halves) == interval(0.5, inside, halves)
+
+
+def test_rare_shares_are_covered() -> None:
+    """One in forty, where intervals that are only cut at zero miss three times in ten."""
+    rng, held, sets = np.random.default_rng(5), 0, 300
+    for _ in range(sets):
+        seen = (rng.random(40) < 1 / 40).astype(float)
+        halves = half_samples(40, 60, rng)
+        replicates = halves.masks @ seen / halves.masks.sum(axis=1)
+        low, high = share_interval(float(seen.mean()), replicates, halves, of=halves)
+        held += low <= 1 / 40 <= high
+    assert held / sets > 0.93

@@ -53,6 +53,17 @@ def test_seeds_become_a_mean_with_its_spread():
     half = over_seeds([row("a", 0, fid=4.0, kid=1.0), row("a", 1, fid=6.0)])
     assert half.figures["kid"].value is None
     assert over_seeds([row("a", error="x")]).error == "x"
+    two = [row("a", 0), row("a", 1)]
+    for one, count in zip(two, (16, 17), strict=True):
+        one.cost = {"nimg": count, "wall_s": float(count)}
+    assert over_seeds(two).cost == {"nimg": 16, "wall_s": 16.5}
+
+
+def test_lopsided_intervals_show_their_ends():
+    assert table.cell({"value": 0.016, "low": 0.0, "high": 0.078}, 3, interval=True) == "0.016 (0 to 0.078)"
+    assert table.cell({"value": 0.0, "low": 0.0, "high": 0.5}, 3, interval=True) == "0.000 (0 to 0.5)"
+    assert table.cell({"value": 0.5, "low": 0.4, "high": 0.61}, 3, interval=True) == "0.500 ±0.105"
+    assert table.cell({"value": 1.0, "low": 1.0, "high": 1.0}, 2, interval=True) == "1.00 ±0.00"
 
 
 def test_tables_show_intervals_alarms_and_reasons():

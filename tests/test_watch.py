@@ -45,6 +45,8 @@ def test_every_look_is_in_the_log_beside_the_same_of_real_images(tmp_path):
         assert 0 < row["ssim_nearest_unseen"] < 1
         assert 0 < row["ncc_nearest_unseen"] <= 1
         assert 0 < row["ssim_pairwise_real"] < 1
+        assert max(row["ssim_nearest_noise"], row["ssim_nearest_black"]) < row["ssim_nearest_unseen"]
+        assert row["ssim_nearest_mean"] < row["ssim_nearest_unseen"]
         assert row["copies_ssim"] == row["copies_ncc"] == 0
         assert all(alarm["name"] == "collapse" for alarm in row["alarms"])
 

@@ -18,10 +18,10 @@ from zoo import run as runs_package
 from zoo.atomic import atomic_file
 from zoo.display import Display
 from zoo.environment import choose_device, environment
-from zoo.errors import ZooError, nearest, reason
+from zoo.errors import Interrupted, ZooError, nearest, reason, words
 from zoo.judging import Group, Judging
 from zoo.launch import train
-from zoo.metrics import catalogue, ssim
+from zoo.metrics import catalogue, ssim, store
 from zoo.recipe import Recipe
 from zoo.report.page import write_page
 from zoo.report.table import markdown
@@ -65,7 +65,7 @@ def bench(
     Args:
         targets: runs, generators' files, or recipes, which are trained first; none: all trained runs in ``runs``, else
             a small set on phantoms.
-        data: the images; None: those the runs were trained on, ``$ZOO_DATA``, or phantoms.
+        data: the images; None: those the runs were trained on; recipes are then trained on ``$ZOO_DATA``, or phantoms.
         train_kimg: thousands of images each recipe is trained for.
         seeds: training seeds of each recipe.
         metrics: names and groups; None: the usual ones.
@@ -96,7 +96,7 @@ def bench(
             raise ZooError(f"--set {key}: is the bench's own; {flag}")
     choose_device(device)
     out, runs = Path(out), Path(runs)
-    data = data or os.environ.get("ZOO_DATA") or None
+    judged_by, data = data, data or os.environ.get("ZOO_DATA") or None
     targets = list(targets) or [str(run.path) for run in runs_package.find(runs) if run.generator_file.is_file()]
     if not targets:
         where = "built-in phantom brains" if data is None else f"{data}"
@@ -104,12 +104,12 @@ def bench(
         targets, set, data = list(SMALL_SET), [*SMALL_SETTINGS, *set], data or "phantoms"
         samples = SMALL_SAMPLES if samples is None else samples
     judging = _judging(
-        data=data,
+        data=judged_by,
         metrics=metrics,
         spaces=spaces,
         weights=weights,
         samples=samples,
-        out=out,
+        keep=out / "judged",
         device=device,
         display=display,
     )
@@ -186,7 +186,7 @@ def report(
         spaces=spaces,
         weights=weights,
         samples=samples,
-        out=page.parent / "judged",
+        keep=store.default_folder() / "judged",
         device=device,
         display=display,
     )
@@ -205,7 +205,7 @@ def _judging(
     spaces: Sequence[str] | None,
     weights: str | Path | None,
     samples: int | None,
-    out: Path,
+    keep: Path,
     device: str,
     display: Display,
 ) -> Judging:
@@ -214,14 +214,20 @@ def _judging(
     wanted, where = catalogue.choose(metrics), choose_device(device)
     notes: list[str] = []
     found = chosen_spaces(
-        spaces, wanted, weights=weights, device=where, reporter=display, notes=notes, required=metrics is not None
+        spaces,
+        wanted,
+        weights=weights,
+        device=where,
+        reporter=display,
+        notes=notes,
+        required=catalogue.insists(metrics),
     )
     return Judging(
         data=data,
         metrics=wanted,
         spaces=found,
         samples=SAMPLES if samples is None else samples,
-        keep=out / "judged",
+        keep=keep,
         device=where,
         display=display,
         notes=notes,
@@ -267,9 +273,12 @@ class _Training:
                 display=self.display,
                 announce=sys.stderr,
             )
-        except ZooError as error:
-            self.display.warn(f"{recipe.name}: {error}")
-            return Entry(name=recipe.name, kind="variant", group=group, recipe=recipe, error=str(error))
+        except Interrupted:
+            raise
+        except Exception as error:  # such as no memory: the others can still be trained
+            why = str(error) if isinstance(error, ZooError) else f"{type(error).__name__}: {words(error)}"
+            self.display.warn(f"{recipe.name}: {why}")
+            return Entry(name=recipe.name, kind="variant", group=group, recipe=recipe, error=why)
         return replace(_run_entry(run, recipe.name, "variant"), group=group)
 
     def _before(self, recipe: Recipe, data_digest: str) -> tuple[Run | None, bool]:

@@ -159,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     _judged(p)
     p.add_argument("--fit", choices=("pad", "crop", "stretch"), help="make images square first, with --resolution")
     p.add_argument("--resolution", type=int, metavar="R", help="pixels a side, with --fit")
-    p.add_argument("--channels", type=int, choices=(1, 3), default=1, help="grey or RGB, with --fit (default: 1)")
+    p.add_argument("--channels", type=int, choices=(1, 3), help="grey or RGB, with --fit (default: as images are)")
     p.add_argument("--no-floors", action="store_true", help="leave out unseen, mean, black and noise images")
     p.add_argument("--no-intervals", action="store_true", help="point estimates only: faster")
     _device(p)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zoo.data.imageset import ImageSet, describe_shape, read_images
+from zoo.data.imageset import ImageSet, alike, describe_shape, read_images
 from zoo.display import Display
 from zoo.environment import choose_device, environment
 from zoo.errors import ZooError
@@ -26,7 +27,7 @@ def compare(
     weights: str | Path | None = None,
     fit: str | None = None,
     resolution: int | None = None,
-    channels: int = 1,
+    channels: int | None = None,
     floors: bool = True,
     intervals: bool = True,
     device: str = "auto",
@@ -40,7 +41,10 @@ def compare(
         metrics: names and groups; None: the usual ones.
         spaces: feature spaces; None: Inception, and DINOv2 where its weights are.
         weights: a feature network's weights, or a folder of such.
-        fit: ``pad``, ``crop`` or ``stretch`` to ``resolution`` and ``channels`` first, as for training; None: not.
+        fit: ``pad``, ``crop`` or ``stretch`` to ``resolution`` first, as for training; None: not. Images of more than
+            8 bits are then windowed: all sets alike, by the 0.5 and 99.5 percentiles of the reals, or, where the reals
+            are of 8 bits, by all that their type can hold.
+        channels: 1 or 3, with ``fit``; None: grey if all images are.
         floors: whether unseen, mean, black and noise images are judged beside.
         intervals: whether figures get intervals.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
@@ -57,28 +61,36 @@ def compare(
     wanted, where = catalogue.choose(metrics), choose_device(device)
     notes: list[str] = []
     config = _fit(fit, resolution, channels)
-    sets = [read_images(path, fit=config, reporter=display) for path in (fakes, reals)]
-    other = read_images(unseen, fit=config, reporter=display) if unseen is not None else None
-    for images in [sets[0], *([other] if other is not None else [])]:
-        judge.check(images, sets[1])  # before weights are looked for
+    real = read_images(reals, fit=config, reporter=display)
+    others = [_beside(path, real, config, display) for path in (fakes, unseen) if path is not None]
+    real, *others = alike([real, *others])
+    for images in others:
+        judge.check(images, real)  # before weights are looked for
+    made, other = others[0], others[1] if unseen is not None else None
     found = chosen_spaces(
-        spaces, wanted, weights=weights, device=where, reporter=display, notes=notes, required=metrics is not None
+        spaces,
+        wanted,
+        weights=weights,
+        device=where,
+        reporter=display,
+        notes=notes,
+        required=catalogue.insists(metrics),
     )
-    judged = judge.Judge(sets[1], other, metrics=wanted, spaces=found, reporter=display, intervals=intervals)
-    verdict = judged.judge(sets[0])
+    judged = judge.Judge(real, other, metrics=wanted, spaces=found, reporter=display, intervals=intervals)
+    verdict = judged.judge(made)
     beside = judged.floors() if floors else {}
     return {
-        "fakes": _facts(fakes, sets[0]),
-        "reals": _facts(reals, sets[1]),
+        "fakes": _facts(fakes, made),
+        "reals": _facts(reals, real),
         "unseen": _facts(unseen, other) if unseen is not None and other is not None else None,
-        "shape": describe_shape(sets[1].shape),
-        "fit": {"fit": fit, "resolution": resolution, "channels": channels} if config else None,
+        "shape": describe_shape(real.shape),
+        "fit": {"fit": fit, "resolution": resolution, "channels": real.shape[0]} if config else None,
         **verdict.to_json(),
         "floors": {name: floor.to_json() for name, floor in beside.items()},
         "nearest": [
             {
-                "fake": sets[0].names[pair.fake],
-                "real": sets[1].names[pair.real],
+                "fake": made.names[pair.fake],
+                "real": real.names[pair.real],
                 "ssim": pair.ssim,
                 "ncc": pair.ncc,
             }
@@ -104,16 +116,29 @@ def as_group(found: dict[str, Any]) -> dict[str, Any]:
     return {"name": found["shape"], "rows": [row(found["fakes"]["path"], "file", found)], "baselines": baselines}
 
 
-def _fit(fit: str | None, resolution: int | None, channels: int) -> DataConfig | None:
+def _beside(path: str | Path, reals: ImageSet, fit: DataConfig | None, display: Display) -> ImageSet:
+    """Images to be seen beside the reals: those of more than 8 bits through one window, or differences in brightness
+    would be windowed away.
+    """
+    found = read_images(path, fit=fit, reporter=display)
+    if fit is None or found.window is None:
+        return found
+    return read_images(path, fit=replace(fit, window=reals.window or "dtype"), reporter=display)
+
+
+def _fit(fit: str | None, resolution: int | None, channels: int | None) -> DataConfig | None:
     if fit is None and resolution is None:
+        if channels is not None:
+            raise ZooError(f"--channels {channels}: goes with --fit; without it images stay as they are")
         return None
     if fit not in ("pad", "crop", "stretch") or resolution is None:
         raise ZooError("--fit pad|crop|stretch and --resolution R go together")
     if resolution < 8:
         raise ZooError(f"--resolution {resolution}: must be at least 8")
-    return DataConfig(resolution=resolution, channels=channels, fit=fit, holdout=0.0)  # type: ignore[arg-type]
+    return DataConfig(resolution=resolution, channels=channels or 3, fit=fit, holdout=0.0)  # type: ignore[arg-type]
 
 
 def _facts(path: str | Path, images: ImageSet) -> dict[str, Any]:
     subjects = len(set(images.subjects)) if images.subjects else None
-    return {"path": str(path), "label": images.label, "n": len(images), "subjects": subjects}
+    facts = {"path": str(path), "label": images.label, "n": len(images), "subjects": subjects}
+    return facts if images.window is None else facts | {"window": list(images.window)}

@@ -27,7 +27,7 @@ from zoo.data.imageset import ImageSet, describe_shape, trained_and_unseen
 from zoo.describe import describe
 from zoo.display import Display
 from zoo.environment import environment
-from zoo.errors import ZooError, words
+from zoo.errors import Interrupted, ZooError, words
 from zoo.hub import LoadedGenerator, load_generator
 from zoo.metrics import catalogue, ssim
 from zoo.metrics.features import Space
@@ -147,7 +147,13 @@ class Judging:
         judge = Judge(reals, unseen, metrics=self.metrics, spaces=self.spaces, reporter=self.display)
         group = Group(shape=shape, data=reference)
         group.baselines = [
-            Row(name=name, kind="baseline", figures=verdict.figures) for name, verdict in judge.floors().items()
+            Row(
+                name=name,
+                kind="baseline",
+                figures=verdict.figures,
+                alarms=[alarm.to_json() for alarm in verdict.alarms],
+            )
+            for name, verdict in judge.floors().items()
         ]
         together: dict[str, list[Row]] = {}
         for entry in entries:
@@ -190,8 +196,11 @@ class Judging:
         try:
             note = self._related(entry, reference, config)
             row, shown = self._judged(entry, judge)
-        except (ZooError, OSError, ValueError, torch.OutOfMemoryError) as error:
-            why = str(error) if isinstance(error, ZooError) else words(error)
+        except Interrupted:
+            raise
+        except Exception as error:  # no memory, a damaged log, a network's own mistake: none may cost the other rows
+            known = isinstance(error, ZooError | OSError | torch.OutOfMemoryError)
+            why = words(error) if known else f"{type(error).__name__}: {words(error)}"
             self.display.warn(f"{entry.name}: {why}")
             return _broken(entry, why)
         if note:
@@ -302,7 +311,8 @@ class Judging:
         """A row that was finished before; None where there is none or it is damaged."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
             plain = json.loads((self.keep / f"{key}.json").read_text(encoding="utf-8"))
-            with np.load(self.keep / f"{key}.npz", allow_pickle=False) as archive:
+            with (self.keep / f"{key}.npz").open("rb") as file:  # opened here: numpy never closes a damaged one
+                archive = np.load(file, allow_pickle=False)
                 arrays = {name: archive[name] for name in ("fakes", "pairs", "strip")}
             return from_json(plain["row"]), arrays, [Pair(**pair) for pair in plain["pairs"]]
         return None

@@ -108,7 +108,9 @@ def over_seeds(rows: Sequence[Row]) -> Row:
         merged.alarms += [alarm | {"seed": seed} for alarm in row.alarms for seed in row.facts.get("seeds", [])[:1]]
     for key in first.cost:
         numbers = [row.cost[key] for row in whole if isinstance(row.cost.get(key), int | float)]
-        merged.cost[key] = statistics.median(numbers) if numbers else None
+        middle = statistics.median(numbers) if numbers else None
+        counts = bool(numbers) and all(isinstance(number, int) for number in numbers)
+        merged.cost[key] = round(middle) if counts and middle is not None else middle
     return merged
 
 

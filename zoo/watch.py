@@ -15,7 +15,7 @@ from zoo.data.reporter import Reporter
 from zoo.metrics import alarms, copies, distribution, ssim, store
 from zoo.metrics.alarms import Alarm
 from zoo.metrics.features import space
-from zoo.metrics.judge import partition
+from zoo.metrics.judge import nobodys, partition
 from zoo.report.pictures import to_uint8
 from zoo.trainer import Trainer
 
@@ -130,6 +130,7 @@ class Watch:
         scores = self._unseen_scores
         return {
             **{f"{name}_nearest_unseen": _mean(scores[name]) for name in ("ssim", "ncc")},
+            **{f"ssim_nearest_{name}": value for name, value in scores["floors"].items()},
             "ssim_pairwise_real": scores["pairwise"],
             "ssim_definition": (f"{ssim.DEFINITION}; {JUDGED} EMA fakes, nearest of {len(self.reals)} training images"),
         }
@@ -146,13 +147,17 @@ class Watch:
     def _key(self) -> list[Any]:
         unseen = store.content_digest(self.unseen.images) if self.unseen is not None else None
         people = partition(self.reals.subjects)
-        return [store.content_digest(self.reals.images), unseen, people, JUDGED, ssim.DEFINITION, copies.DEFINITION]
+        texts = [ssim.DEFINITION, copies.DEFINITION]
+        return [store.content_digest(self.reals.images), unseen, people, JUDGED, *texts, "with mean, black and noise"]
 
     def _measure(self) -> Plain:
         order = seeds.Order(seeds.derive("reals"), len(self.reals))
         some = torch.from_numpy(np.array(self.reals.images[order.take(0, min(JUDGED, len(self.reals)))]))
         pairs = ssim.pairwise_ssim(some, 255)
         found: Plain = {"pairwise": pairs.mean().item() if len(pairs) else None, "twins": alarms.twins(pairs.numpy())}
+        floors = nobodys(self.reals)
+        values = ssim.nearest_ssim(torch.from_numpy(np.concatenate(list(floors.values()))), self.reals.images, 255)[0]
+        found["floors"] = dict(zip(floors, values.tolist(), strict=True))
         if self.unseen is None:
             return found | {"ssim": [], "ncc": [], "distance": []}
         self.reporter.say(f"measuring how near unseen images come: {len(self.unseen)}")

@@ -61,6 +61,7 @@ class ImageSet:
     names: list[str] = field(default_factory=list)
     subjects: list[str] | None = None
     places: Array | None = None
+    window: tuple[float, float] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -70,10 +71,6 @@ class ImageSet:
         """(C, H, W)."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
-
-    def describe(self) -> str:
-        """``"64 x 64 grey"``."""
-        return describe_shape(self.shape)
 
     def part(self, positions: Sequence[int] | Array, label: str) -> ImageSet:
         """Some of them; their pixels are read when they are asked for."""
@@ -126,8 +123,6 @@ def read_images(
 ) -> ImageSet:
     """All images of a folder, zip, ``.npy`` or ``.npz``, pixel for pixel as they are, or fitted as for training.
 
-    Colour images whose three channels are equal everywhere are taken as grey: every figure is the same.
-
     Args:
         path: where they lie; ``phantoms[:N]`` for built-in ones (with ``fit`` only).
         fit: how they are made square and resized first; None: not at all.
@@ -139,11 +134,34 @@ def read_images(
     reporter = reporter or Silent()
     if fit is not None:
         data = load(path, fit, reporter=reporter, cache_dir=cache_dir)
-        return ImageSet(images=data.images, label=data.description, names=data.names, subjects=data.subjects)
+        return ImageSet(
+            images=data.images,
+            label=data.description,
+            names=data.names,
+            subjects=data.subjects,
+            window=data.window,
+        )
     if isinstance(path, str) and is_phantoms(path):
         raise ZooError(f"{path}: phantoms are drawn at any size; say which, with --fit pad --resolution R")
     with closing(open_source(path, resolution=0, channels=None)) as source, quiet_pillow():
         return _read(source, reporter)
+
+
+def alike(sets: Sequence[ImageSet]) -> list[ImageSet]:
+    """The same sets, of one channel if no picture in any of them has a colour: every figure is the same.
+
+    A set that is grey by chance, as what a collapsed generator makes may be, stays as it is among coloured ones.
+    """
+
+    def grey(images: Array) -> bool:
+        if images.shape[1] == 1:
+            return True
+        parts = (images[start : start + 256] for start in range(0, len(images), 256))
+        return images.shape[1] == 3 and all((part == part[:, :1]).all() for part in parts)
+
+    if not all(grey(some.images) for some in sets):
+        return list(sets)
+    return [replace(some, images=np.ascontiguousarray(some.images[:, :1])) for some in sets]
 
 
 def _read(source: Source, reporter: Reporter) -> ImageSet:
@@ -167,8 +185,6 @@ def _read(source: Source, reporter: Reporter) -> ImageSet:
     if bad:
         reporter.warn(f"{source.label}: {len(bad)} left out: {enumerated(bad)}")
     stacked = np.stack(images)
-    if stacked.shape[1] == 3 and (stacked == stacked[:, :1]).all():
-        stacked = np.ascontiguousarray(stacked[:, :1])
     split = source.listing.splits is not None
     return ImageSet(images=stacked, label=source.label, names=names, subjects=subjects_of(names, split=split))
 

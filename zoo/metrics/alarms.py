@@ -42,6 +42,7 @@ SAME = 1e-5  # a distance that only the same image has
 ALIKE = 0.6  # of the way from the likeness of reals to identity: closer is collapse
 TWIN = 0.99  # SSIM from which two fakes are one picture
 TWINS = 0.03  # share of pairs of fakes that may be: about 33 different pictures
+FEWEST_PAIRED = 8  # fakes whose likeness to one another says anything
 RECALL = 0.005  # six people's slices reach a tenth of the training images, 500 fakes that are ten pictures 0.001
 LIKE_REALS = 0.05  # precision below which fakes are not like reals, and recall says nothing about variety
 COVERAGE = 0.3  # of what as many different fakes, as near to the reals, would cover
@@ -153,6 +154,7 @@ def collapse(
     density: float | None = None,
     coverage: float | None = None,
     n: int,
+    paired: int | None = None,
     reals: int | None = None,
 ) -> list[Alarm]:
     """What says that a generator makes the same few pictures again and again; figures that are None say nothing.
@@ -161,7 +163,8 @@ def collapse(
         ssim_pairwise: mean SSIM of pairs of fakes; rings when closer to 1 than to that of real images: more than
             ``ALIKE`` of the way.
         ssim_pairwise_real: the same of training images.
-        ssim_twins: what :func:`twins` makes of the pairs of fakes; rings above ``TWINS``.
+        ssim_twins: what :func:`twins` makes of the pairs of fakes; rings above ``TWINS``, if so many are not to be
+            expected by chance.
         ssim_twins_real: the same of training images, where some are there twice.
         precision: of T. Kynkaanniemi et al. 2019.
         recall: of the same; rings below ``RECALL``, unless precision is near zero too: then fakes are unlike the
@@ -170,10 +173,12 @@ def collapse(
         coverage: of the same; needs ``density`` and ``reals``, and rings below ``COVERAGE`` of what fakes of that
             density would cover if they were spread over the reals (see :func:`spread_coverage`).
         n: how many fakes.
+        paired: how many of them were compared with one another; None: all.
         reals: how many training images recall and coverage are of.
     """
     found = []
-    if _known(ssim_pairwise) and _known(ssim_pairwise_real):
+    paired = n if paired is None else paired
+    if _known(ssim_pairwise) and _known(ssim_pairwise_real) and paired >= FEWEST_PAIRED:
         edge = ssim_pairwise_real + ALIKE * (1 - ssim_pairwise_real)
         if ssim_pairwise > edge:
             text = (
@@ -181,8 +186,10 @@ def collapse(
                 f"two real images {ssim_pairwise_real:.2f}; above {edge:.2f} is collapse."
             )
             found.append(_collapse("ssim_pairwise", ssim_pairwise, edge, text))
-    if _known(ssim_twins):
+    if _known(ssim_twins) and paired >= FEWEST_PAIRED:
         edge = TWINS + (ssim_twins_real if _known(ssim_twins_real) else 0.0)
+        pairs = paired * (paired - 1) // 2
+        edge = most_by_chance(pairs, edge) / pairs
         if ssim_twins > edge:
             text = (
                 f"{ssim_twins:.0%} of the pairs of fakes are the same picture (SSIM above {TWIN:g}), as if the "

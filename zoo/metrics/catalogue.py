@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from zoo.errors import ZooError, nearest
 
+INCEPTION = "inception"  # the space that FID and its like are understood to be of
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
@@ -35,9 +37,10 @@ class Metric:
         keys = ("name", "title", "better", "sentence", "decimals")
         return {key: getattr(self, key) for key in keys}
 
-    def of_space(self, space: str) -> Metric:
-        """The same in another feature space."""
-        return replace(self, name=f"{self.name}_{short(space)}", title=f"{self.title} ({short(space)})")
+    def of_space(self, space: str, name: str) -> Metric:
+        """The same, called ``name``, in another feature space than Inception's."""
+        sentence = self.sentence.replace("the Inception features", f"the features ({short(space)})")
+        return replace(self, name=name, title=f"{self.title} ({short(space)})", sentence=sentence)
 
 
 METRICS = {
@@ -140,7 +143,8 @@ METRICS = {
             better="match",
             family="copies",
             decimals=2,
-            sentence="Share of fakes nearer to a training image than unseen real images come, by SSIM.",
+            sentence="Share of fakes that are copies by SSIM: less than half as far from a training image as the "
+            "nearest tenth of unseen real images.",
         ),
         Metric(
             name="copies_ncc",
@@ -171,13 +175,19 @@ def short(space: str) -> str:
     return space.removeprefix("timm:").partition(".")[0]
 
 
+def insists(wanted: Sequence[str] | None) -> bool:
+    """Whether figures of features were asked for as such, so that a command without weights must not go on."""
+    named = {part.strip() for item in wanted or () for part in item.split(",")}
+    return bool(named & {"all", "copies_features", *GROUPS["features"]} or "features" in named)
+
+
 def choose(wanted: Sequence[str] | None) -> list[str]:
     """Names of metrics, in the order of the catalogue, from names and groups (``ssim``); None: the default ones.
 
     Raises:
         ZooError: a name that is none.
     """
-    if not wanted:
+    if wanted is None:
         return [metric.name for metric in METRICS.values() if metric.default]
     chosen: set[str] = set()
     for name in (part.strip() for item in wanted for part in item.split(",") if part.strip()):
@@ -185,12 +195,20 @@ def choose(wanted: Sequence[str] | None) -> list[str]:
             known = [*METRICS, *GROUPS]
             raise ZooError(f"--metrics {name}: is none{nearest(name, known)}; one of {', '.join(known)}")
         chosen.update(GROUPS.get(name, [name]))
+    if not chosen:
+        raise ZooError(f"--metrics: names none; some of {', '.join([*METRICS, *GROUPS])}")
     return [name for name in METRICS if name in chosen]
 
 
 def columns(names: Iterable[str], spaces: Sequence[str]) -> list[Metric]:
-    """The metrics of a table: those of the first space plain, those of others behind them with the space's name."""
+    """The metrics of a table: those of the first space under their own names, those of others behind them with the
+    space's. A space that is not Inception stands in the title.
+    """
     chosen = [METRICS[name] for name in names]
-    others = [m.of_space(space) for space in spaces[1:] for m in chosen if m.family == "features"]
+    others = [
+        m.of_space(space, f"{m.name}_{short(space)}") for space in spaces[1:] for m in chosen if m.family == "features"
+    ]
+    if spaces and spaces[0] != INCEPTION:
+        chosen = [m.of_space(spaces[0], m.name) if m.family == "features" else m for m in chosen]
     at = next((i for i, metric in enumerate(chosen) if metric.family != "features"), len(chosen))
     return [*chosen[:at], *others, *chosen[at:]]

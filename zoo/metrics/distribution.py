@@ -14,7 +14,7 @@ from zoo.errors import ZooError, nearest
 from zoo.metrics import frechet, kernel, store
 from zoo.metrics.figure import Figure, missing
 from zoo.metrics.frechet import fid
-from zoo.metrics.interval import FEWEST, Halves, half_samples, interval, too_few
+from zoo.metrics.interval import FEWEST, Halves, half_samples, interval, share_interval, too_few
 from zoo.metrics.kernel import kid
 from zoo.metrics.neighbours import K_DENSITY, K_PRECISION, Neighbours, density_coverage, precision_recall
 
@@ -24,10 +24,10 @@ Array = np.ndarray[Any, Any]
 
 METRICS = ("fid", "kid", "precision", "recall", "density", "coverage")
 
-VERSION = 1  # to be raised whenever the same features would have other figures
+VERSION = 2  # to be raised whenever the same features would have other figures
 REPLICATES = 100
 FEW_REPLICATES = 24  # where one costs from a tenth of a second up: of FID, and of neighbours in very large sets
-_HIGHEST = {"precision": 1.0, "recall": 1.0, "coverage": 1.0}
+_SHARES = {"precision": 0, "recall": 1, "coverage": 1}  # of the fakes (0) or the reals (1)
 
 
 def distances(
@@ -157,13 +157,25 @@ class _Work:
         """Images in the smallest half of the fakes (0) or the reals (1)."""
         return int(self.sides[side].masks.sum(axis=1).min()) if self.sides else 0
 
-    def figure(self, point: float, values: Sequence[float] | Array, lowest: float, highest: float, note: str) -> Figure:
+    def figure(
+        self,
+        point: float,
+        values: Sequence[float] | Array,
+        *,
+        lowest: float = -np.inf,
+        share_of: int | None = None,
+        note: str = "",
+        error: float | None = None,
+    ) -> Figure:
         """A figure with the interval of its replicates; without, if there are none."""
         if not self.sides or len(values) < 2:
             note = "; ".join(filter(None, [note, self.why]))
-            return Figure(value=point, n=len(self.fakes), note=note)
-        low, high = interval(point, values, *self.sides, lowest=lowest, highest=highest)
-        return Figure(value=point, low=low, high=high, n=len(self.fakes), note=note)
+            return Figure(value=point, n=len(self.fakes), note=note, error=error)
+        if share_of is None:
+            low, high = interval(point, values, *self.sides, lowest=lowest)
+        else:
+            low, high = share_interval(point, values, *self.sides, of=self.sides[share_of])
+        return Figure(value=point, low=low, high=high, n=len(self.fakes), note=note, error=error)
 
     def lacking(self, fakes: int, reals: int) -> str:
         """Why a figure that needs so many images cannot be had, or nothing."""
@@ -188,7 +200,7 @@ class _Work:
         if not self.halves_lack(2, 2) and self.sides:
             few = slice(FEW_REPLICATES)
             values = frechet.half_fids(self.fakes, self.reals, self.sides[0].masks[few], self.sides[1].masks[few])
-        return {"fid": self.figure(fid(self.fakes, self.reals), values, 0.0, np.inf, note)}
+        return {"fid": self.figure(fid(self.fakes, self.reals), values, lowest=0.0, note=note)}
 
     def kid(self, names: Sequence[str]) -> dict[str, Figure]:
         if why := self.lacking(2, 2):
@@ -198,7 +210,8 @@ class _Work:
             some = [self._some(side) for side in (0, 1)]  # its price is the square of their number
             left, right = (side.masks[:, chosen] for side, chosen in zip(self.sides, some, strict=True))
             values = kernel.half_kids(self.fakes[some[0]], self.reals[some[1]], left, right)
-        return {"kid": self.figure(kid(self.fakes, self.reals).mean, values, -np.inf, np.inf, "")}
+        found = kid(self.fakes, self.reals)
+        return {"kid": self.figure(found.mean, values, error=found.error)}
 
     def _some(self, side: int) -> Array | slice:
         """All images of a side, or 10,000 of them, whose halves vary a little more than those of all: never less."""
@@ -228,5 +241,5 @@ class _Work:
                 replicates = [search.figures(real, fake) for real, fake in pairs]
             for name, point in points.items():
                 values = [replicate[name] for replicate in replicates]
-                found[name] = self.figure(point, values, 0.0, _HIGHEST.get(name, np.inf), "")
+                found[name] = self.figure(point, values, lowest=0.0, share_of=_SHARES.get(name))
         return {name: found[name] for name in names}

@@ -16,6 +16,7 @@ class Figure:
         high: upper end.
         n: of how many images it was taken.
         note: why it is not available, or what else must be known to read it.
+        error: of KID: the standard deviation over its subsets, as torch-fidelity prints it.
     """
 
     value: float | None
@@ -23,11 +24,16 @@ class Figure:
     high: float | None = None
     n: int = 0
     note: str = ""
+    error: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """``{"value", "low", "high", "n"}``, and ``"note"`` where there is one."""
-        plain = {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
-        return {**plain, "note": self.note} if self.note else plain
+        """``{"value", "low", "high", "n"}``, and ``"note"`` and ``"error"`` where there are such."""
+        plain: dict[str, Any] = {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
+        return (
+            plain
+            | ({"note": self.note} if self.note else {})
+            | ({"error": self.error} if self.error is not None else {})
+        )
 
 
 def missing(why: str, n: int = 0) -> Figure:

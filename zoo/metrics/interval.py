@@ -98,12 +98,41 @@ def interval(
             one side only, the larger of the two scales is used, which is too wide by less than a part in N.
         lowest, highest: the range of the figure; the interval is cut to it.
     """
+    spread, quantile = _spread(replicates, sides)
+    reach = quantile * spread
+    return min(point, max(lowest, point - reach)), max(point, min(highest, point + reach))
+
+
+def share_interval(
+    point: float, replicates: Sequence[float] | Array, *sides: Halves, of: Halves
+) -> tuple[float, float]:
+    """The 95 % interval of a share, in [0, 1]: that of :func:`interval` wherever it stays inside.
+
+    Where it would not, or has no width since every half showed nothing, its ends are also those of E. B. Wilson
+    ("Probable inference", JASA 22 (1927) 209-212) for as many trials as the spread tells of (or, if there is none, as
+    there are units): none of 40 is not known to be none of 1,000.
+
+    Args:
+        of: the half-samples of the set that the share is a share of.
+    """
+    spread, quantile = _spread(replicates, sides)
+    low, high = point - quantile * spread, point + quantile * spread
+    if 0 < low < high < 1:
+        return low, high
+    variance = point * (1 - point)
+    trials = variance / spread**2 if variance and spread else of.units
+    square = quantile**2 / trials
+    reach = quantile * math.sqrt(variance / trials + square / (4 * trials))
+    wilson_low, wilson_high = ((point + square / 2 + sign * reach) / (1 + square) for sign in (-1, 1))
+    return min(point, max(0.0, min(low, wilson_low))), max(point, min(1.0, max(high, wilson_high)))
+
+
+def _spread(replicates: Sequence[float] | Array, sides: Sequence[Halves]) -> tuple[float, float]:
+    """The standard deviation of the figure, and the quantile of Student's distribution that goes with it."""
     values = np.asarray(replicates, np.float64)
     units = min(side.units for side in sides)
     spread = values.std(ddof=1) * max(side.scale for side in sides)
-    freedom = 1 / (1 / (len(values) - 1) + 1 / (units - 1))
-    reach = student(freedom) * float(spread)
-    return min(point, max(lowest, point - reach)), max(point, min(highest, point + reach))
+    return float(spread), student(1 / (1 / (len(values) - 1) + 1 / (units - 1)))
 
 
 def mean_figure(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -31,8 +31,9 @@ DISTRIBUTION = (
     "Frechet distance of sample covariances; KID: cubic kernel, 100 subsets of up to 1,000; "
     f"precision and recall: {K_PRECISION} neighbours, density and coverage: {K_DENSITY}; "
     "nearest features: squared distance over that to other subjects; "
-    f"pairs of {PAIRED} images; 95 % intervals from half-samples of subjects, {distribution.REPLICATES} of features, "
-    f"{PAIR_REPLICATES} of pairs"
+    f"pairs of {PAIRED} images; 95 % intervals from half-samples of subjects: {distribution.REPLICATES} of features, "
+    f"{distribution.FEW_REPLICATES} of FID and of neighbours in very large sets, {PAIR_REPLICATES} of pairs; of shares "
+    "near 0 or 1, and of copies, from their number"
 )
 THRESHOLDS = "; ".join(
     f"{name} {value}" for name, value in vars(alarms).items() if name.isupper() and isinstance(value, int | float)
@@ -108,10 +109,15 @@ class Judge:
         scores = self._scores(fakes, self.reals)
         verdict = Verdict(figures=self._figures(fakes, self.reals, scores), pairs=_pairs(scores))
         self._memorisation(scores, verdict, len(fakes))
-        values = {name: figure.value for name, figure in verdict.figures.items()}
+        verdict.alarms[:0] = self._collapse(verdict.figures, len(fakes), len(self.reals))
+        verdict.figures = {name: verdict.figures[name] for name in self._order() if name in verdict.figures}
+        return verdict
+
+    def _collapse(self, figures: Mapping[str, Figure], n: int, reals: int) -> list[Alarm]:
+        values = {name: figure.value for name, figure in figures.items()}
         paired = {"ssim_pairwise", "ssim_twins"} & set(self.metrics)
         real = self.real_pairs if paired else {}
-        verdict.alarms[:0] = alarms.collapse(
+        return alarms.collapse(
             ssim_pairwise=values.get("ssim_pairwise"),
             ssim_pairwise_real=real.get("ssim_pairwise"),
             ssim_twins=values.get("ssim_twins"),
@@ -121,11 +127,10 @@ class Judge:
             recall=values.get("recall") if values.get("precision") is not None else None,
             density=values.get("density"),
             coverage=values.get("coverage"),
-            n=len(fakes),
-            reals=len(self.reals),
+            n=n,
+            paired=min(n, PAIRED),
+            reals=reals,
         )
-        verdict.figures = {name: verdict.figures[name] for name in self._order() if name in verdict.figures}
-        return verdict
 
     @cached_property
     def real_pairs(self) -> dict[str, float | None]:
@@ -141,16 +146,16 @@ class Judge:
         """The same figures of what nobody trained: unseen subjects (the ceiling), one half of the training images
         against the other, the mean image, black, and noise. Remembered by content.
         """
-        mean = _mean_image(self.reals.images)
         count = min(len(self.reals), NOISE)
-        noise = np.random.default_rng(seeds.derive("noise")).integers(0, 256, (count, *self.reals.shape), np.uint8)
+        pictures = nobodys(self.reals, count)
+        noise = pictures.pop("noise")
         found: dict[str, Verdict] = {}
         if self.unseen is not None:
             found["unseen subjects"] = self._floor("unseen", self.unseen, self.reals)
         if halves := self.reals.halves():
             found["train half against half"] = self._floor("halves", *halves)
-        for name, image in {"dataset mean": mean, "black": np.zeros_like(mean)}.items():
-            fakes = ImageSet(images=np.broadcast_to(image, (count, *image.shape)), label=name)
+        for name, image in zip(("dataset mean", "black"), pictures.values(), strict=True):
+            fakes = ImageSet(images=np.broadcast_to(image, (count, *image.shape[1:])), label=name)
             found[name] = self._floor(name, fakes, self.reals)
         found["noise"] = self._floor("noise", ImageSet(images=noise, label="noise"), self.reals)
         return found
@@ -164,7 +169,8 @@ class Judge:
             return {metric: figure.to_json() for metric, figure in (figures | copied).items()}
 
         figures = store.remember(["floor", name, self.key], compute, folder=self.folder)
-        return Verdict(figures={metric: Figure(**figures[metric]) for metric in self._order() if metric in figures})
+        found = {metric: Figure(**figures[metric]) for metric in self._order() if metric in figures}
+        return Verdict(figures=found, alarms=self._collapse(found, len(fakes), len(reals)))
 
     @cached_property
     def key(self) -> list[Any]:
@@ -265,7 +271,10 @@ class Judge:
         table[np.triu_indices(count, 1)] = values
         halves = interval.half_samples(groups, PAIR_REPLICATES, np.random.default_rng(0))
         means = [table[mask][:, mask].sum() / (mask.sum() * (mask.sum() - 1) / 2) for mask in halves.masks]
-        low, high = interval.interval(value, means, halves, lowest=0 if share else -1, highest=1)
+        if share:
+            low, high = interval.share_interval(value, means, halves, of=halves)
+        else:
+            low, high = interval.interval(value, means, halves, lowest=-1, highest=1)
         return Figure(value=value, low=low, high=high, n=count)
 
     def _pairs_of(self, images: ImageSet, name: str) -> tuple[Array, Array] | Figure:
@@ -273,11 +282,11 @@ class Judge:
         if len(images) < 2:
             return missing("fewer than 2 images", len(images))
         places = np.sort(np.random.default_rng(0).permutation(len(images))[:PAIRED])
-        if _unique(images.images):
-            return np.ones(len(places) * (len(places) - 1) // 2), places
         multi = name == "ms_ssim_pairwise"
         if multi and min(images.shape[1:]) <= ssim.MS_SSIM_SMALLEST:
             return missing(f"MS-SSIM takes images above {ssim.MS_SSIM_SMALLEST} pixels", len(images))
+        if _unique(images.images):
+            return np.ones(len(places) * (len(places) - 1) // 2), places
         x = torch.from_numpy(np.array(images.images[places]))
         if not multi:
             return ssim.pairwise_ssim(x, 255).double().numpy(), places
@@ -356,8 +365,20 @@ def check(images: ImageSet, reals: ImageSet) -> None:
 
 def definitions(spaces: Sequence[Space]) -> dict[str, str]:
     """What every figure is, to the letter."""
-    texts = {"alarms": THRESHOLDS, "ssim": ssim.DEFINITION, "ncc": copies.DEFINITION, "distribution": DISTRIBUTION}
+    texts = {"alarms": THRESHOLDS, "ssim": ssim.DEFINITION, "ms_ssim": ssim.MS_DEFINITION}
+    texts |= {"ncc": copies.DEFINITION, "distribution": DISTRIBUTION}
     return texts | {f"features_{catalogue.short(space.name)}": space.identity for space in spaces}
+
+
+def nobodys(reals: ImageSet, noise: int = 1) -> dict[str, Array]:
+    """Pictures that nobody made: the ``mean`` of the reals and a ``black`` one, (1, C, H, W), and ``noise`` ones."""
+    mean = _mean_image(reals.images)[None]
+    rng = np.random.default_rng(seeds.derive("noise"))
+    return {
+        "mean": mean,
+        "black": np.zeros_like(mean),
+        "noise": rng.integers(0, 256, (noise, *reals.shape), np.uint8),
+    }
 
 
 def partition(subjects: Sequence[str] | None) -> list[int] | None:

@@ -10,8 +10,9 @@ Table = tuple[list[str], list[list[str]]]  # headings, those of right-aligned co
 
 NONE = "-"
 READING = (
-    "±: half of the 95 % interval; sd: the standard deviation among training seeds. In brackets what nobody trained. "
-    "FID falls with the number of images (n): compare it at equal n, else KID.\n"
+    "±: half of the 95 % interval, or its ends where it is lopsided; sd: the standard deviation among training seeds. "
+    "In brackets what nobody trained. FID falls with the number of images (n, that of the first figure; pairs are of "
+    "at most 256): compare it at equal n, else KID.\n"
 )
 
 
@@ -40,18 +41,23 @@ def quality(group: Group, metrics: Sequence[Mapping[str, Any]], *, intervals: bo
             continue
         cells = [_cell(row, metric, interval=intervals) for metric in metrics]
         name = f"({row['name']})" if row["kind"] == "baseline" else row["name"]
-        n = max((figure["n"] for figure in row["figures"].values()), default=0)
+        named = [row["figures"][metric["name"]] for metric in metrics if metric["name"] in row["figures"]]
+        n = next((figure["n"] for figure in named if figure["value"] is not None), 0)
         rows.append([name, *cells, f"{n:,}", alarms(row)])
     return headings, rows
 
 
 def cell(figure: Mapping[str, Any] | None, decimals: int, *, interval: bool) -> str:
-    """``"137.7 ±6.4"``; a dash for what is not available."""
+    """``"137.7 ±6.4"``, ``"0.016 (0 to 0.078)"`` where the interval is lopsided; a dash for what is not available."""
     if figure is None or figure["value"] is None:
         return NONE
     text = f"{figure['value']:.{decimals}f}"
     if interval and figure["low"] is not None and figure["high"] is not None:
-        text += f" ±{(figure['high'] - figure['low']) / 2:.{decimals}f}"
+        below, above = figure["value"] - figure["low"], figure["high"] - figure["value"]
+        if abs(above - below) > 0.2 * (above + below):
+            ends = (f"{figure[end]:.{decimals}f}".rstrip("0").rstrip(".") or "0" for end in ("low", "high"))
+            return f"{text} ({' to '.join(ends)})"
+        text += f" ±{(above + below) / 2:.{decimals}f}"
     return text
 
 
