@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo.report.table import cell
+
 HERE = Path(__file__).parent
 READMES = [HERE / "README.md", HERE.parent / "README.md"]
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -130,18 +132,11 @@ def bench() -> str:
             continue
         name = f"({row['name']})" if baseline else f"`{row['name'].rpartition('-')[0]}`"
         seen = "" if baseline else f"{row['cost']['nimg']:,}"
-        cells = [figure(row["figures"][metric], decimals) for metric, (_, decimals) in SHORT.items()]
+        cells = [cell(row["figures"][metric], decimals, interval=True) for metric, (_, decimals) in SHORT.items()]
         rang = dict.fromkeys(f"{alarm['name']} ({alarm['metric']})" for alarm in row["alarms"])
         lines.append([row["group"].split(" ")[0], name, seen, *cells, ", ".join(rang)])
     titles = [f"{title}>" for title, _ in SHORT.values()]
     return markdown(["px>", "", "images seen>", *titles, "alarms"], lines)
-
-
-def figure(found: Row, decimals: int) -> str:
-    if found["value"] is None:
-        return "-"
-    half = (found["high"] - found["low"]) / 2 if found["low"] is not None else None
-    return f"{found['value']:.{decimals}f}" + (f" ±{half:.{decimals}f}" if half is not None else "")
 
 
 def rate(rows: Sequence[Row], *, lowest: bool = False) -> str:

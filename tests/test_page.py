@@ -372,7 +372,7 @@ def test_spread_over_seeds_is_shown(tmp_path):
 
 
 def said(plain):
-    text = " ".join("".join(sentence) for sentence in verdict(plain))
+    text = " ".join("".join(sentence) for paragraph in verdict(plain) for sentence in paragraph)
     return text.replace(numbers.NARROW, "").replace(numbers.DASH, "-")
 
 

@@ -27,18 +27,23 @@ def known(row: Plain, metric: str | None) -> float | None:
     return finite((row["figures"].get(metric) or {}).get("value")) if metric and not row.get("error") else None
 
 
-def verdict(document: Plain) -> list[Sentence]:
-    """The page's first paragraph: who comes first, by what, against which ceiling; alarms; what is missing."""
+def verdict(document: Plain) -> list[list[Sentence]]:
+    """The page's first paragraphs: who comes first, by what, against which ceiling; alarms; what is missing. Several
+    groups have one each.
+    """
     metrics = {metric["name"]: metric for metric in document["metrics"]}
-    sentences: list[Sentence] = []
-    for group in document["groups"]:
+    several = len(document["groups"]) > 1
+    paragraphs: list[list[Sentence]] = []
+    for place, group in enumerate(document["groups"]):
         metric = metrics.get(group.get("ranked_by") or "")
         if document["kind"] == "report":
-            sentences += _scores(group, metric)
+            paragraphs.append(_scores(group, metric))
         else:
-            sentences += _ranking(group, metric)
+            paragraphs.append(_ranking(group, metric, several=several, explain=not place))
     rows = [row for group in document["groups"] for row in group["rows"]]
-    return [*sentences, *_alarms(rows, document["kind"]), *_broken(rows), *_missing(document, rows)]
+    last = [*_alarms(rows, document["kind"]), *_broken(rows), *_missing(document, rows)]
+    found = [*paragraphs, last] if several else [[*(paragraphs[0] if paragraphs else []), *last]]
+    return [paragraph for paragraph in found if paragraph]
 
 
 def written(found: Plain | None, metric: Plain) -> str:
@@ -65,7 +70,7 @@ def goodness(metric: Plain, value: float, ideal: float | None) -> float | None:
     return None if ideal is None else abs(value - ideal)
 
 
-def _ranking(group: Plain, metric: Plain | None) -> list[Sentence]:
+def _ranking(group: Plain, metric: Plain | None, *, several: bool, explain: bool) -> list[Sentence]:
     rows = group["rows"]
     of = f"{len(rows)} generator{'s' if len(rows) != 1 else ''} of {group['name']} images"
     if metric is None:
@@ -74,9 +79,10 @@ def _ranking(group: Plain, metric: Plain | None) -> list[Sentence]:
     if not best:
         return [[f"The {of} could not be ranked by {metric['title']}."]]
     first = best[0]
-    start: Sentence = [f"Of {of}, " if len(rows) > 1 else "", Name(first["name"])]
+    alone = f"At {group['name']}, " if several else ""
+    start: Sentence = [f"Of {of}, " if len(rows) > 1 else alone, Name(first["name"])]
     start += [f" comes first by {metric['title']}: " if len(rows) > 1 else f" scores {metric['title']} "]
-    return [_against(start, first, group, metric), *_runners_up(best, metric), *_rang(first)]
+    return [_against(start, first, group, metric, explain=explain), *_runners_up(best, metric), *_rang(first)]
 
 
 def _scores(group: Plain, metric: Plain | None) -> list[Sentence]:
@@ -86,20 +92,21 @@ def _scores(group: Plain, metric: Plain | None) -> list[Sentence]:
     return [_against([Name(rows[0]["name"]), f" scores {metric['title']} "], rows[0], group, metric)]
 
 
-def _against(start: Sentence, row: Plain, group: Plain, metric: Plain) -> Sentence:
-    """The first row's figure beside the ceiling's."""
+def _against(start: Sentence, row: Plain, group: Plain, metric: Plain, *, explain: bool = True) -> Sentence:
+    """The first row's figure beside the ceiling's; ``explain`` says how to read them."""
     value, found = known(row, metric["name"]), row["figures"][metric["name"]]
     start = [*start, Name(written(found, metric))]
     top = ceiling(group)
     ideal = known(top, metric["name"]) if top else None
     if top is None or ideal is None or value is None:
-        return [*start, f" ({direction(metric)})."]
+        return [*start, f" ({direction(metric)})." if explain else "."]
     best = written(top["figures"][metric["name"]], metric)
     if metric["better"] == "match":
         return [*start, f", where real images of unseen subjects score {best}; the nearer the better."]
-    sentence = [*start, f", where real images of unseen subjects score {best} ({direction(metric)})"]
+    sentence = [*start, f", where real images of unseen subjects score {best}"]
+    sentence += [f" ({direction(metric)})"] if explain else []
     counts = [some["figures"][metric["name"]].get("n") for some in (row, top)]
-    if metric["name"].startswith("fid") and None not in counts and max(counts) > 1.1 * min(counts):
+    if explain and metric["name"].startswith("fid") and None not in counts and max(counts) > 1.1 * min(counts):
         sentence += [f" (of {counts[0]:,} and {counts[1]:,} images; FID falls with their number, KID does not)"]
     if value < ideal if metric["better"] == "lower" else value > ideal:
         return [*sentence, ": better than real images do, which is a reason to look for copies."]
