@@ -54,8 +54,8 @@ def cell(figure: Mapping[str, Any] | None, decimals: int, *, interval: bool) -> 
     text = f"{figure['value']:.{decimals}f}"
     if interval and figure["low"] is not None and figure["high"] is not None:
         below, above = figure["value"] - figure["low"], figure["high"] - figure["value"]
-        if abs(above - below) > 0.2 * (above + below):
-            ends = (f"{figure[end]:.{decimals}f}".rstrip("0").rstrip(".") or "0" for end in ("low", "high"))
+        ends = [f"{figure[end]:.{decimals}f}".rstrip("0").rstrip(".") for end in ("low", "high")]
+        if abs(above - below) > 0.2 * (above + below) and ends[0] != ends[1]:
             return f"{text} ({' to '.join(ends)})"
         text += f" ±{(above + below) / 2:.{decimals}f}"
     return text
