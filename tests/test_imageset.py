@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.data.imageset import Picked, read_images
+from zoo.data.imageset import Picked, alike, describe_shape, read_images
 from zoo.errors import ZooError
 from zoo.recipe import DataConfig
 
@@ -25,7 +25,7 @@ def test_pixels_are_taken_as_they_are(tmp_path):
     found = read_images(tmp_path / "a")
     assert (found.images == made[:, None]).all()
     assert found.shape == (1, 12, 10)
-    assert found.describe() == "12 x 10 grey"
+    assert describe_shape(found.shape) == "12 x 10 grey"
     assert found.subjects == ["case_0", "case_0", "case_1", "case_1"]
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for path in sorted((tmp_path / "a").iterdir()):
@@ -39,8 +39,12 @@ def test_grey_saved_as_colour_is_grey_and_colour_is_colour(tmp_path):
     made = write(tmp_path / "grey")
     write(tmp_path / "rgb", shape=(12, 10, 3))
     np.save(tmp_path / "three.npy", np.repeat(made[..., None], 3, axis=3))
-    assert (read_images(tmp_path / "three.npy").images == made[:, None]).all()
-    assert read_images(tmp_path / "rgb").shape == (3, 12, 10)
+    three, colour, grey = (read_images(tmp_path / name) for name in ("three.npy", "rgb", "grey"))
+    assert (three.shape, colour.shape) == ((3, 12, 10), (3, 12, 10))
+    for some in alike([three, grey]):
+        assert some.shape == (1, 12, 10)
+        assert (some.images == made[:, None]).all()
+    assert [some.shape for some in alike([three, colour])] == [(3, 12, 10)] * 2  # grey among colours stays as it is
 
 
 def test_sizes_and_channels_that_differ_are_named(tmp_path):
