@@ -27,12 +27,12 @@ from torch import Tensor
 import zoo
 from zoo import data
 from zoo.metrics import alarms, copies, distribution, ssim
+from zoo.metrics.judge import PAIRED
 from zoo.recipe import DataConfig
 
 DIRECTIONS = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if (down, right) != (0, 0)]
 KINDS = ("shifted", "brightened", "noisy")
 SIZES = (64, 500, 2000)  # fakes judged at once
-PAIRED = 256  # images whose pairs are compared
 RESULTS = Path(__file__).parent / "results" / "alarms.jsonl"
 Row = dict[str, Any]
 Scores = dict[str, np.ndarray]  # measure -> (N,)

@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.report.table import cell
+from zoo.metrics.catalogue import METRICS
+from zoo.report import table
 
 HERE = Path(__file__).parent
 READMES = [HERE / "README.md", HERE.parent / "README.md"]
@@ -45,12 +46,6 @@ def results(name: str) -> list[Row]:
     return [json.loads(line) for line in lines]
 
 
-def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---:" if heading.endswith(">") else "---" for heading in headings]
-    lines = [[heading.rstrip(">") for heading in headings], rule, *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
 def ssim_speed() -> str:
     rows = [
         [
@@ -66,7 +61,7 @@ def ssim_speed() -> str:
         for row in results("ssim_speed")
     ]
     headings = ["pixels>", "fakes x reals", "engine", "times scikit-image>", "us a pair>", "scikit-image, us>"]
-    return markdown([*headings, "agreement>", "peak memory>"], rows)
+    return table.markdown_table([*headings, "agreement>", "peak memory>"], rows)
 
 
 def fid_speed() -> str:
@@ -86,7 +81,7 @@ def fid_speed() -> str:
             ]
         )
     headings = ["images a side>", "pixels>", "cold, s: torch-fidelity / zoo>", "ratio>", "warm, s>", "ratio>", "FID>"]
-    return markdown([*headings, "difference>"], rows)
+    return table.markdown_table([*headings, "difference>"], rows)
 
 
 def alarms() -> str:
@@ -109,18 +104,10 @@ def alarms() -> str:
         lines.append(line)
     headings = ["pixels>", "unseen reals>", "blurred reals, generators>"]
     headings += [f"a tenth {kind}>" for kind in ("shifted", "brightened", "noisy")]
-    return markdown([*headings, "one, mean, ten images>", "reals, also of few people>"], lines)
+    return table.markdown_table([*headings, "one, mean, ten images>", "reals, also of few people>"], lines)
 
 
-SHORT = {
-    "fid": ("FID", 1),
-    "kid": ("KID", 3),
-    "precision": ("precision", 2),
-    "recall": ("recall", 2),
-    "coverage": ("coverage", 2),
-    "ssim_nearest": ("SSIM nearest", 3),
-    "ssim_pairwise": ("SSIM pairwise", 3),
-}
+SHOWN = [METRICS[name] for name in ("fid", "kid", "precision", "recall", "coverage", "ssim_nearest", "ssim_pairwise")]
 
 
 def bench() -> str:
@@ -132,11 +119,10 @@ def bench() -> str:
             continue
         name = f"({row['name']})" if baseline else f"`{row['name'].rpartition('-')[0]}`"
         seen = "" if baseline else f"{row['cost']['nimg']:,}"
-        cells = [cell(row["figures"][metric], decimals, interval=True) for metric, (_, decimals) in SHORT.items()]
-        rang = dict.fromkeys(f"{alarm['name']} ({alarm['metric']})" for alarm in row["alarms"])
-        lines.append([row["group"].split(" ")[0], name, seen, *cells, ", ".join(rang)])
-    titles = [f"{title}>" for title, _ in SHORT.values()]
-    return markdown(["px>", "", "images seen>", *titles, "alarms"], lines)
+        cells = [table.cell(row["figures"][metric.name], metric.decimals, interval=True) for metric in SHOWN]
+        lines.append([row["group"].split(" ")[0], name, seen, *cells, table.alarms(row)])
+    titles = [f"{metric.title}>" for metric in SHOWN]
+    return table.markdown_table(["px>", "", "images seen>", *titles, "alarms"], lines)
 
 
 def rate(rows: Sequence[Row], *, lowest: bool = False) -> str:

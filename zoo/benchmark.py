@@ -18,7 +18,7 @@ from zoo import run as runs_package
 from zoo.atomic import atomic_file
 from zoo.display import Display
 from zoo.environment import choose_device, environment
-from zoo.errors import Interrupted, ZooError, nearest, reason, words
+from zoo.errors import Interrupted, ZooError, nearest, reason, told
 from zoo.judging import Group, Judging
 from zoo.launch import train
 from zoo.metrics import catalogue, ssim, store
@@ -213,15 +213,7 @@ def _judging(
         raise ZooError(f"--samples {samples}: must be at least 2")
     wanted, where = catalogue.choose(metrics), choose_device(device)
     notes: list[str] = []
-    found = chosen_spaces(
-        spaces,
-        wanted,
-        weights=weights,
-        device=where,
-        reporter=display,
-        notes=notes,
-        required=catalogue.insists(metrics),
-    )
+    found = chosen_spaces(spaces, metrics, weights=weights, device=where, reporter=display, notes=notes)
     return Judging(
         data=data,
         metrics=wanted,
@@ -276,7 +268,7 @@ class _Training:
         except Interrupted:
             raise
         except Exception as error:  # such as no memory: the others can still be trained
-            why = str(error) if isinstance(error, ZooError) else f"{type(error).__name__}: {words(error)}"
+            why = told(error)
             self.display.warn(f"{recipe.name}: {why}")
             return Entry(name=recipe.name, kind="variant", group=group, recipe=recipe, error=why)
         return replace(_run_entry(run, recipe.name, "variant"), group=group)

@@ -61,21 +61,15 @@ def compare(
     wanted, where = catalogue.choose(metrics), choose_device(device)
     notes: list[str] = []
     config = _fit(fit, resolution, channels)
-    real = read_images(reals, fit=config, reporter=display)
-    others = [_beside(path, real, config, display) for path in (fakes, unseen) if path is not None]
-    real, *others = alike([real, *others])
-    for images in others:
+    paths = [path for path in (fakes, reals, unseen) if path is not None]
+    sets = [read_images(path, fit=config, reporter=display) for path in paths]
+    if config is not None:
+        sets = _through_one_window(sets, paths, config, display)
+    made, real, *others = alike(sets)
+    for images in (made, *others):
         judge.check(images, real)  # before weights are looked for
-    made, other = others[0], others[1] if unseen is not None else None
-    found = chosen_spaces(
-        spaces,
-        wanted,
-        weights=weights,
-        device=where,
-        reporter=display,
-        notes=notes,
-        required=catalogue.insists(metrics),
-    )
+    other = others[0] if others else None
+    found = chosen_spaces(spaces, metrics, weights=weights, device=where, reporter=display, notes=notes)
     judged = judge.Judge(real, other, metrics=wanted, spaces=found, reporter=display, intervals=intervals)
     verdict = judged.judge(made)
     beside = judged.floors() if floors else {}
@@ -116,14 +110,16 @@ def as_group(found: dict[str, Any]) -> dict[str, Any]:
     return {"name": found["shape"], "rows": [row(found["fakes"]["path"], "file", found)], "baselines": baselines}
 
 
-def _beside(path: str | Path, reals: ImageSet, fit: DataConfig | None, display: Display) -> ImageSet:
-    """Images to be seen beside the reals: those of more than 8 bits through one window, or differences in brightness
-    would be windowed away.
-    """
-    found = read_images(path, fit=fit, reporter=display)
-    if fit is None or found.window is None:
-        return found
-    return read_images(path, fit=replace(fit, window=reals.window or "dtype"), reporter=display)
+def _through_one_window(
+    sets: Sequence[ImageSet], paths: Sequence[str | Path], fit: DataConfig, display: Display
+) -> list[ImageSet]:
+    """Those of more than 8 bits, all through that of the reals: each by its own would hide how bright they are."""
+    window = sets[1].window
+    fit = replace(fit, window=window or "dtype")
+    return [
+        some if some.window in (None, window) else read_images(path, fit=fit, reporter=display)
+        for some, path in zip(sets, paths, strict=True)
+    ]
 
 
 def _fit(fit: str | None, resolution: int | None, channels: int | None) -> DataConfig | None:

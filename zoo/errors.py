@@ -30,6 +30,11 @@ def words(error: BaseException) -> str:
     return getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def told(error: BaseException) -> str:
+    """Any failure on one line: what was said for people as it is, anything else with its kind before it."""
+    return words(error) if isinstance(error, ZooError | OSError) else f"{type(error).__name__}: {words(error)}"
+
+
 def reason(error: BaseException) -> str:
     """The same in lower case, for the middle of a sentence."""
     return words(error).lower()

@@ -27,7 +27,7 @@ from zoo.data.imageset import ImageSet, describe_shape, trained_and_unseen
 from zoo.describe import describe
 from zoo.display import Display
 from zoo.environment import environment
-from zoo.errors import Interrupted, ZooError, words
+from zoo.errors import Interrupted, ZooError, told, words
 from zoo.hub import LoadedGenerator, load_generator
 from zoo.metrics import catalogue, ssim
 from zoo.metrics.features import Space
@@ -199,8 +199,7 @@ class Judging:
         except Interrupted:
             raise
         except Exception as error:  # no memory, a damaged log, a network's own mistake: none may cost the other rows
-            known = isinstance(error, ZooError | OSError | torch.OutOfMemoryError)
-            why = words(error) if known else f"{type(error).__name__}: {words(error)}"
+            why = told(error)
             self.display.warn(f"{entry.name}: {why}")
             return _broken(entry, why)
         if note:

@@ -17,30 +17,29 @@ DEFAULT = ("inception", "dinov2")  # what the field reports, and one that has se
 
 def chosen_spaces(
     names: Sequence[str] | None,
-    metrics: Sequence[str],
+    metrics: Sequence[str] | None,
     *,
     weights: str | Path | None,
     device: torch.device,
     reporter: Reporter,
     notes: list[str],
-    required: bool,
 ) -> list[Space]:
     """The spaces that ``metrics`` need; where nobody asked for them, those whose weights can be had.
 
     Args:
         names: what was asked for, commas allowed; None: the default ones.
-        metrics: names of metrics.
+        metrics: names and groups, as they were asked for; None: the usual ones.
         weights: a file or a folder of weights.
-        required: whether metrics were asked for by name, so that none of them may be left out.
         notes: takes a line for each default space that is not to be had.
 
     Raises:
-        ZooError: weights that were asked for are not to be had.
+        ZooError: weights that were asked for are not to be had, or figures that need them were asked for.
     """
-    needed = [name for name in metrics if catalogue.METRICS[name].family == "features" or name == "copies_features"]
+    chosen = catalogue.choose(metrics)
+    needed = [name for name in chosen if catalogue.METRICS[name].family == "features" or name == "copies_features"]
     if not needed:
         return []
-    asked = [part.strip() for name in names or () for part in name.split(",") if part.strip()]
+    asked = catalogue.listed(names or ())
     shorts = [catalogue.short(name) for name in asked]
     if twice := [name for name in asked if shorts.count(catalogue.short(name)) > 1]:
         raise ZooError(f"--spaces {', '.join(twice)}: would have the same names in tables; give one of them")
@@ -49,7 +48,7 @@ def chosen_spaces(
         try:
             found.append(space(name, device=device, weights=weights, reporter=reporter))
         except ZooError as error:
-            if asked or (required and place == 0):
+            if asked or (place == 0 and catalogue.insists(metrics)):
                 raise
             notes.append(f"{name}: not available: {error}")
             reporter.say(notes[-1])

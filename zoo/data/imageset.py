@@ -15,7 +15,7 @@ from zoo.data.pictures import UnreadableError, decode, quiet_pillow
 from zoo.data.reporter import Reporter, Silent
 from zoo.data.sources import Source, is_phantoms, open_source
 from zoo.data.stream import stream
-from zoo.data.subjects import enumerated, subjects_of
+from zoo.data.subjects import enumerated, numbered, subjects_of
 from zoo.errors import ZooError
 
 if TYPE_CHECKING:
@@ -85,10 +85,10 @@ class ImageSet:
     def halves(self) -> tuple[ImageSet, ImageSet] | None:
         """Two halves without a common subject, or None where there is but one."""
         keys = self.subjects or [str(i) for i in range(len(self))]
-        number = {subject: place for place, subject in enumerate(dict.fromkeys(keys))}
-        if len(number) < 2:
+        number = np.array(numbered(keys))
+        if not number.any():
             return None
-        odd = np.array([number[key] % 2 for key in keys], bool)
+        odd = number % 2 == 1
         one, other = np.flatnonzero(~odd), np.flatnonzero(odd)
         return (
             replace(self.part(one, "even subjects"), places=one),

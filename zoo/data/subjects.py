@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -145,3 +145,9 @@ def enumerated(items: Iterable[str], most: int = 3) -> str:
     listed = [" ".join(item.encode("utf-8", "replace").decode().split()) for item in items]  # names may hold anything
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more
+
+
+def numbered(groups: Iterable[Hashable]) -> list[int]:
+    """The number of each one's group, in order of appearance: the same for the same division, whatever its names."""
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(group, len(numbers)) for group in groups]

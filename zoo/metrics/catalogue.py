@@ -175,10 +175,14 @@ def short(space: str) -> str:
     return space.removeprefix("timm:").partition(".")[0]
 
 
+def listed(words: Iterable[str]) -> list[str]:
+    """Names from words that may hold several, with commas between them."""
+    return [part.strip() for word in words for part in word.split(",") if part.strip()]
+
+
 def insists(wanted: Sequence[str] | None) -> bool:
     """Whether figures of features were asked for as such, so that a command without weights must not go on."""
-    named = {part.strip() for item in wanted or () for part in item.split(",")}
-    return bool(named & {"all", "copies_features", *GROUPS["features"]} or "features" in named)
+    return not {"all", "features", "copies_features", *GROUPS["features"]}.isdisjoint(listed(wanted or ()))
 
 
 def choose(wanted: Sequence[str] | None) -> list[str]:
@@ -190,7 +194,7 @@ def choose(wanted: Sequence[str] | None) -> list[str]:
     if wanted is None:
         return [metric.name for metric in METRICS.values() if metric.default]
     chosen: set[str] = set()
-    for name in (part.strip() for item in wanted for part in item.split(",") if part.strip()):
+    for name in listed(wanted):
         if name not in METRICS and name not in GROUPS:
             known = [*METRICS, *GROUPS]
             raise ZooError(f"--metrics {name}: is none{nearest(name, known)}; one of {', '.join(known)}")

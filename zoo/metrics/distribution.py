@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from zoo.data.reporter import Reporter, Silent
+from zoo.data.subjects import numbered
 from zoo.errors import ZooError, nearest
 from zoo.metrics import frechet, kernel, store
 from zoo.metrics.figure import Figure, missing
@@ -75,7 +75,10 @@ def distances(
         if groups is not None and len(groups) != len(features):
             raise ValueError(f"{len(groups)} groups for {len(features)} images")
     if remember:
-        sides = [[_digest(fakes), _places(fake_groups)], [_digest(reals), _places(real_groups)]]
+        sides = [
+            [store.array_digest(features), None if groups is None else numbered(groups)]
+            for features, groups in ((fakes, fake_groups), (reals, real_groups))
+        ]
         key = ["distances", VERSION, *sides, list(metrics), replicates, seed]
 
         def compute() -> dict[str, Any]:
@@ -108,21 +111,6 @@ def distances(
             reporter.advance(len(names))
     reporter.stop()
     return {name: found[name] for name in metrics}
-
-
-def _digest(features: Array) -> str:
-    features = np.ascontiguousarray(features)
-    digest = hashlib.blake2b(f"{features.shape} {features.dtype}".encode(), digest_size=16)
-    digest.update(features.data)
-    return digest.hexdigest()
-
-
-def _places(groups: Sequence[Hashable] | None) -> list[int] | None:
-    """The first image of each one's group: equal for equal groups, whatever they are called."""
-    if groups is None:
-        return None
-    first: dict[Hashable, int] = {}
-    return [first.setdefault(group, place) for place, group in enumerate(groups)]
 
 
 class _Work:

@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 
+from zoo.data.subjects import numbered
 from zoo.metrics.figure import Figure
 
 FEWEST = 4  # units on a side; of fewer there are no two halves worth comparing
@@ -72,8 +73,8 @@ def half_samples(groups: Sequence[Hashable] | int, replicates: int, rng: np.rand
     if isinstance(groups, int):
         unit_of, units = np.arange(groups), groups
     else:
-        numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-        unit_of, units = np.array([numbers[group] for group in groups], np.int64), len(numbers)
+        unit_of = np.array(numbered(groups), np.int64)
+        units = len(set(groups))
     if units < 2:
         raise ValueError(f"{units} units have no halves")
     drawn = np.zeros((replicates, units), bool)

@@ -14,6 +14,7 @@ import torch
 from zoo import seeds
 from zoo.data.imageset import ImageSet, describe_shape
 from zoo.data.reporter import Reporter, Silent
+from zoo.data.subjects import numbered
 from zoo.errors import ZooError
 from zoo.metrics import alarms, catalogue, copies, distribution, interval, ssim, store
 from zoo.metrics.alarms import Alarm
@@ -146,18 +147,15 @@ class Judge:
         """The same figures of what nobody trained: unseen subjects (the ceiling), one half of the training images
         against the other, the mean image, black, and noise. Remembered by content.
         """
-        count = min(len(self.reals), NOISE)
-        pictures = nobodys(self.reals, count)
-        noise = pictures.pop("noise")
         found: dict[str, Verdict] = {}
         if self.unseen is not None:
             found["unseen subjects"] = self._floor("unseen", self.unseen, self.reals)
         if halves := self.reals.halves():
             found["train half against half"] = self._floor("halves", *halves)
-        for name, image in zip(("dataset mean", "black"), pictures.values(), strict=True):
-            fakes = ImageSet(images=np.broadcast_to(image, (count, *image.shape[1:])), label=name)
-            found[name] = self._floor(name, fakes, self.reals)
-        found["noise"] = self._floor("noise", ImageSet(images=noise, label="noise"), self.reals)
+        count = min(len(self.reals), NOISE)
+        for name, images in nobodys(self.reals, count).items():
+            every = np.broadcast_to(images, (count, *self.reals.shape))
+            found[name] = self._floor(name, ImageSet(images=every, label=name), self.reals)
         return found
 
     def _floor(self, name: str, fakes: ImageSet, reals: ImageSet) -> Verdict:
@@ -178,7 +176,10 @@ class Judge:
         unseen = store.content_digest(self.unseen.images) if self.unseen is not None else None
         spaces = [space.identity for space in self.spaces]
         texts = list(definitions(self.spaces).values())
-        people = [partition(some.subjects) if some is not None else None for some in (self.reals, self.unseen)]
+        people = [
+            numbered(some.subjects) if some is not None and some.subjects is not None else None
+            for some in (self.reals, self.unseen)
+        ]
         return [store.content_digest(self.reals.images), unseen, people, spaces, self.metrics, self.intervals, texts]
 
     def _order(self) -> list[str]:
@@ -371,22 +372,14 @@ def definitions(spaces: Sequence[Space]) -> dict[str, str]:
 
 
 def nobodys(reals: ImageSet, noise: int = 1) -> dict[str, Array]:
-    """Pictures that nobody made: the ``mean`` of the reals and a ``black`` one, (1, C, H, W), and ``noise`` ones."""
+    """Pictures that nobody made: the mean of the reals and a black one, (1, C, H, W), and some of noise."""
     mean = _mean_image(reals.images)[None]
     rng = np.random.default_rng(seeds.derive("noise"))
     return {
-        "mean": mean,
+        "dataset mean": mean,
         "black": np.zeros_like(mean),
         "noise": rng.integers(0, 256, (noise, *reals.shape), np.uint8),
     }
-
-
-def partition(subjects: Sequence[str] | None) -> list[int] | None:
-    """Who shows the same person as whom, whatever they are called."""
-    if subjects is None:
-        return None
-    numbers = {subject: number for number, subject in enumerate(dict.fromkeys(subjects))}
-    return [numbers[subject] for subject in subjects]
 
 
 def _pairs(scores: _Scores) -> list[Pair]:

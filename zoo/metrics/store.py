@@ -36,10 +36,15 @@ def content_digest(images: Array) -> str:
     """A hash of uint8 images (N, C, H, W): equal for equal pixels and shape. A memory map is read in pieces."""
     if images.dtype != np.uint8:
         raise ValueError(f"content_digest takes uint8 images, not {images.dtype}")
-    digest = hashlib.blake2b(repr(images.shape).encode(), digest_size=16)
-    step = max(1, _BYTES // max(1, images[:1].nbytes))
-    for start in range(0, len(images), step):
-        digest.update(np.ascontiguousarray(images[start : start + step]).data)
+    return array_digest(images)
+
+
+def array_digest(array: Array) -> str:
+    """A hash of any array: equal for equal values, shape and type. A memory map is read in pieces."""
+    digest = hashlib.blake2b(f"{array.shape} {array.dtype}".encode(), digest_size=16)
+    step = max(1, _BYTES // max(1, array[:1].nbytes))
+    for start in range(0, len(array), step):
+        digest.update(np.ascontiguousarray(array[start : start + step]).data)
     return digest.hexdigest()
 
 

@@ -32,7 +32,7 @@ def fitting(group: Group, metrics: Sequence[Mapping[str, Any]], width: int) -> l
 
 
 def quality(group: Group, metrics: Sequence[Mapping[str, Any]], *, intervals: bool) -> Table:
-    """Generators best first, then the baselines; ``intervals`` adds half the width of each."""
+    """Generators best first, then the baselines; ``intervals`` adds those."""
     headings = ["", *(f"{metric['title']}>" for metric in metrics), "n>", "alarms"]
     rows = []
     for row in [*group["rows"], *group["baselines"]]:
@@ -109,18 +109,19 @@ def markdown(document: Mapping[str, Any]) -> str:
         data = group["data"]
         against = f"{data['train']:,} training images and {data['unseen']:,} of unseen subjects"
         parts.append(f"### {group['name']}\n\nAgainst {against} ({data['description']}).\n")
-        parts.append(_markdown(*quality(group, document["metrics"], intervals=True)))
+        parts.append(markdown_table(*quality(group, document["metrics"], intervals=True)))
         parts.append(READING)
         rang = [f"- **{row['name']}**: {alarm['text']}" for row in group["rows"] for alarm in row["alarms"]]
         judged = any(row["error"] is None for row in group["rows"])
         parts.append("\n".join(rang) + "\n" if rang else "No alarm rang.\n" if judged else "Nothing was judged.\n")
-        parts.append(_markdown(*costs(group)))
+        parts.append(markdown_table(*costs(group)))
     if document["notes"]:
         parts.append("\n".join(f"- {note}" for note in document["notes"]) + "\n")
     return "\n".join(parts)
 
 
-def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose headings end in ``>`` where numbers stand, which go to the right."""
     rule = ["---:" if heading.endswith(">") else "---" for heading in headings]
     lines = [[heading.rstrip(">") for heading in headings], rule, *rows]
     return "".join(f"| {' | '.join(_plain(cell) for cell in line)} |\n" for line in lines)

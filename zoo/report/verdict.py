@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,8 +43,10 @@ def verdict(document: Plain) -> list[list[Sentence]]:
             paragraphs.append(_ranking(group, metric, several=several, explain=not place))
     rows = [row for group in document["groups"] for row in group["rows"]]
     last = [*_alarms(rows, document["kind"]), *_broken(rows), *_missing(document, rows)]
-    found = [*paragraphs, last] if several else [[*(paragraphs[0] if paragraphs else []), *last]]
-    return [paragraph for paragraph in found if paragraph]
+    paragraphs.append(last)
+    if not several:
+        paragraphs = [list(itertools.chain.from_iterable(paragraphs))]
+    return [paragraph for paragraph in paragraphs if paragraph]
 
 
 def written(found: Plain | None, metric: Plain) -> str:
