@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from zoo.layers import KERAS_NORM, check_multiple, dense_start, doubling, glorot_uniform, halving, scaled
+from zoo.layers import KERAS_NORM, Dropout, check_multiple, dense_start, doubling, glorot_uniform, halving, scaled
 from zoo.networks import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
 from zoo.registry import register
 from zoo.schema import Count, Share
@@ -75,7 +75,7 @@ class DCGANDenseDiscriminator(Discriminator):
             layers += [
                 halving(channels, out, 3, bias=False),
                 nn.BatchNorm2d(out, **KERAS_NORM),
-                nn.Dropout(dropout),
+                Dropout(dropout),
                 nn.LeakyReLU(0.2),
             ]
             channels = out

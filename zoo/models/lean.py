@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
-from zoo.layers import KERAS_NORM, check_multiple, glorot_uniform, scaled
+from zoo.layers import KERAS_NORM, Dense, Dropout, check_multiple, glorot_uniform, scaled
 from zoo.networks import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
 from zoo.registry import register
 from zoo.schema import Count, Share
@@ -38,7 +38,7 @@ class LeanGenerator(Generator):
         size = image.resolution // 2 ** len(config.transposes)
         channels = scaled(config.start, config.width)
         layers: list[nn.Module] = [
-            nn.Linear(config.latent, channels * size * size),
+            Dense(config.latent, channels * size * size),
             nn.LeakyReLU(0.2),
             Rearrange("n (c h w) -> n c h w", h=size, w=size),
         ]
@@ -83,7 +83,7 @@ class LeanDiscriminator(Discriminator):
                 nn.Conv2d(channels, out, 4, stride=2, padding=1),
                 nn.BatchNorm2d(out, **KERAS_NORM),
                 nn.LeakyReLU(0.2),
-                nn.Dropout(config.dropout),
+                Dropout(config.dropout),
             ]
             channels = out
         size = image.resolution // 2 ** len(config.channels)

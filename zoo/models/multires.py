@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from zoo.layers import KERAS_NORM, check_multiple, dense_start, doubling, glorot_uniform, halving, scaled
+from zoo.layers import KERAS_NORM, Dropout, check_multiple, dense_start, doubling, glorot_uniform, halving, scaled
 from zoo.networks import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
 from zoo.registry import register
 from zoo.schema import Count, Share
@@ -78,7 +78,7 @@ class MultiresDiscriminator(Discriminator):
             layers.append(halving(channels, out, 5, bias=True))
             if config.norm:
                 layers.append(nn.BatchNorm2d(out, **KERAS_NORM))
-            layers += [nn.LeakyReLU(config.slope), nn.Dropout(config.dropout)]
+            layers += [nn.LeakyReLU(config.slope), Dropout(config.dropout)]
             channels = out
         size = image.resolution // 2 ** len(config.channels)
         layers += [nn.Flatten(), nn.Linear(channels * size * size, 1)]

@@ -21,7 +21,7 @@ import torch
 from einops import repeat
 from torch import Tensor, nn
 
-from zoo.layers import doublings, glorot_uniform, scaled
+from zoo.layers import Dropout, doublings, glorot_uniform, scaled
 from zoo.networks import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
 from zoo.registry import register
 from zoo.schema import Count, Share
@@ -60,7 +60,7 @@ class Noise(nn.Module):
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
         """Maps (N, C, h, w) plus the top left corner of noise (N, 1, H, W); H >= h, W >= w."""
-        asked = x.new_tensor([[0.0], [1.0]])
+        asked = torch.stack([x.new_zeros(1), x.new_ones(1)])  # made on the device: a CUDA graph can hold that
         at_zero, at_one = self.dense(asked)[..., None, None]
         return x + noise[..., : x.shape[2], : x.shape[3]] * (at_one - at_zero) + at_zero
 
@@ -189,7 +189,7 @@ class StyleGANDiscriminator(Discriminator):
             nn.LeakyReLU(0.2),
             nn.Flatten(),
             nn.Linear(channels * 4 * 4, dense),  # and no activation: the original has none
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
             nn.Linear(dense, 1),
         ]
         self.layers = nn.Sequential(*layers).apply(glorot_uniform)
