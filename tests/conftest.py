@@ -27,3 +27,13 @@ def _threads():
     yield
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _single_precision():
+    """``auto`` is fp32 here, whatever the machine: results must not depend on it."""
+    import zoo.speed
+
+    before, zoo.speed.has_bf16 = zoo.speed.has_bf16, lambda device: False
+    yield
+    zoo.speed.has_bf16 = before

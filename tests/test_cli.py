@@ -107,7 +107,18 @@ def test_train_leaves_a_folder_that_explains_itself(run, capsys):
         "state/nimg-000000000080.pt.sha256",
     }
     rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    keys = {"nimg", "loss_d", "loss_g", "d_real", "d_fake", "d_acc_real", "d_acc_fake", "img_per_s", "time"}
+    keys = {
+        "nimg",
+        "loss_d",
+        "loss_g",
+        "d_real",
+        "d_fake",
+        "d_acc_real",
+        "d_acc_fake",
+        "img_per_s",
+        "data_wait_s",
+        "time",
+    }
     assert all(keys <= row.keys() for row in rows)
     assert [row["nimg"] for row in rows] == [16, 32, 40, 48, 64, 80]
     judged = [row for row in rows if "ssim_nearest" in row]

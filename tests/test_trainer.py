@@ -67,7 +67,8 @@ def bce(logits, target):
 def test_step_is_the_loop_written_out(update):
     """multires without dropout has batch norm in G, none in D, and nothing random inside."""
     overrides = ["generator.width=0.1", "discriminator.width=0.1", "discriminator.dropout=0", "train.batch=4"]
-    trainer, twin = (make("multires-28", *overrides, f"train.update={update}") for _ in range(2))
+    overrides += [f"train.update={update}", "speed.channels_last=false"]  # the same kernels: Adam magnifies rounding
+    trainer, twin = (make("multires-28", *overrides) for _ in range(2))
     G, D = twin.G, twin.D
     opt_g, opt_d = twin.optimizers["G"], twin.optimizers["D"]
     for real, z in reference_batches(twin):
@@ -197,7 +198,7 @@ def test_nan_is_noticed_by_name():
     trainer.step()
     assert trainer.nonfinite() is None
     with torch.no_grad():
-        next(trainer.G.parameters()).view(-1)[0] = float("inf")
+        next(trainer.G.parameters())[0, 0, 0, 0] = float("inf")
     assert trainer.nonfinite() == f"generator.{next(iter(trainer.G.state_dict()))}"
 
 

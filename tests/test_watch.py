@@ -125,7 +125,7 @@ def test_kid_in_training_is_that_of_more_fakes(tmp_path, monkeypatch):
 def test_a_run_that_stays_collapsed_is_stopped_on_request(tmp_path, monkeypatch):
     always = [7, 7, 7]
 
-    def look(self, fakes):
+    def look(self, fakes, ranked=None):
         self.ringing = [*self.ringing, 0.99]
         always.append(1)
         return {"alarms": []}

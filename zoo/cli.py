@@ -23,7 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
         if sys.stdout is not None:  # which a shell may have closed
             sys.stdout.flush()
     except ZooError as error:
-        print(f"zoo: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0" or str(error).startswith("process "):  # the others have the same to say
+            print(f"zoo: {error}", file=sys.stderr)
         return 2
     except Interrupted as stop:
         print(f"zoo: {stop}", file=sys.stderr)
@@ -90,12 +91,17 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--out", default="runs", metavar="DIR", help="where run folders are made (default: runs)")
     p.add_argument("--kimg", type=float, metavar="N", help="thousands of images to train for")
     _device(p)
-    p.add_argument("--precision", choices=("fp32", "bf16"))
+    p.add_argument("--precision", choices=("auto", "fp32", "bf16"))
     p.add_argument("--new", action="store_true", help="start afresh even if a run could be continued")
     p.add_argument(
         "--deterministic", action="store_true", help="only algorithms that repeat bit for bit (CUDA: slower)"
     )
     p.add_argument("--tensorboard", action="store_true", help="write scalars for TensorBoard too")
+    p.add_argument(
+        "--profile",
+        action="store_true",
+        help="say where a step's time goes, and its floor; trains nothing, writes nothing",
+    )
     _set(p)
     _json(p)
 
@@ -131,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--data", metavar="PATH", help="images to judge by (default: those the runs were trained on)")
     p.add_argument("--train-kimg", type=float, metavar="N", help="thousands of images each NAME is trained for")
     p.add_argument("--seeds", type=int, default=1, metavar="K", help="training seeds of each NAME (default: 1)")
-    p.add_argument("--precision", choices=("fp32", "bf16"), help="of training")
+    p.add_argument("--precision", choices=("auto", "fp32", "bf16"), help="of training")
     _judged(p)
     p.add_argument("--samples", type=int, metavar="N", help="fakes a generator (default: 2000; FID depends on it)")
     p.add_argument("--runs", default="runs", metavar="DIR", help="where runs are looked for (default: runs)")
@@ -218,6 +224,9 @@ def _train(options: argparse.Namespace) -> None:
     from zoo.display import numbers
     from zoo.launch import train
 
+    if options.profile:
+        return _profile(options)
+
     run = train(
         options.name,
         data=options.data,
@@ -238,6 +247,36 @@ def _train(options: argparse.Namespace) -> None:
     print(f"{run.path}: {last.get('nimg', 0):,} images  {numbers(last)}")
     for name in ("training.gif", "losses.png", "d_accuracy.png", "samples", "generator.safetensors"):
         print(f"  {run.path / name}")
+    return None
+
+
+def _profile(options: argparse.Namespace) -> None:
+    from zoo.errors import ZooError
+    from zoo.launch import profile
+    from zoo.profile import NAMES
+
+    if options.name is None or options.resume or options.new or options.kimg:
+        raise ZooError("--profile takes a recipe, and neither --resume, --new nor --kimg: it trains nothing")
+    found, speed = profile(
+        options.name, data=options.data, device=options.device, precision=options.precision, set=options.set
+    )
+    if options.json:
+        return _print_json({"recipe": options.name, "speed": speed.to_json(), **found.to_json()})
+    lines = [
+        [NAMES[key], f"{1000 * took:.2f}", f"{took / found.profiled:.1%}"]
+        for key, took in sorted(found.parts.items(), key=lambda item: -item[1])
+    ]
+    total = ["a step, part by part", f"{1000 * found.profiled:.2f}", "100.0%"]
+    _print_table(["part", "ms>", "share>"], lines, total=total)
+    on = [name for name, value in speed.to_json().items() if value is True]
+    print(f"left alone: {1000 * found.step:.2f} ms a step of {found.batch}, {found.batch / found.step:,.1f} img/s")
+    print(f"switches: {speed.precision}, {', '.join(on)}")
+    rate = found.rates
+    print(
+        f"floor: {1000 * found.floor:.2f} ms, {found.floor / found.step:.0%} of the step: {found.work.macs / 1e9:.2f} "
+        f"billion multiply-adds an image at {rate.fp32 / 1e9:,.0f} (fp32) or {rate.bf16 / 1e9:,.0f} (bf16) billion a "
+        f"second, and bytes at {rate.copy / 1e9:.1f} GB/s, as measured now"
+    )
     return None
 
 

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from zoo import dist
 from zoo.errors import ZooError
 from zoo.version import version
 
 
 def environment(device: torch.device, precision: str) -> dict[str, Any]:
-    """Device, threads, precision and versions, as plain values."""
+    """Device, threads, precision, processes and versions, as plain values."""
     cuda = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if cuda else torch.backends.cpu.get_cpu_capability()
     return {
@@ -27,6 +28,7 @@ def environment(device: torch.device, precision: str) -> dict[str, Any]:
         "hardware": name,
         "threads": torch.get_num_threads(),
         "precision": precision,
+        "processes": dist.world().size,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
 
@@ -65,7 +67,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` is the first of cuda, mps and cpu that is there.
+    """``auto`` is the first of cuda, mps and cpu that is there; each of torchrun's processes takes a GPU of its own.
 
     Raises:
         ZooError: no such device on this machine.
@@ -75,10 +77,13 @@ def choose_device(name: str) -> torch.device:
         there.insert(0, "mps")
     if torch.cuda.is_available():
         there.insert(0, "cuda")
-    if name == "auto":
-        return torch.device(there[0])
-    kind, _, index = name.partition(":")
+    kind, _, index = (there[0] if name == "auto" else name).partition(":")
     count = torch.cuda.device_count() if kind == "cuda" else 1
+    if kind == "cuda" and dist.launched() and not index:
+        kind, index = "cuda", str(dist.local_rank())
+        if not dist.local_rank() < count:
+            raise ZooError(f"--nproc-per-node: {dist.local_rank() + 1} or more, and this host has {count} GPUs")
+        torch.cuda.set_device(dist.local_rank())
     if kind not in there or (index and not (index.isdigit() and int(index) < count)):
         raise ZooError(f"--device {name}: not on this machine, which has {', '.join(there)}")
-    return torch.device(name)
+    return torch.device(kind, int(index)) if index else torch.device(kind)

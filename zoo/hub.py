@@ -15,6 +15,7 @@ from zoo.errors import ZooError, nearest
 from zoo.networks import Generator, ImageSpec, LatentSpec, StyleGenerator
 from zoo.recipe import Recipe, list_models
 from zoo.report.pictures import to_uint8
+from zoo.speed import Speed, choose
 from zoo.weights import load_generator_file
 
 
@@ -26,11 +27,13 @@ class LoadedGenerator(nn.Module):
         image: what it makes (``image.resolution``, ``image.channels``).
         recipe: how it was trained.
         nimg: on how many images.
+        speed: the switches :meth:`sample` uses; a plain call does not.
     """
 
-    def __init__(self, generator: Generator, recipe: Recipe, nimg: int) -> None:
+    def __init__(self, generator: Generator, recipe: Recipe, nimg: int, speed: Speed | None = None) -> None:
         super().__init__()
-        self.generator = generator
+        self.speed = speed or choose(recipe, torch.device("cpu"))
+        self.generator = self.speed.network(generator)
         self.recipe, self.nimg = recipe, nimg
         self.eval().requires_grad_(False)
 
@@ -88,10 +91,10 @@ class LoadedGenerator(nn.Module):
     ) -> Tensor:
         """Latents (N, latent.dim) to uint8 images (N, C, H, W) on the CPU; ``seed`` fixes noise inputs."""
         if truncation is None:
-            return to_uint8(sampling.images(self.generator, z, seed=seed, advance=advance))
+            return to_uint8(sampling.images(self.generator, z, seed=seed, speed=self.speed, advance=advance))
         w = self._styles(z, "truncation")
         w = sampling.truncated(self.generator, w, truncation)
-        return to_uint8(sampling.synthesised(self.generator, w, seed=seed))
+        return to_uint8(sampling.synthesised(self.generator, w, seed=seed, speed=self.speed))
 
     def mix(self, rows: int, columns: int, seed: int = 0, *, crossover: int | None = None) -> Tensor:
         """Style mixing (Karras et al. 2019, figure 3): uint8 ((rows + 1) * (columns + 1), C, H, W), read as a table.
@@ -114,7 +117,7 @@ class LoadedGenerator(nn.Module):
         table = [w.new_zeros(w.shape[1:]), *fine]
         for source in coarse:
             table += [source, *(torch.cat([source[:cut], other[cut:]]) for other in fine)]
-        images = to_uint8(sampling.synthesised(self.generator, torch.stack(table), seed=seed))
+        images = to_uint8(sampling.synthesised(self.generator, torch.stack(table), seed=seed, speed=self.speed))
         images[0] = 0
         return images
 
@@ -127,7 +130,11 @@ class LoadedGenerator(nn.Module):
 
 
 def load_generator(
-    source: str | os.PathLike[str], *, device: str = "cpu", runs: str | Path = "runs"
+    source: str | os.PathLike[str],
+    *,
+    device: str = "cpu",
+    runs: str | Path = "runs",
+    precision: str | None = None,
 ) -> LoadedGenerator:
     """A trained generator.
 
@@ -136,12 +143,14 @@ def load_generator(
             ``runs``.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         runs: where to look for a name.
+        precision: ``auto``, ``fp32`` or ``bf16``; default: the recipe's. Another one changes images by rounding.
 
     Raises:
         ZooError: nothing there, nothing trained yet, or a damaged file.
     """
     generator, recipe, nimg = load_generator_file(_locate(source, Path(runs)))
-    return LoadedGenerator(generator, recipe, nimg).to(choose_device(device))
+    how = recipe if precision is None else recipe.with_(f"train.precision={precision}")
+    return LoadedGenerator(generator, recipe, nimg, choose(how, choose_device(device)))
 
 
 def _locate(source: str | os.PathLike[str], runs: Path) -> Path:

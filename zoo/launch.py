@@ -6,23 +6,28 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
 
-from zoo import checkpoint, run, weights
+from zoo import checkpoint, dist, run, speed, weights
 from zoo import data as data_package
+from zoo import profile as profiles
 from zoo import recipe as recipes
 from zoo.data import Dataset
+from zoo.data.cache import default_folder
 from zoo.display import Display
 from zoo.environment import choose_device, differences, environment
 from zoo.errors import ZooError, reason
 from zoo.log import Board
 from zoo.loop import Loop
+from zoo.profile import Profile
 from zoo.recipe import Recipe
 from zoo.run import Run
+from zoo.speed import Speed
 from zoo.trainer import Trainer
 from zoo.version import version
 
@@ -46,6 +51,8 @@ def train(
 ) -> Run:
     """Train a recipe, or go on with a run; the command ``zoo train`` is a thin caller of this.
 
+    Under ``torchrun`` all processes train one run, each on its own GPU or its share of the CPU.
+
     The same call again continues the newest unfinished run of the same resolved recipe and data.
 
     Args:
@@ -55,7 +62,7 @@ def train(
         out: where run folders are made.
         kimg: thousands of images to train for (``train.kimg``); with ``resume`` it extends a finished run.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        precision: ``fp32`` or ``bf16`` (``train.precision``).
+        precision: ``auto``, ``fp32`` or ``bf16`` (``train.precision``).
         new: start afresh even if a run could be continued.
         deterministic: only algorithms that repeat bit for bit; slower on CUDA.
         tensorboard: write scalars for TensorBoard too.
@@ -76,25 +83,79 @@ def train(
         settings.append(f"train.kimg={kimg}")
     if precision is not None:
         settings.append(f"train.precision={precision}")
-    launch = _Launch(
-        device=choose_device(device),
-        display=display or Display(),
-        announce=announce or sys.stdout,
-        tensorboard=tensorboard,
-    )
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
     if tensorboard:
         Board.require()
-    if resume is not None:
-        if recipe is not None:
-            raise ZooError("give a recipe or --resume RUN, not both")
-        return launch.resume(run.open_run(resume), settings, data)
-    if recipe is None:
-        raise ZooError("give a recipe's name or file, or --resume RUN; `zoo list` shows the recipes")
+    if (recipe is None) == (resume is None):
+        raise ZooError(
+            "give a recipe or --resume RUN, not both"
+            if recipe is not None
+            else "give a recipe's name or file, or --resume RUN; `zoo list` shows the recipes"
+        )
+    where = choose_device(device)
+    speed.compile_cache(default_folder() / "compiled")
+    with dist.joined(where) as world:
+        launch = _Launch(
+            device=where,
+            display=(display or Display()) if world.first else Display(quiet=True),
+            announce=announce or sys.stdout,
+            tensorboard=tensorboard,
+        )
+        with _told_of_others(world):
+            if resume is not None:
+                return launch.resume(run.open_run(resume), settings, data)
+            assert recipe is not None
+            resolved = recipe.with_(*settings) if isinstance(recipe, Recipe) else recipes.load(recipe, settings)
+            # A group that torchrun has started again goes on; it is not asked for a new run once more.
+            afresh = new and not dist.restarted()
+            return launch.start(resolved, data or os.environ.get("ZOO_DATA") or None, Path(out), new=afresh)
+
+
+def profile(
+    recipe: str | Path | Recipe,
+    *,
+    data: str | Path | None = None,
+    device: str = "auto",
+    precision: str | None = None,
+    seconds: float = 10.0,
+    display: Display | None = None,
+    set: list[str] | tuple[str, ...] = (),
+) -> tuple[Profile, Speed]:
+    """Where a step of ``recipe`` spends its time on this machine, and the switches that are on; nothing is written.
+
+    Args:
+        recipe, data, device, precision, display, set: as :func:`train` takes them.
+        seconds: about how long each measurement takes.
+
+    Raises:
+        ZooError: bad input, in one line.
+    """
+    settings = [*set, *([f"train.precision={precision}"] if precision is not None else [])]
     resolved = recipe.with_(*settings) if isinstance(recipe, Recipe) else recipes.load(recipe, settings)
-    return launch.start(resolved, data or os.environ.get("ZOO_DATA") or None, Path(out), new=new)
+    display = display or Display()
+    speed.compile_cache(default_folder() / "compiled")
+    images = data_package.load(data or os.environ.get("ZOO_DATA") or None, resolved.data, reporter=display)
+    images.require(resolved.train.batch)
+    trainer = Trainer(resolved, images, choose_device(device), reporter=display)
+    display.say(f"{images.description}: {trainer.feed.where}")
+    with contextlib.closing(trainer.feed):
+        return profiles.profile(trainer, seconds), trainer.speed
+
+
+@contextlib.contextmanager
+def _told_of_others(world: dist.World) -> Iterator[None]:
+    """One line, and no traceback, of a process whose others have gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world.size == 1 or not dist.is_peers(error):
+            raise
+        raise ZooError(
+            f"process {world.rank}: another process of this run has gone; saved is what its last "
+            "checkpoint holds, and the same command goes on from there"
+        ) from None
 
 
 State = dict[str, Any]  # a checkpoint's content
@@ -114,32 +175,43 @@ class _Launch:
         if data is None:
             self.display.say("no --data (or ZOO_DATA): training on built-in phantom brains")
         images = self._load(data, resolved)
-        old = None if new else _unfinished(out, resolved, images)
-        if old is not None:
-            with old.claim():
+        found = None if new or not self.first else _unfinished(out, resolved, images)
+        path = dist.agreed(str(found.path) if found is not None else None)
+        if path is not None:
+            old = run.open_run(path) if self.first else Run(path)
+            with self._claim(old):
                 return self._go_on(old, resolved, images, self._state(old))
         trainer = self._trainer(resolved, images)
-        fresh = run.create(out, resolved.name)
-        with fresh.claim():
+        fresh = Run(dist.agreed(str(run.create(out, resolved.name).path) if self.first else None))
+        with self._claim(fresh):
             try:
-                fresh.write_recipe(resolved)
-                fresh.write_info(
-                    recipe=resolved.name,
-                    recipe_digest=resolved.digest,
-                    data=data_package.address(data),
-                    data_digest=images.digest,
-                    data_description=images.description,
-                    window=images.window,
-                    command=sys.argv,
-                    zoo=version(),
-                    status="new",
-                    nimg=0,
-                    kimg=resolved.train.kimg,
-                )
+                self._describe(fresh, resolved, images, data)
             except OSError as error:
                 raise ZooError(f"{fresh.path}: cannot be written ({reason(error)})") from None
-            self.display.say(f"{fresh.path}: {resolved.name}, {resolved.train.kimg:g} kimg, on {self.device}")
+            processes = f" in {dist.world().size} processes" if dist.world().size > 1 else ""
+            self.display.say(
+                f"{fresh.path}: {resolved.name}, {resolved.train.kimg:g} kimg, on {self.device}{processes}"
+            )
             return self._train(fresh, trainer, None)
+
+    def _describe(self, fresh: Run, resolved: Recipe, images: Dataset, data: str | Path | None) -> None:
+        """What the folder of a new run says of itself."""
+        if not self.first:
+            return
+        fresh.write_recipe(resolved)
+        fresh.write_info(
+            recipe=resolved.name,
+            recipe_digest=resolved.digest,
+            data=data_package.address(data),
+            data_digest=images.digest,
+            data_description=images.description,
+            window=images.window,
+            command=sys.argv,
+            zoo=version(),
+            status="new",
+            nimg=0,
+            kimg=resolved.train.kimg,
+        )
 
     def resume(self, old: Run, settings: list[str], data: str | Path | None) -> Run:
         """Go on with ``old``, longer or with other cadences where ``settings`` say so."""
@@ -153,54 +225,73 @@ class _Launch:
                 f"resume, for the rest start a new run with --set train.init_from={old.path}"
             )
         info = old.info
-        with old.claim():
+        with self._claim(old):
             state = self._state(old)
             images = self._load(data if data is not None else info["data"], resolved)
             if images.digest != info["data_digest"]:
                 raise ZooError(f"{old.path}: was trained on other images ({info['data_description']})")
             return self._go_on(old, resolved, images, state)
 
+    @property
+    def first(self) -> bool:
+        return dist.world().first
+
+    def _claim(self, folder: Run) -> contextlib.AbstractContextManager[None]:
+        """The run's lock, which one process holds for all."""
+        return folder.claim() if self.first else contextlib.nullcontext()
+
     def _load(self, data: str | Path | None, resolved: Recipe) -> Dataset:
+        if dist.local_rank() > 0:  # one process a host makes the cache
+            dist.barrier()
         images = data_package.load(data, resolved.data, reporter=self.display)
+        if dist.local_rank() == 0:
+            dist.barrier()
         images.require(resolved.train.batch)
         self.display.say(images.description)
         return images
 
     def _state(self, old: Run) -> State | None:
-        """The newest whole checkpoint, and a line that says so; None: the run was stopped before its first."""
-        state = checkpoint.load_newest(old.state, self.display.warn)
+        """The newest whole checkpoint, and a line that says so; None: the run was stopped before its first.
+
+        The first process reads it for all: hosts need not share a disk.
+        """
+        state = dist.agreed(checkpoint.load_newest(old.state, self.display.warn) if self.first else None)
         with contextlib.suppress(BrokenPipeError):  # nobody reads it
-            print(f"resuming {old.path} at nimg {_nimg(state)}", file=self.announce, flush=True)
+            if self.first:
+                print(f"resuming {old.path} at nimg {_nimg(state)}", file=self.announce, flush=True)
         return state
 
     def _go_on(self, old: Run, resolved: Recipe, images: Dataset, state: State | None) -> Run:
         nimg = _nimg(state)
         if state is not None:
             torch.set_num_threads(state["environment"]["threads"])
-            changed = differences(state["environment"], environment(self.device, resolved.train.precision))
+            precision = speed.choose(resolved, self.device).precision
+            changed = differences(state["environment"], environment(self.device, precision))
             if changed:
                 self.display.say(f"not bit-exact: {', '.join(changed)}")
-        if nimg >= resolved.train.kimg * 1000 and old.info["status"] == "finished":
+        if dist.agreed(nimg >= resolved.train.kimg * 1000 and old.info["status"] == "finished" if self.first else None):
             self.display.say(f"{old.path} is finished; --kimg M beyond {nimg / 1000:g} extends it")
             return old
-        old.drop_rows_after(nimg)
-        old.write_recipe(resolved)
+        if self.first:
+            old.drop_rows_after(nimg)
+            old.write_recipe(resolved)
         trainer = self._trainer(resolved, images, initialise=state is None)
         if state is not None:
             trainer.load_state_dict(state["trainer"])
         return self._train(old, trainer, state)
 
     def _trainer(self, resolved: Recipe, images: Dataset, *, initialise: bool = True) -> Trainer:
-        trainer = Trainer(resolved, images, self.device)
+        trainer = Trainer(resolved, images, self.device, reporter=self.display)
         if initialise and resolved.train.init_from is not None:
             networks = {"G": trainer.G, "D": trainer.D, "ema": trainer.ema.module}
             weights.initialise(resolved.train.init_from, networks, self.display.say)
         return trainer
 
     def _train(self, folder: Run, trainer: Trainer, state: State | None) -> Run:
-        environment_now = environment(self.device, trainer.recipe.train.precision)
-        folder.write_info(device=str(self.device), environment=environment_now)
-        board = Board(folder, trainer.nimg) if self.tensorboard else None
+        if self.first:
+            now = environment(self.device, trainer.speed.precision)
+            folder.write_info(device=str(self.device), environment=now, speed=trainer.speed.to_json())
+        board = Board(folder, trainer.nimg) if self.tensorboard and self.first else None
         before = state or {"elapsed": 0.0}
         elapsed, watch = before["elapsed"], before.get("watch")
         Loop(trainer, folder, self.display, elapsed=elapsed, watch=watch, board=board).train()

@@ -6,11 +6,13 @@ import importlib.util
 import json
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from zoo import dist
 from zoo.errors import ZooError
 from zoo.precision import full
 from zoo.run import Run
@@ -23,30 +25,72 @@ class Meters:
     """
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.batches: dict[str, float] = {}
+        self._sums: dict[tuple[str, ...], Tensor] = {}  # what came together is summed in one operation
+        self._batches: dict[tuple[str, ...], float] = {}
 
-    def add(self, values: dict[str, Tensor], share: float = 1.0) -> None:
+    @property
+    def sums(self) -> dict[str, Tensor]:
+        """The sum of each scalar so far."""
+        found: dict[str, Tensor] = {}
+        for names, vector in self._sums.items():
+            for name, value in zip(names, vector.unbind(), strict=True):
+                found[name] = found[name] + value if name in found else value
+        return found
+
+    @property
+    def batches(self) -> dict[str, float]:
+        """Of how many batches."""
+        found: dict[str, float] = {}
+        for names, count in self._batches.items():
+            for name in names:
+                found[name] = found.get(name, 0.0) + count
+        return found
+
+    def add(self, values: Mapping[str, Tensor], share: float = 1.0) -> None:
         """Add scalar tensors; ``share`` is a micro-batch's part of its batch."""
-        for name, value in values.items():
-            weighted = full(value.detach()) * share
-            self.sums[name] = self.sums[name] + weighted if name in self.sums else weighted
-            self.batches[name] = self.batches.get(name, 0.0) + share
+        if values:
+            self.add_vector(tuple(values), torch.stack([full(value.detach()) for value in values.values()]), share)
+
+    def add_vector(self, names: tuple[str, ...], vector: Tensor, share: float = 1.0) -> None:
+        """The same of a vector (len(names),) of scalars."""
+        weighted = vector * share
+        self._sums[names] = self._sums[names] + weighted if names in self._sums else weighted
+        self._batches[names] = self._batches.get(names, 0.0) + share
 
     def means(self) -> dict[str, float]:
-        """Means since the last reset (this waits for the device)."""
-        return {name: total.item() / self.batches[name] for name, total in self.sums.items()}
+        """Means since the last reset, over all processes, which must ask together (this waits for the device)."""
+        sums, batches = self.sums, self.batches
+        names = list(sums)
+        if not names:
+            return {}
+        totals = torch.stack([sums[name] for name in names]).cpu().double()
+        counts = torch.tensor([batches[name] for name in names], dtype=torch.float64)
+        if dist.world().size > 1:
+            parts = dist.everyones((names, totals, counts))
+            if all(part[0] == names for part in parts):
+                totals, counts = (sum(part[index] for part in parts) for index in (1, 2))
+        return {name: (total / count).item() for name, total, count in zip(names, totals, counts, strict=True)}
+
+    def merge(self, other: Meters) -> None:
+        """Add what ``other`` has summed."""
+        for names, vector in other._sums.items():
+            self._sums[names] = self._sums[names] + vector if names in self._sums else vector
+            self._batches[names] = self._batches.get(names, 0.0) + other._batches[names]
 
     def reset(self) -> None:
-        self.sums.clear()
-        self.batches.clear()
+        self._sums.clear()
+        self._batches.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sums": {name: value.cpu() for name, value in self.sums.items()}, "batches": dict(self.batches)}
+        """Sums as they are kept, so that later ones are rounded as in an unbroken run."""
+        return {
+            "sums": {",".join(names): vector.cpu() for names, vector in self._sums.items()},
+            "batches": {",".join(names): count for names, count in self._batches.items()},
+        }
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        self.sums = {name: value.to(device) for name, value in state["sums"].items()}
-        self.batches = dict(state["batches"])
+        self._sums = {tuple(key.split(",")): vector.to(device).reshape(-1) for key, vector in state["sums"].items()}
+        self._batches = {tuple(key.split(",")): count for key, count in state["batches"].items()}
 
 
 class LogFile:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from zoo import checkpoint, weights
+from zoo import checkpoint, dist, weights
 from zoo.display import Display
 from zoo.environment import environment, peak_memory, reset_peak_memory
 from zoo.errors import Interrupted, ZooError, reason
@@ -46,6 +46,9 @@ class Loop:
         board: Board | None,
     ) -> None:
         self.trainer, self.run, self.display, self.board = trainer, run, display, board
+        self.first = dist.world().first  # of several processes, the one that writes, looks and speaks
+        self.alone = dist.world().size == 1
+        self.signum: int | None = None  # the signal that ends training, once all processes know of it
         self.config = trainer.recipe.train
         self.total = round(self.config.kimg * 1000)
         self.elapsed = elapsed  # seconds of training before this process
@@ -57,6 +60,9 @@ class Loop:
         reset_peak_memory(trainer.device)
         self.busy = 0.0  # seconds spent in steps since the last row
         self.begun = trainer.nimg  # images at the last row
+        self.waited = 0.0  # seconds the feed had made steps wait by then
+        self.drawing = [0.0, 0.0]  # seconds that curves took: altogether, and the last time
+        self.drawn: int | None = None  # images at that time
         self.saved: int | None = None  # images at the last checkpoint of this process
         self.saved_at = self.started  # when that was
 
@@ -70,12 +76,13 @@ class Loop:
             ZooError: the run's folder could not be written.
         """
         try:
-            self.run.write_info(status="running", kimg=self.config.kimg)
-            with _signals() as received, contextlib.closing(LogFile(self.run)) as self.log:
+            self._write_info(status="running", kimg=self.config.kimg)
+            with _signals() as received, self._log() as self.log, contextlib.closing(self.trainer.feed):
                 self._steps(received)
-                signum = received[0] if received else None
-            self.snapshots.draw_animation()
-            self.run.write_info(status="interrupted" if signum else "finished")
+            if self.first:
+                self.snapshots.draw_animation()
+            self._write_info(status="interrupted" if self.signum else "finished")
+            dist.barrier()
         except ZooError as error:
             self._fail(str(error))
             raise
@@ -85,30 +92,37 @@ class Loop:
             message = f"{self.run.path}: cannot be written ({reason(error)}); {kept}"
             self._fail(message)
             raise ZooError(message) from None
-        if signum:
+        if self.signum:
             raise Interrupted(
-                f"stopped by {signal.Signals(signum).name} at nimg {self.trainer.nimg}; everything is saved, "
+                f"stopped by {signal.Signals(self.signum).name} at nimg {self.trainer.nimg}; everything is saved, "
                 f"`zoo train --resume {self.run.path}` goes on",
-                signum,
+                self.signum,
             )
 
     def _steps(self, received: list[int]) -> None:
         """Steps to the end, or until a signal is received."""
-        if self.trainer.nimg == 0:
+        if self.trainer.nimg == 0 and self.first:
             self.snapshots.first()
         self.display.start(f"training {self.run.name}", self.total)
         try:
-            while self.trainer.nimg < self.total and not received:
-                self._step()
-            self._save()
+            while self.trainer.nimg < self.total and not self.signum:
+                self._step(received)
+            self._save(last=True)
         finally:
             self.display.stop()
 
+    def _log(self) -> contextlib.AbstractContextManager[LogFile | None]:
+        return contextlib.closing(LogFile(self.run)) if self.first else contextlib.nullcontext()
+
+    def _write_info(self, **changes: Any) -> None:
+        if self.first:
+            self.run.write_info(**changes)
+
     def _fail(self, message: str) -> None:
         with contextlib.suppress(OSError):  # a full disk may be what there is to tell of
-            self.run.write_info(status="failed", reason=message)
+            self._write_info(status="failed", reason=message)
 
-    def _step(self) -> None:
+    def _step(self, received: list[int]) -> None:
         before, start = self.trainer.nimg, time.monotonic()
         self.trainer.step()
         now = self.trainer.nimg
@@ -119,21 +133,26 @@ class Loop:
             self._check()
             row = self._row(start)
             row |= self._look(last=done) if sampling_due or done else {}
-            self.log.write(row)
+            if self.log is not None:
+                self.log.write(row)
             if self.board is not None:
                 self.board.write(row)
             self.display.moved(now, row)
             if row_due:  # the last row of a run that is extended later begins no new one
                 self.trainer.meters.reset()
-            self.busy, self.begun = 0.0, now
+            self.busy, self.begun, self.waited = 0.0, now, self.trainer.feed.waited
         else:
-            if self.display.due():
+            if self.alone and self.display.due():  # the means of several processes are asked for by all of them
                 self.display.moved(now, self._row(start))
             self.busy += time.monotonic() - start
         late = time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes
+        self.signum = received[0] if received else None
+        if not self.alone:  # what clocks and signals say, all must do at the same step: they ask once a row
+            asked = dist.everyones((late, self.signum)) if row_due else []
+            late, self.signum = any(says[0] for says in asked), max((says[1] or 0 for says in asked), default=0) or None
         if late or _crossed(self.config.checkpoint_kimg, before, now):
             self._save()
-        if sampling_due and self.config.stop_on_collapse and self.watch.collapsed():
+        if sampling_due and self.config.stop_on_collapse and dist.agreed(self.watch.collapsed()):
             self._save()
             raise CollapsedError(
                 f"{self.run.path}: collapsed by nimg {now}: at the last {PATIENCE} looks fakes were much the same, and "
@@ -143,15 +162,18 @@ class Loop:
 
     def _look(self, *, last: bool) -> dict[str, Any]:
         """A grid; and figures for the log, unless looking would take more than its share of the time."""
-        due = last or self.watch.due(self.elapsed + time.monotonic() - self.started)
-        if due:
+        due = dist.agreed(last or self.watch.due(self.elapsed + time.monotonic() - self.started))
+        if due and self.first:
             self.watch.reference()
         start = time.monotonic()
+        ranked = self.watch.ranked_features() if due else None  # by all processes, each its part
+        if not self.first:
+            return {}
         fakes = self.snapshots.fakes(max(JUDGED, self.snapshots.count) if due else self.snapshots.count)
         self.snapshots.save(fakes)
         if not due:
             return {}
-        row = self.watch.look(fakes[:JUDGED])
+        row = self.watch.look(fakes[:JUDGED], ranked)
         nimg = self.trainer.nimg
         if self.watch.improved(row, nimg):
             best = self.watch.best or {}
@@ -169,39 +191,56 @@ class Loop:
             "nimg": self.trainer.nimg,
             **means,
             "img_per_s": round((self.trainer.nimg - self.begun) / seconds, 3),
+            "data_wait_s": round(self.trainer.feed.waited - self.waited, 3),
             "time": round(self.elapsed + now - self.started, 3),
         }
 
     def _check(self) -> None:
-        name = self.trainer.nonfinite()
+        name = next((name for name in dist.everyones(self.trainer.nonfinite()) if name is not None), None)
         if name is not None:
             last = checkpoint.newest(self.run.state)
             good = f"the last good checkpoint is {last}" if last else "no checkpoint had been written yet"
             raise DivergedError(f"{self.run.path}: {name} became NaN or infinite by nimg {self.trainer.nimg}; {good}")
 
-    def _save(self) -> None:
+    def _save(self, *, last: bool = False) -> None:
         """The checkpoint comes last: once it is there, so is all that belongs to it."""
         nimg = self.trainer.nimg
         if nimg == self.saved:
+            if last:
+                self._draw()
             return
         self._check()
+        state = self.trainer.state_dict()
+        self.saved, self.saved_at = nimg, time.monotonic()
+        if self.log is None:
+            return
         averaged = self.trainer.averaged()
         weights.save_generator(self.run.generator_file, averaged, recipe=self.trainer.recipe, nimg=nimg)
+        if last or sum(self.drawing) <= self.config.evaluate_share * (time.monotonic() - self.started):
+            self._draw()
+        self.log.sync()
+        content = {
+            "trainer": state,
+            "elapsed": self.elapsed + time.monotonic() - self.started,
+            "watch": self.watch.state_dict(),
+            "window": self.trainer.data.window,
+            "environment": environment(self.trainer.device, self.trainer.speed.precision),
+        }
+        checkpoint.save(self.run.state, nimg, content, keep=self.config.keep)
+        self.run.write_info(nimg=nimg, peak_memory_bytes=peak_memory(self.trainer.device))
+        self.saved_at = time.monotonic()
+
+    def _draw(self) -> None:
+        """Curves of what has been logged, where they do not take more than looks may."""
+        if not self.first or self.drawn == self.trainer.nimg:
+            return
+        start = time.monotonic()
         reference = self.watch.reference()
         self.snapshots.draw_curves(
             {"ssim_nearest": reference["ssim_nearest_unseen"], "ssim_pairwise": reference["ssim_pairwise_real"]}
         )
-        self.log.sync()
-        state = {
-            "trainer": self.trainer.state_dict(),
-            "elapsed": self.elapsed + time.monotonic() - self.started,
-            "watch": self.watch.state_dict(),
-            "window": self.trainer.data.window,
-            "environment": environment(self.trainer.device, self.config.precision),
-        }
-        checkpoint.save(self.run.state, nimg, state, keep=self.config.keep)
-        self.run.write_info(nimg=nimg, peak_memory_bytes=peak_memory(self.trainer.device))
-        self.saved, self.saved_at = nimg, time.monotonic()
+        seconds = time.monotonic() - start
+        self.drawing, self.drawn = [self.drawing[0] + seconds, seconds], self.trainer.nimg
 
 
 def _crossed(every_kimg: float, before: int, now: int) -> bool:

@@ -18,6 +18,14 @@ def has_dense_norm(network: nn.Module) -> bool:
     return any(isinstance(norm, nn.BatchNorm1d) for norm in batch_norms(network))
 
 
+def has_batch_statistics(network: nn.Module) -> bool:
+    """Whether an image's result depends on the others of its batch, so that smaller batches are another network.
+
+    Batch norms do; another module that does says so by an attribute ``batch_statistics`` that is true.
+    """
+    return bool(batch_norms(network)) or any(getattr(m, "batch_statistics", False) for m in network.modules())
+
+
 @contextlib.contextmanager
 def momentum(network: nn.Module, value: float | None) -> Iterator[None]:
     """Running statistics move by ``value`` inside: 0.0 leaves them alone, None takes the plain mean over batches."""

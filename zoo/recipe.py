@@ -28,7 +28,8 @@ from zoo.schema import Count, NonNegative, Positive, Range, SchemaError, Share, 
 if TYPE_CHECKING:
     from zoo.networks import Discriminator, Generator, ImageSpec, NetworkConfig
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16"]
+Switch = Literal["auto"] | bool
 
 # Of `train`: what changes no weight of a run.
 _CADENCES = ("kimg", "log_kimg", "sample_kimg", "checkpoint_kimg", "checkpoint_minutes", "keep")
@@ -113,7 +114,8 @@ class TrainConfig:
     batch: Count
     micro_batch: Count | None = None  # images at once; gradients accumulate to the batch; null: the whole batch
     update: Literal["simultaneous", "alternating"] = "alternating"  # see zoo.trainer
-    precision: Precision = "fp32"
+    precision: Precision = "auto"  # of forward passes; auto: bf16 where the hardware computes with it
+    sync_batch_norm: bool = True  # batch norms see the batch of all processes, not each its own part
     seed: int = 0
     init_from: str | None = None  # a run or a weights file to start from
     log_kimg: Positive = 1.0
@@ -128,6 +130,22 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.micro_batch is not None and self.batch % self.micro_batch:
             raise ValueError(f"micro_batch {self.micro_batch} does not divide batch {self.batch}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedConfig:
+    """How fast, and never what: a switch changes numbers by rounding at most. ``auto`` is on where it helps (see
+    ``zoo.speed``); ``train.precision`` is the one that has a name in the numbers.
+    """
+
+    channels_last: Switch = "auto"  # pixels' channels side by side in memory, as fast convolutions want them
+    tf32: Switch = "auto"  # 19-bit products of fp32 numbers, on NVIDIA since Ampere; auto: where forwards are bf16
+    fused: Switch = "auto"  # an optimiser's step in one pass over memory
+    compile: Switch = "auto"  # torch.compile; auto: on CUDA
+    cuda_graphs: Switch = "auto"  # a step's launches recorded once; auto: on CUDA
+    reuse_memory: Switch = "auto"  # freed memory is kept for the next layer and not given back to the system; CPU
+    resident: Switch = "auto"  # all training images in the device's memory, if they fit
+    resident_share: Share = 0.5  # of the device's free memory they may take
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +168,7 @@ class Recipe:
     optimizer: OptimizersConfig
     ema: EmaConfig = field(default_factory=EmaConfig)
     train: TrainConfig
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
     parameters: ParameterCounts | None = None
 
     def __post_init__(self) -> None:
@@ -183,9 +202,9 @@ class Recipe:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Hash of what changes numbers: not names, length, cadences or what is kept."""
+        """Hash of what changes numbers: not names, length, cadences, speed or what is kept."""
         content = self.to_dict()
-        for key in ("name", "source", "parameters"):
+        for key in ("name", "source", "speed", "parameters"):
             del content[key]
         for key in _NO_NUMBERS:
             del content["train"][key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import torch
@@ -9,23 +10,33 @@ from torch import Tensor
 
 from zoo import seeds
 from zoo.networks import Generator, StyleGenerator
+from zoo.speed import Speed
 
 CHUNK = 16  # images made at once; fixed, because what a generator draws inside is drawn a chunk at a time
 
 
-def images(generator: Generator, z: Tensor, *, seed: int = 0, advance: Callable[[int], None] | None = None) -> Tensor:
+def images(
+    generator: Generator,
+    z: Tensor,
+    *,
+    seed: int = 0,
+    first: int = 0,
+    speed: Speed | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> Tensor:
     """Latents (N, dim) to float images (N, C, H, W) on the CPU; inner noise is a function of ``seed``.
 
     The generator is used in the mode it is in: eval, unless batch statistics are wanted. ``advance`` is told of every
-    few images made.
+    few images made. ``first`` is the number of the first chunk, where these latents are a part of more. ``speed`` says
+    in which precision; None: in the weights'.
     """
-    return in_chunks(generator, z, generator, seed=seed, advance=advance)
+    return in_chunks(generator, z, generator, seed=seed, first=first, speed=speed, advance=advance)
 
 
-def synthesised(generator: Generator, w: Tensor, *, seed: int = 0) -> Tensor:
+def synthesised(generator: Generator, w: Tensor, *, seed: int = 0, speed: Speed | None = None) -> Tensor:
     """Like :func:`images`, from styles (N, num_styles, dim) of a generator that has them."""
     assert isinstance(generator, StyleGenerator)
-    return in_chunks(generator, w, generator.synthesis, seed=seed)
+    return in_chunks(generator, w, generator.synthesis, seed=seed, speed=speed)
 
 
 @torch.no_grad()
@@ -35,6 +46,8 @@ def in_chunks(
     function: Callable[[Tensor], Tensor],
     *,
     seed: int,
+    first: int = 0,
+    speed: Speed | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Tensor:
     """``function`` over ``inputs``, a chunk at a time on the generator's device, leaving torch's own random state
@@ -43,11 +56,12 @@ def in_chunks(
     device = next(generator.parameters()).device
     made = []
     with seeds.forked(device):
-        for index, chunk in enumerate(inputs.split(CHUNK)):
+        for index, chunk in enumerate(inputs.split(CHUNK), first):
             torch.manual_seed(seeds.derive(seed, "noise", index))
             # A last chunk is filled up: what a device draws for eight images need not begin what it draws for sixteen.
             whole = torch.cat([chunk, chunk[:1].expand(CHUNK - len(chunk), *chunk.shape[1:])])
-            made.append(function(whole.to(device))[: len(chunk)].float().cpu())
+            with contextlib.nullcontext() if speed is None else speed.autocast():
+                made.append(function(whole.to(device))[: len(chunk)].float().cpu())
             if advance is not None:
                 advance(len(chunk))
     return torch.cat(made)

@@ -31,7 +31,7 @@ class Snapshots:
     def fakes(self, count: int) -> Tensor:
         """uint8 (count, C, R, R): the same images for the same weights, and the first of them for a smaller count."""
         z = seeds.fixed_latents(self._seed, count, self.trainer.G.latent.dim)
-        return pictures.to_uint8(sampling.images(self.trainer.averaged(), z, seed=self._seed))
+        return pictures.to_uint8(sampling.images(self.trainer.averaged(), z, seed=self._seed, speed=self.trainer.speed))
 
     def save(self, fakes: Tensor) -> None:
         """A grid of the first of ``fakes``."""

@@ -10,28 +10,62 @@ orders of the field:
 
 D sees real and fake images in separate passes, so that its batch statistics are separate, as in all five originals.
 Progress is counted in images, ``nimg``, and all randomness is a function of the seed and ``nimg`` (``zoo.seeds``).
+
+A batch is drawn whole, then cut among processes and, in each, into micro-batches; what modules draw inside depends on
+the micro-batch's number in the whole, so that neither cut changes what is drawn. Nothing in a step waits for a GPU.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo import seeds
+from zoo import dist, seeds
+from zoo.compiled import Compiled, is_compilers
 from zoo.data import Dataset
+from zoo.data.feed import Feed, Positions
+from zoo.data.reporter import Reporter, Silent
 from zoo.ema import CALIBRATION_BATCH, Ema
 from zoo.errors import ZooError
+from zoo.graphs import Graphs
 from zoo.log import Meters
 from zoo.networks import Generator
-from zoo.norms import has_dense_norm, momentum
+from zoo.norms import has_batch_statistics, has_dense_norm, momentum
 from zoo.objective import Objective, Phase, Step, Term, evaluate
 from zoo.precision import full
 from zoo.recipe import OptimizerConfig, Recipe
 from zoo.report.pictures import from_uint8
+from zoo.speed import choose
+from zoo.stopwatch import Stopwatch
+from zoo.sync_norm import synchronise
+
+
+@dataclass
+class Part:
+    """A micro-batch on its way through a step.
+
+    Attributes:
+        real: images.
+        z: latents.
+        share: of the global batch.
+        index: its number in the global batch.
+        fake: what G made of ``z``, with its graph where G learns from it.
+        values: scalars for the log: names, and a vector of them; one pair a phase.
+    """
+
+    real: Tensor
+    z: Tensor
+    share: float
+    index: int
+    fake: Tensor | None = None
+    values: list[tuple[tuple[str, ...], Tensor]] = field(default_factory=list)
 
 
 class Trainer:
@@ -42,109 +76,216 @@ class Trainer:
         ema: the averaged generator.
         nimg: images seen so far.
         meters: means of losses and logits since the last row of the log.
+        speed: the switches that are on.
+        micro_batch: images this process shows its networks at once.
+        feed: where images come from.
+        stopwatch: asked to, it takes the time of a step's parts (see ``zoo.profile``).
     """
 
-    def __init__(self, recipe: Recipe, data: Dataset, device: torch.device) -> None:
+    def __init__(
+        self, recipe: Recipe, data: Dataset, device: torch.device, *, reporter: Reporter | None = None
+    ) -> None:
         self.recipe, self.data, self.device = recipe, data, device
+        self.reporter = reporter or Silent()
+        self.world = dist.world()
+        self.speed = choose(recipe, device, self.reporter.say)
+        self.speed.begin()
+        self.stopwatch = Stopwatch(device)
+        self._local = self._share_of_batch()
+        self.micro_batch = self._fitting(recipe.train.micro_batch)
         torch.manual_seed(seeds.derive(recipe.train.seed, "weights"))
         G, D = recipe.build()
-        self.G, self.D = G.to(device).train(), D.to(device).train()
+        self.G, self.D = self.speed.network(G).train(), self.speed.network(D).train()
         for side, network in (("generator", G), ("discriminator", D)):
-            if (recipe.train.micro_batch or recipe.train.batch) < 2 and has_dense_norm(network):
+            if self.micro_batch < 2 and has_dense_norm(network):
                 key = "micro_batch" if recipe.train.micro_batch else "batch"
                 raise ZooError(f"train.{key}: the {side} normalises over the batch and takes at least 2 images at once")
         self.ema = Ema(self.G, recipe.ema)
+        if self.world.size > 1 and recipe.train.sync_batch_norm:
+            synchronise(self.G)
+            synchronise(self.D)
         self.optimizers = {
-            "G": _optimizer(recipe.optimizer.generator, self.G),
-            "D": _optimizer(recipe.optimizer.discriminator, self.D),
+            "G": _optimizer(recipe.optimizer.generator, self.G, fused=self.speed.fused),
+            "D": _optimizer(recipe.optimizer.discriminator, self.D, fused=self.speed.fused),
         }
         self.objective = Objective(recipe)
         self.meters = Meters()
         self.nimg = 0
         self._order = seeds.Order(recipe.train.seed, len(data.train), replacement=recipe.data.order == "replacement")
+        self._following: tuple[int, Positions] | None = None
+        config = recipe.speed
+        self.feed = Feed(data, device, resident=config.resident, share=config.resident_share, reporter=self.reporter)
+        # The passes of a simultaneous step share D's graph, of which a compiled D would take all gradients twice.
+        alternating = recipe.train.update == "alternating"
+        self._compiled = {
+            "G": Compiled(self.G, self.speed.compile, self.reporter.say),
+            "D": Compiled(self.D, self.speed.compile and alternating, self.reporter.say),
+        }
+        self._graphs = Graphs([self.G, self.D], self.reporter.say) if self.speed.cuda_graphs else None
 
     def step(self) -> None:
         """Show both networks one batch."""
         config = self.recipe.train
         self._set_learning_rates()
+        with self.stopwatch("data"):
+            real, z = self._batch()
         if config.update == "simultaneous":
-            self._simultaneous_step()
+            self._phase("both", real, z, self._segment_both)
+            self._update("D")
+            self._update("G")
         else:
-            self._alternating_step()
+            parts = self._phase("D", real, z, self._segment_d)
+            self._update("D")
+            self._phase("G", real, z, self._segment_g, parts)
+            self._update("G")
         self.nimg += config.batch
-        self.ema.update(self.G, self.nimg, config.batch)
+        with self.stopwatch("ema"):
+            self.ema.update(self.G, self.nimg, config.batch)
 
-    def _simultaneous_step(self) -> None:
+    def _phase(
+        self,
+        name: str,
+        real: Tensor,
+        z: Tensor,
+        segment: Callable[[Part], None],
+        before: list[Part] | None = None,
+    ) -> list[Part]:
+        """Gradients of a phase, accumulated over micro-batches, in smaller ones where memory does not suffice.
+
+        Args:
+            name: D, G or both.
+            real: (N, C, H, W), this process's part of the batch.
+            z: (N, dim), the same.
+            segment: what is done with a micro-batch.
+            before: the parts of an earlier phase, whose fakes may still have their graph.
+
+        Returns:
+            the parts.
+        """
+        while True:
+            fits = True
+            try:
+                parts = before if before is not None and len(before) == 1 else list(self._parts(real, z))
+                self._run(name, parts, segment)
+                break
+            except RuntimeError as error:
+                fits = not _is_out_of_memory(error)
+                if fits and not is_compilers(error):
+                    raise
+                for compiled in self._compiled.values() if fits else ():
+                    compiled.give_up(error)  # a backward pass is compiled when it is first taken
+            parts, before = [], None  # what they hold is what there was no room for
+            self._forget_gradients()
+            if not fits:
+                self._shrink(name, real, z, segment)
+        for part in parts:
+            for names, vector in part.values:
+                self.meters.add_vector(names, vector, part.share)
+            part.values = []
+        return parts
+
+    def _run(self, name: str, parts: list[Part], segment: Callable[[Part], None]) -> None:
+        whole = len(parts) == 1
+        for part in parts:
+            if name != "both" and part.fake is None:
+                self._segment("fakes", part, lambda part: self._segment_fakes(part, graph=name == "G" or whole), whole)
+            self._segment(name, part, segment, whole)
+            if not whole:
+                part.fake = None
+
+    def _segment(self, name: str, part: Part, segment: Callable[[Part], None], whole: bool) -> None:
+        """One segment, with the random state that belongs to it; its launches recorded where that can be."""
+        due = self._due("D") + self._due("G")
+
+        def seed() -> None:
+            # What is drawn inside depends on what is being done, not on what was done before.
+            torch.manual_seed(seeds.derive(self.recipe.train.seed, "inside", name, self.nimg, part.index))
+
+        with self.stopwatch(name):
+            if self._graphs is None or not whole or any(len(term.weight.points) > 1 for term in due):
+                seed()
+                segment(part)
+            else:
+                self._graphs.run(name, tuple(term.name for term in due), part, segment, seed)
+
+    def _segment_fakes(self, part: Part, *, graph: bool) -> None:
+        """Fakes; without their ``graph`` where they are for D alone and are made again when G learns."""
+        with self.speed.autocast(enabled=not _differentiates(self._due("G"))):
+            if graph:
+                part.fake = self._fakes(part.z)
+            else:
+                with torch.no_grad(), momentum(self.G, 0.0):
+                    part.fake = self._fakes(part.z)
+
+    def _segment_d(self, part: Part) -> None:
+        terms = self._due("D")
+        assert part.fake is not None
+        with self.speed.autocast(enabled=not _differentiates(terms)):
+            step = self._show(part.real, part.fake.detach(), terms)
+        self._backward("D", terms, step, part)
+
+    def _segment_g(self, part: Part) -> None:
+        terms = self._due("G")
+        assert part.fake is not None
+        with _frozen(self.D), self.speed.autocast(enabled=not _differentiates(terms)):
+            step = self._show(part.real if self.objective.needs_real else None, part.fake, terms)
+        self._backward("G", terms, step, part)
+
+    def _segment_both(self, part: Part) -> None:
         terms = {phase: self._due(phase) for phase in ("D", "G")}
-        for index, (real, z, share) in enumerate(self._micro_batches()):
-            with self._forward("both", index, terms["D"] + terms["G"]):
-                step = self._show(real, self._fakes(z), terms["D"])
-            self._backward("D", terms["D"], step, share, retain_graph=True)
-            self._backward("G", terms["G"], step, share)
-        self._update("D")
-        self._update("G")
+        with self.speed.autocast(enabled=not _differentiates(terms["D"] + terms["G"])):
+            step = self._show(part.real, self._fakes(part.z), terms["D"])
+        self._backward("D", terms["D"], step, part, retain_graph=True)
+        self._backward("G", terms["G"], step, part)
 
-    def _alternating_step(self) -> None:
-        batches = list(self._micro_batches())
-        terms = {phase: self._due(phase) for phase in ("D", "G")}
-        kept = None  # G's graph, for its own phase, where the whole batch fits at once
-        for index, (real, z, share) in enumerate(batches):
-            with self._forward("fakes", index, terms["G"]):
-                if len(batches) == 1:
-                    fake = kept = self._fakes(z)
-                else:  # made again in G's phase: its graph for all micro-batches would not fit
-                    with torch.no_grad(), momentum(self.G, 0.0):
-                        fake = self._fakes(z)
-            with self._forward("D", index, terms["D"]):
-                step = self._show(real, fake.detach(), terms["D"])
-            self._backward("D", terms["D"], step, share)
-        self._update("D")
-        for index, (real, z, share) in enumerate(batches):
-            with self._forward("fakes", index, terms["G"]):
-                fake = self._fakes(z) if kept is None else kept
-            with self._forward("G", index, terms["G"]):
-                step = self._show(real if self.objective.needs_real else None, fake, terms["G"])
-            self._backward("G", terms["G"], step, share)
-        self._update("G")
-
-    def _micro_batches(self) -> Iterator[tuple[Tensor, Tensor, float]]:
-        """Real images, latents, and the share of the batch; drawn for the whole batch, then cut."""
+    def _batch(self) -> tuple[Tensor, Tensor]:
+        """This process's real images and latents, of those drawn for the whole batch."""
         config, seed = self.recipe.train, self.recipe.train.seed
-        positions = self.data.train[self._order.take(self.nimg, config.batch)]
-        z = seeds.latents(seed, self.nimg, config.batch, self.G.latent.dim)
-        flips = seeds.flips(seed, self.nimg, config.batch) if self.recipe.data.xflip else None
-        size = config.micro_batch or config.batch
-        z = z.to(self.device, self._dtype)
-        for start in range(0, config.batch, size):
-            cut = slice(start, start + size)
-            real = from_uint8(self.data.take(positions[cut]).to(self.device))
-            if flips is not None:
-                real = torch.where(flips[cut, None, None, None].to(self.device), real.flip(3), real)
-            yield real.to(self._dtype), z[cut], size / config.batch
+        cut = self.world.cut(config.batch)
+        real = from_uint8(self.feed.take(self._positions(self.nimg), self._positions(self.nimg + config.batch)))
+        if self.recipe.data.xflip:
+            flips = seeds.flips(seed, self.nimg, config.batch)[cut, None, None, None]
+            real = torch.where(flips.to(self.device), real.flip(3), real)
+        z = seeds.latents(seed, self.nimg, config.batch, self.G.latent.dim)[cut]
+        if self.device.type == "cuda":
+            z = z.pin_memory()
+        return self.speed.images(real.to(self._dtype)), z.to(self.device, self._dtype, non_blocking=True)
+
+    def _positions(self, nimg: int) -> Positions:
+        """Which images this process is shown after ``nimg``."""
+        if self._following is None or self._following[0] != nimg:
+            taken = self.data.train[self._order.take(nimg, self.recipe.train.batch)]
+            self._following = (nimg, np.ascontiguousarray(taken[self.world.cut(self.recipe.train.batch)]))
+        return self._following[1]
+
+    def _parts(self, real: Tensor, z: Tensor) -> Iterator[Part]:
+        size = self.micro_batch
+        first = self.world.rank * (self._local // size)
+        for number, (images, latents) in enumerate(zip(real.split(size), z.split(size), strict=True)):
+            yield Part(images, latents, size / self.recipe.train.batch, first + number)
 
     def _fakes(self, z: Tensor) -> Tensor:
-        return self.G(z).to(self._dtype)  # D may run in another precision than G (see _forward)
+        return self._compiled["G"](z).to(self._dtype)  # D may run in another precision than G
 
     def _show(self, real: Tensor | None, fake: Tensor, terms: list[Term]) -> Step:
-        """D's verdicts on both; images whose gradient a term takes are marked first."""
+        """D's verdicts on both; images whose gradient a term takes are marked first, and D is then not compiled."""
         differentiated = {term.differentiates for term in terms}
         if real is not None and "real" in differentiated:
             real = real.detach().requires_grad_()
         if "fake" in differentiated and not fake.requires_grad:
             fake = fake.detach().requires_grad_()
+        judge: Callable[[Tensor], Tensor] = self.D if _differentiates(terms) else self._compiled["D"]
         return Step(
             real=real,
             fake=fake,
-            real_logits=None if real is None else self.D(real),
-            fake_logits=self.D(fake),
+            real_logits=None if real is None else judge(real),
+            fake_logits=judge(fake),
             nimg=self.nimg,
         )
 
-    def _backward(
-        self, phase: Phase, terms: list[Term], step: Step, share: float, *, retain_graph: bool = False
-    ) -> None:
+    def _backward(self, phase: Phase, terms: list[Term], step: Step, part: Part, *, retain_graph: bool = False) -> None:
         total, values = evaluate(terms, step)
-        (total * share).backward(inputs=self._parameters(phase), retain_graph=retain_graph)
+        (total * part.share).backward(inputs=self._parameters(phase), retain_graph=retain_graph)
         if phase == "D" and step.real_logits is not None:
             real, fake = full(step.real_logits.detach()), full(step.fake_logits.detach())
             values |= {
@@ -153,23 +294,83 @@ class Trainer:
                 "d_acc_real": (real > 0).float().mean(),
                 "d_acc_fake": (fake < 0).float().mean(),
             }
-        self.meters.add(values, share)
+        if phase == "D":
+            part.values = []
+        part.values = [*part.values, (tuple(values), torch.stack([full(value) for value in values.values()]))]
 
     def _update(self, phase: Phase) -> None:
-        self.optimizers[phase].step()
-        self.optimizers[phase].zero_grad(set_to_none=True)
+        with self.stopwatch("all-reduce"):
+            if self.world.size > 1:
+                dist.reduce_gradients(self._parameters(phase))
+        with self.stopwatch("optimiser"):
+            self.optimizers[phase].step()
+            self.optimizers[phase].zero_grad(set_to_none=True)
 
-    @contextlib.contextmanager
-    def _forward(self, phase: str, micro: int, terms: list[Term]) -> Iterator[None]:
-        """Precision and inner randomness of a forward pass.
+    def _share_of_batch(self) -> int:
+        batch, size = self.recipe.train.batch, self.world.size
+        if batch % size:
+            raise ZooError(f"train.batch: {batch} images cannot be cut evenly among {size} processes")
+        return batch // size
 
-        A pass that a penalty differentiates twice runs in fp32; dropout and noise are seeded by what is being done, not
-        by what was done before.
+    def _fitting(self, wanted: int | None) -> int:
+        """Micro-batches of ``wanted`` images, or this process's whole part of the batch where that is no more."""
+        if wanted is None or wanted >= self._local:
+            return self._local
+        if self._local % wanted:
+            raise ZooError(f"train.micro_batch: {wanted} does not divide the {self._local} images of each process")
+        return wanted
+
+    def _shrink(self, name: str, real: Tensor, z: Tensor, segment: Callable[[Part], None]) -> None:
+        """Half the micro-batch, where that is the same arithmetic.
+
+        Raises:
+            ZooError: it is not, or nothing is left to halve.
         """
-        torch.manual_seed(seeds.derive(self.recipe.train.seed, "inside", phase, self.nimg, micro))
-        low = self.recipe.train.precision == "bf16" and not any(term.differentiates for term in terms)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low):
-            yield
+        tried = self.micro_batch
+        if self.world.size > 1:
+            raise ZooError(
+                f"train.micro_batch: {tried} images at once do not fit the memory of {self.device} in process "
+                f"{self.world.rank}; set a smaller one, which divides {self._local}"
+            )
+        bound = [
+            side
+            for side, network in (("generator", self.G), ("discriminator", self.D))
+            if has_batch_statistics(network)
+        ]
+        _free(self.device)
+        if not bound:
+            if tried % 2:
+                raise ZooError(f"train.batch: {tried} image(s) at once do not fit the memory of {self.device}")
+            self.micro_batch = tried // 2
+            self.reporter.warn(
+                f"{tried} images at once do not fit the memory of {self.device}: train.micro_batch {self.micro_batch} "
+                "from here on, accumulated to the same batch"
+            )
+            return
+        fitting = None
+        while self.micro_batch % 2 == 0 and fitting is None:
+            self.micro_batch //= 2
+            try:
+                self._run(name, list(self._parts(real, z))[:1] * 2, segment)  # twice: gradients are there by then
+                fitting = self.micro_batch
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+            except ValueError:  # a norm over one value
+                pass
+            self._forget_gradients()
+            _free(self.device)
+        self.micro_batch = tried
+        most = f"{fitting} is the most that fits" if fitting else "nor does any smaller part"
+        raise ZooError(
+            f"train.micro_batch: {tried} images at once do not fit the memory of {self.device}; {most}. The "
+            f"{' and the '.join(bound)} normalises over the batch, so smaller ones change numbers: "
+            f"--set train.micro_batch={fitting or 1} if that is meant"
+        )
+
+    def _forget_gradients(self) -> None:
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -192,7 +393,7 @@ class Trainer:
         batches = max(1, min(1024, 65536 // self.recipe.data.resolution) // CALIBRATION_BATCH)
         count = batches * CALIBRATION_BATCH  # whole ones: each counts alike
         z = seeds.generator(self.recipe.train.seed, "calibration")
-        with seeds.forked(self.device):
+        with seeds.forked(self.device), self.speed.autocast():
             torch.manual_seed(seeds.derive(self.recipe.train.seed, "calibration noise"))
             self.ema.calibrate(torch.randn(count, self.G.latent.dim, generator=z).to(self.device))
         return self.ema.module
@@ -209,14 +410,15 @@ class Trainer:
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values: all that a later step depends on."""
+        """Tensors and plain values: all that a later step depends on. All processes must ask for it together."""
         return {
             "nimg": self.nimg,
             "generator": self.G.state_dict(),
             "discriminator": self.D.state_dict(),
             "ema": self.ema.module.state_dict(),
             "optimizers": {phase: optimizer.state_dict() for phase, optimizer in self.optimizers.items()},
-            "meters": self.meters.state_dict(),
+            "meters": dist.everyones(self.meters.state_dict()),
+            "micro_batch": self.micro_batch if self.micro_batch < self._local else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -226,11 +428,54 @@ class Trainer:
         self.ema.module.load_state_dict(state["ema"])
         for phase, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][phase])
-        self.meters.load_state_dict(state["meters"], self.device)
+            for group in optimizer.param_groups:
+                group["fused"] = self.speed.fused or None  # as this machine has it, not as the last one had
+            for parameter, kept in optimizer.state.items():
+                for key, value in kept.items():
+                    if value.shape == parameter.shape and value.stride() != parameter.stride():
+                        # Fused kernels go through memory, and expect both in the same order.
+                        kept[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        meters = state["meters"] if isinstance(state["meters"], list) else [state["meters"]]
+        if len(meters) == self.world.size:
+            self.meters.load_state_dict(meters[self.world.rank], self.device)
+        elif self.world.first:  # of another number of processes: all that they had seen
+            for one in meters:
+                other = Meters()
+                other.load_state_dict(one, self.device)
+                self.meters.merge(other)
+        self.micro_batch = self._fitting(state.get("micro_batch") or self.recipe.train.micro_batch)
 
 
-def _optimizer(config: OptimizerConfig, network: nn.Module) -> torch.optim.Optimizer:
+@contextlib.contextmanager
+def _frozen(network: nn.Module) -> Iterator[None]:
+    """No gradients for parameters inside: a compiled backward takes all that are asked for."""
+    learning = [p for p in network.parameters() if p.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
+
+
+def _differentiates(terms: list[Term]) -> bool:
+    """Whether a penalty takes gradients of gradients, which it does in fp32 and outside compiled code."""
+    return any(term.differentiates for term in terms)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _free(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _optimizer(config: OptimizerConfig, network: nn.Module, *, fused: bool) -> torch.optim.Optimizer:
     lr = config.lr.at(0)
     if config.name == "sgd":
-        return torch.optim.SGD(network.parameters(), lr=lr, momentum=config.momentum)
-    return torch.optim.Adam(network.parameters(), lr=lr, betas=config.betas, eps=config.eps)
+        return torch.optim.SGD(network.parameters(), lr=lr, momentum=config.momentum, fused=fused or None)
+    return torch.optim.Adam(network.parameters(), lr=lr, betas=config.betas, eps=config.eps, fused=fused or None)

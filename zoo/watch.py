@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo import sampling, seeds
+from zoo import dist, sampling, seeds
 from zoo.data.imageset import ImageSet, trained_and_unseen
 from zoo.data.reporter import Reporter
 from zoo.data.subjects import numbered
@@ -72,8 +72,28 @@ class Watch:
         """A look is paid for."""
         self.spent, self.last = self.spent + seconds, seconds
 
-    def look(self, fakes: Tensor) -> Plain:
-        """Figures, floors and alarms of uint8 ``fakes`` (JUDGED, C, R, R), as they stand in the log."""
+    def ranked_features(self) -> np.ndarray | None:
+        """Features of more fakes, where the best checkpoint is chosen by FID or KID: (RANKED, dim).
+
+        Every process makes and judges its part of the fakes; all must ask together.
+        """
+        if self._space is None:
+            return None
+        seed, here = self.config.seed, dist.world()
+        chunks = np.array_split(np.arange(-(-RANKED // sampling.CHUNK)), here.size)[here.rank]
+        part = slice(chunks[0] * sampling.CHUNK, (chunks[-1] + 1) * sampling.CHUNK) if len(chunks) else slice(0, 0)
+        z = seeds.fixed_latents(seed, RANKED, self.trainer.G.latent.dim)[part]
+        if not len(z):
+            return np.concatenate([rows for rows in dist.everyones(None) if rows is not None])
+        made = sampling.images(self.trainer.averaged(), z, seed=seed, first=int(chunks[0]), speed=self.trainer.speed)
+        rows = dist.everyones(self._space(to_uint8(made)))
+        return np.concatenate([part for part in rows if part is not None])
+
+    def look(self, fakes: Tensor, ranked: np.ndarray | None = None) -> Plain:
+        """Figures, floors and alarms of uint8 ``fakes`` (JUDGED, C, R, R), as they stand in the log.
+
+        ``ranked``: what :meth:`ranked_features` gave.
+        """
         reference = self.reference()
         nearest = ssim.nearest_ssim(fakes, self.reals.images, 255)[0]
         copied = copies.nearest_copy(fakes, self.reals.images, subjects=self.reals.subjects)
@@ -108,7 +128,7 @@ class Watch:
             "ncc_nearest": copied.ncc.mean().item(),
             **shares,
             **reference,
-            **self._rank(),
+            **self._rank(ranked),
             "alarms": [alarm.to_json() for alarm in found],
         }
 
@@ -178,14 +198,10 @@ class Watch:
             unseen = unseen.part(some, unseen.label)
         return reals, unseen
 
-    def _rank(self) -> Plain:
+    def _rank(self, ours: np.ndarray | None) -> Plain:
         """FID or KID of more fakes, where the best checkpoint is chosen by it."""
-        if self._space is None:
+        if self._space is None or ours is None:
             return {}
-        seed = self.config.seed
-        z = seeds.fixed_latents(seed, RANKED, self.trainer.G.latent.dim)
-        fakes = to_uint8(sampling.images(self.trainer.averaged(), z, seed=seed))
-        ours = self._space(fakes)
         theirs = store.features(self.reals.images, self._space, reporter=self.reporter)
         if self.config.best == "fid":
             return {"fid": distribution.fid(ours, theirs)}

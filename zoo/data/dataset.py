@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -55,6 +56,12 @@ class Dataset:
         import torch
 
         return torch.from_numpy(np.array(self.images[np.asarray(indices)]))
+
+    def forget(self) -> None:
+        """Let go of the pages that have been read: they stay in the system's cache and leave this process's memory."""
+        mapped = getattr(self.images, "_mmap", None)
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
     def require(self, batch: int) -> None:
         """Make sure that a batch can be filled.
