@@ -218,6 +218,29 @@ def test_a_damaged_run_json_is_said(run, capsys):
     assert call(capsys, "runs", run.parent)[0] == 0
 
 
+def test_profile_says_where_the_time_goes_and_leaves_nothing(capsys, tmp_path, monkeypatch):
+    from zoo import profile
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(profile, "WARM", 1)
+    original = profile.profile
+    monkeypatch.setattr(profile, "profile", lambda trainer, seconds: original(trainer, 0.05))
+    small = [word for text in ("data.resolution=16", "train.batch=4") for word in ("--set", text)]
+    arguments = ["train", "dcgan-64", "--data", "phantoms:2", "--device", "cpu", "--profile", *small]
+    code, out, _ = call(capsys, *arguments)
+    assert code == 0
+    for words in ("D forward and backward", "optimisers", "average of weights", "left alone:", "floor:", "GB/s"):
+        assert words in out
+    code, out, _ = call(capsys, *arguments, "--json")
+    found = json.loads(out)
+    assert found["parts"].keys() >= {"data", "fakes", "D", "G", "optimiser", "ema", "logging"}
+    assert 0 < found["share_of_floor"] < 1
+    assert list(tmp_path.iterdir()) == []
+    code, _, err = call(capsys, *arguments, "--new")
+    assert code == 2
+    assert "--profile takes a recipe, and neither --resume, --new nor --kimg" in err
+
+
 def test_resume_says_why_it_is_not_bit_exact(run, capsys):
     _, _, err = call(capsys, "train", "--resume", run, "--kimg", "0.12", "--precision", "bf16")
     assert "not bit-exact: precision fp32 -> bf16" in err

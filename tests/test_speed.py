@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import zoo.speed
-from zoo import data, recipe
+from zoo import data, recipe, sampling
 from zoo.compiled import Compiled
 from zoo.data.feed import Feed
 from zoo.errors import ZooError
@@ -289,6 +289,18 @@ def test_sampling_uses_the_switches_and_may_be_told_otherwise(tmp_path, monkeypa
     a, b = plain.sample(8).int(), low.sample(8).int()
     assert 0 < (a - b).abs().max() <= 4
     assert torch.equal(zoo.load_generator(run, precision="fp32").sample(8).int(), a)
+
+
+def test_sampling_makes_fewer_at_once_where_memory_does_not_suffice():
+    made = make()
+    G = made.averaged()
+    z = torch.randn(20, G.latent.dim)
+    scarce = Scarce(G, 4)
+    ours = sampling.in_chunks(G, z, scarce, seed=0)
+    torch.testing.assert_close(ours, sampling.images(G, z), rtol=1e-4, atol=1e-5)
+    assert max(size for size in scarce.seen if size <= 4) == 4
+    with pytest.raises(ZooError, match="an image does not fit the memory of cpu"):
+        sampling.in_chunks(G, z, Scarce(G, 0), seed=0)
 
 
 def test_memory_is_kept_without_a_word(tmp_path):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ P = TypeVar("P", bound=Part)
 @dataclass
 class _Record:
     calls: int = 0
-    graph: torch.cuda.CUDAGraph | None = None
+    replay: Callable[[], None] | None = None
     gradients: list[tuple[nn.Parameter, Tensor]] = field(default_factory=list)
 
 
@@ -48,7 +48,7 @@ class Graphs:
         self.off = False
         self._records: dict[tuple[str, ...], _Record] = {}
         self._static: dict[tuple[str, ...], Part] = {}
-        self._pool = torch.cuda.graph_pool_handle()
+        self._pool: Any = None
 
     def run(
         self, name: str, variant: tuple[str, ...], part: P, segment: Callable[[P], None], seed: Callable[[], None]
@@ -63,10 +63,10 @@ class Graphs:
             seed: sets the state of random numbers that the segment begins with.
         """
         record = self._records.setdefault((name, *variant), _Record())
-        if record.graph is not None and not self.off:
+        if record.replay is not None and not self.off:
             static = self._fill(variant, part)
             seed()
-            record.graph.replay()
+            record.replay()
             for parameter, gradient in record.gradients:
                 parameter.grad = gradient
             vars(part).update(vars(static))
@@ -96,15 +96,13 @@ class Graphs:
         buffers = [(b, b.clone()) for network in self.networks for b in network.buffers()]
         for parameter in before:
             parameter.grad = None
-        graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, pool=self._pool):
-                segment(static)
+            replay = self._capture(lambda: segment(static))
             record.gradients = [(p, p.grad) for p in before if p.grad is not None]
             seed()
-            graph.replay()
+            replay()
             copies = [gradient.clone() for _, gradient in record.gradients]
-            record.graph = graph
+            record.replay = replay
             return copies
         except torch.OutOfMemoryError:
             self._without("there is no memory for recordings")
@@ -115,8 +113,18 @@ class Graphs:
                 parameter.grad = gradient
             with torch.no_grad():
                 for buffer, value in buffers:
-                    buffer.copy_(value)
+                    if not torch.equal(buffer, value):  # others may belong to a graph whose backward is still to come
+                        buffer.copy_(value)
         return None
+
+    def _capture(self, function: Callable[[], None]) -> Callable[[], None]:
+        """Record what ``function`` launches, and give what launches it again."""
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            function()
+        return graph.replay
 
     def _fill(self, variant: tuple[str, ...], part: P) -> P:
         """The tensors that a variant's recordings read, filled from ``part``."""

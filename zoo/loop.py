@@ -2,7 +2,8 @@
 
 Everything has its own cadence in images. What happens to weights and losses at an image count depends on that count
 alone, so that a run that was killed and resumed writes what an unbroken one would have written. Only which looks are
-taken depends on the clock, unless ``train.evaluate_share`` is 1.
+taken depends on the clock, and beyond the first 32 which grids and checkpoints are made, unless
+``train.evaluate_share`` is 1.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from zoo.run import Run
 from zoo.snapshots import Snapshots
 from zoo.trainer import Trainer
 from zoo.watch import JUDGED, PATIENCE, Watch
+
+ALWAYS = 32  # grids and checkpoints that are made whatever they cost; later ones only within their share of the time
 
 
 class DivergedError(ZooError):
@@ -61,6 +64,7 @@ class Loop:
         self.busy = 0.0  # seconds spent in steps since the last row
         self.begun = trainer.nimg  # images at the last row
         self.waited = 0.0  # seconds the feed had made steps wait by then
+        self.aside = 0.0  # seconds that went into looks, grids and checkpoints
         self.drawing = [0.0, 0.0]  # seconds that curves took: altogether, and the last time
         self.drawn: int | None = None  # images at that time
         self.saved: int | None = None  # images at the last checkpoint of this process
@@ -127,8 +131,8 @@ class Loop:
         self.trainer.step()
         now = self.trainer.nimg
         done = now >= self.total
-        sampling_due = _crossed(self.config.sample_kimg, before, now)
-        row_due = sampling_due or _crossed(self.config.log_kimg, before, now)
+        sampling_due = self._due(self.config.sample_kimg, before, now)
+        row_due = any(_crossed(every, before, now) for every in (self.config.sample_kimg, self.config.log_kimg))
         if row_due or done:
             self._check()
             row = self._row(start)
@@ -150,7 +154,7 @@ class Loop:
         if not self.alone:  # what clocks and signals say, all must do at the same step: they ask once a row
             asked = dist.everyones((late, self.signum)) if row_due else []
             late, self.signum = any(says[0] for says in asked), max((says[1] or 0 for says in asked), default=0) or None
-        if late or _crossed(self.config.checkpoint_kimg, before, now):
+        if late or self._due(self.config.checkpoint_kimg, before, now):
             self._save()
         if sampling_due and self.config.stop_on_collapse and dist.agreed(self.watch.collapsed()):
             self._save()
@@ -159,6 +163,16 @@ class Loop:
                 f"not becoming more varied; saved, and `zoo train --resume {self.run.path} --set "
                 "train.stop_on_collapse=false` goes on regardless"
             )
+
+    def _due(self, every_kimg: float, before: int, now: int) -> bool:
+        """Whether to sample or save after this step: at every multiple of the cadence, as long as that leaves the
+        steps their share of the time. A small net on a fast device passes many multiples a second.
+        """
+        if not _crossed(every_kimg, before, now):
+            return False
+        elapsed = time.monotonic() - self.started
+        affordable = self.aside <= (self.config.evaluate_share or 0.05) * elapsed
+        return dist.agreed(now <= ALWAYS * every_kimg * 1000 or affordable)
 
     def _look(self, *, last: bool) -> dict[str, Any]:
         """A grid; and figures for the log, unless looking would take more than its share of the time."""
@@ -172,6 +186,7 @@ class Loop:
         fakes = self.snapshots.fakes(max(JUDGED, self.snapshots.count) if due else self.snapshots.count)
         self.snapshots.save(fakes)
         if not due:
+            self.aside += time.monotonic() - start
             return {}
         row = self.watch.look(fakes[:JUDGED], ranked)
         nimg = self.trainer.nimg
@@ -181,6 +196,7 @@ class Loop:
             weights.save_generator(self.run.best_file, averaged, recipe=self.trainer.recipe, nimg=nimg, **notes)
             self.run.write_info(best=best)
         self.watch.took(time.monotonic() - start)
+        self.aside += time.monotonic() - start
         return row
 
     def _row(self, start: float) -> dict[str, Any]:
@@ -210,6 +226,7 @@ class Loop:
                 self._draw()
             return
         self._check()
+        start = time.monotonic()
         state = self.trainer.state_dict()
         self.saved, self.saved_at = nimg, time.monotonic()
         if self.log is None:
@@ -229,6 +246,7 @@ class Loop:
         checkpoint.save(self.run.state, nimg, content, keep=self.config.keep)
         self.run.write_info(nimg=nimg, peak_memory_bytes=peak_memory(self.trainer.device))
         self.saved_at = time.monotonic()
+        self.aside += self.saved_at - start
 
     def _draw(self) -> None:
         """Curves of what has been logged, where they do not take more than looks may."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from zoo import seeds
+from zoo.errors import ZooError
 from zoo.networks import Generator, StyleGenerator
 from zoo.speed import Speed
 
@@ -61,10 +62,24 @@ def in_chunks(
             # A last chunk is filled up: what a device draws for eight images need not begin what it draws for sixteen.
             whole = torch.cat([chunk, chunk[:1].expand(CHUNK - len(chunk), *chunk.shape[1:])])
             with contextlib.nullcontext() if speed is None else speed.autocast():
-                made.append(function(whole.to(device))[: len(chunk)].float().cpu())
+                made.append(_fitting(function, whole.to(device))[: len(chunk)])
             if advance is not None:
                 advance(len(chunk))
     return torch.cat(made)
+
+
+def _fitting(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    """Images on the CPU, made in halves where the device's memory does not suffice for all at once.
+
+    What a generator draws inside is then drawn for each half: its images are other ones, and as good.
+    """
+    try:
+        return function(inputs).float().cpu()
+    except torch.OutOfMemoryError:
+        if len(inputs) == 1:
+            raise ZooError(f"an image does not fit the memory of {inputs.device}; --device cpu makes it") from None
+    torch.cuda.empty_cache()
+    return torch.cat([_fitting(function, half) for half in inputs.chunk(2)])
 
 
 @torch.no_grad()

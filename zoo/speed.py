@@ -61,6 +61,7 @@ class Speed:
         if self.device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = self.tf32
             torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
+            torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()  # shapes never change
         if self.reuse_memory:
             _keep_freed_memory()
 

@@ -400,14 +400,11 @@ class Trainer:
 
     def nonfinite(self) -> str | None:
         """The name of a mean or weight that is NaN or infinite, if there is one (this waits for the device)."""
-        for name, total in self.meters.sums.items():
-            if not total.isfinite():
-                return name
+        named = dict(self.meters.sums)
         for side, network in (("generator", self.G), ("discriminator", self.D)):
-            for name, tensor in network.state_dict().items():
-                if tensor.is_floating_point() and not tensor.isfinite().all():
-                    return f"{side}.{name}"
-        return None
+            named |= {f"{side}.{key}": x for key, x in network.state_dict().items() if x.is_floating_point()}
+        finite = torch.stack([tensor.isfinite().all() for tensor in named.values()]).cpu()  # one wait for all
+        return next((name for name, good in zip(named, finite.tolist(), strict=True) if not good), None)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values: all that a later step depends on. All processes must ask for it together."""

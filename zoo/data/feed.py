@@ -98,4 +98,7 @@ class Feed:
         if self._read > FORGET:
             self.data.forget()
             self._read = 0
-        return batch.pin_memory() if self.device.type == "cuda" else batch
+        if self.device.type != "cuda":
+            return batch
+        with torch.cuda.device(self.device):  # which is a thread's own matter
+            return batch.pin_memory()

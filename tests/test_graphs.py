@@ -1,0 +1,109 @@
+"""What surrounds CUDA graphs, with recordings that are made on the CPU: a replay does the segment again, into the
+same memory.
+"""
+
+import pytest
+import torch
+
+from zoo import data, recipe
+from zoo.graphs import WARM, Graphs
+from zoo.trainer import Trainer
+
+TINY = ["data.resolution=16", "generator.width=0.125", "discriminator.width=0.125", "train.batch=4"]
+
+
+class Recorded(Graphs):
+    """Counts replays; ``wrong`` gives other gradients than the segment, ``broken`` cannot record at all."""
+
+    replays = 0
+    wrong = broken = False
+
+    def _capture(self, function):
+        if self.broken:
+            raise RuntimeError("operation not permitted when stream is capturing\nand more")
+        parameters = [p for network in self.networks for p in network.parameters()]
+        function()
+        static = list(self._static.values())[-1]
+        kept = {p: p.grad for p in parameters if p.grad is not None}
+        made = {key: value for key, value in vars(static).items() if key in ("fake", "values")}
+
+        def replay():
+            self.replays += 1
+            before = {p: p.grad for p in parameters}
+            for p in parameters:
+                p.grad = None
+            function()
+            for p, gradient in kept.items():
+                gradient.copy_(p.grad * (-1 if self.wrong else 1))
+            for p in parameters:
+                p.grad = before[p]
+            if made["fake"] is not None and static.fake is not made["fake"]:
+                made["fake"].data.copy_(static.fake.data)
+
+        return replay
+
+
+def make(*overrides, graphs=None, said=None):
+    resolved = recipe.load("dcgan-64", [*TINY, *overrides])
+    trainer = Trainer(resolved, data.load("phantoms:2", resolved.data), torch.device("cpu"))
+    if graphs is not None:
+        trainer._graphs = graphs([trainer.G, trainer.D], (said if said is not None else []).append)
+    return trainer
+
+
+def weights(trainer, steps):
+    means = []
+    for _ in range(steps):
+        trainer.step()
+        means.append(trainer.meters.means())
+        trainer.meters.reset()
+    return {f"{side}.{key}": x for side in "GD" for key, x in getattr(trainer, side).state_dict().items()}, means
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["train.update=simultaneous"],
+        ["train.update=simultaneous", "penalties.r1.weight=1", "penalties.r1.every=3"],
+    ],
+)
+def test_a_recorded_step_is_the_step(overrides):
+    steps = 3 * (WARM + 4)
+    said = []
+    recorded = make(*overrides, graphs=Recorded, said=said)
+    ours, means = weights(recorded, steps)
+    theirs, expected = weights(make(*overrides), steps)
+    assert said == []
+    variants = 2 if len(overrides) > 1 else 1
+    # A replay to hold the recording against the segment, for each variant; then one for every later step.
+    assert recorded._graphs.replays == steps - WARM * variants
+    for key, value in theirs.items():
+        assert torch.equal(ours[key], value), key
+    for mine, other in zip(means, expected, strict=True):
+        assert mine == pytest.approx(other)
+
+
+@pytest.mark.parametrize("update", ["alternating", "simultaneous"])
+@pytest.mark.parametrize("fault", ["wrong", "broken"])
+def test_a_recording_that_gives_something_else_or_cannot_be_made_is_done_without(fault, update):
+    faulty = type("Faulty", (Recorded,), {fault: True})
+    said = []
+    overrides = [f"train.update={update}"]
+    ours, _ = weights(make(*overrides, graphs=faulty, said=said), WARM + 4)
+    theirs, _ = weights(make(*overrides), WARM + 4)
+    why = "gives other gradients" if fault == "wrong" else "operation not permitted when stream is capturing"
+    assert len(said) == 1
+    assert said[0].startswith("speed.cuda_graphs: ")
+    assert why in said[0]
+    assert said[0].endswith("; off")
+    for key, value in theirs.items():
+        assert torch.equal(ours[key], value), key
+
+
+def test_scheduled_weights_are_not_recorded():
+    """A recording holds the weight it was made with."""
+    schedule = "penalties.r1.weight=[[0, 1], [1, 0]]"
+    recorded = make(schedule, graphs=Recorded)
+    for _ in range(WARM + 3):
+        recorded.step()
+    assert recorded._graphs.replays == 0
