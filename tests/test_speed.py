@@ -276,6 +276,19 @@ def test_work_is_counted_by_hand():
     assert work(resolved, images).macs == learning_g + learning_d + through_d
 
 
+def test_lazy_penalties_count_for_their_part_of_the_work():
+    from zoo.floor import work
+
+    def macs(*more):
+        resolved = recipe.load("dcgan-64", [*TINY, *more])
+        return work(resolved, data.load("phantoms:2", resolved.data)).macs
+
+    without, always = macs(), macs("penalties.r1.weight=1")
+    lazy = macs("penalties.r1.weight=1", "penalties.r1.every=4")
+    assert lazy == pytest.approx(without + (always - without) / 4, abs=1)
+    assert always > without
+
+
 def test_sampling_uses_the_switches_and_may_be_told_otherwise(tmp_path, monkeypatch):
     import zoo
 

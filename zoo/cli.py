@@ -23,8 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
         if sys.stdout is not None:  # which a shell may have closed
             sys.stdout.flush()
     except ZooError as error:
-        if os.environ.get("RANK", "0") == "0" or str(error).startswith("process "):  # the others have the same to say
-            print(f"zoo: {error}", file=sys.stderr)
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK", "0") != "0"
+        print(f"zoo: {'process ' + os.environ['RANK'] + ': ' if several else ''}{error}", file=sys.stderr)
         return 2
     except Interrupted as stop:
         print(f"zoo: {stop}", file=sys.stderr)
@@ -257,6 +257,8 @@ def _profile(options: argparse.Namespace) -> None:
 
     if options.name is None or options.resume or options.new or options.kimg:
         raise ZooError("--profile takes a recipe, and neither --resume, --new nor --kimg: it trains nothing")
+    if options.deterministic or options.tensorboard:
+        raise ZooError("--profile: takes neither --deterministic nor --tensorboard")
     found, speed = profile(
         options.name, data=options.data, device=options.device, precision=options.precision, set=options.set
     )

@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import time
+import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -52,8 +54,8 @@ def launched() -> bool:
 
 
 def restarted() -> bool:
-    """Whether torchrun started the processes again, after one of them died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    """Whether torchrun started the processes again, after one of them died. All must ask together."""
+    return any(everyones(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0))
 
 
 def local_rank() -> int:
@@ -75,10 +77,10 @@ def joined(device: torch.device) -> Iterator[World]:
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
-        # A group that was started again finds the last one's addresses in the store: its own are kept apart.
-        again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        own = dist.PrefixStore(f"zoo/{again}", store)
+        own = dist.PrefixStore(_generation(store, rank, size), store)
         dist.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise ZooError(f"torchrun's processes do not find one another: {str(error).splitlines()[0]}") from None
@@ -86,6 +88,33 @@ def joined(device: torch.device) -> Iterator[World]:
         yield world()
     finally:
         dist.destroy_process_group()
+
+
+def _generation(store: Any, rank: int, size: int) -> str:
+    """A name that the processes of this start of the group share, and no earlier start did.
+
+    torchrun may keep its store when it starts a group again, and with it the addresses of processes that are gone; its
+    count of restarts is each host's own. So each process says hello by a name of its own, the first answers every
+    hello it finds, old ones too, with the name it has chosen, and goes on when all have said that they heard it.
+    """
+    mine = uuid.uuid4().hex
+    until = time.monotonic() + TIMEOUT.total_seconds()
+    if rank > 0:
+        store.set(f"zoo/hello/{rank}", mine)
+        chosen = store.get(f"zoo/answer/{mine}").decode()
+        store.set(f"zoo/heard/{chosen}/{rank}", "")
+        return f"zoo/{chosen}"
+    waiting = set(range(1, size))
+    while waiting:
+        for other in list(waiting):
+            if store.check([f"zoo/heard/{mine}/{other}"]):
+                waiting.discard(other)
+            elif store.check([f"zoo/hello/{other}"]):
+                store.set(f"zoo/answer/{store.get(f'zoo/hello/{other}').decode()}", mine)
+        if time.monotonic() > until:
+            raise RuntimeError(f"process {min(waiting)} has not come")
+        time.sleep(0.01)
+    return f"zoo/{mine}"
 
 
 def world() -> World:
@@ -115,13 +144,6 @@ def everyones(value: Any) -> list[Any]:
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
-
-
-def gathered(part: Tensor) -> Tensor:
-    """Every process's rows (n, ...), which may be of different counts, one after another, in all of them, on the
-    CPU.
-    """
-    return torch.cat(everyones(part.cpu())) if dist.is_initialized() else part
 
 
 def reduce_gradients(parameters: Iterable[nn.Parameter]) -> int:

@@ -79,11 +79,12 @@ def choose_device(name: str) -> torch.device:
         there.insert(0, "cuda")
     kind, _, index = (there[0] if name == "auto" else name).partition(":")
     count = torch.cuda.device_count() if kind == "cuda" else 1
-    if kind == "cuda" and dist.launched() and not index:
-        kind, index = "cuda", str(dist.local_rank())
+    if kind == "cuda" and dist.launched():
+        if index:
+            raise ZooError(f"--device {name}: torchrun's processes take a GPU each; --device cuda")
         if not dist.local_rank() < count:
             raise ZooError(f"--nproc-per-node: {dist.local_rank() + 1} or more, and this host has {count} GPUs")
-        torch.cuda.set_device(dist.local_rank())
+        index = str(dist.local_rank())
     if kind not in there or (index and not (index.isdigit() and int(index) < count)):
         raise ZooError(f"--device {name}: not on this machine, which has {', '.join(there)}")
     return torch.device(kind, int(index)) if index else torch.device(kind)

@@ -1,28 +1,30 @@
 """CUDA graphs: a small network's step is hundreds of launches, each shorter than what it takes to ask for it.
 
-A segment (a forward pass, or forward, backward and loss) is run as it is a few times, then recorded once and replayed.
-Before a recording counts it must give what the segment itself gives on the same images; one that cannot be made, or
-gives something else, is done without, in a line.
+A step's segments (a forward pass; forward, backward and loss) are run as they are a few times, then recorded, in the
+order in which they will be replayed. Before a recording counts it must give the gradients that the segment itself gives
+on the same images; one that cannot be made, or gives something else, is done without, in a line.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-WARM = 3  # calls before a recording: cuDNN's choices and compilers must have come to rest
+WARM = 3  # steps before a recording: cuDNN's choices and compilers must have come to rest
 ALIKE = 0.99  # cosine between gradients of a recording and of the segment itself: the order of additions may differ
 
 
 class Part(Protocol):
-    """What goes in and comes out of segments."""
+    """What goes in (real, z) and comes out of segments."""
 
     real: Tensor
     z: Tensor
+    fake: Tensor | None
+    values: list[tuple[tuple[str, ...], Tensor]]
 
 
 P = TypeVar("P", bound=Part)
@@ -30,12 +32,23 @@ P = TypeVar("P", bound=Part)
 
 @dataclass
 class _Record:
-    calls: int = 0
-    replay: Callable[[], None] | None = None
-    gradients: list[tuple[nn.Parameter, Tensor]] = field(default_factory=list)
+    replay: Callable[[], None]
+    gradients: list[tuple[nn.Parameter, Tensor]]
+    values: list[tuple[tuple[str, ...], Tensor]]
+    fake: Tensor | None
 
 
-class Graphs:
+@dataclass
+class _Variant(Generic[P]):
+    """The recordings of steps in which the same terms are due."""
+
+    steps: int = 0
+    static: P | None = None  # what recordings read and write, from the step on in which they are made
+    records: dict[str, _Record] = field(default_factory=dict)
+    ready: bool = False
+
+
+class Graphs(Generic[P]):
     """Recordings of the segments of a step; one pool of memory for all of them.
 
     Args:
@@ -46,12 +59,19 @@ class Graphs:
     def __init__(self, networks: Sequence[nn.Module], say: Callable[[str], None]) -> None:
         self.networks, self.say = networks, say
         self.off = False
-        self._records: dict[tuple[str, ...], _Record] = {}
-        self._static: dict[tuple[str, ...], Part] = {}
+        self._variants: dict[tuple[str, ...], _Variant[P]] = {}
         self._pool: Any = None
 
     def run(
-        self, name: str, variant: tuple[str, ...], part: P, segment: Callable[[P], None], seed: Callable[[], None]
+        self,
+        name: str,
+        variant: tuple[str, ...],
+        part: P,
+        segment: Callable[[P], None],
+        seed: Callable[[], None],
+        *,
+        first: bool,
+        last: bool,
     ) -> None:
         """Do ``segment(part)``, by its recording if there is one.
 
@@ -61,60 +81,81 @@ class Graphs:
             part: its images and latents; what it makes is set on it.
             segment: operations on tensors alone, the same ones each time.
             seed: sets the state of random numbers that the segment begins with.
+            first, last: whether a step begins or ends with it.
         """
-        record = self._records.setdefault((name, *variant), _Record())
-        if record.replay is not None and not self.off:
-            static = self._fill(variant, part)
+        if first and not self.off:
+            self._begin(variant, part)
+        own = self._variants.get(variant)  # none in the rest of a step in which recordings were dropped
+        if own is None or own.static is None:
+            seed()
+            segment(part)
+            return
+        if own.ready:
+            record = own.records[name]
             seed()
             record.replay()
             for parameter, gradient in record.gradients:
                 parameter.grad = gradient
-            vars(part).update(vars(static))
+            part.fake, part.values = record.fake, list(record.values)
             return
-        record.calls += 1
-        if self.off or record.calls <= WARM:
-            seed()
-            segment(part)
-            return
-        recorded = self._record(record, variant, part, segment, seed)
+        recorded = self._record(own, name, segment, seed)
         seed()
         segment(part)
         if recorded is not None and not _alike(recorded, self._gradients()):
-            self._without(f"the recording of {name} gives other gradients")
+            self.stop(f"the recording of {name} gives other gradients")
+        own.ready = last and not self.off
+
+    def reset(self) -> None:
+        """Forget all recordings, and what they hold; new ones are made after some steps."""
+        self._variants.clear()
+        self._pool = None
+
+    def stop(self, why: str) -> None:
+        """Do without, from here on."""
+        self.off = True
+        self.reset()
+        self.say(f"speed.cuda_graphs: {why}; off")
+
+    def _begin(self, variant: tuple[str, ...], part: P) -> None:
+        own = self._variants.setdefault(variant, _Variant())
+        own.steps += 1
+        if own.static is not None and not own.ready:  # the step in which it was recorded was broken off
+            own.static, own.steps = None, 1
+            own.records.clear()
+        if own.static is None and own.steps > WARM:
+            fresh: dict[str, Any] = {"real": part.real.clone(), "z": part.z.clone(), "fake": None, "values": []}
+            own.static = type(part)(**{**vars(part), **fresh})
+        elif own.static is not None:
+            own.static.real.copy_(part.real)
+            own.static.z.copy_(part.z)
 
     def _record(
-        self,
-        record: _Record,
-        variant: tuple[str, ...],
-        part: P,
-        segment: Callable[[P], None],
-        seed: Callable[[], None],
+        self, own: _Variant[P], name: str, segment: Callable[[P], None], seed: Callable[[], None]
     ) -> list[Tensor] | None:
         """Record, replay once, and give copies of its gradients; buffers and gradients are then as before."""
-        static = self._fill(variant, part)
+        static = own.static
+        assert static is not None
         before = {p: p.grad for network in self.networks for p in network.parameters()}
         buffers = [(b, b.clone()) for network in self.networks for b in network.buffers()]
         for parameter in before:
             parameter.grad = None
+        static.values = []
         try:
             replay = self._capture(lambda: segment(static))
-            record.gradients = [(p, p.grad) for p in before if p.grad is not None]
+            gradients = [(p, p.grad) for p in before if p.grad is not None]
+            own.records[name] = _Record(replay, gradients, list(static.values), static.fake)
             seed()
             replay()
-            copies = [gradient.clone() for _, gradient in record.gradients]
-            record.replay = replay
-            return copies
+            return [gradient.clone() for _, gradient in gradients]
         except torch.OutOfMemoryError:
-            self._without("there is no memory for recordings")
+            self.stop("there is no memory for recordings")
         except RuntimeError as error:
-            self._without(str(error).splitlines()[0])
+            self.stop(str(error).splitlines()[0])
         finally:
             for parameter, gradient in before.items():
                 parameter.grad = gradient
-            with torch.no_grad():
-                for buffer, value in buffers:
-                    if not torch.equal(buffer, value):  # others may belong to a graph whose backward is still to come
-                        buffer.copy_(value)
+            for buffer, value in buffers:
+                buffer.data.copy_(value)  # .data: a graph whose backward is still to come must not mind
         return None
 
     def _capture(self, function: Callable[[], None]) -> Callable[[], None]:
@@ -122,28 +163,13 @@ class Graphs:
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # Another thread, which fetches images, may go on with what it does.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             function()
         return graph.replay
 
-    def _fill(self, variant: tuple[str, ...], part: P) -> P:
-        """The tensors that a variant's recordings read, filled from ``part``."""
-        static = self._static.get(variant)
-        if static is None:
-            own = {"real": part.real.clone(), "z": part.z.clone()}
-            static = self._static[variant] = type(part)(**{**vars(part), **own})
-        if static.real is not part.real:  # else an earlier segment of this step has filled them
-            static.real.copy_(part.real)
-            static.z.copy_(part.z)
-        return static  # type: ignore[return-value]
-
     def _gradients(self) -> list[Tensor]:
         return [p.grad for network in self.networks for p in network.parameters() if p.grad is not None]
-
-    def _without(self, why: str) -> None:
-        self.off = True
-        self._records.clear()
-        self.say(f"speed.cuda_graphs: {why}; off")
 
 
 def _alike(recorded: list[Tensor], own: list[Tensor]) -> bool:

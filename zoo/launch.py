@@ -109,8 +109,9 @@ def train(
             assert recipe is not None
             resolved = recipe.with_(*settings) if isinstance(recipe, Recipe) else recipes.load(recipe, settings)
             # A group that torchrun has started again goes on; it is not asked for a new run once more.
-            afresh = new and not dist.restarted()
-            return launch.start(resolved, data or os.environ.get("ZOO_DATA") or None, Path(out), new=afresh)
+            again = dist.restarted()
+            where_from = data or os.environ.get("ZOO_DATA") or None
+            return launch.start(resolved, where_from, Path(out), new=new and not again, again=again)
 
 
 def profile(
@@ -153,8 +154,8 @@ def _told_of_others(world: dist.World) -> Iterator[None]:
         if world.size == 1 or not dist.is_peers(error):
             raise
         raise ZooError(
-            f"process {world.rank}: another process of this run has gone; saved is what its last "
-            "checkpoint holds, and the same command goes on from there"
+            f"another process of this run has gone ({str(error).splitlines()[0]}); saved is what the last checkpoint "
+            "holds, and the same command goes on from there"
         ) from None
 
 
@@ -170,8 +171,11 @@ class _Launch:
     announce: TextIO
     tensorboard: bool
 
-    def start(self, resolved: Recipe, data: str | Path | None, out: Path, *, new: bool) -> Run:
-        """Train ``resolved`` in a new run, or go on with the newest unfinished one of the same numbers and images."""
+    def start(self, resolved: Recipe, data: str | Path | None, out: Path, *, new: bool, again: bool) -> Run:
+        """Train ``resolved`` in a new run, or go on with the newest unfinished one of the same numbers and images.
+
+        ``again``: a process died, and torchrun has started the group again.
+        """
         if data is None:
             self.display.say("no --data (or ZOO_DATA): training on built-in phantom brains")
         images = self._load(data, resolved)
@@ -179,6 +183,9 @@ class _Launch:
         path = dist.agreed(str(found.path) if found is not None else None)
         if path is not None:
             old = run.open_run(path) if self.first else Run(path)
+            info = dist.agreed(old.info if self.first else None)
+            if again and info["status"] == "failed":  # of its own, which trying once more does not mend
+                raise ZooError(info["reason"])
             with self._claim(old):
                 return self._go_on(old, resolved, images, self._state(old))
         trainer = self._trainer(resolved, images)
@@ -253,7 +260,7 @@ class _Launch:
     def _state(self, old: Run) -> State | None:
         """The newest whole checkpoint, and a line that says so; None: the run was stopped before its first.
 
-        The first process reads it for all: hosts need not share a disk.
+        The first process reads it for all.
         """
         state = dist.agreed(checkpoint.load_newest(old.state, self.display.warn) if self.first else None)
         with contextlib.suppress(BrokenPipeError):  # nobody reads it
@@ -264,7 +271,8 @@ class _Launch:
     def _go_on(self, old: Run, resolved: Recipe, images: Dataset, state: State | None) -> Run:
         nimg = _nimg(state)
         if state is not None:
-            torch.set_num_threads(state["environment"]["threads"])
+            if state["environment"].get("processes", 1) == dist.world().size:
+                torch.set_num_threads(state["environment"]["threads"])
             precision = speed.choose(resolved, self.device).precision
             changed = differences(state["environment"], environment(self.device, precision))
             if changed:

@@ -62,6 +62,7 @@ class Loop:
             self.watch.best = run.info.get("best")
         reset_peak_memory(trainer.device)
         self.busy = 0.0  # seconds spent in steps since the last row
+        self.ask_in = 1  # steps until processes ask one another
         self.begun = trainer.nimg  # images at the last row
         self.waited = 0.0  # seconds the feed had made steps wait by then
         self.aside = 0.0  # seconds that went into looks, grids and checkpoints
@@ -151,9 +152,8 @@ class Loop:
             self.busy += time.monotonic() - start
         late = time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes
         self.signum = received[0] if received else None
-        if not self.alone:  # what clocks and signals say, all must do at the same step: they ask once a row
-            asked = dist.everyones((late, self.signum)) if row_due else []
-            late, self.signum = any(says[0] for says in asked), max((says[1] or 0 for says in asked), default=0) or None
+        if not self.alone:
+            late, self.signum = self._asked(late, self.signum, time.monotonic() - start)
         if late or self._due(self.config.checkpoint_kimg, before, now):
             self._save()
         if sampling_due and self.config.stop_on_collapse and dist.agreed(self.watch.collapsed()):
@@ -163,6 +163,18 @@ class Loop:
                 f"not becoming more varied; saved, and `zoo train --resume {self.run.path} --set "
                 "train.stop_on_collapse=false` goes on regardless"
             )
+
+    def _asked(self, late: bool, signum: int | None, seconds: float) -> tuple[bool, int | None]:
+        """What clocks and signals say in any process, which all must heed at the same step; ``seconds`` the step took.
+
+        Asked every two seconds or so: torchrun leaves its processes half a minute to end.
+        """
+        self.ask_in -= 1
+        if self.ask_in > 0:
+            return False, None
+        lates, signals, took = zip(*dist.everyones((late, signum or 0, seconds)), strict=True)
+        self.ask_in = max(1, int(2 / max(took)))
+        return any(lates), max(signals) or None
 
     def _due(self, every_kimg: float, before: int, now: int) -> bool:
         """Whether to sample or save after this step: at every multiple of the cadence, as long as that leaves the

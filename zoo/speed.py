@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from zoo import dist
 from zoo.recipe import Recipe
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -59,6 +60,7 @@ class Speed:
     def begin(self) -> None:
         """Set what holds for the whole process."""
         if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # whose stream recordings are made on
             torch.backends.cudnn.allow_tf32 = self.tf32
             torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
             torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()  # shapes never change
@@ -83,6 +85,9 @@ def choose(recipe: Recipe, device: torch.device, say: Callable[[str], None] | No
             say(f"speed.{name}: {why_not}; off")
         return not why_not and (helps if value == "auto" else bool(value))
 
+    # Several processes' norms talk inside a pass; one that records or compiles, or fails to, must not do it alone.
+    talking = dist.world().size > 1 and recipe.train.sync_batch_norm
+    alone = "needs one process, or train.sync_batch_norm: false" if talking else None
     no_cuda = None if cuda else f"needs CUDA, and this is {device.type}"
     old = None if not cuda or torch.cuda.get_device_capability(device) >= (8, 0) else "needs an Ampere GPU or later"
     compiler = None if not cuda or importlib.util.find_spec("triton") else "needs the package triton"
@@ -93,8 +98,8 @@ def choose(recipe: Recipe, device: torch.device, say: Callable[[str], None] | No
         channels_last=switch("channels_last", config.channels_last, cpu or cuda, None),
         tf32=switch("tf32", config.tf32, precision == "bf16", no_cuda or old),
         fused=switch("fused", config.fused, True, None if cpu or cuda else f"not on {device.type}"),
-        compile=switch("compile", config.compile, cuda, compiler),
-        cuda_graphs=switch("cuda_graphs", config.cuda_graphs, True, no_cuda),
+        compile=switch("compile", config.compile, cuda, compiler or alone),
+        cuda_graphs=switch("cuda_graphs", config.cuda_graphs, True, no_cuda or alone),
         reuse_memory=switch("reuse_memory", config.reuse_memory, cpu, glibc),
     )
 
@@ -102,7 +107,7 @@ def choose(recipe: Recipe, device: torch.device, say: Callable[[str], None] | No
 def has_bf16(device: torch.device) -> bool:
     """Whether ``device`` multiplies bf16 numbers by itself: Ampere GPUs and later; CPUs with AVX-512 bf16 or AMX."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
         # torch has no public word for it (2.8 to 2.15); a version without these is taken to have no fast bf16.
         names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")

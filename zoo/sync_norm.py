@@ -56,8 +56,8 @@ class SyncBatchNorm(_BatchNorm):
         """Running statistics, with the unbiased variance, as torch keeps them."""
         if not self.track_running_stats or self.running_mean is None or self.running_var is None:
             return
-        self.num_batches_tracked = cast(Tensor, self.num_batches_tracked) + 1
-        momentum = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
+        tracked = cast(Tensor, self.num_batches_tracked).add_(1)
+        momentum = self.momentum if self.momentum is not None else 1.0 / float(tracked)
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
         self.running_var.lerp_((variance * count / max(count - 1, 1)).to(self.running_var.dtype), momentum)
 

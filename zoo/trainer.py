@@ -57,7 +57,7 @@ class Part:
         share: of the global batch.
         index: its number in the global batch.
         fake: what G made of ``z``, with its graph where G learns from it.
-        values: scalars for the log: names, and a vector of them; one pair a phase.
+        values: scalars for the log, of the latest segment: names, and a vector of them; one pair a phase.
     """
 
     real: Tensor
@@ -121,7 +121,9 @@ class Trainer:
             "G": Compiled(self.G, self.speed.compile, self.reporter.say),
             "D": Compiled(self.D, self.speed.compile and alternating, self.reporter.say),
         }
-        self._graphs = Graphs([self.G, self.D], self.reporter.say) if self.speed.cuda_graphs else None
+        self._graphs: Graphs[Part] | None = None
+        if self.speed.cuda_graphs:
+            self._graphs = Graphs([self.G, self.D], self.reporter.say)
 
     def step(self) -> None:
         """Show both networks one batch."""
@@ -174,9 +176,13 @@ class Trainer:
                     raise
                 for compiled in self._compiled.values() if fits else ():
                     compiled.give_up(error)  # a backward pass is compiled when it is first taken
-            parts, before = [], None  # what they hold is what there was no room for
+            for part in before or []:
+                part.fake = None  # what its graph holds may be what there was no room for
+            parts, before = [], None
             self._forget_gradients()
-            if not fits:
+            if self._graphs is not None:
+                self._graphs.reset()
+            if not fits and not self._made_room():
                 self._shrink(name, real, z, segment)
         for part in parts:
             for names, vector in part.values:
@@ -188,7 +194,7 @@ class Trainer:
         whole = len(parts) == 1
         for part in parts:
             if name != "both" and part.fake is None:
-                self._segment("fakes", part, lambda part: self._segment_fakes(part, graph=name == "G" or whole), whole)
+                self._segment("fakes", part, lambda one: self._segment_fakes(one, graph=name == "G" or whole), whole)
             self._segment(name, part, segment, whole)
             if not whole:
                 part.fake = None
@@ -206,7 +212,9 @@ class Trainer:
                 seed()
                 segment(part)
             else:
-                self._graphs.run(name, tuple(term.name for term in due), part, segment, seed)
+                variant = tuple(term.name for term in due)
+                first, last = name in ("fakes", "both"), name in ("G", "both")
+                self._graphs.run(name, variant, part, segment, seed, first=first, last=last)
 
     def _segment_fakes(self, part: Part, *, graph: bool) -> None:
         """Fakes; without their ``graph`` where they are for D alone and are made again when G learns."""
@@ -222,21 +230,21 @@ class Trainer:
         assert part.fake is not None
         with self.speed.autocast(enabled=not _differentiates(terms)):
             step = self._show(part.real, part.fake.detach(), terms)
-        self._backward("D", terms, step, part)
+        part.values = [self._backward("D", terms, step, part.share)]
 
     def _segment_g(self, part: Part) -> None:
         terms = self._due("G")
         assert part.fake is not None
         with _frozen(self.D), self.speed.autocast(enabled=not _differentiates(terms)):
             step = self._show(part.real if self.objective.needs_real else None, part.fake, terms)
-        self._backward("G", terms, step, part)
+        part.values = [self._backward("G", terms, step, part.share)]
 
     def _segment_both(self, part: Part) -> None:
         terms = {phase: self._due(phase) for phase in ("D", "G")}
         with self.speed.autocast(enabled=not _differentiates(terms["D"] + terms["G"])):
             step = self._show(part.real, self._fakes(part.z), terms["D"])
-        self._backward("D", terms["D"], step, part, retain_graph=True)
-        self._backward("G", terms["G"], step, part)
+        d = self._backward("D", terms["D"], step, part.share, retain_graph=True)
+        part.values = [d, self._backward("G", terms["G"], step, part.share)]
 
     def _batch(self) -> tuple[Tensor, Tensor]:
         """This process's real images and latents, of those drawn for the whole batch."""
@@ -244,12 +252,14 @@ class Trainer:
         cut = self.world.cut(config.batch)
         real = from_uint8(self.feed.take(self._positions(self.nimg), self._positions(self.nimg + config.batch)))
         if self.recipe.data.xflip:
-            flips = seeds.flips(seed, self.nimg, config.batch)[cut, None, None, None]
-            real = torch.where(flips.to(self.device), real.flip(3), real)
-        z = seeds.latents(seed, self.nimg, config.batch, self.G.latent.dim)[cut]
-        if self.device.type == "cuda":
-            z = z.pin_memory()
-        return self.speed.images(real.to(self._dtype)), z.to(self.device, self._dtype, non_blocking=True)
+            flips = self._sent(seeds.flips(seed, self.nimg, config.batch)[cut, None, None, None])
+            real = torch.where(flips, real.flip(3), real)
+        z = self._sent(seeds.latents(seed, self.nimg, config.batch, self.G.latent.dim)[cut])
+        return self.speed.images(real.to(self._dtype)), z.to(self._dtype)
+
+    def _sent(self, tensor: Tensor) -> Tensor:
+        """``tensor`` on the device, without waiting for it."""
+        return (tensor.pin_memory() if self.device.type == "cuda" else tensor).to(self.device, non_blocking=True)
 
     def _positions(self, nimg: int) -> Positions:
         """Which images this process is shown after ``nimg``."""
@@ -283,9 +293,12 @@ class Trainer:
             nimg=self.nimg,
         )
 
-    def _backward(self, phase: Phase, terms: list[Term], step: Step, part: Part, *, retain_graph: bool = False) -> None:
+    def _backward(
+        self, phase: Phase, terms: list[Term], step: Step, share: float, *, retain_graph: bool = False
+    ) -> tuple[tuple[str, ...], Tensor]:
+        """Gradients of a phase's terms; names and a vector of scalars for the log."""
         total, values = evaluate(terms, step)
-        (total * part.share).backward(inputs=self._parameters(phase), retain_graph=retain_graph)
+        (total * share).backward(inputs=self._parameters(phase), retain_graph=retain_graph)
         if phase == "D" and step.real_logits is not None:
             real, fake = full(step.real_logits.detach()), full(step.fake_logits.detach())
             values |= {
@@ -294,9 +307,7 @@ class Trainer:
                 "d_acc_real": (real > 0).float().mean(),
                 "d_acc_fake": (fake < 0).float().mean(),
             }
-        if phase == "D":
-            part.values = []
-        part.values = [*part.values, (tuple(values), torch.stack([full(value) for value in values.values()]))]
+        return tuple(values), torch.stack([full(value) for value in values.values()])
 
     def _update(self, phase: Phase) -> None:
         with self.stopwatch("all-reduce"):
@@ -319,6 +330,16 @@ class Trainer:
         if self._local % wanted:
             raise ZooError(f"train.micro_batch: {wanted} does not divide the {self._local} images of each process")
         return wanted
+
+    def _made_room(self) -> bool:
+        """Whether memory that speed alone had taken could be given back: then the same is tried again."""
+        made = self.feed.release()
+        if not made and self._graphs is not None and not self._graphs.off:
+            self._graphs.stop("memory does not suffice")
+            made = True
+        if made:
+            _free(self.device)
+        return made
 
     def _shrink(self, name: str, real: Tensor, z: Tensor, segment: Callable[[Part], None]) -> None:
         """Half the micro-batch, where that is the same arithmetic.
@@ -429,7 +450,9 @@ class Trainer:
                 group["fused"] = self.speed.fused or None  # as this machine has it, not as the last one had
             for parameter, kept in optimizer.state.items():
                 for key, value in kept.items():
-                    if value.shape == parameter.shape and value.stride() != parameter.stride():
+                    if key == "step":  # fused kernels count on the device
+                        kept[key] = value.to(parameter.device if self.speed.fused else "cpu")
+                    elif value.shape == parameter.shape and value.stride() != parameter.stride():
                         # Fused kernels go through memory, and expect both in the same order.
                         kept[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         meters = state["meters"] if isinstance(state["meters"], list) else [state["meters"]]

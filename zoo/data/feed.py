@@ -14,6 +14,7 @@ from zoo.data.dataset import Dataset
 from zoo.data.reporter import Reporter, Silent
 
 Positions = np.ndarray[Any, np.dtype[np.int64]]
+MAPPED = "read from the memory map, a batch ahead"
 FORGET = 64 << 20  # bytes read from the map before its pages are let go: a run's memory does not grow with its set
 
 
@@ -50,8 +51,8 @@ class Feed:
         self._ahead: tuple[Positions, Future[Tensor]] | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="zoo-feed")
         self._resident: Tensor | None = None
-        self.where = "read from the memory map, a batch ahead"
-        reporter = reporter or Silent()
+        self.where = MAPPED
+        self.reporter = reporter = reporter or Silent()
         if device.type != "cuda":
             if resident is True:
                 reporter.say(f"speed.resident: {device.type} shares the memory the images are mapped into; off")
@@ -86,6 +87,15 @@ class Feed:
         self.waited += time.perf_counter() - start
         self._ahead = (following, self._pool.submit(self._fetch, following)) if following is not None else None
         return batch.to(self.device, non_blocking=True)
+
+    def release(self) -> bool:
+        """Give the device's memory back, where the set lies there; whether it did."""
+        if self._resident is None:
+            return False
+        self._resident = None
+        self.where = MAPPED
+        self.reporter.say(f"speed.resident: memory does not suffice for steps besides: off, {self.where}")
+        return True
 
     def close(self) -> None:
         """Let the thread go."""
