@@ -2,7 +2,8 @@
 
     python benchmarks/memory.py [--recipe multires-28] [--subjects 32 3125] [--kimg 110] [--save]
 
-A process each, on phantoms (32 slices a subject), shown ``--kimg`` thousand images: more than the larger set has. The
+A process each, on phantoms (32 slices a subject), shown ``--kimg`` thousand images: more than the larger set has, to a
+network a tenth as wide, since it is the images' memory that is asked for. The
 process's own memory is what the system would have to find a place for; what is resident includes pages of the images'
 map that lie in the system's cache anyway, which are let go every 64 MB.
 """
@@ -25,7 +26,7 @@ from zoo import data, recipe
 from zoo.environment import peak_memory, reset_peak_memory
 from zoo.trainer import Trainer
 name, subjects, kimg = sys.argv[1], sys.argv[2], float(sys.argv[3])
-resolved = recipe.load(name)
+resolved = recipe.load(name, ["generator.width=0.1", "discriminator.width=0.1"])
 images = data.load(f"phantoms:{subjects}", resolved.data)
 trainer = Trainer(resolved, images, torch.device("cpu"))
 reset_peak_memory(torch.device("cpu"))

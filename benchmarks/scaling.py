@@ -9,7 +9,8 @@ Every process keeps its batch and sums its gradients in one flat message a phase
 The messages are the gradients of G and of D, 4 bytes a parameter, and for each synchronised norm one forward and one
 backward, whose bytes are nothing. ``bandwidth`` and ``hop`` are those of the slowest link: NVLINK up to 8 devices,
 NETWORK beyond (a card a GPU), as their makers state them. ``step`` is that of ``results/gpu`` where a GPU was measured;
-else the floor of ``zoo train --profile`` at 40 % of an H200's stated bf16 rate: a fast step, and so a hard case.
+else the floor of ``zoo train --profile`` at 40 % of an H200's stated bf16 rate, and no less than LAUNCH: a fast step,
+and so a hard case.
 
 ``--check`` holds the model against this machine: it measures a step in one process of one thread, an all-reduce of that
 network's gradients over loopback, and a step of two processes.
@@ -45,6 +46,7 @@ NAMES = ("multires-28", "dcgan-64", "dcgan-256", "lean-256", "stylegan-256", "mu
 COUNTS = (8, 64, 512)
 NVLINK = {"bandwidth": 450e9, "hop": 1e-6}  # bytes/s a direction, fourth generation; s
 NETWORK = {"bandwidth": 50e9, "hop": 5e-6}  # 400 Gbit/s a GPU; s
+LAUNCH = 5e-4  # s: what a step costs its host even where launches are recorded, so that no step is shorter
 H200 = Rates(fp32=33e12, bf16=0.4 * 495e12, copy=4.8e12)  # multiply-adds/s, 40 % of what its maker states; bytes/s
 
 
@@ -106,7 +108,8 @@ def step_seconds(name: str) -> tuple[float, str]:
     resolved = recipe.load(name)
     speed = Speed(device=torch.device("cpu"), precision="bf16")
     counted = work(resolved, data.load("phantoms:2", resolved.data))
-    return seconds(counted, H200, speed, resolved.train.batch), "floor at 40 % of an H200"
+    least = seconds(counted, H200, speed, resolved.train.batch)
+    return max(least, LAUNCH), "floor at 40 % of an H200" if least > LAUNCH else "launches alone"
 
 
 def check(name: str) -> dict[str, Any]:
@@ -114,6 +117,7 @@ def check(name: str) -> dict[str, Any]:
     half = recipe.load(name).train.batch // 2
     alone = launched(name, 1, f"train.batch={half}")[0]
     pair = launched(name, 2, f"train.batch={2 * half}")
+    apart = launched(name, 2, f"train.batch={2 * half} train.sync_batch_norm=false")
     one = pair[0]
     predicted = alone["step_s"] + one["reduce_s"]
     return {
@@ -125,6 +129,7 @@ def check(name: str) -> dict[str, Any]:
         "bytes": one["bytes"],
         "predicted_s": predicted,
         "measured_s": max(row["step_s"] for row in pair),
+        "measured_without_norms_s": max(row["step_s"] for row in apart),
         "environment": environment(torch.device("cpu"), one["precision"]),
     }
 
@@ -149,7 +154,7 @@ def launched(name: str, processes: int, override: str) -> list[dict[str, Any]]:
 
 def measured_here(name: str) -> dict[str, Any]:
     """A step, and the all-reduces that are in it, in the world this process is launched in."""
-    resolved = recipe.load(name, [os.environ["OVERRIDE"]])
+    resolved = recipe.load(name, os.environ["OVERRIDE"].split())
     with dist.joined(torch.device("cpu")):
         trainer = Trainer(resolved, data.load("phantoms:16", resolved.data), torch.device("cpu"))
         trainer.step()

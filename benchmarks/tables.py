@@ -125,6 +125,68 @@ def bench() -> str:
     return table.markdown_table(["px>", "", "images seen>", *titles, "alarms"], lines)
 
 
+def train_speed() -> str:
+    rows = []
+    for row in results("train_speed"):
+        rows.append(
+            [
+                f"`{row['name']}`",
+                f"{row['environment']['device']}, {row['environment']['hardware']}",
+                str(row["batch"]),
+                f"**{row['ratio']:.2f}**",
+                f"{min(row['ratios']):.2f} to {max(row['ratios']):.2f}",
+                f"{row['ours_img_per_s']:.3g} / {row['plain_img_per_s']:.3g}",
+                f"{row['share_of_floor']:.0%}",
+                f"{row['macs_per_image'] / 1e9:.3g}",
+                " / ".join(f"{count / 1e6:.1f}" for count in row["parameters"]),
+            ]
+        )
+    headings = [
+        "recipe",
+        "device",
+        "batch>",
+        "times plain>",
+        "of pairs>",
+        "images a second, ours / plain>",
+        "of the floor>",
+    ]
+    return table.markdown_table([*headings, "billion multiply-adds an image>", "million parameters, G / D>"], rows)
+
+
+def scaling() -> str:
+    rows = []
+    for row in results("scaling"):
+        if "processes" in row:
+            continue
+        sent = (row["bytes_g"] + row["bytes_d"]) / 1e6
+        efficiencies = [f"{row[f'efficiency_{count}']:.0%}" for count in (8, 64, 512)]
+        norms = f"{row['norms_share_512']:.0%}"
+        step = f"{1000 * row['step_s']:.3g}"
+        rows.append(
+            [f"`{row['name']}`", str(row["batch"]), step, row["step_from"], f"{sent:,.0f}", *efficiencies, norms]
+        )
+    headings = ["recipe", "batch a GPU>", "step, ms>", "step from", "MB a step>", "8 GPUs>", "64>", "512>"]
+    return table.markdown_table([*headings, "norms' part at 512>"], rows)
+
+
+def memory() -> str:
+    rows = []
+    for row in results("memory"):
+        mb = [f"{row[key] / 1e6:,.0f}" for key in ("set_bytes", "own_bytes", "peak_bytes")]
+        rows.append([f"`{row['recipe']}`", f"{row['images']:,}", f"{row['nimg']:,}", *mb])
+    headings = ["recipe", "images>", "shown>", "set, MB>", "the process's own, MB>", "peak resident, MB>"]
+    return table.markdown_table(headings, rows)
+
+
+def startup() -> str:
+    rows = []
+    for row in results("startup"):
+        seconds = [f"{row[key]:.2g}" for key in ("imports_s", "to_first_step_s", "first_step_s", "step_s")]
+        rows.append([f"`{row['recipe']}`", *seconds])
+    headings = ["recipe", "imports, s>", "from there to the first step, s>", "first step, s>", "a later one, s>"]
+    return table.markdown_table(headings, rows)
+
+
 def rate(rows: Sequence[Row], *, lowest: bool = False) -> str:
     """How often any measure rang: the worst case of several sizes and bases."""
     worst = (min if lowest else max)(row["rings"] for row in rows)
@@ -136,6 +198,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "fid_speed": fid_speed,
     "alarms": alarms,
     "bench": bench,
+    "train_speed": train_speed,
+    "scaling": scaling,
+    "memory": memory,
+    "startup": startup,
 }
 
 if __name__ == "__main__":

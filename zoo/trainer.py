@@ -310,8 +310,8 @@ class Trainer:
         return tuple(values), torch.stack([full(value) for value in values.values()])
 
     def _update(self, phase: Phase) -> None:
-        with self.stopwatch("all-reduce"):
-            if self.world.size > 1:
+        if self.world.size > 1:
+            with self.stopwatch("all-reduce"):
                 dist.reduce_gradients(self._parameters(phase))
         with self.stopwatch("optimiser"):
             self.optimizers[phase].step()
@@ -412,6 +412,8 @@ class Trainer:
         """The averaged generator, ready for use (see ``Ema.calibrate``)."""
         # Fewer latents for large images, which give a norm more pixels each: 1024 at 64 px and less, 256 at 256.
         batches = max(1, min(1024, 65536 // self.recipe.data.resolution) // CALIBRATION_BATCH)
+        if self.nimg == 0:  # the picture of untrained weights, for which training need not wait
+            batches = 1
         count = batches * CALIBRATION_BATCH  # whole ones: each counts alike
         z = seeds.generator(self.recipe.train.seed, "calibration")
         with seeds.forked(self.device), self.speed.autocast():
