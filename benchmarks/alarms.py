@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from record import append
 from torch import Tensor
 
 import zoo
@@ -57,8 +57,7 @@ def main() -> None:
             print(line(row), flush=True)
             if options.save:
                 RESULTS.parent.mkdir(exist_ok=True)
-                with RESULTS.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                append(RESULTS, row)
 
 
 class Bench:

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from record import append
 
 from zoo import data
 from zoo.display import Display
@@ -54,8 +55,7 @@ def main() -> None:
         parser.exit(2, f"{error}\n")
     print(json.dumps(found))
     if options.save:
-        with RESULTS.open("a") as file:
-            file.write(json.dumps(found) + "\n")
+        append(RESULTS, found)
 
 
 def measure(options: argparse.Namespace, place: Path) -> dict[str, Any]:

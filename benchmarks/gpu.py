@@ -490,19 +490,19 @@ def first_line(*command: str) -> str | None:
 def write_numbers(options: argparse.Namespace, name: str) -> None:
     """How far losses go apart in a few steps in fp32, with and without the switches."""
     from zoo import data, recipe
+    from zoo.data.reporter import Kept
     from zoo.environment import choose_device, environment
     from zoo.trainer import Trainer
 
     device = choose_device(options.device)
     source, *overrides = NUMBERS[name]
     losses: dict[str, list[dict[str, float]]] = {}
-    said: list[str] = []
     for side, switches in (("off", OFF), ("again", OFF), ("on", ON)):
         fixed = ["train.precision=fp32", "train.seed=0"]
         resolved = recipe.load(source, [*overrides, *fixed, *switches])
         images = data.load(options.data, resolved.data)
-        said.clear()
-        trainer = Trainer(resolved, images, device, reporter=_Lines(said))
+        said = Kept()
+        trainer = Trainer(resolved, images, device, reporter=said)
         terms = {term.name for term in trainer.objective.terms}
         losses[side] = []
         for _ in range(STEPS):
@@ -521,8 +521,8 @@ def write_numbers(options: argparse.Namespace, name: str) -> None:
         "own_difference": apart(losses["off"], losses["again"])[0],
         "passes": difference is not None and difference < WITHIN,
         "within": WITHIN,
-        "fell_back": [line for line in said if line.endswith("; off")],
-        "said": said,
+        "fell_back": [line for line in said.lines if line.endswith("; off")],
+        "said": said.lines,
         "speed": trainer.speed.to_json(),
         "losses": {side: losses[side] for side in ("off", "on")},
         "data": options.data,
@@ -544,17 +544,6 @@ def apart(a: list[dict[str, float]], b: list[dict[str, float]]) -> tuple[float |
             if difference > worst:
                 worst, where = difference, {"step": step, "name": key}
     return float(f"{worst:.2g}"), where
-
-
-class _Lines:
-    """A reporter that keeps what is said."""
-
-    def __init__(self, lines: list[str]) -> None:
-        self.say = self.warn = lines.append
-
-    def start(self, task: str, total: int) -> None: ...
-    def advance(self, n: int) -> None: ...
-    def stop(self) -> None: ...
 
 
 def write_sync_norm(options: argparse.Namespace) -> None:

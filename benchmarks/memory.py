@@ -17,6 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from record import append
+
 RESULTS = Path(__file__).parent / "results" / "memory.jsonl"
 WORKER = """
 import json, sys, threading, time
@@ -54,8 +56,7 @@ def main() -> None:
         row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         print(json.dumps(row), flush=True)
         if options.save:
-            with RESULTS.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            append(RESULTS, row)
 
 
 if __name__ == "__main__":

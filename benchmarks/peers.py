@@ -21,7 +21,6 @@ import contextlib
 import importlib
 import importlib.util
 import json
-import math
 import os
 import subprocess
 import sys
@@ -35,17 +34,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import record
 import torch
 from PIL import Image
-from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from zoo import data, floor, recipe
-from zoo.describe import describe
+from zoo.data.reporter import Kept
+from zoo.describe import describe, trainable
 from zoo.environment import choose_device, environment, peak_memory, reset_peak_memory
 from zoo.errors import ZooError, nearest
 from zoo.recipe import DataConfig
+from zoo.stopwatch import wait
 from zoo.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results" / "peers.jsonl"
@@ -135,8 +134,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--seconds", type=float, default=15.0, help="that are timed of each network")
     parser.add_argument("--data", default="phantoms:16", metavar="PATH")
-    parser.add_argument("--json", action="store_true", help="the last line is a JSON list")
-    parser.add_argument("--save", action="store_true", help=f"append the results to {RESULTS.name}")
+    record.arguments(parser, RESULTS)
     parser.add_argument("--worker", metavar="FOLDER", help=argparse.SUPPRESS)
     options = parser.parse_args()
     try:
@@ -151,18 +149,9 @@ def main() -> None:
                 row = work(options.names[0], options, device)
             print(json.dumps(row))
             return
-        rows = []
-        for name in options.names:
-            row = measure(name, options)
-            rows.append(row)
-            print(line(row), flush=True)
-            if options.save:
-                with RESULTS.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+        record.each(options.names, lambda name: measure(name, options), line, options, RESULTS)
     except ZooError as error:
         parser.exit(2, f"{error}\n")
-    if options.json:
-        print(json.dumps(rows))
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -211,7 +200,7 @@ def work(name: str, options: argparse.Namespace, device: torch.device) -> dict[s
 def ours(network: Ours, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     resolved = recipe.load(network.recipe, network.overrides)
     images = data.load(options.data, resolved.data)
-    said = Lines()
+    said = Kept()
     trainer = Trainer(resolved, images, device, reporter=said)
     for _ in range(2 * WARM):
         trainer.step()
@@ -244,7 +233,7 @@ def theirs(network: Theirs, options: argparse.Namespace, device: torch.device) -
     macs = 0
     for kind, count in network.kinds.items():
         trainer.steps = STEP + kind
-        with Counter() as counter:
+        with floor.Counter() as counter:
             trainer.train()
         macs += counter.macs * count
     begin()
@@ -262,7 +251,7 @@ def theirs(network: Theirs, options: argparse.Namespace, device: torch.device) -
         "accumulated": trainer.gradient_accumulate_every,
         "img_per_s": batch / step,
         "steps": steps,
-        "parameters": [sum(map(parameters, side)) for side in sides],
+        "parameters": [sum(map(trainable, side)) for side in sides],
         "macs_per_image": round(macs / sum(network.kinds.values()) / batch),
         "precision": "fp32",
         "defaults": {key: value for key, value in defaults.items() if isinstance(value, int | float | list)},
@@ -316,53 +305,6 @@ def timed(
         steps += period
         wait(device)
     return (time.perf_counter() - start) / steps, steps
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def parameters(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters() if p.requires_grad)
-
-
-class Counter(TorchDispatchMode):
-    """Counts multiply-adds as ``zoo.floor`` does, and right where convolutions have groups: torch's own formula takes
-    the gradient of a grouped kernel for that of a whole one.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.macs = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        packet = func.overloadpacket
-        if packet is torch.ops.aten.convolution_backward:
-            gradient, x, kernel, transposed, wanted = (args[index] for index in (0, 1, 2, 7, 10))
-            small = x if transposed else gradient
-            self.macs += kernel.numel() * len(small) * math.prod(small.shape[2:]) * sum(wanted[:2])
-        elif packet in flop_registry:
-            self.macs += flop_registry[packet](*args, **(kwargs or {}), out_val=result) // 2
-        return result
-
-
-class Lines:
-    """A reporter that keeps what is said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def start(self, task: str, total: int) -> None: ...
-    def advance(self, n: int) -> None: ...
-    def stop(self) -> None: ...
-
-    def say(self, message: str) -> None:
-        self.lines.append(message)
-
-    def warn(self, message: str) -> None:
-        self.lines.append(message)
 
 
 if __name__ == "__main__":

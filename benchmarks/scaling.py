@@ -29,9 +29,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import record
 import torch
 
 from zoo import data, dist, recipe
+from zoo.describe import trainable
 from zoo.environment import environment
 from zoo.errors import ZooError
 from zoo.floor import Rates, seconds, work
@@ -54,35 +56,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", default=list(NAMES))
     parser.add_argument("--check", metavar="NAME", help="hold the model against two processes on this machine")
-    parser.add_argument("--json", action="store_true", help="the last line is a JSON list")
-    parser.add_argument("--save", action="store_true", help=f"append the results to {RESULTS.name}")
+    record.arguments(parser, RESULTS)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     try:
         if options.worker:
             print(json.dumps(measured_here(options.names[0])), flush=True)
             return
-        rows = [check(options.check)] if options.check else [predict(name) for name in options.names]
+        names, measure = ([options.check], check) if options.check else (options.names, predict)
+        record.each(names, measure, line, options, RESULTS)
     except ZooError as error:
         parser.exit(2, f"{error}\n")
-    for row in rows:
-        print(
-            ", ".join(
-                f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
-            )
-        )
-    if options.save:
-        with RESULTS.open("a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-    if options.json:
-        print(json.dumps(rows))
+
+
+def line(row: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
+    )
 
 
 def predict(name: str) -> dict[str, Any]:
     """Efficiency at each count of devices: the step's time over T(n)."""
     resolved = recipe.load(name)
     networks = dict(zip("GD", resolved.build("meta"), strict=True))
-    sent = {phase: 4 * sum(p.numel() for p in networks[phase].parameters()) for phase in "GD"}
+    sent = {phase: 4 * trainable(networks[phase]) for phase in "GD"}
     # Forward and backward: G once; D on reals and fakes, and once more where G's phase asks it again.
     passes = {"G": 1, "D": 3 if resolved.train.update == "alternating" else 2}
     messages = 2 * sum(len(batch_norms(networks[phase])) * passes[phase] for phase in "GD")

@@ -26,6 +26,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from record import append
+
 RESULTS = Path(__file__).with_name("results") / "ssim_speed.jsonl"
 
 
@@ -186,8 +188,7 @@ def main() -> None:
                 flush=True,
             )
         if options.save:
-            with RESULTS.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            append(RESULTS, row)
 
 
 if __name__ == "__main__":

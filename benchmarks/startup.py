@@ -16,6 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from record import append
+
 from zoo import recipe
 from zoo.errors import ZooError
 
@@ -61,8 +63,7 @@ def main() -> None:
         row = started(name, options.device)
         print(json.dumps(row), flush=True)
         if options.save:
-            with RESULTS.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            append(RESULTS, row)
 
 
 def started(name: str, device: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+import record
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,6 +30,8 @@ from zoo.describe import describe
 from zoo.environment import choose_device, environment
 from zoo.errors import ZooError
 from zoo.recipe import Recipe
+from zoo.speed import choose
+from zoo.stopwatch import wait
 from zoo.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results" / "train_speed.jsonl"
@@ -42,8 +45,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--data", default="phantoms:16", metavar="PATH")
-    parser.add_argument("--json", action="store_true", help="the last line is a JSON list")
-    parser.add_argument("--save", action="store_true", help=f"append the results to {RESULTS.name}")
+    record.arguments(parser, RESULTS)
     parser.add_argument("--worker", choices=("ours", "plain"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     try:
@@ -52,23 +54,15 @@ def main() -> None:
             return
         for name in options.names:
             recipe.load(name)
-        rows = []
-        for name in options.names:
-            row = measure(name, options)
-            rows.append(row)
-            print(
-                f"{name}: {row['ratio']:.2f} times the plain loop ({row['ours_img_per_s']:.1f} against "
-                f"{row['plain_img_per_s']:.1f} images a second, {row['pairs']} pairs); {row['share_of_floor']:.0%} of "
-                "the floor",
-                flush=True,
-            )
-            if options.save:
-                with RESULTS.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+        record.each(options.names, lambda name: measure(name, options), line, options, RESULTS)
     except ZooError as error:
         parser.exit(2, f"{error}\n")
-    if options.json:
-        print(json.dumps(rows))
+
+
+def line(row: dict[str, Any]) -> str:
+    rates = f"{row['ours_img_per_s']:.1f} against {row['plain_img_per_s']:.1f} images a second"
+    ratio = f"{row['ratio']:.2f} times the plain loop ({rates}, {row['pairs']} pairs)"
+    return f"{row['name']}: {ratio}; {row['share_of_floor']:.0%} of the floor"
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -89,7 +83,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     images = data.load(options.data, resolved.data)
     counted, rates = floor.work(resolved, images), floor.rates(device)
     ours, plain = (statistics.median(pair[index] for pair in pairs) for index in (1, 0))
-    least = floor.seconds(counted, rates, Trainer(resolved, images, device).speed, resolved.train.batch)
+    least = floor.seconds(counted, rates, choose(resolved, device), resolved.train.batch)
     networks = describe(resolved)
     return {
         "name": name,
@@ -159,17 +153,12 @@ def work(side: str, name: str, path: str, device: torch.device) -> None:
         wait(device)
         last = time.perf_counter() - start
     print(json.dumps({"first_step_s": first, "step_s": last, "speed": loop.speed}), flush=True)
-    for line in sys.stdin:
+    for told in sys.stdin:
         start = time.perf_counter()
-        for _ in range(int(line)):
+        for _ in range(int(told)):
             loop.step()
         wait(device)
         print(time.perf_counter() - start, flush=True)
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 class Ours:

@@ -92,6 +92,12 @@ def test_features_are_gathered_in_order(tmp_path):
     torch.testing.assert_close(three["features"], one["features"])
 
 
+def test_means_are_of_all_processes_whatever_each_has_met(tmp_path):
+    found = run("means", 2, folder=tmp_path)
+    assert found["loss_d"].item() == pytest.approx((0.5 + 1.0 + 5.0) / 2)
+    assert found["r1"].item() == pytest.approx(4.0)
+
+
 def torchrun(out, *options, processes=2, more=()):
     settings = [*SETTINGS, "train.log_kimg=0.008", "train.sample_kimg=0.064", "train.checkpoint_kimg=0.032"]
     settings += ["train.precision=fp32", *more]

@@ -13,6 +13,7 @@ import zoo.speed
 from zoo import data, recipe, sampling
 from zoo.compiled import Compiled
 from zoo.data.feed import Feed
+from zoo.data.reporter import Kept
 from zoo.errors import ZooError
 from zoo.layers import Dense, Dropout
 from zoo.profile import profile
@@ -22,20 +23,6 @@ from zoo.trainer import Trainer
 
 CPU = torch.device("cpu")
 TINY = ["data.resolution=16", "generator.width=0.125", "discriminator.width=0.125", "train.batch=4"]
-
-
-class Said:
-    def __init__(self):
-        self.lines = []
-
-    def say(self, line):
-        self.lines.append(line)
-
-    warn = say
-
-    def start(self, task, total): ...
-    def advance(self, n): ...
-    def stop(self): ...
 
 
 def make(*overrides, name="dcgan-64", reporter=None):
@@ -82,7 +69,7 @@ def test_auto_is_bf16_where_the_hardware_has_it(monkeypatch):
 
 
 def test_what_is_not_to_be_had_is_said_in_a_line_and_done_without():
-    said = Said()
+    said = Kept()
     trainer = make("speed.cuda_graphs=true", "speed.tf32=true", "speed.resident=true", reporter=said)
     trainer.step()
     assert [line.split(":")[0] for line in said.lines] == ["speed.tf32", "speed.cuda_graphs", "speed.resident"]
@@ -160,7 +147,7 @@ def test_a_network_that_cannot_be_compiled_runs_as_it_is(monkeypatch):
 def test_a_compiled_generator_learns_what_a_plain_one_does(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     sgd = ["optimizer.generator.name=sgd", "optimizer.discriminator.name=sgd", "penalties.r1.weight=1"]
-    said = Said()
+    said = Kept()
     compiled, plain = make(*sgd, "speed.compile=true", reporter=said), make(*sgd)
     ours, theirs = after(compiled, 2), after(plain, 2)
     if not any(line.startswith("compiled ") for line in said.lines):
@@ -190,7 +177,7 @@ SGD = ["optimizer.generator.name=sgd", "optimizer.discriminator.name=sgd", "trai
 
 @pytest.mark.parametrize("update", ["alternating", "simultaneous"])
 def test_out_of_memory_halves_the_micro_batch_and_changes_no_number(update):
-    said = Said()
+    said = Kept()
     overrides = [*STILL, *SGD, f"train.update={update}", "train.kimg=1"]
     scarce, plenty = make(*overrides, reporter=said), make(*overrides, "train.micro_batch=2")
     for trainer in (scarce, plenty):
@@ -274,6 +261,17 @@ def test_work_is_counted_by_hand():
     learning_d = 2 * (3 * sum(d) - d[0])  # on real and on fake images
     through_d = 2 * sum(d)  # forward, and gradients of inputs
     assert work(resolved, images).macs == learning_g + learning_d + through_d
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_grouped_convolutions_are_counted_by_their_groups(kind):
+    from zoo.floor import Counter
+
+    layer, x = kind(8, 12, 3, padding=1, groups=4), torch.randn(2, 8, 5, 7, requires_grad=True)
+    with Counter() as counter:
+        layer(x).sum().backward()
+    forward = 2 * 5 * 7 * 12 * (8 // 4) * 9
+    assert counter.macs == 3 * forward
 
 
 def test_lazy_penalties_count_for_their_part_of_the_work():

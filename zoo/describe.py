@@ -31,6 +31,11 @@ class Description:
     macs: int
 
 
+def trainable(network: nn.Module) -> int:
+    """How many parameters learn."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
 def describe(recipe: Recipe) -> tuple[Description, Description]:
     """Generator and discriminator of a recipe, from shapes alone: nothing is allocated or computed."""
     G, D = recipe.build("meta")
@@ -64,13 +69,13 @@ def _describe(network: nn.Module, inputs: Tensor) -> Description:
             name=name,
             kind=type(module).__name__,
             output=seen.get(name, ()),
-            parameters=sum(p.numel() for p in module.parameters() if p.requires_grad),
+            parameters=trainable(module),
             macs=sum(counts.get(f"{root}.{name}", {}).values()) // 2,
         )
         for name, module in leaves.items()
     ]
     return Description(
         layers=layers,
-        parameters=sum(p.numel() for p in network.parameters() if p.requires_grad),
+        parameters=trainable(network),
         macs=counter.get_total_flops() // 2,
     )

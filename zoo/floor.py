@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,8 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from zoo.data import Dataset
+from zoo.describe import trainable
 from zoo.recipe import Recipe
 from zoo.speed import Speed
+from zoo.stopwatch import wait
 from zoo.trainer import Trainer
 
 
@@ -48,8 +51,12 @@ class Rates:
     copy: float
 
 
-class _Counter(TorchDispatchMode):
-    """Counts multiply-adds of products, and the numbers they read and write."""
+class Counter(TorchDispatchMode):
+    """Counts multiply-adds of products, and the numbers they read and write.
+
+    As torch's own counter does, and right where convolutions have groups: its formula takes the gradient of a grouped
+    kernel for that of a whole one.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,11 +65,17 @@ class _Counter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        count = flop_registry.get(func.overloadpacket)
-        if count is not None:
-            self.macs += count(*args, **kwargs, out_val=result) // 2
-            made = result if isinstance(result, tuple) else (result,)
-            self.elements += sum(x.numel() for x in (*args, *made) if isinstance(x, Tensor))
+        packet = func.overloadpacket
+        if packet not in flop_registry:
+            return result
+        if packet is torch.ops.aten.convolution_backward:
+            gradient, x, kernel, transposed, wanted = (args[index] for index in (0, 1, 2, 7, 10))
+            small = x if transposed else gradient
+            self.macs += kernel.numel() * len(small) * math.prod(small.shape[2:]) * sum(wanted[:2])
+        else:
+            self.macs += flop_registry[packet](*args, **kwargs, out_val=result) // 2
+        made = result if isinstance(result, tuple) else (result,)
+        self.elements += sum(x.numel() for x in (*args, *made) if isinstance(x, Tensor))
         return result
 
 
@@ -79,13 +92,13 @@ def work(recipe: Recipe, data: Dataset) -> Work:
         train = replace(recipe.train, batch=batch, micro_batch=None, precision="fp32")
         trainer = Trainer(replace(plain, train=train), data, torch.device("cpu"))
         period = max(term.every for term in trainer.objective.terms)  # lazy penalties count for their part
-        with _Counter() as counter:
+        with Counter() as counter:
             for _ in range(period):
                 trainer.step()
         trainer.feed.close()
         counted.append((counter.macs / period, counter.elements / period))
     each = round((counted[1][1] - counted[0][1]) / 2)
-    sizes = [sum(p.numel() for p in network.parameters() if p.requires_grad) for network in (trainer.G, trainer.D)]
+    sizes = [trainable(network) for network in (trainer.G, trainer.D)]
     return Work(
         macs=round(counted[1][0] / 4),
         elements=each,
@@ -130,11 +143,9 @@ def seconds(work: Work, rates: Rates, speed: Speed, batch: int) -> float:
 def _seconds(function: Callable[[], Any], device: torch.device, repeats: int = 5) -> float:
     best = float("inf")
     for _ in range(repeats + 1):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait(device)
         start = time.perf_counter()
         function()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait(device)
         best = min(best, time.perf_counter() - start)
     return best

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -81,8 +81,7 @@ def train(
     settings = [*set, *(f"{key.replace('__', '.')}={_yaml(value)}" for key, value in overrides.items())]
     if kimg is not None:
         settings.append(f"train.kimg={kimg}")
-    if precision is not None:
-        settings.append(f"train.precision={precision}")
+    settings = _settings(settings, precision)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
@@ -107,11 +106,10 @@ def train(
             if resume is not None:
                 return launch.resume(run.open_run(resume), settings, data)
             assert recipe is not None
-            resolved = recipe.with_(*settings) if isinstance(recipe, Recipe) else recipes.load(recipe, settings)
+            resolved = _resolved(recipe, settings)
             # A group that torchrun has started again goes on; it is not asked for a new run once more.
             again = dist.restarted()
-            where_from = data or os.environ.get("ZOO_DATA") or None
-            return launch.start(resolved, where_from, Path(out), new=new and not again, again=again)
+            return launch.start(resolved, _source(data), Path(out), new=new and not again, again=again)
 
 
 def profile(
@@ -133,16 +131,28 @@ def profile(
     Raises:
         ZooError: bad input, in one line.
     """
-    settings = [*set, *([f"train.precision={precision}"] if precision is not None else [])]
-    resolved = recipe.with_(*settings) if isinstance(recipe, Recipe) else recipes.load(recipe, settings)
+    resolved = _resolved(recipe, _settings(set, precision))
     display = display or Display()
     speed.compile_cache(default_folder() / "compiled")
-    images = data_package.load(data or os.environ.get("ZOO_DATA") or None, resolved.data, reporter=display)
+    images = data_package.load(_source(data), resolved.data, reporter=display)
     images.require(resolved.train.batch)
     trainer = Trainer(resolved, images, choose_device(device), reporter=display)
     display.say(f"{images.description}: {trainer.feed.where}")
     with contextlib.closing(trainer.feed):
         return profiles.profile(trainer, seconds), trainer.speed
+
+
+def _settings(settings: Sequence[str], precision: str | None) -> list[str]:
+    return [*settings, *([f"train.precision={precision}"] if precision is not None else [])]
+
+
+def _resolved(recipe: str | Path | Recipe, settings: Sequence[str]) -> Recipe:
+    return recipe.with_(*settings) if isinstance(recipe, Recipe) else recipes.load(recipe, settings)
+
+
+def _source(data: str | Path | None) -> str | Path | None:
+    """Where images are from: as asked for, else $ZOO_DATA, else phantoms."""
+    return data or os.environ.get("ZOO_DATA") or None
 
 
 @contextlib.contextmanager

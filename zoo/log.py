@@ -6,7 +6,6 @@ import importlib.util
 import json
 import math
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from zoo import dist
 from zoo.errors import ZooError
-from zoo.precision import full
 from zoo.run import Run
 
 
@@ -46,30 +44,21 @@ class Meters:
                 found[name] = found.get(name, 0.0) + count
         return found
 
-    def add(self, values: Mapping[str, Tensor], share: float = 1.0) -> None:
-        """Add scalar tensors; ``share`` is a micro-batch's part of its batch."""
-        if values:
-            self.add_vector(tuple(values), torch.stack([full(value.detach()) for value in values.values()]), share)
-
-    def add_vector(self, names: tuple[str, ...], vector: Tensor, share: float = 1.0) -> None:
-        """The same of a vector (len(names),) of scalars."""
+    def add(self, names: tuple[str, ...], vector: Tensor, share: float = 1.0) -> None:
+        """Add a vector (len(names),) of scalars; ``share`` is a micro-batch's part of its batch."""
         weighted = vector * share
         self._sums[names] = self._sums[names] + weighted if names in self._sums else weighted
         self._batches[names] = self._batches.get(names, 0.0) + share
 
     def means(self) -> dict[str, float]:
         """Means since the last reset, over all processes, which must ask together (this waits for the device)."""
-        sums, batches = self.sums, self.batches
-        names = list(sums)
-        if not names:
-            return {}
-        totals = torch.stack([sums[name] for name in names]).cpu().double()
-        counts = torch.tensor([batches[name] for name in names], dtype=torch.float64)
-        if dist.world().size > 1:
-            parts = dist.everyones((names, totals, counts))
-            if all(part[0] == names for part in parts):
-                totals, counts = (sum(part[index] for part in parts) for index in (1, 2))
-        return {name: (total / count).item() for name, total, count in zip(names, totals, counts, strict=True)}
+        sums = self.sums
+        values = torch.stack(list(sums.values())).tolist() if sums else []
+        parts = dist.everyones((dict(zip(sums, values, strict=True)), self.batches))
+        # By name: one process may know of a penalty that was due before the others came.
+        names = dict.fromkeys(name for part, _ in parts for name in part)
+        totals, counts = ({n: sum(part[side].get(n, 0.0) for part in parts) for n in names} for side in (0, 1))
+        return {name: totals[name] / counts[name] for name in names}
 
     def merge(self, other: Meters) -> None:
         """Add what ``other`` has summed."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from zoo.floor import Rates, Work, rates, work
 from zoo.floor import seconds as floor_seconds
+from zoo.stopwatch import wait
 from zoo.trainer import Trainer
 
 WARM = 4  # steps before any is timed: memory is laid out, kernels chosen, code compiled, graphs recorded
@@ -64,7 +65,7 @@ def profile(trainer: Trainer, seconds: float = 10.0) -> Profile:
     period = max((term.every for term in trainer.objective.terms), default=1)
     for _ in range(WARM * period):
         trainer.step()
-    alone = _timed(trainer, seconds, period)
+    alone, _ = _timed(trainer, seconds, period)
     trainer.stopwatch.on = True
     trainer.step()
     parts = _parts(trainer, seconds, period)
@@ -95,24 +96,21 @@ def profile(trainer: Trainer, seconds: float = 10.0) -> Profile:
     )
 
 
-def _timed(trainer: Trainer, seconds: float, period: int) -> float:
-    """Seconds of a step: whole periods of lazy penalties, until the time is up."""
-    trainer.stopwatch.wait()
+def _timed(trainer: Trainer, seconds: float, period: int) -> tuple[float, int]:
+    """Seconds of a step, and steps: whole periods of lazy penalties, until the time is up."""
+    wait(trainer.device)
     start, steps = time.perf_counter(), 0
     while steps == 0 or time.perf_counter() - start < seconds:
         for _ in range(period):
             trainer.step()
         steps += period
-        trainer.stopwatch.wait()
-    return (time.perf_counter() - start) / steps
+        wait(trainer.device)
+    return (time.perf_counter() - start) / steps, steps
 
 
 def _parts(trainer: Trainer, seconds: float, period: int) -> dict[str, float]:
+    """The same part by part."""
     watch = trainer.stopwatch
     watch.seconds = {}
-    start, steps = time.perf_counter(), 0
-    while steps == 0 or time.perf_counter() - start < seconds:
-        for _ in range(period):
-            trainer.step()
-        steps += period
+    _, steps = _timed(trainer, seconds, period)
     return {name: took / steps for name, took in watch.seconds.items()}

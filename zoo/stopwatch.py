@@ -28,11 +28,12 @@ class Stopwatch:
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + self._now() - start
 
-    def wait(self) -> None:
-        """Until the device has done what it was asked."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
     def _now(self) -> float:
-        self.wait()
+        wait(self.device)
         return time.perf_counter()
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was asked."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -186,7 +186,7 @@ class Trainer:
                 self._shrink(name, real, z, segment)
         for part in parts:
             for names, vector in part.values:
-                self.meters.add_vector(names, vector, part.share)
+                self.meters.add(names, vector, part.share)
             part.values = []
         return parts
 
@@ -332,9 +332,12 @@ class Trainer:
         return wanted
 
     def _made_room(self) -> bool:
-        """Whether memory that speed alone had taken could be given back: then the same is tried again."""
-        made = self.feed.release()
-        if not made and self._graphs is not None and not self._graphs.off:
+        """Whether memory that speed alone had taken could be given back: then the same is tried again.
+
+        By one process only: of several, the others would wait for what this one does a second time.
+        """
+        made = self.world.size == 1 and self.feed.release()
+        if not made and self.world.size == 1 and self._graphs is not None and not self._graphs.off:
             self._graphs.stop("memory does not suffice")
             made = True
         if made:

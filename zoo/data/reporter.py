@@ -32,3 +32,20 @@ class Silent:
     def stop(self) -> None: ...
     def say(self, message: str) -> None: ...
     def warn(self, message: str) -> None: ...
+
+
+class Kept(Silent):
+    """The reporter that keeps what is said.
+
+    Attributes:
+        lines: of :meth:`say` and :meth:`warn`.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
+
+    def warn(self, message: str) -> None:
+        self.lines.append(message)
