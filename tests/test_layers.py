@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.layers import check_multiple, dcgan_normal, dense_start, doubling, doublings, glorot_uniform, halving, scaled
+from zoo.errors import ZooError
+from zoo.layers import (
+    EqualizedConv2d,
+    EqualizedLinear,
+    MinibatchStd,
+    blur_down,
+    blur_up,
+    check_multiple,
+    dcgan_normal,
+    dense_start,
+    doubling,
+    doublings,
+    glorot_uniform,
+    halving,
+    scaled,
+    spectrally_normed,
+)
+from zoo.norms import has_batch_statistics
+from zoo.recipe import load
 
 KERNELS = pytest.mark.parametrize("kernel", [3, 5])
 
@@ -128,3 +148,81 @@ def test_dcgan_normal() -> None:
         assert layer.weight.mean().item() == pytest.approx(mean, abs=1e-3)
         assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05)
         assert not layer.bias.any()
+
+
+@pytest.mark.parametrize("module", [EqualizedConv2d(3, 8, 3, gain=2.0), EqualizedLinear(27, 8, gain=2.0, lr=0.1)])
+def test_equalized_layers_start_at_unit_weights_and_hes_deviation(module: nn.Module) -> None:
+    """Weights are N(0, 1 / lr^2), and scaled in use: outputs of inputs of variance one have variance gain^2."""
+    torch.manual_seed(0)
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    assert weight.std().item() == pytest.approx(10.0 if isinstance(module, nn.Linear) else 1.0, rel=0.2)
+    x = torch.randn(4096, 27)
+    y = module(x) if isinstance(module, nn.Linear) else module(x.view(-1, 3, 3, 3))[..., 1, 1]
+    assert y.std().item() == pytest.approx(2.0, rel=0.2)
+
+
+def test_minibatch_std_is_the_mean_deviation_in_groups() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(6, 3, 4, 4)
+    out = MinibatchStd(group=4)(x)  # of six, groups of three
+    assert out.shape == (6, 4, 4, 4)
+    assert torch.equal(out[:, :3], x)
+    expected = [x[3 * k : 3 * k + 3].var(0, correction=0).add(1e-8).sqrt().mean() for k in (0, 1)]
+    for index in range(6):
+        torch.testing.assert_close(out[index, 3], expected[index // 3].expand(4, 4))
+    x = torch.randn(8, 3, 4, 4)
+    torch.testing.assert_close(MinibatchStd()(x), torch.cat([MinibatchStd()(half) for half in x.chunk(2)]))
+    assert MinibatchStd()(x[:1]).shape == (1, 4, 4, 4)
+    assert has_batch_statistics(MinibatchStd())
+
+
+def test_blur_down_is_three_averages() -> None:
+    """1 1 convolved with itself twice is 1 3 3 1."""
+    x = torch.randn(2, 3, 8, 12, dtype=torch.float64)
+    y = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    expected = F.avg_pool2d(F.avg_pool2d(F.avg_pool2d(y, 2, stride=1), 2, stride=1), 2)
+    torch.testing.assert_close(blur_down(x), expected)
+    torch.testing.assert_close(blur_down(torch.ones(1, 1, 8, 8)), torch.ones(1, 1, 4, 4))
+
+
+def test_blur_up_is_three_to_one() -> None:
+    x = torch.tensor([[[[0.0, 4.0], [0.0, 4.0]]]])
+    torch.testing.assert_close(blur_up(x)[0, 0, 1], torch.tensor([0.0, 1.0, 3.0, 4.0]))
+
+
+@pytest.mark.parametrize("function", [blur_down, blur_up])
+def test_resampling_can_be_differentiated_twice(function: Callable[[Tensor], Tensor]) -> None:
+    x = torch.randn(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x: function(x).square(), (x,))
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(3, 5, 3), nn.ConvTranspose2d(3, 5, 4), nn.Linear(7, 4)])
+def test_spectral_norm_divides_by_the_largest_singular_value(layer: nn.Module) -> None:
+    torch.manual_seed(0)
+    matrix = layer.weight
+    assert isinstance(matrix, Tensor)
+    kernel = matrix.detach().transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else matrix.detach()
+    largest = torch.linalg.svdvals(kernel.flatten(1))[0]
+    before = matrix.detach().clone()
+    net = spectrally_normed(nn.Sequential(layer, nn.BatchNorm2d(5)))
+    for _ in range(100):
+        _ = layer.weight
+    torch.testing.assert_close(layer.weight, before / largest, rtol=1e-3, atol=1e-4)
+    net.eval()
+    assert torch.equal(layer.weight, layer.weight)  # no further iteration
+
+
+def test_spectral_norm_leaves_frozen_layers_alone() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).requires_grad_(False))
+    spectrally_normed(net)
+    assert [type(layer).__name__ for layer in net] == ["ParametrizedLinear", "Linear"]
+    names = list(spectrally_normed(net).state_dict())  # a second time changes nothing
+    assert names == list(spectrally_normed(nn.Sequential(nn.Linear(2, 2), net[1])).state_dict())
+
+
+@pytest.mark.parametrize("name", ["stylegan2-64", "r3gan-64"])
+@pytest.mark.parametrize("side", ["generator", "discriminator"])
+def test_spectral_norm_is_refused_where_weights_have_a_scale_of_their_own(name: str, side: str) -> None:
+    with pytest.raises(ZooError, match=f"{side}.spectral_norm: does not go with"):
+        load(name, [f"{side}.spectral_norm=true"])

@@ -22,6 +22,7 @@ SMALL = {
     "dcgan-256": ["data.resolution=32", "generator.width=0.05", "discriminator.width=0.05"],
     "multires-28": ["generator.width=0.1", "discriminator.width=0.1"],
     "lean-256": ["data.resolution=32", "generator.width=0.1", "discriminator.width=0.1"],
+    "stylegan2-64": ["data.resolution=16", "generator.width=0.05", "discriminator.width=0.05"],
     "stylegan-256": ["data.resolution=16", "generator.width=0.05", "discriminator.width=0.1", "train.batch=8"],
 }
 LENGTHS = [
@@ -95,6 +96,9 @@ CASES = [
         ["penalties.r1.weight=1", "penalties.r1.every=2", "train.precision=bf16", "train.update=simultaneous"],
     ),
     ("dcgan-64", ["optimizer.generator.lr=[[0, 1e-3], [0.1, 1e-4]]", "optimizer.discriminator.name=sgd"]),
+    ("dcgan-64", ["augment={name: ada, speed_kimg: 0.1, target: 0.0}", "train.d_steps=2", "ema.power_std=0.1"]),
+    ("dcgan-64", ["penalties={gp1: {}, lecam: {every: 2}}", "discriminator.spectral_norm=true"]),
+    ("stylegan2-64", ["penalties={path_length: {every: 2}, r1: {every: 4}}"]),
     ("dcgan-256", []),
     ("dcgan-256", ["train.micro_batch=4", "train.precision=bf16"]),
     ("multires-28", []),

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from zoo import data, recipe, seeds
+from zoo.ema import Ema, power_exponent
+from zoo.errors import ZooError
 from zoo.report.pictures import from_uint8
 from zoo.trainer import Trainer
 
@@ -21,10 +23,14 @@ def make(name, *overrides):
 
 
 def by_size():
-    names = {}
-    for name in recipe.list_models():
-        names.setdefault(recipe.load(name).data.resolution, []).append(name)
-    return [pair for group in names.values() for pair in itertools.product(group, group)]
+    """Every two networks by themselves; every pair of two architectures once, at the smallest size that both have."""
+    found = {name: recipe.load(name, ["generator.width=1", "discriminator.width=1"]) for name in recipe.list_models()}
+    alone = {str((one.generator, one.discriminator, one.image)): name for name, one in reversed(found.items())}
+    pairs = {}
+    for (name, one), (other, two) in itertools.product(found.items(), found.items()):
+        if one.data.resolution == two.data.resolution:
+            pairs.setdefault((one.generator.arch, two.generator.arch), (name, other))
+    return [*((name, name) for name in alone.values()), *(pair for pair in pairs.values() if pair[0] != pair[1])]
 
 
 @pytest.mark.parametrize(("generator", "discriminator"), by_size())
@@ -191,6 +197,52 @@ def test_ema_follows_its_half_life_and_keeps_its_own_statistics():
     inside = averaged(z)
     averaged.train()
     torch.testing.assert_close(inside.mean(), averaged(z).mean(), atol=0.02, rtol=0)
+
+
+def test_ema_by_a_power_weighs_each_image_by_it():
+    """The average after n steps, written out (Karras et al. 2024, equation 4)."""
+    std = 0.1
+    exponent = power_exponent(std)
+    assert (exponent + 1) ** 0.5 / (exponent + 2) / (exponent + 3) ** 0.5 == pytest.approx(std)
+    G = recipe.load("dcgan-64", ["data.resolution=8", *THIN]).build()[0]
+    ema = Ema(G, recipe.EmaConfig(power_std=std))
+    values = torch.rand(200)
+    for step, value in enumerate(values, 1):
+        for parameter in G.parameters():
+            parameter.data.fill_(value)
+        ema.update(G, 4 * step, 4)
+    weights = torch.arange(1, 201, dtype=torch.float64) ** exponent
+    expected = (weights * values).sum() / weights.sum()
+    assert next(ema.module.parameters()).flatten()[0].item() == pytest.approx(expected.item(), rel=0.01)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_g_is_updated_after_so_many_batches_of_ds(steps):
+    trainer = make("dcgan-64", *TINY, f"train.d_steps={steps}", "ema.halflife_kimg=0")
+    moved = {"G": [], "D": []}
+    for _ in range(6):
+        before = {side: next(getattr(trainer, side).parameters()).clone() for side in moved}
+        trainer.step()
+        for side, seen in moved.items():
+            seen.append(not torch.equal(before[side], next(getattr(trainer, side).parameters())))
+    assert moved["D"] == [True] * 6
+    assert moved["G"] == [index % steps == steps - 1 for index in range(6)]
+
+
+def test_more_steps_of_d_want_alternating_updates():
+    with pytest.raises(ZooError, match="d_steps: simultaneous updates are one each"):
+        recipe.load("dcgan-64", ["train.d_steps=2", "train.update=simultaneous"])
+
+
+def test_losses_of_ds_own_are_minimised_and_logged():
+    trainer = make("fastgan-64", "data.resolution=32", *THIN, "optimizer.discriminator.lr=2e-3")
+    for _ in range(2):
+        trainer.step()
+    early = trainer.meters.means()["reconstruction"]
+    trainer.meters.reset()
+    for _ in range(30):
+        trainer.step()
+    assert trainer.meters.means()["reconstruction"] < early
 
 
 def test_nan_is_noticed_by_name():

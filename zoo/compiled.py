@@ -28,7 +28,7 @@ class Compiled:
 
     def __init__(self, network: nn.Module, on: bool, say: Callable[[str], None]) -> None:
         self.network, self.say = network, say
-        self._function: Callable[[Tensor], Tensor] | None = None
+        self._function: Callable[[Tensor, Tensor | None], Tensor] | None = None
         self._called = False
         if on:
             import torch._inductor.config as inductor
@@ -36,19 +36,19 @@ class Compiled:
             inductor.fallback_random = True
             self._function = torch.compile(network, dynamic=False)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         if self._function is None:
-            return self.network(x)
+            return self.network(x, label)
         name, start = type(self.network).__name__, time.monotonic()
         if not self._called:
             self.say(f"compiling {name} (once: it is kept for later runs)")
         try:
-            result = self._function(x)
+            result = self._function(x, label)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a compiler, or its absence, may answer
             self.give_up(error)
-            return self.network(x)
+            return self.network(x, label)
         if not self._called:
             self._called = True
             self.say(f"compiled {name} in {time.monotonic() - start:.1f} s")

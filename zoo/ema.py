@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +13,14 @@ from zoo.norms import batch_norms, momentum
 from zoo.recipe import EmaConfig
 
 CALIBRATION_BATCH = 16  # no larger than the smallest batches that nets are trained with: it must fit memory
+
+
+def power_exponent(std: float) -> float:
+    """gamma of a profile proportional to t^gamma on [0, 1] whose standard deviation is ``std`` (Karras et al. 2024,
+    algorithm 2): the largest root of std^2 (g + 2)^2 (g + 3) = g + 1.
+    """
+    s = std**-2
+    return float(np.roots([1, 7, 16 - s, 12 - s]).real.max())
 
 
 class Ema:
@@ -29,7 +38,13 @@ class Ema:
         self._calibrated = False
 
     def decay(self, nimg: int, batch: int) -> float:
-        """What share of the average stays when ``batch`` images were seen, the last of them being the ``nimg``-th."""
+        """What share of the average stays when ``batch`` images were seen, the last of them being the ``nimg``-th.
+
+        With ``power_std`` the weights of the ``n``-th image are averaged by ``n^gamma`` (Karras et al. 2024,
+        arXiv:2312.02696, eq. 4 and 5), so that the average reaches as far back as the run is long.
+        """
+        if self.config.power_std is not None:
+            return max(0.0, 1 - batch / nimg) ** (power_exponent(self.config.power_std) + 1)
         halflife = self.config.halflife_kimg * 1000
         if self.config.ramp is not None:
             halflife = min(halflife, nimg * self.config.ramp)
@@ -41,10 +56,12 @@ class Ema:
         average: list[Tensor] = list(self.module.parameters())
         current: list[Tensor] = list(module.parameters())
         torch._foreach_lerp_(average, current, 1 - self.decay(nimg, batch))
+        for own, other in zip(self.module.buffers(), module.buffers(), strict=True):
+            own.copy_(other)  # such as spectral norm's vectors; statistics of batch norms are measured by `calibrate`
         self._calibrated = False
 
     @torch.no_grad()
-    def calibrate(self, z: Tensor) -> None:
+    def calibrate(self, z: Tensor, label: Tensor | None = None) -> None:
         """Measure the running statistics of batch norms on latents ``z`` (N, dim), before the average is used.
 
         Neither averaged nor copied statistics are those of the averaged weights: after 20 thousand 28 px slices,
@@ -57,7 +74,8 @@ class Ema:
             norm.reset_running_stats()
             norm.train()
         with momentum(self.module, None):
-            for batch in z.split(CALIBRATION_BATCH):
-                self.module(batch)
+            for index, batch in enumerate(z.split(CALIBRATION_BATCH)):
+                own = slice(index * CALIBRATION_BATCH, (index + 1) * CALIBRATION_BATCH)
+                self.module(batch, None if label is None else label[own])
         self.module.eval()
         self._calibrated = True

@@ -19,12 +19,15 @@ ALIKE = 0.99  # cosine between gradients of a recording and of the segment itsel
 
 
 class Part(Protocol):
-    """What goes in (real, z) and comes out of segments."""
+    """What goes in and comes out of segments."""
 
-    real: Tensor
-    z: Tensor
     fake: Tensor | None
     values: list[tuple[tuple[str, ...], Tensor]]
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What goes in, by attribute: the same ones in every step."""
+        ...
 
 
 P = TypeVar("P", bound=Part)
@@ -123,11 +126,11 @@ class Graphs(Generic[P]):
             own.static, own.steps = None, 1
             own.records.clear()
         if own.static is None and own.steps > WARM:
-            fresh: dict[str, Any] = {"real": part.real.clone(), "z": part.z.clone(), "fake": None, "values": []}
-            own.static = type(part)(**{**vars(part), **fresh})
+            fresh: dict[str, Any] = {name: tensor.clone() for name, tensor in part.inputs.items()}
+            own.static = type(part)(**{**vars(part), **fresh, "fake": None, "values": []})
         elif own.static is not None:
-            own.static.real.copy_(part.real)
-            own.static.z.copy_(part.z)
+            for name, tensor in part.inputs.items():
+                own.static.inputs[name].copy_(tensor)
 
     def _record(
         self, own: _Variant[P], name: str, segment: Callable[[P], None], seed: Callable[[], None]

@@ -1,4 +1,4 @@
-"""Blocks and conventions that at least two architectures use, and nothing else.
+"""Blocks and conventions that at least two architectures use, or that the field has a name for.
 
 Three of the original projects were written in Keras. What that means here is decided once:
 
@@ -16,11 +16,15 @@ Three of the original projects were written in Keras. What that means here is de
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from einops.layers.torch import Rearrange
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
 
 KERAS_NORM: dict[str, Any] = {"momentum": 0.01, "eps": 1e-3}
 
@@ -88,6 +92,210 @@ class Dense(nn.Linear):
             return super().forward(input)
         with torch.autocast(input.device.type, enabled=False):
             return super().forward(input.to(self.weight.dtype))
+
+
+class EqualizedConv2d(nn.Conv2d):
+    """A convolution whose weights are N(0, 1) and scaled when used, by ``gain`` / sqrt(fan in): all learn at one speed
+    under Adam (Karras et al. 2018, arXiv:1710.10196, section 4.1). Biases begin at 0.
+    """
+
+    def __init__(self, channels: int, out: int, kernel: int, *, gain: float = 1.0, bias: bool = True) -> None:
+        super().__init__(channels, out, kernel, padding=kernel // 2, bias=bias)
+        self.gain = gain / math.sqrt(channels * kernel**2)
+        nn.init.normal_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.conv2d(input, self.weight * self.gain, self.bias, padding=self.padding)
+
+
+class EqualizedLinear(nn.Linear):
+    """A dense layer like :class:`EqualizedConv2d`; ``lr`` slows it further (as a mapping network is), ``start`` is the
+    bias it begins with.
+    """
+
+    def __init__(self, inside: int, out: int, *, gain: float = 1.0, lr: float = 1.0, start: float = 0.0) -> None:
+        super().__init__(inside, out)
+        self.gain, self.lr = gain * lr / math.sqrt(inside), lr
+        nn.init.normal_(self.weight, std=1 / lr)
+        nn.init.constant_(self.bias, start / lr)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.weight * self.gain, self.bias * self.lr)
+
+
+class MinibatchStd(nn.Module):
+    """One more channel: the standard deviation over groups of images, averaged over places and channels (Karras et al.
+    2018, section 3), so that D sees whether a batch is varied.
+
+    Args:
+        group: neighbours a group, at most; fewer where that does not divide a batch.
+    """
+
+    batch_statistics = True
+
+    def __init__(self, group: int = 4) -> None:
+        super().__init__()
+        self.group = group
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (N, C, H, W) to (N, C + 1, H, W)."""
+        n, _, h, w = x.shape
+        group = max(size for size in range(1, min(self.group, n) + 1) if n % size == 0)
+        groups = x.float().unflatten(0, (n // group, group))  # the same ones in any part of whole groups
+        std = (groups.var(1, correction=0) + 1e-8).sqrt().mean((1, 2, 3))
+        channel = std.repeat_interleave(group)[:, None, None, None].expand(n, 1, h, w).to(x.dtype)
+        return torch.cat([x, channel], 1)
+
+
+def one_hot(label: Tensor | None, classes: int) -> Tensor:
+    """(N,) int64 to (N, classes) int64 of zeros and ones.
+
+    Raises:
+        ValueError: no label.
+    """
+    return F.one_hot(told(label), classes)
+
+
+def told(label: Tensor | None) -> Tensor:
+    """``label``, by a network that cannot do without.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if label is None:
+        raise ValueError("a network with classes takes labels")
+    return label
+
+
+class GatedLinearUnit(nn.Module):
+    """(N, 2 c, H, W) to (N, c, H, W): the first half times the sigmoid of the second (Dauphin et al. 2017).
+
+    ``nn.GLU``, whose gradient forgets the layout of its input: on a CPU, the batch norm before it then took ten times
+    as long with channels last.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = x.chunk(2, dim=1)
+        return value * gate.sigmoid()
+
+
+def gated(channels: int, out: int, *, double: bool) -> nn.Sequential:
+    """3 x 3 convolution, batch norm and gated linear unit: (N, channels, h, w) to
+    (N, out, h, w), at twice the resolution (nearest neighbours) where ``double``.
+    """
+    return nn.Sequential(
+        nn.Upsample(scale_factor=2) if double else nn.Identity(),
+        nn.Conv2d(channels, 2 * out, 3, padding=1, bias=False),
+        nn.BatchNorm2d(2 * out),
+        GatedLinearUnit(),
+    )
+
+
+class SkipLayerExcitation(nn.Module):
+    """Small maps gate the channels of large ones (Liu et al. 2021, equation 2)."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        self.gates = nn.Sequential(
+            nn.AdaptiveAvgPool2d(4),
+            nn.Conv2d(channels, out, 4),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(out, out, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, small: Tensor, large: Tensor) -> Tensor:
+        """``large`` (N, out, H, W), each channel times a number in (0, 1) that ``small`` (N, channels, h, w) sets."""
+        return large * self.gates(small)
+
+
+class ExcitedBody(nn.Module):
+    """Latents to an image by gated convolutions, doubling by doubling from 4 x 4, with skip-layer excitation from
+    every resolution to the one sixteen times as large (Liu et al. 2021, figure 3). The output is linear.
+
+    Args:
+        latent: numbers an image is made from.
+        channels: of the image.
+        resolution: of the image, a power of two from 8 up.
+        base: channels at 128 px; 64 px and 32 px have twice as many, each halving below doubles them.
+        deep: every other doubling, the first included, has a second convolution.
+    """
+
+    def __init__(self, latent: int, channels: int, resolution: int, base: float, *, deep: bool) -> None:
+        super().__init__()
+        sizes = [4 << count for count in range(doublings(resolution, "a generator with skip-layer excitation") + 1)]
+        widths = [scaled(64 if size < 64 else 128, base / size) for size in sizes]
+        self.start = nn.Sequential(
+            Rearrange("n c -> n c 1 1"),
+            nn.ConvTranspose2d(latent, 2 * widths[0], 4, bias=False),  # 1 x 1 to 4 x 4
+            nn.BatchNorm2d(2 * widths[0]),
+            GatedLinearUnit(),
+        )
+        self.blocks = nn.ModuleList()
+        for index, (inside, out) in enumerate(pairwise(widths)):
+            block = gated(inside, out, double=True)
+            if deep and index % 2 == 0:
+                block.extend(gated(out, out, double=False))
+            self.blocks.append(block)
+        pairs = zip(widths, widths[4:], strict=False)
+        self.excitations = nn.ModuleList(SkipLayerExcitation(inside, out) for inside, out in pairs)
+        self.to_image = nn.Conv2d(widths[-1], channels, 3, padding=1)
+        self.apply(glorot_uniform)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(N, latent) to (N, channels, resolution, resolution)."""
+        maps = [self.start(z)]
+        for index, block in enumerate(self.blocks, start=1):
+            x = block(maps[-1])
+            if index >= 4:
+                x = self.excitations[index - 4](maps[index - 4], x)
+            maps.append(x)
+        return self.to_image(maps[-1])
+
+
+def blur_down(x: Tensor) -> Tensor:
+    """(N, C, 2h, 2w) to (N, C, h, w): the filter 1 3 3 1 both ways, every second value (Zhang 2019, arXiv:1904.11486).
+
+    As two products with a matrix of h rows, whose gradients of any order are products too: on CPUs twice as fast as
+    pooling and twenty times as a convolution of single channels, whose gradient is slow. Borders are continued.
+    """
+    n, c, height, width = x.shape
+    y = _halves(height, x) @ x.permute(0, 2, 3, 1).reshape(n, height, width * c)
+    y = _halves(width, x) @ y.reshape(n * (height // 2), width, c)
+    return y.view(n, height // 2, width // 2, c).permute(0, 3, 1, 2)
+
+
+def _halves(size: int, like: Tensor) -> Tensor:
+    """(size / 2, size): the filter at every second place."""
+    place = torch.arange(size, device=like.device)
+    centre = 2 * torch.arange(size // 2, device=like.device)[:, None]
+    rows = torch.zeros(size // 2, size, device=like.device)
+    for offset, weight in zip((-1, 0, 1, 2), (0.125, 0.375, 0.375, 0.125), strict=True):
+        rows = rows + weight * ((centre + offset).clamp(0, size - 1) == place)
+    return rows.to(like.dtype)
+
+
+def blur_up(x: Tensor) -> Tensor:
+    """(N, C, h, w) to (N, C, 2h, 2w): every value is 1/4 of its neighbour and 3/4 of its own, both ways: the filter
+    1 3 3 1, which is bilinear interpolation. Borders are continued.
+    """
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+def spectrally_normed(network: nn.Module) -> nn.Module:
+    """``network``, every convolution and dense layer divided by its largest singular value, which one step of power
+    iteration a forward pass follows (Miyato et al. 2018, arXiv:1802.05957, section 2.1). In place.
+
+    Frozen layers are left alone, and those that are normed already; so is what norms do.
+    """
+    kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+    found = [m for m in network.modules() if isinstance(m, kinds) and not parametrize.is_parametrized(m)]
+    for module in [m for m in found if m.weight.requires_grad]:
+        dim = 1 if isinstance(module, nn.ConvTranspose2d) else 0
+        parametrizations.spectral_norm(module, dim=dim)
+    return network
 
 
 class Dropout(nn.Dropout):

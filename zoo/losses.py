@@ -24,12 +24,14 @@ class Loss:
         generator: ``(real_logits, fake_logits)`` to what G minimises; ``real_logits`` is None unless ``needs_real``.
         needs_real: G's side compares with real logits, so they are computed in its phase too.
         smooths: D's side has labels to smooth.
+        zero: logits are measured from 0, so that their sign is a verdict.
     """
 
     discriminator: Callable[[Tensor, Tensor, float], Tensor]
     generator: Callable[[Tensor | None, Tensor], Tensor]
     needs_real: bool = False
     smooths: bool = False
+    zero: bool = True
 
 
 def nonsaturating_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -85,8 +87,8 @@ LOSSES = {
     "nonsaturating": Loss(discriminator=nonsaturating_d, generator=nonsaturating_g, smooths=True),
     "least_squares": Loss(discriminator=least_squares_d, generator=least_squares_g),
     "hinge": Loss(discriminator=hinge_d, generator=wasserstein_g),
-    "wasserstein": Loss(discriminator=wasserstein_d, generator=wasserstein_g),
-    "relativistic": Loss(discriminator=relativistic_d, generator=relativistic_g, needs_real=True),
+    "wasserstein": Loss(discriminator=wasserstein_d, generator=wasserstein_g, zero=False),
+    "relativistic": Loss(discriminator=relativistic_d, generator=relativistic_g, needs_real=True, zero=False),
 }
 
 

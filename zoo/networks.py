@@ -7,8 +7,10 @@ Discriminators return logits: where an original ended in a sigmoid, the sigmoid 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from types import MappingProxyType
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -17,10 +19,18 @@ from zoo.schema import Positive
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSpec:
-    """What pictures are: square, ``resolution`` pixels a side, with 1 (grey), 3 (RGB) or any number of channels."""
+    """What pictures are: square, ``resolution`` pixels a side, with 1 (grey), 3 (RGB) or any number of channels; and of
+    which classes, as shares of the set, where networks are told them.
+    """
 
     resolution: int
     channels: int
+    shares: tuple[float, ...] = ()
+
+    @property
+    def classes(self) -> int:
+        """How many classes; 0: networks are told none."""
+        return len(self.shares)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +44,13 @@ class LatentSpec:
 class NetworkConfig:
     """What every network can be told. Architectures add their own fields; all are plain data and round-trip to YAML."""
 
+    conditional: ClassVar[bool] = False  # whether the network can be told classes
+    spectral: ClassVar[bool] = (
+        True  # whether spectral norm suits it: not where weights are scaled in use, or begin at 0
+    )
+
     width: Positive = 1.0  # scales every channel count inside the network (see zoo.layers.scaled)
+    spectral_norm: bool = False  # weights divided by their largest singular values (see zoo.layers.spectrally_normed)
 
     def validate(self, image: ImageSpec) -> None:
         """Refuse pictures this network cannot make or judge.
@@ -59,7 +75,9 @@ class Generator(nn.Module):
         self.latent = latent
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        """``z`` (N, latent.dim) to images (N, C, H, W) aiming at [-1, 1]."""
+        """``z`` (N, latent.dim), and ``label`` (N,) int64 where there are classes, to images (N, C, H, W) aiming at
+        [-1, 1].
+        """
         raise NotImplementedError
 
 
@@ -68,7 +86,13 @@ class Discriminator(nn.Module):
 
     Attributes:
         image: the pictures it judges.
+        auxiliary: weights of losses of its own, by name, which :meth:`judged` gives.
+        pretrained: its submodules that begin with timm's weights: their names, and timm's. Building a network reads
+            no file (see ``zoo.weights.load_pretrained``).
     """
+
+    auxiliary: Mapping[str, float] = MappingProxyType({})
+    pretrained: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, config: NetworkConfig, image: ImageSpec) -> None:
         super().__init__()
@@ -79,6 +103,10 @@ class Discriminator(nn.Module):
         """Images (N, C, H, W) in [-1, 1] to logits (N,), or (N, ...) where there are several verdicts an image."""
         raise NotImplementedError
 
+    def judged(self, x: Tensor, label: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits of real images, and a scalar for every name in ``auxiliary``, from one pass; in D's own phase."""
+        return self(x, label), {}
+
 
 @runtime_checkable
 class StyleGenerator(Protocol):
@@ -86,7 +114,7 @@ class StyleGenerator(Protocol):
 
     num_styles: int  # how many layers or blocks take a style of their own
 
-    def mapping(self, z: Tensor) -> Tensor:
+    def mapping(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         """``z`` (N, latent.dim) to styles w (N, width of w)."""
         ...
 

@@ -4,15 +4,17 @@ is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.losses import LOSSES
-from zoo.penalties import PENALTIES
+from zoo.networks import Generator
+from zoo.penalties import PENALTIES, Differentiated
 from zoo.recipe import Recipe
 from zoo.schedule import Schedule
 
@@ -30,6 +32,11 @@ class Step:
         real_logits: D's verdicts on ``real``; None like it.
         fake_logits: D's verdicts on ``fake``.
         nimg: images seen before this step, for schedules.
+        z: (N, dim), what ``fake`` was made of.
+        label: (N,) int64, the class of both; None where there are no classes.
+        auxiliary: D's own losses on ``real`` (see ``zoo.networks.Discriminator.judged``), in its own phase.
+        judge: D, through the augmentation that ``real`` went through.
+        G: the generator.
     """
 
     real: Tensor | None
@@ -37,6 +44,11 @@ class Step:
     real_logits: Tensor | None
     fake_logits: Tensor
     nimg: int
+    z: Tensor | None = None
+    label: Tensor | None = None
+    auxiliary: dict[str, Tensor] = field(default_factory=dict)
+    judge: Callable[[Tensor], Tensor] | None = None
+    G: Generator | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +60,7 @@ class Term:
     function: Callable[[Step], Tensor]
     weight: Schedule
     every: int = 1
-    differentiates: Literal["real", "fake"] | None = None  # images whose gradient it takes
+    differentiates: Differentiated | None = None  # with respect to what it takes a gradient
 
     def due(self, iteration: int) -> bool:
         return iteration % self.every == 0
@@ -57,15 +69,21 @@ class Term:
 class Objective:
     """The terms of a recipe.
 
+    Args:
+        recipe: what to minimise.
+        auxiliary: weights of losses that D has of its own.
+
     Attributes:
         needs_real: G's phase wants real logits too.
+        memory: of the terms that remember something from step to step.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, auxiliary: Mapping[str, float] | None = None) -> None:
         loss = LOSSES[recipe.loss.name]
         smoothing = recipe.loss.label_smoothing
         one = Schedule.parse(1.0)
         self.needs_real = loss.needs_real
+        self.d_steps = recipe.train.d_steps
         self.terms = [
             Term(
                 name="loss_d",
@@ -80,11 +98,47 @@ class Objective:
                 weight=one,
             ),
         ]
-        self.terms += [_penalty_term(name, config.weight, config.every) for name, config in recipe.penalties.items()]
+        self.memory = nn.ModuleDict()
+        self.auxiliary = tuple(auxiliary or ())
+        for name, weight in (auxiliary or {}).items():
+            self.terms.append(Term(name=name, phase="D", function=_own(name), weight=Schedule.parse(weight)))
+        for name, config in recipe.penalties.items():
+            penalty = PENALTIES[name]
+            usual = penalty.weight(recipe.data.resolution, recipe.train.batch)
+            function = penalty.make()
+            if isinstance(function, nn.Module):
+                self.memory[name] = function
+            self.terms.append(
+                Term(
+                    name=name,
+                    phase=penalty.phase,
+                    function=function,
+                    weight=config.weight if config.weight is not None else Schedule.parse(usual),
+                    every=config.every,
+                    differentiates=penalty.differentiates,
+                )
+            )
 
-    def due(self, phase: Phase, iteration: int) -> list[Term]:
-        """The terms that count in this phase of this step."""
+    def due(self, phase: Phase, step: int) -> list[Term]:
+        """The terms that count in this phase of this step; G's count the steps in which it is updated."""
+        iteration = step if phase == "D" else step // self.d_steps
         return [term for term in self.terms if term.phase == phase and term.due(iteration)]
+
+    @property
+    def period(self) -> int:
+        """Steps after which the same terms are due again."""
+        return math.lcm(*(term.every * (self.d_steps if term.phase == "G" else 1) for term in self.terms))
+
+    def forget(self, phase: str) -> None:
+        """What terms of ``phase`` (D, G or both) have seen in this step counts for nothing: it is tried again."""
+        for term in self.terms:
+            if term.name in self.memory and phase in (term.phase, "both"):
+                self.memory[term.name].seen.zero_()  # type: ignore[operator]
+
+    def settle(self) -> None:
+        """A step is over: memories move by what all processes saw in it."""
+        for module in self.memory.values():
+            module.settle()  # type: ignore[operator]
 
 
 def evaluate(terms: list[Term], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
@@ -98,15 +152,8 @@ def evaluate(terms: list[Term], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
     return total, values
 
 
-def _penalty_term(name: str, weight: Schedule, every: int) -> Term:
-    penalty = PENALTIES[name]
-
-    def function(step: Step) -> Tensor:
-        if penalty.images == "real":
-            return penalty.function(_given(step.real), _given(step.real_logits))
-        return penalty.function(step.fake, step.fake_logits)
-
-    return Term(name=name, phase="D", function=function, weight=weight, every=every, differentiates=penalty.images)
+def _own(name: str) -> Callable[[Step], Tensor]:
+    return lambda step: step.auxiliary[name]
 
 
 def _given(value: Tensor | None) -> Tensor:

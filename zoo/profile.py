@@ -62,7 +62,7 @@ def profile(trainer: Trainer, seconds: float = 10.0) -> Profile:
 
     Whatever the networks had learnt is changed by it: the trainer is of no use afterwards.
     """
-    period = max((term.every for term in trainer.objective.terms), default=1)
+    period = trainer.objective.period
     for _ in range(WARM * period):
         trainer.step()
     alone, _ = _timed(trainer, seconds, period)

@@ -3,12 +3,13 @@
 A recipe becomes a :class:`Recipe` in four strict steps: the file is read, ``--set a.b=v`` is applied, architectures
 are looked up, and frozen dataclasses are built, ``generator:`` and ``discriminator:`` by the configs of their own
 architectures. What does not fit fails here, with its dotted path, and never at step 1. This module is the only reader
-of YAML, and imports torch only where an architecture is looked up.
+of YAML (:func:`read_yaml`), and imports torch only where an architecture is looked up.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import fnmatch
 import functools
 import hashlib
@@ -50,6 +51,12 @@ class DataConfig:
     holdout: Share = 0.1  # share of the subjects never trained on, where the data bring no splits of their own
     order: Literal["shuffle", "replacement"] = "shuffle"  # every image once an epoch, or drawn with replacement
     xflip: bool = False  # mirror half of the images (loses laterality)
+    labels: str | None = None  # where classes are from: "folder", or a column of the set's manifest; null: nowhere
+    classes: dict[str, Share] = field(default_factory=dict)  # shares of the training images; {}: found in them
+
+    def __post_init__(self) -> None:
+        if self.classes and self.labels is None:
+            raise ValueError("classes want labels beside them: folder, or a column of the set's manifest")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +82,36 @@ class LossConfig:
 class PenaltyConfig:
     """A regulariser (see ``zoo.penalties``)."""
 
-    weight: Schedule
+    weight: Schedule | None = None  # null: the penalty's own default; of r1 and r2, by resolution and batch
     every: Count = (
         1  # steps between applications; the weight is multiplied by it, so that strength does not depend on it
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """What images go through before D sees them (see ``zoo.augment``)."""
+
+    name: Literal["diffaugment", "ada"]  # always; or as often as overfitting asks for
+    policy: tuple[Literal["translation", "brightness", "contrast", "cutout", "xflip"], ...] = (
+        "translation",
+        "brightness",
+        "contrast",
+    )
+    images: tuple[Literal["real", "fake"], ...] = ("real", "fake")
+    target: Share = 0.6  # ada: the mean sign of D's logits on real images that is aimed at
+    speed_kimg: Positive = 500.0  # ada: thousands of images in which p could rise from 0 to 1
+    most: Annotated[float, Range(low=0, below=1)] = 0.8  # ada: the highest p; what always happens is learnt as real
+
+    def __post_init__(self) -> None:
+        if set(self.images) != {"real", "fake"}:
+            seen = " and ".join(self.images) or "none"
+            raise ValueError(
+                f"images: must be [real, fake], not {seen} alone: what D sees on one side only tells the sides apart, "
+                "and G would learn to make it"
+            )
+        if not self.policy:
+            raise ValueError("policy: names no transformation; leave the whole section out to augment nothing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +137,9 @@ class EmaConfig:
 
     halflife_kimg: NonNegative = 10.0  # thousands of images after which a weight's share has halved; 0: no averaging
     ramp: Positive | None = 0.05  # the half-life is at most this share of the images seen so far
+    power_std: Annotated[float, Range(above=0, below=0.28)] | None = (
+        None  # instead of both: a power of the images seen, of this width relative to all of them
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +150,7 @@ class TrainConfig:
     batch: Count
     micro_batch: Count | None = None  # images at once; gradients accumulate to the batch; null: the whole batch
     update: Literal["simultaneous", "alternating"] = "alternating"  # see zoo.trainer
+    d_steps: Count = 1  # batches D is shown for each update of G
     precision: Precision = "auto"  # of forward passes; auto: bf16 where the hardware computes with it
     sync_batch_norm: bool = True  # batch norms see the batch of all processes, not each its own part
     seed: int = 0
@@ -130,6 +167,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.micro_batch is not None and self.batch % self.micro_batch:
             raise ValueError(f"micro_batch {self.micro_batch} does not divide batch {self.batch}")
+        if self.d_steps > 1 and self.update == "simultaneous":
+            raise ValueError("d_steps: simultaneous updates are one each; more of D's want update: alternating")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +204,7 @@ class Recipe:
     discriminator: NetworkChoice
     loss: LossConfig = field(default_factory=LossConfig)
     penalties: dict[str, PenaltyConfig] = field(default_factory=dict)
+    augment: AugmentConfig | None = None
     optimizer: OptimizersConfig
     ema: EmaConfig = field(default_factory=EmaConfig)
     train: TrainConfig
@@ -177,21 +217,22 @@ class Recipe:
 
     @property
     def image(self) -> ImageSpec:
-        from zoo.networks import ImageSpec
-
-        return ImageSpec(resolution=self.data.resolution, channels=self.data.channels)
+        return _image(self.data)
 
     def build(self, device: str = "cpu") -> tuple[Generator, Discriminator]:
         """Both networks with fresh weights on ``device``; ``"meta"`` builds shapes without memory."""
         import torch
 
+        from zoo.layers import spectrally_normed
         from zoo.registry import architecture
 
         with torch.device(device):
-            return (
-                architecture(self.generator.arch).generator(self.generator.config, self.image),  # type: ignore[call-arg]
-                architecture(self.discriminator.arch).discriminator(self.discriminator.config, self.image),
-            )
+            G = architecture(self.generator.arch).generator(self.generator.config, self.image)  # type: ignore[call-arg]
+            D = architecture(self.discriminator.arch).discriminator(self.discriminator.config, self.image)
+            for network, choice in ((G, self.generator), (D, self.discriminator)):
+                if choice.config.spectral_norm:
+                    spectrally_normed(network)
+        return G, D
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data with every default filled in; :func:`from_dict` reads it back."""
@@ -202,12 +243,15 @@ class Recipe:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Hash of what changes numbers: not names, length, cadences, speed or what is kept."""
-        content = self.to_dict()
+        """Hash of what changes numbers: not names, length, cadences, speed or what is kept.
+
+        Of what differs from the defaults, so that a key that is new in zoo leaves older recipes what they were.
+        """
+        content = _unusual(self)
         for key in ("name", "source", "speed", "parameters"):
-            del content[key]
+            content.pop(key, None)
         for key in _NO_NUMBERS:
-            del content["train"][key]
+            content["train"].pop(key, None)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def with_(self, *overrides: str) -> Recipe:
@@ -229,7 +273,7 @@ def list_models(pattern: str = "*") -> list[str]:
 def summaries(pattern: str = "*") -> Iterator[dict[str, Any]]:
     """What ``zoo list`` shows of each recipe, read from the YAML alone: no network is built, torch is not imported."""
     for name in list_models(pattern):
-        data = _read(RECIPES / f"{name}.yaml")
+        data = read_yaml(RECIPES / f"{name}.yaml")
         generator = _section(data, "generator")
         counts = data.get("parameters", {})
         yield {
@@ -251,7 +295,7 @@ def load(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         ZooError: no such recipe or file, unreadable YAML, or something in it does not fit: one line.
     """
     path = find(name)
-    return from_dict(_read(path), overrides, where=path.stem if path.parent == RECIPES else str(path))
+    return from_dict(read_yaml(path), overrides, where=path.stem if path.parent == RECIPES else str(path))
 
 
 def create(name: str | Path | Recipe, *overrides: str, device: str = "cpu") -> tuple[Generator, Discriminator]:
@@ -306,6 +350,7 @@ def from_dict(data: Mapping[str, Any], overrides: Sequence[str] = (), *, where: 
 def _build(content: dict[str, Any]) -> Recipe:
     from zoo.losses import LOSSES
     from zoo.penalties import PENALTIES
+    from zoo.registry import architecture
 
     data = build(DataConfig, content.get("data", {}), "data")
     networks = {side: _network(side, content[side], data) for side in ("generator", "discriminator")}
@@ -313,13 +358,39 @@ def _build(content: dict[str, Any]) -> Recipe:
     _choose("loss.name", recipe.loss.name, LOSSES)
     if recipe.loss.label_smoothing and not LOSSES[recipe.loss.name].smooths:
         raise SchemaError("loss.label_smoothing", f"the {recipe.loss.name} loss has no labels to smooth; leave it at 0")
+    if recipe.augment is not None and recipe.augment.name == "ada" and not LOSSES[recipe.loss.name].zero:
+        raise SchemaError("augment.name", f"ada goes by the sign of logits, which means nothing to {recipe.loss.name}")
     for name in recipe.penalties:
         _choose("penalties", name, PENALTIES)
+        if PENALTIES[name].needs_styles and not hasattr(architecture(recipe.generator.arch).generator, "mapping"):
+            raise SchemaError(f"penalties.{name}", f"{recipe.generator.arch} has no styles (a mapping network)")
     return recipe
 
 
-def _network(side: str, section: dict[str, Any], data: DataConfig) -> NetworkChoice:
+def _image(data: DataConfig) -> ImageSpec:
     from zoo.networks import ImageSpec
+
+    # Networks must know that there are classes before a set has been looked at: one, until it has.
+    shares = tuple(data.classes.values()) or ((1.0,) if data.labels is not None else ())
+    return ImageSpec(resolution=data.resolution, channels=data.channels, shares=shares)
+
+
+def _unusual(value: Any) -> Any:
+    """Plain data of a dataclass without what is as its defaults have it."""
+    if isinstance(value, NetworkChoice):
+        return {"arch": value.arch, **_unusual(value.config)}
+    if not dataclasses.is_dataclass(value) or hasattr(value, "plain"):
+        return {key: _unusual(item) for key, item in value.items()} if isinstance(value, dict) else plain(value)
+    found = {}
+    for each in dataclasses.fields(value):
+        own = getattr(value, each.name)
+        usual = each.default_factory() if each.default_factory is not dataclasses.MISSING else each.default
+        if usual is dataclasses.MISSING or own != usual:
+            found[each.name] = _unusual(own)
+    return found
+
+
+def _network(side: str, section: dict[str, Any], data: DataConfig) -> NetworkChoice:
     from zoo.registry import architecture, list_architectures
 
     arch = section.pop("arch", None)
@@ -328,8 +399,13 @@ def _network(side: str, section: dict[str, Any], data: DataConfig) -> NetworkCho
     _choose(f"{side}.arch", arch, list_architectures())
     kind = getattr(architecture(arch), f"{side}_config")
     config = build(kind, section, side)
+    if config.spectral_norm and not kind.spectral:
+        raise SchemaError(f"{side}.spectral_norm", f"does not go with {arch}, which scales its weights itself")
+    if data.labels is not None and not kind.conditional:
+        able = ", ".join(a for a in list_architectures() if getattr(architecture(a), f"{side}_config").conditional)
+        raise SchemaError("data.labels", f"the {side} of {arch} takes no classes; these do: {able}")
     try:
-        config.validate(ImageSpec(resolution=data.resolution, channels=data.channels))
+        config.validate(_image(data))
     except ValueError as error:
         raise SchemaError("data.resolution", str(error)) from None
     return NetworkChoice(arch=arch, config=config)
@@ -341,7 +417,7 @@ def _section(content: dict[str, Any], side: str, seen: tuple[str, ...] = ()) -> 
     if isinstance(section, str):
         if section in seen:
             raise SchemaError(side, f"goes round in a circle: {' -> '.join((*seen, section))}")
-        other = _read(find(section))
+        other = read_yaml(find(section))
         taken = _section(other, side, (*seen, section))
         taken.setdefault("arch", other.get("arch"))
         return taken
@@ -375,7 +451,12 @@ def _choose(path: str, name: str, choices: Any) -> None:
         raise SchemaError(path, f"must be one of {', '.join(choices)}, not {name!r}{nearest(str(name), choices)}")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, what: str = "a recipe") -> dict[str, Any]:
+    """The mapping in a YAML file, in which each key stands once.
+
+    Raises:
+        ZooError: it cannot be read, is not YAML, or holds no mapping, as ``what`` does.
+    """
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
@@ -385,7 +466,7 @@ def _read(path: Path) -> dict[str, Any]:
         line = f", line {mark.line + 1}" if mark else ""
         raise ZooError(f"{path}{line}: is not YAML ({getattr(error, 'problem', None) or 'not text'})") from None
     if not isinstance(data, dict):
-        raise ZooError(f"{path}: a recipe is a mapping of keys to values")
+        raise ZooError(f"{path}: {what} is a mapping of keys to values")
     return data
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -45,9 +45,21 @@ def latents(seed: int, nimg: int, batch: int, dim: int) -> Tensor:
     return torch.randn(batch, dim, generator=generator(seed, "latents", nimg))
 
 
-def fixed_latents(seed: int, count: int, dim: int) -> Tensor:
-    """Standard normal (count, dim), a row for each (seed, index): the first rows do not depend on ``count``."""
-    return torch.stack([torch.randn(dim, generator=generator(seed, "sample", index)) for index in range(count)])
+def fixed_latents(seed: int, count: int, dim: int, *, first: int = 0) -> Tensor:
+    """Standard normal (count, dim), a row for each (seed, index) from index ``first`` on: the first rows do not depend
+    on ``count``.
+    """
+    places = range(first, first + count)
+    return torch.stack([torch.randn(dim, generator=generator(seed, "sample", index)) for index in places])
+
+
+def fixed_labels(seed: int, count: int, shares: Sequence[float], first: int = 0) -> Tensor | None:
+    """int64 (count,) classes, a draw for each (seed, index) from ``first`` on; None where there are none."""
+    if not shares:
+        return None
+    edges = np.cumsum(shares) / np.sum(shares)
+    u = [derive(seed, "label", index) / 2**63 for index in range(first, first + count)]
+    return torch.from_numpy(np.searchsorted(edges, u, side="right").clip(max=len(shares) - 1))
 
 
 class Order:

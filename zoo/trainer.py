@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo import dist, seeds
+from zoo.augment import PASSES, Ada, augmented, draw
 from zoo.compiled import Compiled, is_compilers
 from zoo.data import Dataset
 from zoo.data.feed import Feed, Positions
@@ -54,6 +55,8 @@ class Part:
     Attributes:
         real: images.
         z: latents.
+        label: classes of both, where there are any.
+        draws: what augmentation does to each, where there is one (see ``zoo.augment.draw``).
         share: of the global batch.
         index: its number in the global batch.
         fake: what G made of ``z``, with its graph where G learns from it.
@@ -64,8 +67,16 @@ class Part:
     z: Tensor
     share: float
     index: int
+    label: Tensor | None = None
+    draws: Tensor | None = None
     fake: Tensor | None = None
     values: list[tuple[tuple[str, ...], Tensor]] = field(default_factory=list)
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What it brings along, by attribute."""
+        own = {"real": self.real, "z": self.z, "label": self.label, "draws": self.draws}
+        return {name: tensor for name, tensor in own.items() if tensor is not None}
 
 
 class Trainer:
@@ -108,7 +119,9 @@ class Trainer:
             "G": _optimizer(recipe.optimizer.generator, self.G, fused=self.speed.fused),
             "D": _optimizer(recipe.optimizer.discriminator, self.D, fused=self.speed.fused),
         }
-        self.objective = Objective(recipe)
+        self.objective = Objective(recipe, self.D.auxiliary)
+        self.objective.memory.to(device)
+        self.ada = Ada(recipe.augment) if recipe.augment is not None and recipe.augment.name == "ada" else None
         self.meters = Meters()
         self.nimg = 0
         self._order = seeds.Order(recipe.train.seed, len(data.train), replacement=recipe.data.order == "replacement")
@@ -123,23 +136,27 @@ class Trainer:
         }
         self._graphs: Graphs[Part] | None = None
         if self.speed.cuda_graphs:
-            self._graphs = Graphs([self.G, self.D], self.reporter.say)
+            self._graphs = Graphs([self.G, self.D, self.objective.memory], self.reporter.say)
 
     def step(self) -> None:
         """Show both networks one batch."""
         config = self.recipe.train
         self._set_learning_rates()
         with self.stopwatch("data"):
-            real, z = self._batch()
+            batch = self._batch()
         if config.update == "simultaneous":
-            self._phase("both", real, z, self._segment_both)
+            self._phase("both", batch, self._segment_both)
             self._update("D")
             self._update("G")
         else:
-            parts = self._phase("D", real, z, self._segment_d)
+            parts = self._phase("D", batch, self._segment_d)
             self._update("D")
-            self._phase("G", real, z, self._segment_g, parts)
-            self._update("G")
+            if self._moves_g:
+                self._phase("G", batch, self._segment_g, parts)
+                self._update("G")
+        self.objective.settle()
+        if self.ada is not None:
+            self.ada.stepped(config.batch)
         self.nimg += config.batch
         with self.stopwatch("ema"):
             self.ema.update(self.G, self.nimg, config.batch)
@@ -147,8 +164,7 @@ class Trainer:
     def _phase(
         self,
         name: str,
-        real: Tensor,
-        z: Tensor,
+        batch: Part,
         segment: Callable[[Part], None],
         before: list[Part] | None = None,
     ) -> list[Part]:
@@ -156,8 +172,7 @@ class Trainer:
 
         Args:
             name: D, G or both.
-            real: (N, C, H, W), this process's part of the batch.
-            z: (N, dim), the same.
+            batch: this process's part of it.
             segment: what is done with a micro-batch.
             before: the parts of an earlier phase, whose fakes may still have their graph.
 
@@ -167,7 +182,7 @@ class Trainer:
         while True:
             fits = True
             try:
-                parts = before if before is not None and len(before) == 1 else list(self._parts(real, z))
+                parts = before if before is not None and len(before) == 1 else list(self._parts(batch))
                 self._run(name, parts, segment)
                 break
             except RuntimeError as error:
@@ -180,13 +195,17 @@ class Trainer:
                 part.fake = None  # what its graph holds may be what there was no room for
             parts, before = [], None
             self._forget_gradients()
+            self.objective.forget(name)
             if self._graphs is not None:
                 self._graphs.reset()
             if not fits and not self._made_room():
-                self._shrink(name, real, z, segment)
+                self._shrink(name, batch, segment)
         for part in parts:
             for names, vector in part.values:
                 self.meters.add(names, vector, part.share)
+                if self.ada is not None and "d_sign" in names:
+                    self.ada.saw(vector[names.index("d_sign")], part.share)
+                    self.meters.add(("ada_p",), torch.full((1,), self.ada.p, device=self.device), part.share)
             part.values = []
         return parts
 
@@ -194,7 +213,8 @@ class Trainer:
         whole = len(parts) == 1
         for part in parts:
             if name != "both" and part.fake is None:
-                self._segment("fakes", part, lambda one: self._segment_fakes(one, graph=name == "G" or whole), whole)
+                graph = name == "G" or (whole and self._moves_g)
+                self._segment("fakes", part, lambda one, graph=graph: self._segment_fakes(one, graph=graph), whole)  # type: ignore[misc]
             self._segment(name, part, segment, whole)
             if not whole:
                 part.fake = None
@@ -212,50 +232,58 @@ class Trainer:
                 seed()
                 segment(part)
             else:
-                variant = tuple(term.name for term in due)
-                first, last = name in ("fakes", "both"), name in ("G", "both")
+                variant = (*(term.name for term in due), *(() if self._moves_g else ("D alone",)))
+                first = name in ("fakes", "both")
+                last = name in ("G", "both") or (name == "D" and not self._moves_g)
                 self._graphs.run(name, variant, part, segment, seed, first=first, last=last)
 
     def _segment_fakes(self, part: Part, *, graph: bool) -> None:
         """Fakes; without their ``graph`` where they are for D alone and are made again when G learns."""
         with self.speed.autocast(enabled=not _differentiates(self._due("G"))):
             if graph:
-                part.fake = self._fakes(part.z)
+                part.fake = self._fakes(part)
             else:
                 with torch.no_grad(), momentum(self.G, 0.0):
-                    part.fake = self._fakes(part.z)
+                    part.fake = self._fakes(part)
 
     def _segment_d(self, part: Part) -> None:
         terms = self._due("D")
         assert part.fake is not None
         with self.speed.autocast(enabled=not _differentiates(terms)):
-            step = self._show(part.real, part.fake.detach(), terms)
+            step = self._show(part, part.fake.detach(), terms, phase="D")
         part.values = [self._backward("D", terms, step, part.share)]
 
     def _segment_g(self, part: Part) -> None:
         terms = self._due("G")
         assert part.fake is not None
         with _frozen(self.D), self.speed.autocast(enabled=not _differentiates(terms)):
-            step = self._show(part.real if self.objective.needs_real else None, part.fake, terms)
+            step = self._show(part, part.fake, terms, phase="G")
         part.values = [self._backward("G", terms, step, part.share)]
 
     def _segment_both(self, part: Part) -> None:
         terms = {phase: self._due(phase) for phase in ("D", "G")}
         with self.speed.autocast(enabled=not _differentiates(terms["D"] + terms["G"])):
-            step = self._show(part.real, self._fakes(part.z), terms["D"])
+            step = self._show(part, self._fakes(part), terms["D"], phase="D")
         d = self._backward("D", terms["D"], step, part.share, retain_graph=True)
         part.values = [d, self._backward("G", terms["G"], step, part.share)]
 
-    def _batch(self) -> tuple[Tensor, Tensor]:
-        """This process's real images and latents, of those drawn for the whole batch."""
+    def _batch(self) -> Part:
+        """This process's part of what is drawn for the whole batch. Fakes are of the classes that the reals are of."""
         config, seed = self.recipe.train, self.recipe.train.seed
         cut = self.world.cut(config.batch)
-        real = from_uint8(self.feed.take(self._positions(self.nimg), self._positions(self.nimg + config.batch)))
+        positions = self._positions(self.nimg)
+        real = from_uint8(self.feed.take(positions, self._positions(self.nimg + config.batch)))
         if self.recipe.data.xflip:
             flips = self._sent(seeds.flips(seed, self.nimg, config.batch)[cut, None, None, None])
             real = torch.where(flips, real.flip(3), real)
         z = self._sent(seeds.latents(seed, self.nimg, config.batch, self.G.latent.dim)[cut])
-        return self.speed.images(real.to(self._dtype)), z.to(self._dtype)
+        part = Part(self.speed.images(real.to(self._dtype)), z.to(self._dtype), 0.0, 0)
+        if self.data.labels is not None:
+            part.label = self._sent(torch.from_numpy(self.data.labels[positions]))
+        if self.recipe.augment is not None:
+            p = 1.0 if self.ada is None else self.ada.p
+            part.draws = self._sent(draw(self.recipe.augment, seed, self.nimg, config.batch, p)[cut])
+        return part
 
     def _sent(self, tensor: Tensor) -> Tensor:
         """``tensor`` on the device, without waiting for it."""
@@ -268,29 +296,50 @@ class Trainer:
             self._following = (nimg, np.ascontiguousarray(taken[self.world.cut(self.recipe.train.batch)]))
         return self._following[1]
 
-    def _parts(self, real: Tensor, z: Tensor) -> Iterator[Part]:
+    def _parts(self, batch: Part) -> Iterator[Part]:
         size = self.micro_batch
         first = self.world.rank * (self._local // size)
-        for number, (images, latents) in enumerate(zip(real.split(size), z.split(size), strict=True)):
-            yield Part(images, latents, size / self.recipe.train.batch, first + number)
+        cut = {name: tensor.split(size) for name, tensor in batch.inputs.items()}
+        for number in range(self._local // size):
+            own: dict[str, Any] = {name: pieces[number] for name, pieces in cut.items()}
+            yield Part(**own, share=size / self.recipe.train.batch, index=first + number)
 
-    def _fakes(self, z: Tensor) -> Tensor:
-        return self._compiled["G"](z).to(self._dtype)  # D may run in another precision than G
+    def _fakes(self, part: Part) -> Tensor:
+        return self._compiled["G"](part.z, part.label).to(self._dtype)  # D may run in another precision than G
 
-    def _show(self, real: Tensor | None, fake: Tensor, terms: list[Term]) -> Step:
+    def _show(self, part: Part, fake: Tensor, terms: list[Term], *, phase: Phase) -> Step:
         """D's verdicts on both; images whose gradient a term takes are marked first, and D is then not compiled."""
+        real = part.real if phase == "D" or self.objective.needs_real else None
         differentiated = {term.differentiates for term in terms}
         if real is not None and "real" in differentiated:
             real = real.detach().requires_grad_()
         if "fake" in differentiated and not fake.requires_grad:
             fake = fake.detach().requires_grad_()
-        judge: Callable[[Tensor], Tensor] = self.D if _differentiates(terms) else self._compiled["D"]
+        network: Callable[[Tensor, Tensor | None], Tensor] = self.D if _differentiates(terms) else self._compiled["D"]
+
+        def seen(x: Tensor, which: str) -> Tensor:
+            if part.draws is None:
+                return x
+            assert self.recipe.augment is not None
+            return augmented(x, part.draws[:, PASSES.index(f"{phase} {which}")], self.recipe.augment.policy)
+
+        auxiliary: dict[str, Tensor] = {}
+        real_logits = None
+        if real is not None and phase == "D" and self.objective.auxiliary:
+            real_logits, auxiliary = self.D.judged(seen(real, "real"), part.label)
+        elif real is not None:
+            real_logits = network(seen(real, "real"), part.label)
         return Step(
             real=real,
             fake=fake,
-            real_logits=None if real is None else judge(real),
-            fake_logits=judge(fake),
+            real_logits=real_logits,
+            fake_logits=network(seen(fake, "fake"), part.label),
             nimg=self.nimg,
+            z=part.z,
+            label=part.label,
+            auxiliary=auxiliary,
+            judge=lambda x: self.D(seen(x, "real"), part.label),
+            G=self.G,
         )
 
     def _backward(
@@ -307,6 +356,8 @@ class Trainer:
                 "d_acc_real": (real > 0).float().mean(),
                 "d_acc_fake": (fake < 0).float().mean(),
             }
+            if self.ada is not None:
+                values["d_sign"] = real.sign().mean()
         return tuple(values), torch.stack([full(value) for value in values.values()])
 
     def _update(self, phase: Phase) -> None:
@@ -344,7 +395,7 @@ class Trainer:
             _free(self.device)
         return made
 
-    def _shrink(self, name: str, real: Tensor, z: Tensor, segment: Callable[[Part], None]) -> None:
+    def _shrink(self, name: str, batch: Part, segment: Callable[[Part], None]) -> None:
         """Half the micro-batch, where that is the same arithmetic.
 
         Raises:
@@ -375,7 +426,7 @@ class Trainer:
         while self.micro_batch % 2 == 0 and fitting is None:
             self.micro_batch //= 2
             try:
-                self._run(name, list(self._parts(real, z))[:1] * 2, segment)  # twice: gradients are there by then
+                self._run(name, list(self._parts(batch))[:1] * 2, segment)  # twice: gradients are there by then
                 fitting = self.micro_batch
             except RuntimeError as error:
                 if not _is_out_of_memory(error):
@@ -403,6 +454,12 @@ class Trainer:
     def _due(self, phase: Phase) -> list[Term]:
         return self.objective.due(phase, self.nimg // self.recipe.train.batch)
 
+    @property
+    def _moves_g(self) -> bool:
+        """Whether G is updated in this step: once after every ``d_steps`` batches that D was shown."""
+        each = self.recipe.train.d_steps
+        return self.nimg // self.recipe.train.batch % each == each - 1
+
     def _parameters(self, phase: Phase) -> list[nn.Parameter]:
         return [p for p in (self.D if phase == "D" else self.G).parameters() if p.requires_grad]
 
@@ -421,7 +478,11 @@ class Trainer:
         z = seeds.generator(self.recipe.train.seed, "calibration")
         with seeds.forked(self.device), self.speed.autocast():
             torch.manual_seed(seeds.derive(self.recipe.train.seed, "calibration noise"))
-            self.ema.calibrate(torch.randn(count, self.G.latent.dim, generator=z).to(self.device))
+            label = seeds.fixed_labels(self.recipe.train.seed, count, self.G.image.shares)
+            self.ema.calibrate(
+                torch.randn(count, self.G.latent.dim, generator=z).to(self.device),
+                None if label is None else label.to(self.device),
+            )
         return self.ema.module
 
     def nonfinite(self) -> str | None:
@@ -441,6 +502,8 @@ class Trainer:
             "ema": self.ema.module.state_dict(),
             "optimizers": {phase: optimizer.state_dict() for phase, optimizer in self.optimizers.items()},
             "meters": dist.everyones(self.meters.state_dict()),
+            "memory": self.objective.memory.state_dict(),
+            "ada": self.ada.state_dict() if self.ada is not None else None,
             "micro_batch": self.micro_batch if self.micro_batch < self._local else None,
         }
 
@@ -468,6 +531,9 @@ class Trainer:
                 other = Meters()
                 other.load_state_dict(one, self.device)
                 self.meters.merge(other)
+        self.objective.memory.load_state_dict(state.get("memory", {}))
+        if self.ada is not None:
+            self.ada.load_state_dict(state["ada"], self.device)
         self.micro_batch = self._fitting(state.get("micro_batch") or self.recipe.train.micro_batch)
 
 
