@@ -363,7 +363,7 @@ def _walk(generator: LoadedGenerator) -> Array:
         for i in range(len(corners))
         for step in range(each)
     ]
-    return generator.decode(torch.cat(points), seed=1).numpy()
+    return generator.decode(torch.cat(points), seed=1, label=0 if generator.classes else None).numpy()
 
 
 def _caption(pair: Pair, reals: ImageSet) -> str:

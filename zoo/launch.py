@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -136,6 +136,7 @@ def profile(
     speed.compile_cache(default_folder() / "compiled")
     images = data_package.load(_source(data), resolved.data, reporter=display)
     images.require(resolved.train.batch)
+    resolved = with_classes(resolved, images)
     trainer = Trainer(resolved, images, choose_device(device), reporter=display)
     display.say(f"{images.description}: {trainer.feed.where}")
     with contextlib.closing(trainer.feed):
@@ -189,6 +190,7 @@ class _Launch:
         if data is None:
             self.display.say("no --data (or ZOO_DATA): training on built-in phantom brains")
         images = self._load(data, resolved)
+        resolved = with_classes(resolved, images)
         found = None if new or not self.first else _unfinished(out, resolved, images)
         path = dist.agreed(str(found.path) if found is not None else None)
         if path is not None:
@@ -300,6 +302,8 @@ class _Launch:
 
     def _trainer(self, resolved: Recipe, images: Dataset, *, initialise: bool = True) -> Trainer:
         trainer = Trainer(resolved, images, self.device, reporter=self.display)
+        if initialise:
+            weights.load_pretrained(trainer.D, self.display)
         if initialise and resolved.train.init_from is not None:
             networks = {"G": trainer.G, "D": trainer.D, "ema": trainer.ema.module}
             weights.initialise(resolved.train.init_from, networks, self.display.say)
@@ -314,6 +318,15 @@ class _Launch:
         elapsed, watch = before["elapsed"], before.get("watch")
         Loop(trainer, folder, self.display, elapsed=elapsed, watch=watch, board=board).train()
         return folder
+
+
+def with_classes(resolved: Recipe, images: Dataset) -> Recipe:
+    """The recipe with the classes that its labels turned out to name."""
+    return (
+        replace(resolved, data=replace(resolved.data, classes=images.classes), parameters=None)
+        if images.classes
+        else resolved
+    )
 
 
 def _unfinished(out: Path, resolved: Recipe, images: Dataset) -> Run | None:

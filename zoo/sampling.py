@@ -20,6 +20,7 @@ def images(
     generator: Generator,
     z: Tensor,
     *,
+    label: Tensor | None = None,
     seed: int = 0,
     first: int = 0,
     speed: Speed | None = None,
@@ -29,9 +30,11 @@ def images(
 
     The generator is used in the mode it is in: eval, unless batch statistics are wanted. ``advance`` is told of every
     few images made. ``first`` is the number of the first chunk, where these latents are a part of more. ``speed`` says
-    in which precision; None: in the weights'.
+    in which precision; None: in the weights'. ``label`` (N,): classes; None: as often as in training, by ``seed``.
     """
-    return in_chunks(generator, z, generator, seed=seed, first=first, speed=speed, advance=advance)
+    if label is None:
+        label = seeds.fixed_labels(seed, len(z), generator.image.shares, first * CHUNK)
+    return in_chunks(generator, z, generator, label=label, seed=seed, first=first, speed=speed, advance=advance)
 
 
 def synthesised(generator: Generator, w: Tensor, *, seed: int = 0, speed: Speed | None = None) -> Tensor:
@@ -44,8 +47,9 @@ def synthesised(generator: Generator, w: Tensor, *, seed: int = 0, speed: Speed 
 def in_chunks(
     generator: Generator,
     inputs: Tensor,
-    function: Callable[[Tensor], Tensor],
+    function: Callable[..., Tensor],
     *,
+    label: Tensor | None = None,
     seed: int,
     first: int = 0,
     speed: Speed | None = None,
@@ -60,26 +64,33 @@ def in_chunks(
         for index, chunk in enumerate(inputs.split(CHUNK), first):
             torch.manual_seed(seeds.derive(seed, "noise", index))
             # A last chunk is filled up: what a device draws for eight images need not begin what it draws for sixteen.
-            whole = torch.cat([chunk, chunk[:1].expand(CHUNK - len(chunk), *chunk.shape[1:])])
+            whole = [_filled(chunk).to(device)]
+            if label is not None:
+                place = (index - first) * CHUNK
+                whole.append(_filled(label[place : place + CHUNK]).to(device))
             with contextlib.nullcontext() if speed is None else speed.autocast():
-                made.append(_fitting(function, whole.to(device))[: len(chunk)])
+                made.append(_fitting(function, *whole)[: len(chunk)])
             if advance is not None:
                 advance(len(chunk))
     return torch.cat(made)
 
 
-def _fitting(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+def _filled(chunk: Tensor) -> Tensor:
+    return torch.cat([chunk, chunk[:1].expand(CHUNK - len(chunk), *chunk.shape[1:])])
+
+
+def _fitting(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """Images on the CPU, made in halves where the device's memory does not suffice for all at once.
 
     What a generator draws inside is then drawn for each half: its images are other ones, and as good.
     """
     try:
-        return function(inputs).float().cpu()
+        return function(*inputs).float().cpu()
     except torch.OutOfMemoryError:
-        if len(inputs) == 1:
-            raise ZooError(f"an image does not fit the memory of {inputs.device}; --device cpu makes it") from None
+        if len(inputs[0]) == 1:
+            raise ZooError(f"an image does not fit the memory of {inputs[0].device}; --device cpu makes it") from None
     torch.cuda.empty_cache()
-    return torch.cat([_fitting(function, half) for half in inputs.chunk(2)])
+    return torch.cat([_fitting(function, *half) for half in zip(*(each.chunk(2) for each in inputs), strict=True)])
 
 
 @torch.no_grad()
@@ -90,7 +101,8 @@ def truncated(generator: Generator, w: Tensor, psi: float) -> Tensor:
     """
     assert isinstance(generator, StyleGenerator)
     z = torch.randn(4096, generator.latent.dim, generator=seeds.generator("mean style"))
-    mean = generator.mapping(z.to(w.device)).mean(0)
+    label = seeds.fixed_labels(0, len(z), generator.image.shares)
+    mean = generator.mapping(z.to(w.device), None if label is None else label.to(w.device)).mean(0)
     return torch.lerp(mean.expand_as(w), w, psi)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,12 @@ import numpy as np
 
 from zoo.data.cache import Facts, default_folder, fetch
 from zoo.data.fit import Window
+from zoo.data.labels import MANIFEST, labels_of, numbered_classes
 from zoo.data.pictures import quiet_pillow
 from zoo.data.reporter import Reporter, Silent
 from zoo.data.sources import ArraySource, PhantomSource, Problem, Source, blake, open_source
 from zoo.data.subjects import enumerated, hold_out
-from zoo.errors import ZooError
+from zoo.errors import ZooError, words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +34,8 @@ class Dataset:
         images: (N, C, R, R) uint8, mapped from the cache: pages are read when they are touched.
         names: N names, relative to the set.
         subjects: N subjects, where names tell.
+        labels: N classes, int64, where the settings ask for them: positions in ``classes``.
+        classes: their names and shares of the training images.
         train: int64 positions of the images to train on.
         unseen: int64 positions of those never trained on; may be empty.
         digest: equal for equal content, settings and split, wherever the files lie.
@@ -50,6 +53,8 @@ class Dataset:
     window: Window | None
     problems: list[Problem]
     description: str
+    labels: np.ndarray[Any, np.dtype[np.int64]] | None = None
+    classes: dict[str, float] = field(default_factory=dict)
 
     def take(self, indices: Sequence[int] | np.ndarray[Any, Any] | Tensor) -> Tensor:
         """Positions (n,) to uint8 (n, C, R, R), copied."""
@@ -146,6 +151,15 @@ def _assembled(
     train, unseen = np.flatnonzero(seen), np.flatnonzero(~seen)
     if not len(train):
         raise ZooError(f"{description}: nothing is left to train on{_left_out(problems)}")
+    labels = None
+    classes: dict[str, float] = {}
+    if config.labels is not None:
+        try:
+            found = labels_of(facts.names, config.labels, source.manifest(), label, split=bool(facts.splits))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ZooError(f"{label}: {MANIFEST} cannot be read ({words(error)})") from None
+        labels, classes = numbered_classes(found, train, list(config.classes), label)
+        description += f", {len(classes)} classes"
 
     # What a set's own splits share is left out of the unseen ones: whatever judges by them must be able to trust them.
     leaks = set()
@@ -172,10 +186,14 @@ def _assembled(
         subjects=facts.subjects,
         train=train.astype(np.int64),
         unseen=unseen.astype(np.int64),
-        digest=blake(key, train.astype("<i8").tobytes()),
+        digest=blake(
+            key, train.astype("<i8").tobytes(), *(() if labels is None else (labels.astype("<i8").tobytes(),))
+        ),
         window=facts.window,
         problems=problems,
         description=description,
+        labels=labels,
+        classes=classes,
     )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from zoo.data.labels import MANIFEST
 from zoo.data.pictures import MAX_BYTES, MAX_PIXELS, SUFFIXES, Array, UnreadableError
 from zoo.data.reporter import Reporter
 from zoo.data.stream import stream
@@ -102,6 +103,14 @@ class Source:
     def names(self) -> list[str]:
         return self.listing.names
 
+    def manifest(self) -> str | None:
+        """The text of the set's uppermost ``manifest.csv``; None: there is none.
+
+        Raises:
+            OSError, UnicodeDecodeError: it cannot be read.
+        """
+        return None
+
     def signature(self) -> str:
         """Changes whenever the content may have changed; cheap."""
         raise NotImplementedError
@@ -175,6 +184,10 @@ class FolderSource(Source):
         _check_bytes(self._stats[name][0])
         return (self.path / name).read_bytes()
 
+    def manifest(self) -> str | None:
+        path = self.path / MANIFEST
+        return path.read_text(encoding="utf-8-sig") if path.is_file() else None
+
 
 class ZipSource(Source):
     """All pictures inside a zip, read in place."""
@@ -204,6 +217,11 @@ class ZipSource(Source):
         _check_bytes(info.file_size)
         with self._lock:  # decoding takes far longer than unpacking, and that runs side by side
             return self._zip.read(info)
+
+    def manifest(self) -> str | None:
+        tables = [name for name in self._zip.namelist() if name.rpartition("/")[2] == MANIFEST]
+        inside = min(tables, key=lambda name: name.count("/"), default=None)
+        return self._zip.read(inside).decode("utf-8-sig") if inside else None
 
     def close(self) -> None:
         if "_zip" in self.__dict__:

@@ -4,18 +4,22 @@ Notable: no dense layers, no pooling; the widths double as the resolution halves
 kernels at stride 2 all the way, as in the authors' Torch code (the projection in the paper's figure 1 is the same
 thing: a transposed convolution of one pixel).
 
-Differs from the paper in: sizes other than 64 pixels; the sigmoid of the discriminator lives in the loss.
+Differs from the paper in: sizes other than 64 pixels; the sigmoid of the discriminator lives in the loss; classes, if
+any, are told as in Mirza & Osindero 2014 (arXiv:1411.1784): one number each beside the latent, and one plane
+each beside the picture.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
+import torch
 from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
-from zoo.layers import dcgan_normal, doublings, scaled
+from zoo.layers import dcgan_normal, doublings, one_hot, scaled
 from zoo.networks import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
 from zoo.registry import register
 from zoo.schema import Count
@@ -23,6 +27,8 @@ from zoo.schema import Count
 
 @dataclass(frozen=True, kw_only=True)
 class DCGANGeneratorConfig(NetworkConfig):
+    conditional: ClassVar[bool] = True
+
     latent: Count = 100  # numbers an image is made from
     base: Count = 64  # channels at half the image's resolution; twice as many at each halving, down to 4 x 4
 
@@ -37,7 +43,7 @@ class DCGANGenerator(Generator):
         widths = [scaled(config.base * 2**stage, config.width) for stage in reversed(range(stages))]
         layers: list[nn.Module] = [
             Rearrange("n c -> n c 1 1"),
-            nn.ConvTranspose2d(config.latent, widths[0], 4, bias=False),  # 1 x 1 to 4 x 4
+            nn.ConvTranspose2d(config.latent + image.classes, widths[0], 4, bias=False),  # 1 x 1 to 4 x 4
             nn.BatchNorm2d(widths[0]),
             nn.ReLU(),
         ]
@@ -51,11 +57,15 @@ class DCGANGenerator(Generator):
         self.layers = nn.Sequential(*layers).apply(dcgan_normal)
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        if self.image.classes:
+            z = torch.cat([z, one_hot(label, self.image.classes).to(z.dtype)], 1)
         return self.layers(z)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DCGANDiscriminatorConfig(NetworkConfig):
+    conditional: ClassVar[bool] = True
+
     base: Count = 64  # channels at half the image's resolution; twice as many at each halving, down to 4 x 4
 
     def validate(self, image: ImageSpec) -> None:
@@ -68,7 +78,7 @@ class DCGANDiscriminator(Discriminator):
         stages = doublings(image.resolution, "a DCGAN discriminator")
         widths = [scaled(config.base * 2**stage, config.width) for stage in range(stages)]
         layers: list[nn.Module] = [  # no norm next to the pictures: the paper found it unstable
-            nn.Conv2d(image.channels, widths[0], 4, stride=2, padding=1, bias=False),
+            nn.Conv2d(image.channels + image.classes, widths[0], 4, stride=2, padding=1, bias=False),
             nn.LeakyReLU(0.2),
         ]
         for channels, out in pairwise(widths):
@@ -81,6 +91,9 @@ class DCGANDiscriminator(Discriminator):
         self.layers = nn.Sequential(*layers).apply(dcgan_normal)
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        if self.image.classes:
+            planes = one_hot(label, self.image.classes)[..., None, None].to(x.dtype)
+            x = torch.cat([x, planes.expand(-1, -1, *x.shape[2:])], 1)
         return self.layers(x)
 
 

@@ -129,7 +129,7 @@ class StyleGANGenerator(Generator):
             w = self.mixed(w, self.mapping(torch.randn_like(z)))
         return self.synthesis(w)
 
-    def mapping(self, z: Tensor) -> Tensor:
+    def mapping(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         """Latents (N, latent.dim) to styles (N, channels)."""
         return self.mapping_layers(z)
 
