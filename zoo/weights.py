@@ -1,4 +1,6 @@
-"""Generator weights in files: safetensors, with the recipe that builds the network in the metadata."""
+"""Generator weights in files: safetensors, with the recipe that builds the network in the metadata; and weights that
+other files bring to fresh networks.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors
 import safetensors.torch
@@ -15,21 +17,39 @@ from torch import Tensor, nn
 
 from zoo import checkpoint
 from zoo.atomic import atomic_file
+from zoo.data.reporter import Reporter
 from zoo.errors import ZooError
-from zoo.networks import Generator
+from zoo.metrics import pretrained
+from zoo.networks import Discriminator, Generator
 from zoo.recipe import Recipe, from_dict
 from zoo.run import open_run
 from zoo.version import version
 
 
-def save_generator(path: Path, generator: nn.Module, *, recipe: Recipe, nimg: int, **notes: str) -> None:
-    """Write a generator's weights, and in their metadata ``recipe`` (JSON), ``nimg``, versions, the tensors' hash and
-    ``notes``.
+def save_generator(
+    path: Path,
+    generator: nn.Module,
+    *,
+    recipe: Recipe,
+    nimg: int,
+    dtype: torch.dtype | None = None,
+    **notes: str,
+) -> None:
+    """Write a generator's weights, and in their metadata ``recipe`` (JSON), ``nimg``, versions, the hash of the tensors
+    as they are stored, and ``notes``.
+
+    Args:
+        dtype: of floating tensors in the file, such as ``torch.float16``; those that do not survive it (what overflows,
+            tiny variances) stay as they are. None: all stay. :func:`load_generator_file` gives fp32 in either case.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; an older file is intact.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()}
+    learnt = {name for name, _ in generator.named_parameters()}
+    tensors = {
+        name: _stored(tensor.detach().cpu(), dtype, learnt=name in learnt).contiguous()
+        for name, tensor in generator.state_dict().items()
+    }
     metadata = {
         "format": "pt",
         "recipe": json.dumps(recipe.to_dict()),
@@ -71,6 +91,20 @@ def load_generator_file(path: Path) -> tuple[Generator, Recipe, int]:
     except RuntimeError as error:
         raise ZooError(f"{path}: does not fit {recipe.name} ({str(error).splitlines()[-1].strip()})") from None
     return generator, recipe, nimg
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype | None, *, learnt: bool) -> Tensor:
+    """``tensor`` as ``dtype`` if nothing but rounding is lost by it, else as it is.
+
+    Of weights, the error must be small beside the largest of them: those near 0 add little. Of running statistics each
+    must be kept by itself, for a variance divides.
+    """
+    if dtype is None or not tensor.is_floating_point() or not tensor.numel():
+        return tensor
+    lower = tensor.to(dtype)
+    size = tensor.abs().max() if learnt else tensor.abs()
+    close = (lower.to(tensor.dtype) - tensor).abs() <= size * (torch.finfo(dtype).eps / 2)  # false for inf and NaN
+    return lower if bool(close.all()) else tensor
 
 
 def _hash(tensors: Mapping[str, Tensor]) -> str:
@@ -126,3 +160,24 @@ def _tensors(source: str, say: Callable[[str], None]) -> dict[str, dict[str, Ten
         if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
             raise ZooError(f"train.init_from: {source} holds no network's tensors by name")
     return sides
+
+
+def load_pretrained(network: Discriminator, reporter: Reporter) -> None:
+    """Give the parts of ``network`` that were trained elsewhere their weights (``Discriminator.pretrained``).
+
+    Building a network touches no file, so that a new run does this, and one that is resumed need not.
+
+    Raises:
+        ZooError: a file is not to be had (see ``zoo.metrics.pretrained``), or is that of another network.
+    """
+    for part, name in network.pretrained.items():
+        path = pretrained.timm_model(name, None, reporter)
+        state = pretrained.read(path)
+        try:
+            cast(Any, network.get_submodule(part)).adopt(state)
+        except KeyError as error:
+            raise ZooError(f"{path}: not the weights of timm's {name}: {error.args[0]} is missing") from None
+        except RuntimeError as error:
+            raise ZooError(
+                f"{path}: not the weights of timm's {name} ({str(error).splitlines()[-1].strip()})"
+            ) from None

@@ -1,0 +1,36 @@
+"""R3GAN's own parts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from zoo.models.r3gan import R3GANDiscriminator, R3GANDiscriminatorConfig, Residual
+from zoo.networks import ImageSpec
+from zoo.recipe import load
+
+
+def test_a_residual_block_begins_as_nothing() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 32, 4, 4)
+    assert torch.equal(Residual(32, group=16, expansion=2, blocks=4)(x), x)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(32, 4), (24, 3), (5, 1), (1, 1)])
+def test_groups_are_as_many_as_divide(channels: int, groups: int) -> None:
+    convolution = Residual(channels, group=16, expansion=2, blocks=4).branch[2]
+    assert convolution.groups == groups  # type: ignore[union-attr]
+
+
+def test_logits_have_the_scale_of_their_input() -> None:
+    """So that neither many blocks nor wide ones make a start at which penalties explode."""
+    torch.manual_seed(0)
+    config = R3GANDiscriminatorConfig(channels=(64, 64, 32, 16, 8))
+    D = R3GANDiscriminator(config, ImageSpec(resolution=64, channels=1))
+    smooth = torch.randn(64, 1, 4, 4).repeat_interleave(16, 2).repeat_interleave(16, 3)
+    assert 0.05 < D(smooth).std() < 5
+
+
+def test_the_papers_width_is_the_default() -> None:
+    full, half, quarter = (load(name).generator.config for name in ("r3gan-256-full", "r3gan-256", "r3gan-256-quarter"))
+    assert (full.width, half.width, quarter.width) == (1.0, 0.5, 0.25)
