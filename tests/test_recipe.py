@@ -32,7 +32,10 @@ def test_summary_agrees_with_the_networks(name):
 
 
 def test_list_models_is_natural_and_filters():
-    assert recipe.list_models("multires-*") == ["multires-28", "multires-64", "multires-128", "multires-256"]
+    sizes = ["multires-28", "multires-64", "multires-128", "multires-256"]
+    found = recipe.list_models("multires-*")
+    assert found == [name for size in sizes for name in (size, f"{size}-stable")]
+    assert recipe.list_models("multires-*4") == ["multires-64"]
 
 
 @pytest.mark.parametrize(
