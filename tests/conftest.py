@@ -37,3 +37,25 @@ def _single_precision():
     before, zoo.speed.has_bf16 = zoo.speed.has_bf16, lambda device: False
     yield
     zoo.speed.has_bf16 = before
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """A folder with one run, tiny, of ``dcgan-64`` at 16 pixels on phantoms of four people."""
+    import zoo
+
+    out = tmp_path_factory.mktemp("tiny")
+    small = ["data.resolution=16", "generator.width=0.125", "discriminator.width=0.125", "train.batch=8"]
+    small.append("data.holdout=0.5")  # two people, from whom copies can be told
+    zoo.train("dcgan-64", data="phantoms:4", out=out, kimg=0.032, device="cpu", set=small)
+    return out
+
+
+@pytest.fixture(scope="session")
+def published(runs, tmp_path_factory):
+    """What `zoo publish` made of it under the name ``tiny``."""
+    import zoo
+
+    folder = tmp_path_factory.mktemp("published") / "tiny"
+    zoo.publish(runs / "dcgan-64-000", str(folder), name="tiny", spaces=["random"], samples=24, device="cpu")
+    return folder

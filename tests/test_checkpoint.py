@@ -292,3 +292,28 @@ def test_a_generator_of_other_weights_than_it_was_written_with_is_refused(tmp_pa
     path.write_bytes(safetensors.torch.save(tensors, metadata))
     with pytest.raises(ZooError, match="wrong hash"):
         weights.load_generator_file(path)
+
+
+def test_half_precision_keeps_what_it_would_spoil_and_loads_as_single(tmp_path):
+    import safetensors.torch
+
+    recipe = zoo.load_recipe("dcgan-64", ["data.resolution=16", "generator.width=0.125"])
+    generator, _ = recipe.build()
+    state = generator.state_dict()
+    variances = [name for name in state if name.endswith("running_var")]
+    state[variances[0]].fill_(1e-7)  # below the normal numbers of fp16
+    weight = next(name for name, parameter in generator.named_parameters() if parameter.dim() == 4)
+    state[weight].view(-1)[0] = 1e-9  # nothing beside the others
+    bias = next(name for name, parameter in generator.named_parameters() if parameter.dim() == 1)
+    state[bias][0] = 70_000.0  # more than fp16 holds
+    path, whole = tmp_path / "half.safetensors", tmp_path / "whole.safetensors"
+    weights.save_generator(path, generator, recipe=recipe, nimg=7, dtype=torch.float16)
+    weights.save_generator(whole, generator, recipe=recipe, nimg=7)
+    kept = {name for name, tensor in safetensors.torch.load_file(path).items() if tensor.dtype == torch.float32}
+    assert kept == {variances[0], bias}
+    assert path.stat().st_size < 0.6 * whole.stat().st_size
+    loaded = weights.load_generator_file(path)[0].state_dict()
+    for name, tensor in loaded.items():
+        assert tensor.dtype == state[name].dtype
+        torch.testing.assert_close(tensor, state[name], rtol=5e-4, atol=1e-6)
+    assert torch.equal(weights.load_generator_file(whole)[0].state_dict()[weight], state[weight])

@@ -81,7 +81,15 @@ def test_multiply_adds_are_those_of_the_originals(name, g, d):
     generator, discriminator = describe(zoo.load_recipe(name))
     assert generator.macs / 1e9 == pytest.approx(g, rel=0.025, abs=0.005)
     assert discriminator.macs / 1e9 == pytest.approx(d, rel=0.025, abs=0.005)
-    assert sum(layer.parameters for layer in discriminator.layers) == discriminator.parameters
+
+
+@pytest.mark.parametrize("name", ["dcgan-64", "stylegan2-64", "r3gan-64", "fastgan-64", "projected-64"])
+def test_rows_of_the_layer_table_add_up(name):
+    from zoo.describe import describe
+
+    for network in describe(zoo.load_recipe(name)):
+        assert sum(layer.parameters for layer in network.layers) == network.parameters
+        assert 0.9 * network.macs < sum(layer.macs for layer in network.layers) <= network.macs  # blurs are no layers
 
 
 def test_train_leaves_a_folder_that_explains_itself(run, capsys):

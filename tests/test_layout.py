@@ -24,12 +24,26 @@ ROWS = [
     ["models"],
     ["recipe"],
     ["environment", "run", "report", "display"],
-    ["ema", "objective", "data", "checkpoint", "metrics", "speed", "sampling", "log", "weights", "describe"],
-    ["trainer", "hub", "spaces", "rows"],
-    ["snapshots", "watch", "export", "comparison", "judging", "floor"],
+    [
+        "ema",
+        "objective",
+        "augment",
+        "data",
+        "checkpoint",
+        "metrics",
+        "speed",
+        "sampling",
+        "log",
+        "weights",
+        "describe",
+        "download",
+    ],
+    ["trainer", "hub", "spaces", "rows", "packaged"],
+    ["snapshots", "watch", "export", "comparison", "judging", "floor", "generated"],
     ["loop", "profile"],
     ["launch"],
-    ["benchmark"],
+    ["benchmark", "tune"],
+    ["publishing"],
     ["cli"],
     ["__main__", "__init__"],
 ]
@@ -138,4 +152,7 @@ def test_the_wheel_ships_the_recipes(tmp_path):
         inside = archive.namelist()
     for recipe in (ROOT / "recipes").glob("*.yaml"):
         assert f"zoo/_recipes/{recipe.name}" in inside
+    assert "zoo/weights.yaml" in inside
+    for weights in (PACKAGE / "_weights").glob("*"):
+        assert f"zoo/_weights/{weights.name}" in inside
     assert not [name for name in inside if name.startswith(("tests/", "benchmarks/"))]

@@ -1,7 +1,7 @@
 """A model zoo of GANs for small, mostly grey, mostly medical image sets.
 
     zoo.train("dcgan-64", data="slices/")          # a run: networks, pictures, curves, checkpoints
-    zoo.load_generator("dcgan-64").sample(16)      # uint8 (16, 1, 64, 64)
+    zoo.load_generator("dcgan-64").sample(16)      # uint8 (16, 1, 64, 64); packaged weights where none were trained
 
 Names are looked up when they are first used, so that ``import zoo`` loads neither torch nor anything else that takes
 time.
@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from zoo.benchmark import bench as bench
     from zoo.comparison import compare as compare
     from zoo.errors import ZooError as ZooError
+    from zoo.generated import GeneratedDataset as GeneratedDataset
     from zoo.hub import LoadedGenerator as LoadedGenerator
     from zoo.hub import load_generator as load_generator
     from zoo.launch import train as train
+    from zoo.publishing import publish as publish
     from zoo.recipe import Recipe as Recipe
     from zoo.recipe import create as create
     from zoo.recipe import list_models as list_models
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from zoo.run import Run as Run
 
 _HOMES = {
+    "GeneratedDataset": "zoo.generated",
     "LoadedGenerator": "zoo.hub",
     "Recipe": "zoo.recipe",
     "Run": "zoo.run",
@@ -38,6 +41,7 @@ _HOMES = {
     "list_models": "zoo.recipe",
     "load_generator": "zoo.hub",
     "load_recipe": "zoo.recipe:load",
+    "publish": "zoo.publishing",
     "train": "zoo.launch",
 }
 __all__ = sorted(_HOMES)

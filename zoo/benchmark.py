@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo import data as data_package
+from zoo import packaged
 from zoo import recipe as recipes
 from zoo import run as runs_package
 from zoo.atomic import atomic_file
@@ -20,7 +21,7 @@ from zoo.display import Display
 from zoo.environment import choose_device, environment
 from zoo.errors import Interrupted, ZooError, nearest, reason, told
 from zoo.judging import Group, Judging
-from zoo.launch import train
+from zoo.launch import train, with_classes
 from zoo.metrics import catalogue, ssim, store
 from zoo.recipe import Recipe
 from zoo.report.page import write_page
@@ -163,8 +164,8 @@ def report(
     """The page of one run; the command ``zoo report`` is a thin caller of this.
 
     Args:
-        target: a run or a generator's file.
-        out: the page; default: ``report.html`` in the run's folder.
+        target: a run, a generator's file, or the name of packaged weights.
+        out: the page; default: ``report.html`` in the run's folder, and of packaged weights in this one.
 
     Returns:
         Where the page is.
@@ -173,13 +174,54 @@ def report(
         ZooError: as :func:`bench`, or the run is broken.
     """
     display = display or Display()
+    entry = found_one(target, runs)
+    assert entry.weights is not None
+    name = "report.html" if entry.kind == "run" else f"{entry.name}-report.html"
+    folder = entry.weights.parent if entry.kind == "run" or Path(target).is_file() else Path()
+    page = Path(out) if out is not None else folder / name
+    judging, groups = judged_alone(
+        entry,
+        data=data,
+        metrics=metrics,
+        spaces=spaces,
+        weights=weights,
+        samples=samples,
+        device=device,
+        display=display,
+    )
+    _write_page(page, _document(entry.name, "report", judging, groups), groups, no_reals=no_reals)
+    return page
+
+
+def found_one(target: str | Path, runs: str | Path) -> Entry:
+    """The trained run, the generator's file or the packaged weights that ``target`` names.
+
+    Raises:
+        ZooError: there is none, or it is broken.
+    """
     entry = _found(str(target), Path(runs), None)
     assert isinstance(entry, Entry)
     if entry.error is not None:
         raise ZooError(f"{target}: {entry.error}")
-    assert entry.weights is not None
-    name = "report.html" if entry.kind == "run" else f"{entry.weights.stem}-report.html"
-    page = Path(out) if out is not None else entry.weights.parent / name
+    return entry
+
+
+def judged_alone(
+    entry: Entry,
+    *,
+    data: str | Path | None,
+    metrics: Sequence[str] | None,
+    spaces: Sequence[str] | None,
+    weights: str | Path | None,
+    samples: int | None,
+    device: str,
+    display: Display,
+) -> tuple[Judging, list[Group]]:
+    """One generator's row, in the only group, and what it was judged with; arguments as of :func:`bench`.
+
+    Raises:
+        ZooError: it cannot be judged.
+    """
     judging = _judging(
         data=data,
         metrics=metrics,
@@ -194,8 +236,7 @@ def report(
     broken = [*lost, *(row for group in groups for row in group.rows if row.error is not None)]
     if broken:
         raise ZooError(f"{entry.name}: {broken[0].error}")
-    _write_page(page, _document(entry.name, "report", judging, groups), groups, no_reals=no_reals)
-    return page
+    return judging, groups
 
 
 def _judging(
@@ -254,7 +295,7 @@ class _Training:
         """Train it, unless that is done; a seed that cannot be trained says why."""
         group = f"{recipe.name} {recipe.with_('train.seed=0').digest}"
         images = data_package.load(self.data, recipe.data, reporter=self.display)
-        run, beyond = self._before(recipe, images.digest)
+        run, beyond = self._before(with_classes(recipe, images), images.digest)
         try:
             run = run or train(
                 recipe,
@@ -323,7 +364,11 @@ def _found(target: str, runs: Path, training: _Training | None) -> Entry | list[
             return _run_entry(found, found.name, "run")
         except ZooError as error:
             return Entry(name=path.name, kind="run", group=group, error=str(error))
-    known = [*(recipes.list_models() if training else []), *(run.name for run in runs_package.find(runs))]
+    entries = packaged.catalogue()
+    if target in entries and (not is_recipe or training is None):
+        weights = entries[target].path(Display())
+        return Entry(name=target, kind="file", group=target, weights=weights, recipe=load_generator_file(weights)[1])
+    known = [*(recipes.list_models() if training else []), *entries, *(run.name for run in runs_package.find(runs))]
     if not is_recipe or training is None:
         kinds = "run, file or recipe" if training else "run or file"
         raise ZooError(f"no {kinds} {target!r}{nearest(target, known)}")

@@ -90,6 +90,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--out", default="runs", metavar="DIR", help="where run folders are made (default: runs)")
     p.add_argument("--kimg", type=float, metavar="N", help="thousands of images to train for")
+    p.add_argument(
+        "--classes",
+        nargs="?",
+        const="folder",
+        metavar="COLUMN",
+        help="tell networks classes: folders' names, or a column of manifest.csv (data.labels)",
+    )
     _device(p)
     p.add_argument("--precision", choices=("auto", "fp32", "bf16"))
     p.add_argument("--new", action="store_true", help="start afresh even if a run could be continued")
@@ -102,6 +109,21 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="say where a step's time goes, and its floor; trains nothing, writes nothing",
     )
+    _set(p)
+    _json(p)
+
+    p = command(_tune, "tune", "multiply one number of a recipe by some factors, and train a short run each")
+    p.add_argument(
+        "name", metavar="NAME|FILE", help="a recipe; the same command again goes on, and trains nothing twice"
+    )
+    p.add_argument("--param", required=True, metavar="PATH", help="such as penalties.r1.weight; schedules too")
+    p.add_argument("--factors", default="0.25,1,4", metavar="F,...", help="(default: 0.25,1,4)")
+    p.add_argument("--kimg", type=float, default=10.0, metavar="N", help="thousands of images a run (default: 10)")
+    p.add_argument(
+        "--data", metavar="PATH", help="folder, zip, .npy, .npz, or phantoms[:SUBJECTS] (default: $ZOO_DATA)"
+    )
+    p.add_argument("--out", default="tune", metavar="DIR", help="runs, curves and JSON (default: tune)")
+    _device(p)
     _set(p)
     _json(p)
 
@@ -118,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
         "--truncation", type=float, metavar="PSI", help="style generators: 0 is the mean image, 1 as trained"
     )
     p.add_argument("--mix", metavar="ROWSxCOLUMNS", help="style generators: a table of coarse by fine styles")
+    p.add_argument("--class", dest="label", metavar="NAME", help="of generators trained with classes: one of them")
     _device(p)
     _json(p)
 
@@ -148,13 +171,40 @@ def _parser() -> argparse.ArgumentParser:
     _json(p)
 
     p = command(_report, "report", "one page of one run: samples, nearest training images, curves, figures, alarms")
-    p.add_argument("source", metavar="RUN|FILE")
+    p.add_argument("source", metavar="RUN|FILE|NAME")
     p.add_argument("--data", metavar="PATH", help="images to judge by (default: those it was trained on)")
     _judged(p)
     p.add_argument("--samples", type=int, metavar="N", help="fakes to judge (default: 2000; FID depends on it)")
     p.add_argument("--runs", default="runs", metavar="DIR", help="where runs are looked for (default: runs)")
     p.add_argument("--out", metavar="FILE.html", help="default: report.html beside the generator")
     p.add_argument("--no-reals", action="store_true", help="leave real images out of the page")
+    _device(p)
+    _json(p)
+
+    p = command(_weights, "weights", "trained generators that load by name, and where they are")
+    _json(p)
+
+    p = command(_publish, "publish", "judge a generator and write its weights, model card and figures for others")
+    p.add_argument("source", metavar="RUN|FILE")
+    p.add_argument("--to", required=True, metavar="FOLDER|hf:OWNER/NAME", help="the folder to make, or a repository")
+    p.add_argument("--name", metavar="NAME", help="of the model (default: its recipe's)")
+    p.add_argument("--best", action="store_true", help="take generator-best.safetensors of the run")
+    p.add_argument("--force", action="store_true", help="replace what was published there before")
+    p.add_argument("--data", metavar="PATH", help="images to judge by (default: those it was trained on)")
+    p.add_argument("--samples", type=int, metavar="N", help="fakes to judge (default: 2000; FID depends on it)")
+    _spaces(p)
+    p.add_argument(
+        "--data-statement", metavar="TEXT|FILE", help="on the training images (default: what the run says of them)"
+    )
+    p.add_argument("--licence", metavar="TEXT|FILE", help="under which terms the weights may be used")
+    p.add_argument(
+        "--despite-alarm",
+        action="append",
+        default=[],
+        metavar="memorisation",
+        help="publish a generator that copies training images all the same",
+    )
+    p.add_argument("--runs", default="runs", metavar="DIR", help="where runs are looked for (default: runs)")
     _device(p)
     _json(p)
 
@@ -224,6 +274,15 @@ def _train(options: argparse.Namespace) -> None:
     from zoo.display import numbers
     from zoo.launch import train
 
+    if options.classes:
+        import json
+
+        from zoo.errors import ZooError
+        from zoo.recipe import list_models
+
+        if options.name is None and options.resume is None and options.classes in list_models():
+            raise ZooError(f"--classes {options.classes}: is a recipe, which stands before: zoo train NAME --classes")
+        options.set = [*options.set, f"data.labels={json.dumps(options.classes)}"]
     if options.profile:
         return _profile(options)
 
@@ -282,6 +341,39 @@ def _profile(options: argparse.Namespace) -> None:
     return None
 
 
+def _tune(options: argparse.Namespace) -> None:
+    from zoo.tune import best, tune
+
+    document = tune(
+        options.name,
+        param=options.param,
+        factors=options.factors,
+        kimg=options.kimg,
+        data=options.data,
+        out=options.out,
+        device=options.device,
+        set=options.set,
+    )
+    if options.json:
+        return _print_json(document)
+    lines = []
+    for row in document["rows"]:
+        value = row["value"] if isinstance(row["value"], list) else f"{row['value']:g}"
+        figures = [_figure(row[key]) for key in ("loss_d", "loss_g", "gap")]
+        pairs = [("ssim_nearest", "ssim_nearest_unseen"), ("ssim_pairwise", "ssim_pairwise_real")]
+        figures += [" / ".join(_figure(row[key]) for key in pair) for pair in pairs]
+        kept = f"{row['best']['metric']} {row['best']['value']:.3f}" if row["best"] else ""
+        rang = ", ".join(dict.fromkeys(alarm["name"] for alarm in row["alarms"]))
+        lines.append([f"x{row['factor']:g}", str(value), *figures, kept, row["error"] or rang])
+    headings = ["factor>", f"{document['param']}>", "D loss>", "G loss>", "D(x) - D(G(z))>"]
+    headings += ["SSIM nearest / real>", "SSIM pairwise / real>", "best look>", "alarms"]
+    _print_table(headings, lines)
+    if (row := best(document)) is not None:
+        print(f"nearest to real images: x{row['factor']:g}")
+    print(f"  {document['picture']}")
+    return None
+
+
 def _runs(options: argparse.Namespace) -> None:
     from pathlib import Path
 
@@ -327,8 +419,10 @@ def _sample(options: argparse.Namespace) -> None:
 
     if options.n is not None and options.n < 1:
         raise ZooError(f"-n {options.n}: must be at least 1")
-    if options.mix and (options.n is not None or options.truncation is not None):
-        raise ZooError("--mix: says itself how many images there are, as trained; leave out -n and --truncation")
+    if options.mix and (options.n is not None or options.truncation is not None or options.label is not None):
+        raise ZooError(
+            "--mix: says itself how many images there are, as trained; leave out -n, --truncation and --class"
+        )
     shape = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", options.mix or "1x1")
     if shape is None:
         raise ZooError(f"--mix {options.mix}: must read ROWSxCOLUMNS, such as 4x6")
@@ -338,7 +432,7 @@ def _sample(options: argparse.Namespace) -> None:
         rows, columns = int(shape[1]), int(shape[2]) + 1
         images = generator.mix(rows, columns - 1, options.seed)
     else:
-        images = generator.sample(options.n or 64, options.seed, truncation=options.truncation)
+        images = generator.sample(options.n or 64, options.seed, label=options.label, truncation=options.truncation)
     out = Path(options.out or f"{_stem(options.source)}-samples.png")
     save_images(images, out, columns=columns, metadata={"recipe": generator.recipe.name, "seed": options.seed})
     if options.json:
@@ -432,6 +526,53 @@ def _report(options: argparse.Namespace) -> None:
     return None
 
 
+def _weights(options: argparse.Namespace) -> None:
+    from zoo.packaged import catalogue
+
+    entries = catalogue().values()
+    if options.json:
+        return _print_json([entry.to_json() for entry in entries])
+    if not entries:
+        return print("no weights come with this version; `zoo train NAME` makes some")
+    lines = []
+    for entry in entries:
+        counts = [str(entry.resolution), str(entry.channels), f"{entry.size / 1e6:.1f} MB", f"{entry.nimg:,}"]
+        figures = [
+            f"{entry.metrics[name].value:.{digits}f}" if name in entry.metrics else ""
+            for name, digits in (("fid", 1), ("kid", 4))
+        ]
+        space = entry.judged.space if entry.judged is not None else None
+        if space not in (None, "inception"):  # of another network's features, figures are other ones
+            figures = [f"{figure} ({space})" if figure else "" for figure in figures]
+        lines.append([entry.name, *counts, *figures, entry.where])
+    return _print_table(["name", "pixels>", "channels>", "size>", "images seen>", "FID>", "KID>", "where"], lines)
+
+
+def _publish(options: argparse.Namespace) -> None:
+    from zoo.publishing import publish
+
+    place = publish(
+        options.source,
+        options.to,
+        name=options.name,
+        best=options.best,
+        force=options.force,
+        data=options.data,
+        samples=options.samples,
+        spaces=options.spaces,
+        weights=options.weights,
+        data_statement=options.data_statement,
+        licence=options.licence,
+        despite_alarm=options.despite_alarm,
+        runs=options.runs,
+        device=options.device,
+    )
+    if options.json:
+        return _print_json({"published": place})
+    print(place)
+    return None
+
+
 def _compare(options: argparse.Namespace) -> None:
     from zoo.comparison import as_group, compare
 
@@ -504,6 +645,10 @@ def _judged(parser: argparse.ArgumentParser) -> None:
         metavar="NAME,...",
         help="fid, kid, ...; or groups: features, ssim, copies, all (default: nearly all)",
     )
+    _spaces(parser)
+
+
+def _spaces(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--spaces",
         action="append",

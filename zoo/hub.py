@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from zoo import run, sampling, seeds
+from zoo import packaged, run, sampling, seeds
+from zoo.display import Display
 from zoo.environment import choose_device
 from zoo.errors import ZooError, nearest
 from zoo.networks import Generator, ImageSpec, LatentSpec, StyleGenerator
@@ -50,9 +51,16 @@ class LoadedGenerator(nn.Module):
         """Whether truncation and style mixing are to be had."""
         return isinstance(self.generator, StyleGenerator)
 
-    def forward(self, z: Tensor) -> Tensor:
-        """Latents (N, latent.dim) to float images (N, C, H, W), not yet clamped to [-1, 1]."""
-        return self.generator(z)
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes that can be asked for; none for most generators."""
+        return list(self.recipe.data.classes)
+
+    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """Latents (N, latent.dim), and classes (N,) where there are any, to float images (N, C, H, W), not yet clamped
+        to [-1, 1].
+        """
+        return self.generator(z, label)
 
     def latents(self, n: int, seed: int = 0) -> Tensor:
         """The latents (n, latent.dim) that :meth:`sample` makes images from."""
@@ -63,6 +71,7 @@ class LoadedGenerator(nn.Module):
         n: int,
         seed: int = 0,
         *,
+        label: int | str | Tensor | None = None,
         truncation: float | None = None,
         advance: Callable[[int], None] | None = None,
     ) -> Tensor:
@@ -72,27 +81,33 @@ class LoadedGenerator(nn.Module):
         Args:
             n: how many.
             seed: which.
+            label: a class, by name or number, or one for each image; default: as often as in training.
             truncation: psi in [0, 1]: how far styles stay from their mean (1 or None: as trained). Style generators
                 only.
             advance: is told of every few images made.
 
         Raises:
-            ZooError: truncation of a generator without styles.
+            ZooError: truncation of a generator without styles; a class of one that knows none, or not that one.
         """
-        return self.decode(self.latents(n, seed), seed=seed, truncation=truncation, advance=advance)
+        return self.decode(self.latents(n, seed), seed=seed, label=label, truncation=truncation, advance=advance)
 
     def decode(
         self,
         z: Tensor,
         *,
         seed: int = 0,
+        label: int | str | Tensor | None = None,
         truncation: float | None = None,
         advance: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """Latents (N, latent.dim) to uint8 images (N, C, H, W) on the CPU; ``seed`` fixes noise inputs."""
+        """Latents (N, latent.dim) to uint8 images (N, C, H, W) on the CPU; ``seed`` fixes noise inputs, and classes
+        where ``label`` names none.
+        """
+        labels = self.labels(label, len(z), seed)
         if truncation is None:
-            return to_uint8(sampling.images(self.generator, z, seed=seed, speed=self.speed, advance=advance))
-        w = self._styles(z, "truncation")
+            made = sampling.images(self.generator, z, label=labels, seed=seed, speed=self.speed, advance=advance)
+            return to_uint8(made)
+        w = self._styles(z, labels, "truncation")
         w = sampling.truncated(self.generator, w, truncation)
         return to_uint8(sampling.synthesised(self.generator, w, seed=seed, speed=self.speed))
 
@@ -111,7 +126,8 @@ class LoadedGenerator(nn.Module):
         Raises:
             ZooError: a generator without styles.
         """
-        w = self._styles(self.latents(rows + columns, seed), "style mixing")
+        labels = self.labels(None, rows + columns, seed)
+        w = self._styles(self.latents(rows + columns, seed), labels, "style mixing")
         cut = w.shape[1] // 2 if crossover is None else crossover
         coarse, fine = w[:rows], w[rows:]
         table = [w.new_zeros(w.shape[1:]), *fine]
@@ -121,11 +137,34 @@ class LoadedGenerator(nn.Module):
         images[0] = 0
         return images
 
-    def _styles(self, z: Tensor, what: str) -> Tensor:
+    def labels(self, label: int | str | Tensor | None, n: int, seed: int) -> Tensor | None:
+        """(n,) classes: all of one, by name or number; as given; or, of None, those that :meth:`sample` makes.
+
+        Raises:
+            ZooError: the generator knows none, or not that one, or they are not ``n``.
+        """
+        if label is None:
+            return seeds.fixed_labels(seed, n, self.image.shares)
+        if not self.image.classes:
+            raise ZooError(f"class {label}: {self.recipe.name} was trained without classes; zoo train --classes")
+        if isinstance(label, Tensor):
+            if label.shape != (n,) or not bool(((label >= 0) & (label < self.image.classes)).all()):
+                raise ZooError(f"classes: must be {n} numbers from 0 to {self.image.classes - 1}")
+            return label.long()
+        number = self.classes.index(label) if label in self.classes else label
+        if isinstance(number, str) and number.isdigit():
+            number = int(number)
+        if isinstance(number, str) or not 0 <= number < self.image.classes:
+            known = ", ".join(self.classes)
+            raise ZooError(f"no class {label!r}{nearest(str(label), self.classes)}; {self.recipe.name} knows {known}")
+        return torch.full((n,), number)
+
+    def _styles(self, z: Tensor, label: Tensor | None, what: str) -> Tensor:
         """Latents (N, latent.dim) to styles (N, num_styles, width of w), the same in every block."""
         if not isinstance(self.generator, StyleGenerator):
             raise ZooError(f"{what}: {self.recipe.generator.arch} has no styles (a mapping network); StyleGANs have")
-        w = self.generator.mapping(z.to(next(self.parameters()).device))
+        device = next(self.parameters()).device
+        w = self.generator.mapping(z.to(device), None if label is None else label.to(device))
         return w[:, None].expand(-1, self.generator.num_styles, -1)
 
 
@@ -139,8 +178,9 @@ def load_generator(
     """A trained generator.
 
     Args:
-        source: a run or its folder, a ``generator.safetensors`` file, or a recipe's name: then the newest run of it in
-            ``runs``.
+        source: a run or its folder, a ``generator.safetensors`` file, or a name: of a recipe with runs in ``runs``
+            (then its newest), else of packaged weights, which are fetched if they are not here (see
+            ``zoo.packaged``).
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         runs: where to look for a name.
         precision: ``auto``, ``fp32`` or ``bf16``; default: the recipe's. Another one changes images by rounding.
@@ -167,9 +207,12 @@ def _locate(source: str | os.PathLike[str], runs: Path) -> Path:
             return candidate.generator_file
     if (runs / name).is_dir():
         return _trained(run.open_run(runs / name))
+    entries = packaged.catalogue()
+    if name in entries:
+        return entries[name].path(Display())
     if name in list_models():
-        raise ZooError(f"nothing trained of {name} in {runs}; `zoo train {name}` trains it")
-    known = [*list_models(), *(other.name for other in run.find(runs))]
+        raise ZooError(f"nothing trained of {name} in {runs}, nor packaged; `zoo train {name}` trains it")
+    known = [*list_models(), *entries, *(other.name for other in run.find(runs))]
     raise ZooError(f"no run, file or recipe {name!r}{nearest(name, known)}")
 
 

@@ -205,7 +205,9 @@ class Loop:
         if self.watch.improved(row, nimg):
             best = self.watch.best or {}
             averaged, notes = self.trainer.averaged(), {key: str(best[key]) for key in ("metric", "value")}
-            weights.save_generator(self.run.best_file, averaged, recipe=self.trainer.recipe, nimg=nimg, **notes)
+            weights.save_generator(
+                self.run.best_file, averaged, recipe=self.trainer.recipe, nimg=nimg, dtype=None, **notes
+            )
             self.run.write_info(best=best)
         self.watch.took(time.monotonic() - start)
         self.aside += time.monotonic() - start

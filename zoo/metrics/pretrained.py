@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 from zoo.atomic import atomic_file, replacing
 from zoo.data.cache import default_folder
 from zoo.data.reporter import Reporter
+from zoo.download import offline
 from zoo.errors import ZooError, nearest, words
 
 if TYPE_CHECKING:
@@ -336,14 +337,6 @@ def _from_tensorflow(state: Mapping[str, Tensor], path: Path) -> State:
     return made
 
 
-def _offline() -> str:
-    """Which switch forbids downloads, or nothing."""
-    for name in ("ZOO_OFFLINE", "HF_HUB_OFFLINE"):
-        if os.environ.get(name, "").strip().lower() not in ("", "0", "false", "no", "off"):
-            return f"{name} is set"
-    return ""
-
-
 def _unreachable(url: str) -> str:
     """Why a server cannot be reached within a few seconds, or nothing."""
     answer = [f"no answer in {PATIENCE} s"]
@@ -365,7 +358,7 @@ def _unreachable(url: str) -> str:
 
 
 def _download_inception(reporter: Reporter) -> Path:
-    path, why = _hub() / INCEPTION_FILE, _offline() or _unreachable(INCEPTION_URL)
+    path, why = _hub() / INCEPTION_FILE, offline() or _unreachable(INCEPTION_URL)
     if not why:
         import torch.hub
 
@@ -385,7 +378,7 @@ def _download_inception(reporter: Reporter) -> Path:
 def _download_timm(name: str, reporter: Reporter) -> Path:
     if name != DINOV2:  # nobody has mistyped that one, and the import takes seconds
         check_timm(name)
-    why = _offline() or _unreachable(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    why = offline() or _unreachable(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
     if not why:
         import timm
 

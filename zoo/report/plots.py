@@ -1,4 +1,4 @@
-"""The three plots of a run, from its log rows.
+"""The three plots of a run, from its log rows; and one of several runs side by side.
 
 A row is a dict with ``nimg`` (images seen) and any of ``loss_d``, ``loss_g``, ``d_real``, ``d_fake`` (mean logits),
 ``d_acc_real``, ``d_acc_fake`` (0..1), ``ssim_nearest``, ``ssim_pairwise``. Missing, None and non-finite figures are
@@ -9,7 +9,7 @@ Matplotlib is imported only when something is drawn, and only its object interfa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from zoo.atomic import replacing
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from PIL import Image
 
 Row = Mapping[str, Any]
 Series = tuple[np.ndarray, np.ndarray]  # thousands of images seen, ascending, and the figure there; all finite
@@ -101,6 +102,79 @@ def plot_ssim(rows: Sequence[Row], path: Path, title: str, reals: Mapping[str, f
     return True
 
 
+def plot_sweep(runs: Mapping[str, Sequence[Row]], strips: Mapping[str, Image.Image], path: Path, title: str) -> bool:
+    """tune.png: several short runs in the same panels, and below them a strip of pictures each.
+
+    Above: losses, and how far apart D holds reals and fakes (mean logits). Below: how far likeness to the nearest real
+    image and among the fakes are from those of real images, 0 being best.
+
+    Args:
+        runs: log rows under the runs' names, in the order of their colours.
+        strips: the last pictures of each, under the same names.
+    """
+    from matplotlib import colormaps
+
+    panels: list[tuple[str, Callable[[Row], Any]]] = [
+        ("D loss", lambda row: row.get("loss_d")),
+        ("G loss", lambda row: row.get("loss_g")),
+        ("D(x) - D(G(z)), logits", lambda row: _gap(row, "d_real", "d_fake")),
+        ("SSIM nearest, distance from reals'", lambda row: abs(_gap(row, "ssim_nearest", "ssim_nearest_unseen"))),
+        ("SSIM pairwise, distance from reals'", lambda row: abs(_gap(row, "ssim_pairwise", "ssim_pairwise_real"))),
+    ]
+    series = [
+        [_series([{"nimg": row.get("nimg"), "y": of(row)} for row in rows], "y") for rows in runs.values()]
+        for _, of in panels
+    ]
+    if not any(len(y) for panel in series for _, y in panel):
+        return False
+    colours = [colormaps["viridis"](0.9 * i / max(1, len(runs) - 1)) for i in range(len(runs))]
+    figure, axes = _sheet(title, strips)
+    for (label, _), lines, one in zip(panels, series, axes, strict=False):
+        for name, line, colour in zip(runs, lines, colours, strict=True):
+            _line(one, line, colour, name)
+        one.set_title(label, loc="left", fontsize=10.5, color=INK)
+        _plain(one)
+    axes[-1].set_axis_off()
+    axes[-1].legend(*axes[0].get_legend_handles_labels(), loc="upper left", frameon=False, fontsize=10.5)
+    with replacing(path) as temp:
+        figure.savefig(temp, format="png")
+    return True
+
+
+def _sheet(title: str, strips: Mapping[str, Image.Image]) -> tuple[Figure, list[Axes]]:
+    """Six panels, the last for the legend, over the strips."""
+    from matplotlib.figure import Figure
+
+    wide = 11.0
+    heights = [wide * 0.92 * strip.height / strip.width for strip in strips.values()]
+    figure = Figure(figsize=(wide, 6 + sum(heights)), dpi=120, facecolor="white")
+    figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.06)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(6, max(sum(heights), 0.01)))[:, 0]
+    if strips:
+        for one, (name, strip) in zip(
+            lower.subplots(len(strips), 1, squeeze=False, height_ratios=heights)[:, 0], strips.items(), strict=True
+        ):
+            one.imshow(np.asarray(strip), cmap="gray", vmin=0, vmax=255)
+            one.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10.5, color=INK)
+            one.set(xticks=[], yticks=[])
+            one.spines[:].set_visible(False)
+    return figure, upper.subplots(2, 3).ravel().tolist()
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(FAINT)
+    axes.grid(axis="y", color=RULE, linewidth=0.8)
+    axes.tick_params(colors=INK, labelsize=9, length=0)
+    axes.set_xlabel("thousands of images seen", color=INK, fontsize=9)
+    axes.set_xlim(left=0)
+
+
+def _gap(row: Row, one: str, other: str) -> float:
+    return _number(row.get(one)) - _number(row.get(other))
+
+
 def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float | np.number) else np.nan
 
@@ -122,7 +196,7 @@ def _smooth(y: np.ndarray) -> np.ndarray:
     return y
 
 
-def _line(axes: Axes, series: Series, colour: str, label: str) -> None:
+def _line(axes: Axes, series: Series, colour: Any, label: str) -> None:
     seen, y = series
     if len(y) < 10:  # too few to smooth
         axes.plot(seen, y, color=colour, linewidth=2, marker="o", markersize=4, label=label)

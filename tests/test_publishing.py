@@ -1,0 +1,219 @@
+"""`zoo publish`: what is written, that it is whole or not there, and what is not published."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import zoo
+from zoo import packaged, publishing
+from zoo.cli import main
+from zoo.errors import ZooError
+from zoo.metrics.alarms import Alarm
+from zoo.metrics.judge import Judge
+from zoo.report import pictures
+from zoo.weights import load_generator_file
+
+QUICK = {"spaces": ["random"], "samples": 24, "device": "cpu"}
+FILES = ["README.md", "card.json", "recipe.yaml", "samples.png", "tiny.safetensors"]
+
+
+@pytest.fixture
+def run(runs):
+    return runs / "dcgan-64-000"
+
+
+@pytest.fixture
+def copying(monkeypatch):
+    """A judge who says that everything is copied."""
+    judge = Judge.judge
+
+    def judged(self, fakes):
+        verdict = judge(self, fakes)
+        alarm = Alarm(name="memorisation", metric="copies_ssim", value=1.0, threshold=0.1, text="All are copies.")
+        verdict.alarms.append(alarm)
+        return verdict
+
+    monkeypatch.setattr(Judge, "judge", judged)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_folder_holds_what_it_should_and_generated_pictures_only(published, run):
+    assert names(published) == FILES
+    assert names(published.parent) == ["tiny"]
+    generator = zoo.load_generator(published / "tiny.safetensors", precision="fp32")
+    assert all(parameter.dtype == torch.float32 for parameter in generator.parameters())
+    ours, theirs = generator.sample(16), zoo.load_generator(run, precision="fp32").sample(16)
+    assert (ours.int() - theirs.int()).abs().max() <= 3  # fp16 weights
+    half, whole = (path.stat().st_size for path in (published / "tiny.safetensors", run / "generator.safetensors"))
+    assert half < 0.75 * whole
+    with Image.open(published / "samples.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), np.asarray(pictures.grid(ours, 8)))
+    entry = packaged.described(published)
+    assert (entry.name, entry.nimg, entry.resolution, entry.channels) == ("tiny", 32, 16, 1)
+    assert entry.judged.samples == 24
+    assert entry.judged.space == "random"
+    assert entry.judged.copies_told
+    assert {"fid", "kid"} <= entry.metrics.keys()
+    assert entry.data.startswith("Trained on phantoms")
+
+
+def test_the_card_says_what_it_is(published, run):
+    card = (published / "README.md").read_text()
+    entry = packaged.described(published)
+    for text in ("license: other", "![Generated images 0 to 15 of seed 0](samples.png)", "zoo.load_generator(path)"):
+        assert text in card
+    for text in (entry.sha256, entry.data, entry.licence, entry.recipe_digest, "| FID (random) |", "(unseen subjects)"):
+        assert text in card
+    assert str(run.parent) not in card + (published / "card.json").read_text()
+    content = json.loads((published / "card.json").read_text())
+    assert content["figures"]["fid"]["value"] == pytest.approx(entry.metrics["fid"].value)
+    assert "unseen subjects" in content["baselines"]
+
+
+def test_words_of_ones_own(run, tmp_path, capsys):
+    (tmp_path / "data.txt").write_text("Believed to derive\nfrom OASIS-1.\n")
+    words = [str(run), "--to", tmp_path / "x", "--spaces", "random", "--samples", "24", "--device", "cpu", "--json"]
+    words += ["--data-statement", tmp_path / "data.txt", "--licence", "As the data."]
+    assert main(["publish", *map(str, words)]) == 0
+    assert json.loads(capsys.readouterr().out) == {"published": str(tmp_path / "x")}
+    entry = packaged.described(tmp_path / "x")
+    assert (entry.name, entry.data, entry.licence) == (
+        "dcgan-64",
+        "Believed to derive from OASIS-1.",
+        "As the data.",
+    )
+
+
+def test_copies_are_not_published(run, tmp_path, copying, capsys):
+    # 25: what was judged before is remembered, and was not found to copy.
+    words = ["publish", run, "--to", tmp_path / "x", "--spaces", "random", "--samples", 25, "--device", "cpu"]
+    words = [str(word) for word in words]
+    assert main(words) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "copies training images: All are copies." in error
+    assert names(tmp_path) == []
+    assert main([*words, "--despite-alarm", "memorization"]) == 2
+    assert "did you mean 'memorisation'?" in capsys.readouterr().err
+    assert main([*words, "--despite-alarm", "memorisation"]) == 0
+    assert "- **memorisation**: All are copies." in (tmp_path / "x" / "README.md").read_text()
+    assert "memorisation" in packaged.described(tmp_path / "x").judged.alarms
+
+
+def test_what_is_there_is_replaced_by_force_and_only_if_it_is_ours(run, tmp_path):
+    place = tmp_path / "x"
+    place.mkdir()
+    zoo.publish(run, str(place), name="tiny", **QUICK)
+    (place / "old").write_text("")
+    with pytest.raises(ZooError, match="--force replaces it"):
+        zoo.publish(run, str(place), name="tiny", **QUICK)
+    zoo.publish(run, str(place), name="tiny", force=True, **QUICK)
+    assert names(place) == FILES
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("")
+    with pytest.raises(ZooError, match="`zoo publish` did not make it"):
+        zoo.publish(run, str(tmp_path / "mine"), force=True, **QUICK)
+    assert names(tmp_path) == ["mine", "x"]
+
+
+def test_a_failure_leaves_nothing(run, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pictures, "save_png", full)
+    with pytest.raises(ZooError, match="cannot be written \\(no space left on device\\)"):
+        zoo.publish(run, str(tmp_path / "x"), name="tiny", **QUICK)
+    assert names(tmp_path) == []
+
+
+def test_the_best_and_files_of_their_own(run, tmp_path):
+    from zoo.weights import save_generator
+
+    generator, recipe, _ = load_generator_file(run / "generator.safetensors")
+    best = zoo.Run(run).best_file
+    there = best.is_file()
+    if not there:
+        save_generator(best, generator, recipe=recipe, nimg=16)
+    nimg = load_generator_file(best)[2]
+    zoo.publish(run, str(tmp_path / "x"), name="tiny", best=True, **QUICK)
+    assert packaged.described(tmp_path / "x").nimg == nimg
+    if not there:
+        best.unlink()
+    save_generator(tmp_path / "alone.safetensors", generator, recipe=recipe, nimg=5)
+    with pytest.raises(ZooError, match="--data-statement"):
+        zoo.publish(tmp_path / "alone.safetensors", str(tmp_path / "y"), **QUICK)
+    with pytest.raises(ZooError, match="--best: is of runs"):
+        zoo.publish(tmp_path / "alone.safetensors", str(tmp_path / "y"), best=True, **QUICK)
+    zoo.publish(
+        tmp_path / "alone.safetensors", str(tmp_path / "y"), data="phantoms:4", data_statement="Phantoms.", **QUICK
+    )
+    assert packaged.described(tmp_path / "y").data == "Phantoms."
+
+
+def test_to_a_hub(run, monkeypatch):
+    """With a stand-in: what would be uploaded, and one line for what keeps it from being."""
+    uploaded, there = {}, []
+
+    class Api:
+        def repo_exists(self, repo):
+            return bool(there)
+
+        def file_exists(self, repo, name):
+            return name in there
+
+        def create_repo(self, repo, exist_ok):
+            assert exist_ok
+
+        def upload_folder(self, *, repo_id, folder_path, commit_message):
+            from pathlib import Path
+
+            if "full" in there:
+                raise RuntimeError("403 Forbidden\nand more")
+            uploaded[repo_id] = {path.name: path.read_bytes() for path in Path(folder_path).iterdir()}
+
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    to = "hf:owner/brains"
+    with pytest.raises(ZooError, match="--to hf:owner/brains: ZOO_OFFLINE is set"):
+        zoo.publish(run, to, name="tiny", **QUICK)
+    monkeypatch.delenv("ZOO_OFFLINE")
+    monkeypatch.setattr(publishing, "offline", lambda: "")
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    with pytest.raises(ZooError, match="no token for Hugging Face"):
+        zoo.publish(run, to, name="tiny", **QUICK)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "x")
+    with pytest.raises(ZooError, match="must read hf:owner/name"):
+        zoo.publish(run, "hf:brains", name="tiny", **QUICK)
+    assert zoo.publish(run, to, name="tiny", **QUICK) == "https://huggingface.co/owner/brains"
+    assert sorted(uploaded["owner/brains"]) == FILES
+    assert b'hf_hub_download("owner/brains", "tiny.safetensors")' in uploaded["owner/brains"]["README.md"]
+    there.append("card.json")
+    with pytest.raises(ZooError, match="--force replaces their card"):
+        zoo.publish(run, to, name="tiny", **QUICK)
+    there.append("full")
+    with pytest.raises(ZooError, match=r"cannot be uploaded \(403 Forbidden\)$"):
+        zoo.publish(run, to, name="tiny", force=True, **QUICK)
+
+
+def test_without_unseen_images_the_card_says_that_copies_cannot_be_told(run):
+    from zoo.metrics.figure import Figure, missing
+    from zoo.rows import Row
+
+    figures = {"fid": Figure(value=1.0, n=24), "copies_ssim": missing("no unseen real images to tell copies from", 24)}
+    row = Row(name="tiny", kind="file", figures=figures, cost={"nimg": 1}, facts={"samples": 24})
+    _, recipe, _ = load_generator_file(run / "generator.safetensors")
+    small = SimpleNamespace(name="tiny", recipe=recipe, weights=run / "generator.safetensors")
+    group = SimpleNamespace(data=SimpleNamespace(train=[1], unseen=[]))
+    entry = publishing._described(small, row, group, "x", "y", "random")
+    assert not entry.judged.copies_told
+    card = publishing._card(entry, recipe, {"alarms": []}, "", ["inception: not available: put it into /home/me"], "x")
+    assert "whether it copies is not known" in card
+    assert "- inception: not available\n" in card
+    assert "/home/me" not in card

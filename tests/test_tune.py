@@ -1,0 +1,102 @@
+"""`zoo tune`: a number of a recipe multiplied, short runs, and what is written of them; tiny nets and phantoms."""
+
+import json
+
+import pytest
+from PIL import Image
+
+import zoo
+from zoo.cli import main
+from zoo.errors import ZooError
+from zoo.tune import best, tune
+
+SET = ["data.resolution=16", "generator.width=0.1", "discriminator.width=0.1", "train.batch=8"]
+R1 = [*SET, "penalties.r1.weight=[[0, 1], [1, 0.5]]"]
+FLAGS = [part for text in R1 for part in ("--set", text)]
+LR = {"param": "optimizer.generator.lr", "data": "phantoms:4", "device": "cpu", "set": SET}
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    out = tmp_path_factory.mktemp("tune")
+    command = ["tune", "dcgan-64", "--param", "penalties.r1.weight", "--factors", "0.25,4", "--kimg", "0.032", *FLAGS]
+    return out, [*command, "--data", "phantoms:4", "--device", "cpu", "--out", str(out)]
+
+
+def test_a_sweep_and_the_same_command_again(swept, monkeypatch, capsys):
+    out, command = swept
+    assert main([*command, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    folder = out / "dcgan-64-penalties.r1.weight"
+    assert json.loads((folder / "tune.json").read_text()) == document
+    first, second = document["rows"]
+    assert (first["factor"], second["factor"]) == (0.25, 4)
+    assert first["value"] == [[0, 0.25], [1, 0.125]]
+    assert zoo.load_recipe(folder / "x4" / "dcgan-64-000" / "recipe.yaml").penalties["r1"].weight.at(0) == 4
+    for row in document["rows"]:
+        assert row["nimg"] == 32
+        assert row["error"] is None
+        for key in ("loss_d", "loss_g", "gap", "ssim_nearest", "ssim_nearest_unseen", "ssim_pairwise"):
+            assert isinstance(row[key], float), key
+        assert row["best"]["metric"] == "ssim"
+    assert best(document) in document["rows"]
+    with Image.open(folder / "tune.png") as picture:
+        assert picture.width > picture.height / 2 > 300
+    monkeypatch.setattr("zoo.trainer.Trainer.step", lambda self: pytest.fail("trained again"))
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "penalties.r1.weight" in said
+    assert "x0.25" in said
+    assert "nearest to real images: x" in said
+
+
+def test_longer_goes_on_and_what_fails_stops_no_other(tmp_path, monkeypatch):
+    from zoo.trainer import Trainer
+
+    tune("dcgan-64", factors=[1], kimg=0.016, out=tmp_path, **LR)
+    original, steps = Trainer.step, []
+
+    def step(self):
+        steps.append(self.nimg)
+        if self.recipe.optimizer.generator.lr.at(0) > 1:
+            raise MemoryError("no memory")
+        original(self)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    document = tune("dcgan-64", factors="1e5,1", kimg=0.032, out=tmp_path, **LR)
+    broken, whole = document["rows"]
+    assert broken["error"] == "MemoryError: no memory"
+    assert steps == [0, 16, 24]
+    assert whole["nimg"] == 32
+    assert best(document) == whole
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"param": "penalties.r1.wieght"}, r"dcgan-64 has no such number \(did you mean 'penalties.r1.weight'\?\)"),
+        ({"param": "penalties.r2.weight"}, "has no such number"),
+        ({"param": "loss.name"}, 'is no number but "nonsaturating"'),
+        ({"param": "optimizer.generator.betas"}, r"is no number but \[0.5, 0.999\]"),
+        ({"param": "penalties.r1"}, "is no number but {"),
+        ({"param": "loss.label_smoothing"}, "is 0, which stays 0 by any factor"),
+        ({"param": "train.log_kimg"}, "changes no number of training"),
+        ({"param": "train.kimg"}, "is the sweep's own"),
+        ({"param": "train.batch", "factors": "0.3"}, "train.batch: must be"),
+        ({"factors": "1,x"}, "must be different numbers"),
+        ({"factors": "1,1.0"}, "must be different numbers"),
+        ({"factors": "-1"}, "must be different numbers"),
+        ({"factors": ""}, "must be different numbers"),
+        ({"factors": "nan"}, "must be different numbers"),
+        ({"kimg": 0}, "--kimg 0: must be above 0"),
+    ],
+)
+def test_slips_are_told_before_anything_is_trained(change, said, tmp_path):
+    with pytest.raises(ZooError, match=said):
+        tune("dcgan-64", **{"param": "penalties.r1.weight", "set": R1, "out": tmp_path / "tune", **change})
+    assert not (tmp_path / "tune").exists()
+
+
+def test_exit_code(tmp_path, capsys):
+    assert main(["tune", "dcgan-64", "--param", "nonsense", "--out", str(tmp_path / "tune")]) == 2
+    assert "no such number" in capsys.readouterr().err
