@@ -29,6 +29,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import tomllib
 import venv
@@ -40,8 +41,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import zoo
 from zoo.atomic import atomic_file
-from zoo.errors import ZooError, nearest
+from zoo.errors import Interrupted, ZooError, nearest
+from zoo.run import find as runs_of
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -66,6 +69,16 @@ ON = ("speed.cuda_graphs=true", "speed.compile=true")
 
 # schedules: images an original was trained on, and the hours its author said it took
 PUBLISHED = {"dcgan-256": (1200 * 9664, 8.0), "lean-256": (200 * 11_328, 6.0)}
+
+# train: what the leaderboard wants of a GPU, in this order, and minutes each; the same job again (--retry) goes on
+TRAINED = {
+    "r3gan-256": 6.0,
+    "stylegan2-256": 6.0,
+    "lean-256-stable": 6.0,
+    "dcgan-256-stable": 6.0,
+    "lean-256": 6.0,
+    "dcgan-256": 6.0,
+}
 
 # wheels: for which machine, and what it has or is not asked for
 PYTHON = "3.12"
@@ -151,6 +164,16 @@ def jobs(options: argparse.Namespace) -> list[Job]:
             needs=tuple(f"train_speed-{name}" for name in PUBLISHED),
         )
     )
+    found += [
+        Job(
+            name=f"train-{name}",
+            kind="train",
+            minutes=minutes + 1,
+            command=[*me, "train", name, str(minutes)],
+            told=_told_training,
+        )
+        for name, minutes in TRAINED.items()
+    ]
     names = ["stylegan-256", "stylegan-64", "lean-256", "dcgan-64"]
     names += [f"{package}-{size}" for size in (256, 64) for package in PEERS]
     return found + [of_script("peers", name, peers.get(name, 2.5), _told_peer) for name in names]
@@ -440,6 +463,10 @@ def _told_profile(row: Row) -> str:
     return f"{row['img_per_s']:,.0f} img/s, {row['share_of_floor']:.0%} of the floor"
 
 
+def _told_training(row: Row) -> str:
+    return f"{row['nimg'] / 1000:.0f} kimg, SSIM pairwise {row['ssim_pairwise']:.3f}, {len(row['alarms'])} alarms"
+
+
 def _told_norm(row: Row) -> str:
     return f"{'passes' if row['passes'] else 'DOES NOT PASS'}, {row['difference']:.0e} over {row['backend']}"
 
@@ -610,7 +637,39 @@ def write_schedules(options: argparse.Namespace) -> None:
     print(json.dumps(rows))
 
 
+def write_training(options: argparse.Namespace, name: str, minutes: str) -> None:
+    """Train a recipe for some minutes in ``runs`` beside the results, from where an earlier slice had come to."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the loop listens itself
+    timer = threading.Timer(60 * float(minutes), os.kill, (os.getpid(), signal.SIGTERM))
+    timer.daemon = True
+    timer.start()
+    out = options.out / "runs"
+    try:
+        zoo.train(name, data=options.data, out=out, device=options.device, announce=sys.stderr)
+    except Interrupted:  # everything is saved
+        pass
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGTERM, before)
+    run = runs_of(out, name)[-1]
+    rows = run.rows()
+    judged: Row = next((row for row in reversed(rows) if "ssim_nearest" in row), {})
+    print(
+        json.dumps(
+            {
+                "recipe": name,
+                "run": str(run.path),
+                "nimg": run.info["nimg"],
+                "seconds": rows[-1]["time"],
+                **{key: judged.get(key) for key in ("ssim_nearest", "ssim_nearest_unseen", "ssim_pairwise")},
+                "alarms": judged.get("alarms", []),
+            }
+        )
+    )
+
+
 WORKERS: dict[str, Callable[..., None]] = {
+    "train": write_training,
     "environment": write_environment,
     "numbers": write_numbers,
     "sync_norm": write_sync_norm,

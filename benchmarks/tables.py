@@ -16,7 +16,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.metrics.catalogue import METRICS
+import standings
+
+from zoo.metrics.catalogue import METRICS, short
 from zoo.report import table
 
 HERE = Path(__file__).parent
@@ -187,6 +189,42 @@ def startup() -> str:
     return table.markdown_table(headings, rows)
 
 
+RANKED = [METRICS[name] for name in ("fid", "kid", "precision", "recall", "ssim_nearest", "ssim_pairwise")]
+
+
+def leaderboard(*groups: str) -> str:
+    """Best first within each size and under the floors of it; what the budget was spent on stands in core-minutes."""
+    rows = results("leaderboard")
+    mine = [row for row in rows if row["group"] in groups]
+    others = dict.fromkeys(space for row in mine for space in row["spaces"][1:])
+    metrics = [*RANKED[:2], *(RANKED[1].of_space(space, f"kid_{short(space)}") for space in others), *RANKED[2:]]
+    lines = []
+    for px in sorted({row["px"] for row in mine}):
+        for row in standings.ranking([row for row in mine if row["px"] == px]):
+            spent = "" if row["core_seconds"] is None else f"{row['core_seconds'] / 60:.1f}"
+            counts = (
+                " / ".join(f"{row[key]:,}" for key in ("params_g", "params_d")) if "params_g" in row else table.NONE
+            )
+            cells = [table.cell(row["figures"].get(one.name), one.decimals, interval=True) for one in metrics]
+            name = f"`{row['name']}`{', longer' if row['continues'] else ''}"
+            lines.append(
+                [str(px), name, f"{row['kimg']:.0f}", spent, f"{row['wall'] / 60:.0f}", counts, *cells, said(row)]
+            )
+        for row in rows:
+            if (row["group"], row["px"], row["name"]) == (standings.FLOORS, px, "unseen subjects"):
+                cells = [table.cell(row["figures"].get(one.name), one.decimals, interval=True) for one in metrics]
+                lines.append([str(px), f"({row['name']})", "", "", "", "", *cells, ""])
+    headings = ["px>", "", "kimg>", "core-minutes>", "minutes>", "G / D parameters>"]
+    return table.markdown_table([*headings, *(f"{one.title}>" for one in metrics), "alarms, and what to know"], lines)
+
+
+def said(row: Row) -> str:
+    """Alarms, what was wrong, what its D knew before, and whether one run is all there is."""
+    sees = f"its D has seen {row['sees']}" if row["sees"] else ""
+    parts = [table.alarms(row), row["error"] or "", row["stopped"] or "", sees, row["note"]]
+    return "; ".join(part for part in parts if part)
+
+
 def rate(rows: Sequence[Row], *, lowest: bool = False) -> str:
     """How often any measure rang: the worst case of several sizes and bases."""
     worst = (min if lowest else max)(row["rings"] for row in rows)
@@ -202,6 +240,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "scaling": scaling,
     "memory": memory,
     "startup": startup,
+    "leaderboard": lambda: leaderboard("64", "long"),
+    "leaderboard_128": lambda: leaderboard("128"),
+    "leaderboard_ablation": lambda: leaderboard("ablation"),
+    "leaderboard_seeds": lambda: leaderboard("seeds"),
+    "leaderboard_peer": lambda: leaderboard("peer"),
 }
 
 if __name__ == "__main__":

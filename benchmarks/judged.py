@@ -1,0 +1,198 @@
+"""What the leaderboard's jobs came to: judged alike, as rows and in pictures."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from budget import TUTORIAL, Job, Kept
+from PIL import Image, ImageDraw, ImageFont
+from standings import FLOORS, Row
+
+from zoo import data as data_package
+from zoo import recipe as recipes
+from zoo.data.imageset import ImageSet, trained_and_unseen
+from zoo.display import Display
+from zoo.environment import choose_device, environment
+from zoo.errors import ZooError, told
+from zoo.hub import load_generator
+from zoo.judging import Group, Judging
+from zoo.metrics import catalogue
+from zoo.metrics.features import Space
+from zoo.metrics.judge import Judge
+from zoo.recipe import DataConfig
+from zoo.report import pictures
+from zoo.rows import Entry
+
+GRID, STRIP = 36, 10  # generated slices in a run's picture, and in its row of the overview
+SEED = 1  # of the latents of pictures
+
+
+def judged(
+    jobs: Sequence[Kept],
+    *,
+    data: str,
+    runs: Path,
+    spaces: Sequence[Space],
+    samples: int,
+    display: Display,
+) -> list[Row]:
+    """A row a job that came to its end, and rows of the floors of each size; all of a size share these."""
+    device = choose_device("cpu")
+    judging = Judging(
+        data=data,
+        metrics=catalogue.choose(None),
+        spaces=spaces,
+        samples=samples,
+        keep=runs / "judged",
+        device=device,
+        display=display,
+        notes=[],
+    )
+    ended = [kept for kept in jobs if kept.ended is not None]
+    entries = [_entry(kept) for kept in ended if kept.job.recipe != TUTORIAL and kept.made]
+    groups, lost = judging.groups(entries) if entries else ([], [])
+    results: dict[str, Row] = {row.name: row.to_json() for group in groups for row in group.rows}
+    results |= {row.name: row.to_json() for row in lost}
+    for kept in ended:
+        if kept.job.recipe == TUTORIAL and kept.made:
+            results[kept.job.key] = _tutorial(kept, judging, display)
+    unseen = {group.shape[1]: _floor(group, "unseen subjects") for group in groups}
+    names = [space.name for space in spaces]
+    rows = [_row(kept, results.get(kept.job.key), unseen, names, samples, runs) for kept in ended]
+    return [*rows, *(row for group in groups for row in _floors(group, names))]
+
+
+def _entry(kept: Kept) -> Entry:
+    run = kept.run
+    assert run is not None
+    recipe = recipes.load(run.recipe_file)
+    return Entry(name=kept.job.key, kind="run", group=kept.job.key, weights=run.generator_file, recipe=recipe, run=run)
+
+
+def _tutorial(kept: Kept, judging: Judging, display: Display) -> Row:
+    """The tutorial's fakes, judged as a generator's are, in the form that a bench's row has."""
+    folder = kept.folder / TUTORIAL
+    facts = json.loads((folder / "info.json").read_text(encoding="utf-8"))
+    try:
+        reference = data_package.load(judging.data, DataConfig(resolution=64), reporter=display)
+        reals, unseen = trained_and_unseen(reference)
+        judge = Judge(reals, unseen, metrics=judging.metrics, spaces=judging.spaces, reporter=display)
+        fakes = np.load(folder / "fakes.npz")["images"]
+        display.say(f"judging {kept.job.key}: {len(fakes)} images")
+        verdict = judge.judge(ImageSet(images=fakes, label=kept.job.key))
+    except (ZooError, OSError, ValueError) as error:
+        return {"error": told(error)}
+    return {
+        "error": None,
+        "figures": {name: figure.to_json() for name, figure in verdict.figures.items()},
+        "alarms": [alarm.to_json() for alarm in verdict.alarms],
+        "cost": {"parameters_g": facts["params_g"], "parameters_d": facts["params_d"]},
+        "data_digest": reference.digest,
+        "resolution": reals.shape[1],
+    }
+
+
+def _row(
+    kept: Kept, result: Row | None, unseen: Mapping[int, Row], spaces: Sequence[str], samples: int, runs: Path
+) -> Row:
+    job, facts = kept.job, kept.facts
+    result = result or {"error": facts["error"]}
+    recipe = None if job.recipe == TUTORIAL else job.resolved()
+    px = recipe.data.resolution if recipe else 64
+    error = result["error"]
+    row: Row = {
+        "group": job.group,
+        "name": job.name,
+        "kind": "job",
+        "error": None if error is None else error.replace(f"{runs}/", ""),
+        "recipe": job.recipe,
+        "overrides": list(job.overrides),
+        "seed": recipe.train.seed if recipe else 0,
+        "px": px,
+        "kimg": kept.nimg / 1000,
+        "ended_by": kept.ended,
+        "stopped": facts["error"] and facts["error"].replace(f"{runs}/", ""),
+        "core_seconds": facts["core_seconds"],
+        "wall": facts["wall"],
+        "adopted": bool(facts.get("adopted")),
+        "continues": job.continues,
+        "sees": job.sees,
+        "spaces": list(spaces),
+        "samples": samples,
+        "digest": recipe.digest if recipe else None,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    if error is not None:
+        return {**row, "fid": None, "kid": None, "figures": {}, "alarms": []}
+    figures, cost = result["figures"], result["cost"]
+    floor = unseen.get(px, {}).get("figures", {})
+    return {
+        **row,
+        "params_g": cost["parameters_g"],
+        "params_d": cost["parameters_d"],
+        "fid": _value(figures, "fid"),
+        "kid": _value(figures, "kid"),
+        "interval": {name: [figures[name]["low"], figures[name]["high"]] for name in ("fid", "kid") if name in figures},
+        "ssim_nearest": _value(figures, "ssim_nearest"),
+        "ssim_nearest_unseen": _value(floor, "ssim_nearest"),
+        "figures": figures,
+        "alarms": result["alarms"],
+        "data_digest": result["data_digest"],
+        "weights_sha256": result.get("weights_sha256"),
+        "environment": result.get("environment") or environment(choose_device("cpu"), "fp32"),
+    }
+
+
+def _floors(group: Group, spaces: Sequence[str]) -> list[Row]:
+    return [
+        {"group": FLOORS, "px": group.shape[1], "spaces": list(spaces), "data_digest": group.data.digest, **row}
+        for row in (baseline.to_json() for baseline in group.baselines)
+    ]
+
+
+def _floor(group: Group, name: str) -> Row:
+    return next((row.to_json() for row in group.baselines if row.name == name), {})
+
+
+def _value(figures: Mapping[str, Any], name: str) -> float | None:
+    return figures[name]["value"] if name in figures else None
+
+
+def draw(kept: Kept, folder: Path) -> np.ndarray | None:
+    """A grid of generated slices; returns the first of them for the overview, or None where there is nothing."""
+    if not kept.made:
+        return None
+    if kept.job.recipe == TUTORIAL:
+        images = np.load(kept.folder / TUTORIAL / "fakes.npz")["images"][:GRID]
+    else:
+        assert kept.run is not None
+        images = load_generator(kept.run.path).sample(GRID, seed=SEED).numpy()
+    facts = {"recipe": kept.job.recipe, "kimg": kept.nimg / 1000, "seed": SEED}
+    pictures.save_png(pictures.grid(images), folder / f"leaderboard-{slug(kept.job)}.png", facts)
+    return images[:STRIP]
+
+
+def slug(job: Job) -> str:
+    """A job's name in its picture's: the group where it says more than the size."""
+    return job.name if job.group in ("64", "128") else f"{job.group}-{job.name}"
+
+
+def overview(strips: Mapping[str, np.ndarray], path: Path, side: int = 64) -> None:
+    """One picture: a row a run, best first, its name before it; every slice at the same size."""
+    width, pad = 190, 2
+    sheet = Image.new("L", (width + STRIP * (side + pad), len(strips) * (side + pad) + pad), pictures.BACKGROUND)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    for line, (name, images) in enumerate(strips.items()):
+        top = pad + line * (side + pad)
+        pen.text((8, top + side / 2), name, fill=225, font=font, anchor="lm")
+        for column, image in enumerate(images):
+            cell = pictures.picture(image).convert("L")
+            if cell.size != (side, side):
+                cell = cell.resize((side, side), Image.Resampling.LANCZOS)
+            sheet.paste(cell, (width + column * (side + pad), top))
+    pictures.save_png(sheet, path)
