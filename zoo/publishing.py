@@ -70,6 +70,7 @@ All pictures here are generated; none is of a patient.
 
 ```python
 import zoo
+
 {load}
 generator = zoo.load_generator(path)
 images = generator.sample(16, seed=0)  # uint8 {array}; those above
