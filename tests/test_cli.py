@@ -319,7 +319,7 @@ BAD = [
     (["train", "dcgan-64", "--set", "data.holdout=0", "--out", "file"], ["file", "run folder"]),
     (["show", "dcgan-64", "--set", "train.batch"], ["KEY=VALUE"]),
     (["sample", "nowhere/x.safetensors"], ["no run or file"]),
-    (["sample", "dcgan-64"], ["nothing trained of dcgan-64"]),
+    (["sample", "dcgan-128"], ["nothing trained of dcgan-128 in runs, nor packaged"]),
     (["sample", "dcgan-64", "-n", "0"], ["at least 1"]),
     (["interpolate", "dcgan-64", "--frames", "0"], ["--frames 0: must be at least 1"]),
     (["runs", "nowhere"], ["no folder nowhere"]),

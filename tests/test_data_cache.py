@@ -75,7 +75,7 @@ def run(code, *arguments, **options):
         from zoo.data import load
         from zoo.data.reporter import Silent
         from zoo.errors import ZooError
-        config = SimpleNamespace(resolution=16, channels=1, fit="pad", window=None, holdout=0.1)
+        config = SimpleNamespace(resolution=16, channels=1, fit="pad", window=None, holdout=0.1, labels=None)
     """
     command = [sys.executable, "-c", head + code, *map(str, arguments)]
     return subprocess.Popen(command, cwd=Path(__file__).parents[1], text=True, stdout=subprocess.PIPE, **options)

@@ -339,7 +339,7 @@ def test_importing_and_loading_need_no_torch(tmp_path):
         import sys
         from zoo.data import load
         from types import SimpleNamespace as Config
-        data = load(sys.argv[1], Config(resolution=8, channels=1, fit="pad", window=None, holdout=0.1))
+        data = load(sys.argv[1], Config(resolution=8, channels=1, fit="pad", window=None, holdout=0.1, labels=None))
         assert "torch" not in sys.modules
         assert data.take([1, 0]).shape == (2, 1, 8, 8)
         assert "torch" in sys.modules
