@@ -205,6 +205,8 @@ def test_multiples(arch: str, generator_factor: int, discriminator_factor: int, 
         ("multires", 100, "multiples of 8"),
         ("dcgan_dense", 100, "multiples of"),
         ("lean", 100, "multiples of 8"),
+        ("stylegan2", 256, "8, 16, 32, 64 pixels"),
+        ("r3gan", 512, "8, 16, 32, 64, 128, 256 pixels"),
     ],
 )
 def test_other_sizes_are_refused_in_one_line(arch: str, side: str, size: int, takes: str) -> None:

@@ -17,6 +17,7 @@ Three of the original projects were written in Keras. What that means here is de
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -48,6 +49,27 @@ def doublings(resolution: int, network: str) -> int:
     if count < 1 or resolution != 4 << count:
         raise ValueError(f"{network} takes powers of two from 8 up (8, 16, 32, ... pixels), not {resolution}")
     return count
+
+
+def check_stages(resolution: int, channels: Sequence[int], network: str, side: str) -> None:
+    """Refuse a ``resolution`` for which ``channels``, one for each from 4 pixels up, are too few.
+
+    Args:
+        resolution: pixels a side.
+        channels: at 4, 8, 16, ... pixels.
+        network: who asks, for the message.
+        side: generator or discriminator, whose ``channels`` a recipe gives.
+
+    Raises:
+        ValueError: they are too few, or no doublings lead there.
+    """
+    most = len(channels)
+    if doublings(resolution, network) + 1 > most:
+        sizes = ", ".join(str(4 << count) for count in range(1, most))
+        raise ValueError(
+            f"{network} of {most} resolutions takes {sizes} pixels, not {resolution}; give {side}.channels one more "
+            "for every doubling"
+        )
 
 
 def check_multiple(resolution: int, factor: int, network: str) -> None:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.layers import blur_down, blur_up, doublings, scaled, told
+from zoo.layers import blur_down, blur_up, check_stages, doublings, scaled, told
 from zoo.networks import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
 from zoo.registry import register
 from zoo.schema import Count
@@ -77,19 +77,25 @@ class Residual(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class R3GANGeneratorConfig(NetworkConfig):
+class R3GANConfig(NetworkConfig):
+    """What both networks can be told."""
+
     conditional: ClassVar[bool] = True
     spectral: ClassVar[bool] = False
 
-    latent: Count = 64  # numbers an image is made from
     channels: tuple[Count, ...] = PAPER  # at 4, 8, 16, ... pixels; larger images want more of them
     blocks: Count = 2  # at each resolution
     group: Count = 16  # channels a group
     expansion: Count = 2  # how much wider the grouped convolutions are
     embedding: Count = 64  # numbers a class is told by
 
+
+@dataclass(frozen=True, kw_only=True)
+class R3GANGeneratorConfig(R3GANConfig):
+    latent: Count = 64  # numbers an image is made from
+
     def validate(self, image: ImageSpec) -> None:
-        _check(image, self.channels, "generator")
+        check_stages(image.resolution, self.channels, "an R3GAN generator", "generator")
 
 
 class R3GANGenerator(Generator):
@@ -140,18 +146,9 @@ class Down(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class R3GANDiscriminatorConfig(NetworkConfig):
-    conditional: ClassVar[bool] = True
-    spectral: ClassVar[bool] = False
-
-    channels: tuple[Count, ...] = PAPER  # at 4, 8, 16, ... pixels; larger images want more of them
-    blocks: Count = 2  # at each resolution
-    group: Count = 16  # channels a group
-    expansion: Count = 2  # how much wider the grouped convolutions are
-    embedding: Count = 64  # numbers a class is told by
-
+class R3GANDiscriminatorConfig(R3GANConfig):
     def validate(self, image: ImageSpec) -> None:
-        _check(image, self.channels, "discriminator")
+        check_stages(image.resolution, self.channels, "an R3GAN discriminator", "discriminator")
 
 
 class R3GANDiscriminator(Discriminator):
@@ -177,16 +174,6 @@ class R3GANDiscriminator(Discriminator):
         if self.embedding is None:
             return x.squeeze(1)
         return (x * self.embedding(told(label))).sum(1) / math.sqrt(x.shape[1])
-
-
-def _check(image: ImageSpec, channels: tuple[int, ...], side: str) -> None:
-    most = len(channels)
-    if doublings(image.resolution, f"an R3GAN {side}") + 1 > most:
-        sizes = ", ".join(str(4 << count) for count in range(1, most))
-        raise ValueError(
-            f"an R3GAN {side} of {most} resolutions takes {sizes} pixels, not {image.resolution}; "
-            f"give {side}.channels one more for every doubling"
-        )
 
 
 register(

@@ -23,7 +23,17 @@ import torch.nn.functional as F
 from einops import repeat
 from torch import Tensor, nn
 
-from zoo.layers import EqualizedConv2d, EqualizedLinear, MinibatchStd, blur_down, blur_up, doublings, one_hot, scaled
+from zoo.layers import (
+    EqualizedConv2d,
+    EqualizedLinear,
+    MinibatchStd,
+    blur_down,
+    blur_up,
+    check_stages,
+    doublings,
+    one_hot,
+    scaled,
+)
 from zoo.networks import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
 from zoo.registry import register
 from zoo.schema import Count, Share
@@ -92,7 +102,7 @@ class StyleGAN2GeneratorConfig(NetworkConfig):
     mixing: Share = 0.9  # probability that a training image mixes the styles of two latents
 
     def validate(self, image: ImageSpec) -> None:
-        _check(image, self.channels, "generator")
+        check_stages(image.resolution, self.channels, "a StyleGAN2 generator", "generator")
 
 
 class StyleGAN2Generator(Generator):
@@ -188,7 +198,7 @@ class StyleGAN2DiscriminatorConfig(NetworkConfig):
     group: Count = 4  # images whose deviation from one another is shown to the last convolution; 1: none
 
     def validate(self, image: ImageSpec) -> None:
-        _check(image, self.channels, "discriminator")
+        check_stages(image.resolution, self.channels, "a StyleGAN2 discriminator", "discriminator")
 
 
 class StyleGAN2Discriminator(Discriminator):
@@ -215,16 +225,6 @@ class StyleGAN2Discriminator(Discriminator):
             return x.squeeze(1)
         return (x * _unit(self.embedding(one_hot(label, self.image.classes).to(x.dtype)))).sum(1) / math.sqrt(
             x.shape[1]
-        )
-
-
-def _check(image: ImageSpec, channels: tuple[int, ...], side: str) -> None:
-    most = len(channels)
-    if doublings(image.resolution, f"a StyleGAN2 {side}") + 1 > most:
-        sizes = ", ".join(str(4 << count) for count in range(1, most))
-        raise ValueError(
-            f"a StyleGAN2 {side} of {most} resolutions takes {sizes} pixels, not {image.resolution}; "
-            f"give {side}.channels one more for every doubling"
         )
 
 
