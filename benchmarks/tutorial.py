@@ -22,11 +22,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
+from train_speed import Images
 
 from zoo import data, seeds
 from zoo.atomic import atomic_file
 from zoo.data import Dataset
+from zoo.describe import trainable
 from zoo.errors import ZooError
 from zoo.recipe import DataConfig
 from zoo.report.pictures import to_uint8
@@ -59,19 +61,6 @@ def main() -> None:
     tutorial.save()
     tutorial.write_fakes(options.samples)
     sys.exit(143 if received else 0)
-
-
-class Images(torch.utils.data.Dataset[Tensor]):
-    """Training images as floats in [-1, 1]."""
-
-    def __init__(self, images: Dataset) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images.train)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return torch.from_numpy(self.images.images[self.images.train[index]].copy()).float() / 127.5 - 1
 
 
 class Tutorial:
@@ -121,7 +110,7 @@ class Tutorial:
         with atomic_file(self.folder / "state.pt") as file:
             torch.save({**state, "nimg": self.nimg, "rng": torch.get_rng_state()}, file)
         with atomic_file(self.folder / "info.json", "w") as file:
-            json.dump({"nimg": self.nimg, "params_g": parameters(self.G), "params_d": parameters(self.D)}, file)
+            json.dump({"nimg": self.nimg, "params_g": trainable(self.G), "params_d": trainable(self.D)}, file)
 
     @torch.no_grad()
     def write_fakes(self, n: int) -> None:
@@ -165,10 +154,6 @@ def initialise(module: nn.Module) -> None:
     elif isinstance(module, nn.BatchNorm2d):
         nn.init.normal_(module.weight, 1.0, 0.02)
         nn.init.zeros_(module.bias)
-
-
-def parameters(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 if __name__ == "__main__":

@@ -196,8 +196,8 @@ def test_slips_are_told_in_a_line(arguments, said, tmp_path, capsys):
 
 def test_the_tutorial_goes_on_and_has_the_recipes_layers(tmp_path):
     recipe = zoo.recipe.load("dcgan-64").parameters
-    assert tutorial.parameters(tutorial.generator(64)) == recipe.generator
-    assert tutorial.parameters(tutorial.discriminator(64)) == recipe.discriminator
+    assert tutorial.trainable(tutorial.generator(64)) == recipe.generator
+    assert tutorial.trainable(tutorial.discriminator(64)) == recipe.discriminator
     images = zoo.data.load("phantoms:4", zoo.recipe.DataConfig(resolution=64))
     first = tutorial.Tutorial(images, tmp_path, width=2, workers=0)
     first.step()

@@ -321,13 +321,7 @@ class _Training:
         batch = recipe.train.batch
         length = -(-round(self.kimg * 1000) // batch) * batch
         beyond = False
-        for old in reversed(runs_package.find(self.out, recipe.name)):
-            try:
-                info = runs_package.open_run(old.path).info
-            except (ZooError, ValueError):
-                continue
-            if (info["recipe_digest"], info["data_digest"]) != (recipe.digest, data_digest):
-                continue
+        for old, info in runs_package.alike(self.out, recipe.name, recipe.digest, data_digest):
             if info["status"] == "finished" and info["nimg"] == length and old.generator_file.is_file():
                 return old, False
             beyond = beyond or (info["status"] != "finished" and info["nimg"] > length)

@@ -36,6 +36,9 @@ class Ema:
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
         self.config = config
         self._calibrated = False
+        # `calibrate` measures the statistics of batch norms; what else there is, as spectral norm's vectors, is copied.
+        measured = {id(buffer) for norm in batch_norms(self.module) for buffer in norm.buffers()}
+        self._copied = [name for name, buffer in self.module.named_buffers() if id(buffer) not in measured]
 
     def decay(self, nimg: int, batch: int) -> float:
         """What share of the average stays when ``batch`` images were seen, the last of them being the ``nimg``-th.
@@ -56,8 +59,8 @@ class Ema:
         average: list[Tensor] = list(self.module.parameters())
         current: list[Tensor] = list(module.parameters())
         torch._foreach_lerp_(average, current, 1 - self.decay(nimg, batch))
-        for own, other in zip(self.module.buffers(), module.buffers(), strict=True):
-            own.copy_(other)  # such as spectral norm's vectors; statistics of batch norms are measured by `calibrate`
+        for name in self._copied:
+            self.module.get_buffer(name).copy_(module.get_buffer(name))
         self._calibrated = False
 
     @torch.no_grad()

@@ -322,22 +322,15 @@ class _Launch:
 
 def with_classes(resolved: Recipe, images: Dataset) -> Recipe:
     """The recipe with the classes that its labels turned out to name."""
-    return (
-        replace(resolved, data=replace(resolved.data, classes=images.classes), parameters=None)
-        if images.classes
-        else resolved
-    )
+    if not images.classes:
+        return resolved
+    return replace(resolved, data=replace(resolved.data, classes=images.classes), parameters=None)
 
 
 def _unfinished(out: Path, resolved: Recipe, images: Dataset) -> Run | None:
     """The newest run of the same numbers and images that has not come to its end."""
-    for old in reversed(run.find(out, resolved.name)):
-        try:
-            info = run.open_run(old.path).info
-        except (ZooError, ValueError):
-            continue
-        same = info.get("recipe_digest") == resolved.digest and info.get("data_digest") == images.digest
-        if same and info.get("status") != "finished" and not old.locked():
+    for old, info in run.alike(out, resolved.name, resolved.digest, images.digest):
+        if info["status"] != "finished" and not old.locked():
             return old
     return None
 

@@ -172,6 +172,19 @@ def find(out: Path, name: str | None = None) -> list[Run]:
     return [run for _, _, run in sorted(runs, key=lambda item: item[:2])]
 
 
+def alike(out: Path, name: str, recipe_digest: str, data_digest: str) -> Iterator[tuple[Run, dict[str, Any]]]:
+    """Runs of a recipe's name in ``out`` with these numbers and images, newest first, and what they say of themselves;
+    broken ones are passed over.
+    """
+    for old in reversed(find(out, name)):
+        try:
+            info = open_run(old.path).info
+        except (ZooError, ValueError):
+            continue
+        if (info["recipe_digest"], info["data_digest"]) == (recipe_digest, data_digest):
+            yield old, info
+
+
 def open_run(path: str | Path) -> Run:
     """The run in folder ``path``.
 

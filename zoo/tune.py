@@ -228,13 +228,7 @@ def _trained(
     batch = recipe.train.batch
     length = -(-round(1000 * recipe.train.kimg) // batch) * batch
     shorter, longer = None, False
-    for old in reversed(runs_package.find(out, recipe.name)):
-        try:
-            info = runs_package.open_run(old.path).info
-        except (ZooError, ValueError):
-            continue
-        if (info["recipe_digest"], info["data_digest"]) != (recipe.digest, images.digest):
-            continue
+    for old, info in runs_package.alike(out, recipe.name, recipe.digest, images.digest):
         if info["status"] == "finished" and info["nimg"] == length:
             display.say(f"{old.path}: was trained before")
             return old, None
