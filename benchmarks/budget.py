@@ -35,6 +35,7 @@ from zoo.recipe import Recipe
 from zoo.run import Run
 
 HERE = Path(__file__).resolve().parent
+NOTHING: Plain = {"run": None, "core_seconds": 0.0, "wall": 0.0, "error": None}  # what a job has done at first
 TUTORIAL = "tutorial"  # in a recipe's place: benchmarks/tutorial.py
 
 POLL = 0.25  # seconds between looks at the children
@@ -97,7 +98,7 @@ class Kept:
     def __init__(self, job: Job, runs: Path) -> None:
         self.job, self.runs = job, runs
         self.folder = runs / "jobs" / job.key
-        self.facts: Plain = {"run": None, "core_seconds": 0.0, "wall": 0.0, "error": None}
+        self.facts: Plain = dict(NOTHING)
         with contextlib.suppress(FileNotFoundError):
             try:
                 self.facts |= json.loads((self.folder / "job.json").read_text(encoding="utf-8"))
@@ -174,6 +175,19 @@ class Kept:
         threads = old.info.get("environment", {}).get("threads", 1)
         self.write(run=old.name, wall=wall, core_seconds=wall * threads, adopted=True)
         return old
+
+    def renew(self) -> Path | None:
+        """Begin anew where the recipe is no longer that of the run; what was trained moves to the folder that is given
+        back.
+        """
+        run = self.run
+        if run is None or run.locked() or recipes.load(run.recipe_file).digest == self.job.resolved().digest:
+            return None
+        count = len(list(self.folder.parent.glob(f"{self.folder.name}-before-*")))
+        aside = self.folder.with_name(f"{self.folder.name}-before-{count + 1}")
+        self.folder.rename(aside)
+        self.facts = dict(NOTHING)
+        return aside
 
     def copy(self, source: Kept) -> None:
         """Begin with a copy of another job's run and of what it has spent; the copy is whole or not there."""

@@ -277,6 +277,8 @@ def ready(jobs: Sequence[Job], options: argparse.Namespace, display: Display) ->
         digest = data_package.load(options.data, config, reporter=display).digest
         if options.retry and mine.facts["error"] is not None:
             mine.write(error=None)
+        if (aside := mine.renew()) is not None:
+            display.say(f"{one.key}: its recipe has changed since and it begins anew; what it had trained: {aside}")
         if (old := mine.adopt(digest, taken(options.runs))) is not None:
             display.say(f"{one.key}: adopts {old.path}")
         if one.continues:

@@ -131,6 +131,21 @@ def test_a_run_of_the_same_numbers_is_adopted(runs):
     assert leaderboard.taken(runs) == {run.name}
 
 
+def test_a_recipe_that_has_changed_begins_anew(runs):
+    digest = zoo.run.find(runs)[0].info["data_digest"]
+    kept = Kept(tiny(), runs)
+    assert kept.renew() is None
+    kept.adopt(digest, set())
+    assert kept.renew() is None
+    changed = Kept(tiny(overrides=(*TINY, "ema.halflife_kimg=1")), runs)
+    assert changed.nimg == 32
+    assert changed.renew() == kept.folder.with_name("64.one-before-1")
+    assert (changed.nimg, changed.facts["core_seconds"]) == (0, 0)
+    assert changed.adopt(digest, set()) is None
+    changed.write(run=zoo.run.find(runs)[0].name)
+    assert changed.renew() == kept.folder.with_name("64.one-before-2")
+
+
 def test_a_longer_run_is_a_copy_that_goes_on(runs):
     source = Kept(tiny(), runs)
     source.adopt(zoo.run.find(runs)[0].info["data_digest"], set())
