@@ -76,6 +76,8 @@ ABLATION: dict[str, tuple[str, tuple[str, ...]]] = {
     "multires-28+r1": ("multires-28", R1),
     "multires-28+paired": ("multires-28", (*PAIRED, "penalties.r1.weight=0.2", "penalties.r2.weight=0.2")),
     "multires-28+spectral": ("multires-28", SPECTRAL),
+    "fastgan-64+augment": ("fastgan-64", AUGMENT),
+    "fastgan-64+hinge": ("fastgan-64", ("loss.name=hinge",)),
     "multires-28": ("multires-28", ()),
     "multires-64": ("multires-64", ()),
     "dcgan-64": ("dcgan-64", ()),

@@ -20,6 +20,15 @@ def discriminator(resolution: int = 32, **config: float) -> FastGANDiscriminator
     )
 
 
+def test_discriminator_sees_contrast() -> None:
+    """A batch norm undoes a factor; a bias before it does not let it."""
+    D = discriminator().train()
+    x = torch.rand(8, 1, 32, 32) * 2 - 1
+    assert not torch.allclose(D(x), D(2 * x), atol=0.05)
+    nn.init.zeros_(D.large[0].bias)  # type: ignore[arg-type]
+    torch.testing.assert_close(D(x), D(2 * x), atol=5e-3, rtol=0)
+
+
 def test_excitation_gates_channels() -> None:
     """With weights of zero, the last bias alone sets the gates, as sigmoid(bias)."""
     layer = SkipLayerExcitation(3, 2)

@@ -8,7 +8,8 @@ Differs from the paper in: the decoders' loss is the mean absolute difference in
 network was trained on photographs, and they rebuild half the resolution (the quarter: all of it) at every image size;
 the output is linear, because a tanh hardly reaches the black that most of a medical picture is; no noise inputs; no
 second discriminator for the shrunk image and no excitation in the discriminator, which the authors' code has and the
-paper has not. As in their code, the discriminator has both spectral and batch norms.
+paper has not. As in their code, the discriminator has both spectral and batch norms; its first convolution has a bias,
+because a picture of twice the contrast would else be the same one to the batch norm behind it.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class FastGANDiscriminator(Discriminator):
         base = config.base * config.width
         widths = [scaled(128, base / size) for size in sizes]
         large: list[nn.Module] = [
-            nn.Conv2d(image.channels, widths[0], 4, stride=2, padding=1, bias=False),
+            nn.Conv2d(image.channels, widths[0], 4, stride=2, padding=1),
             nn.LeakyReLU(0.2),
         ]
         large += [Down(channels, out) for channels, out in pairwise(widths[:-1])]
@@ -107,6 +108,9 @@ class FastGANDiscriminator(Discriminator):
         )
         self.whole, self.quarter = (self._decoder(channels, base) for channels in (widths[-1], widths[-2]))
         self.apply(glorot_uniform)
+        nn.init.uniform_(
+            self.large.get_parameter("0.bias"), -1.0, 1.0
+        )  # of zero, it would have to be learnt first what contrast is
         for judging in (self.large, self.small, self.verdict):
             spectrally_normed(judging)
 
