@@ -54,6 +54,7 @@ PEER: dict[str, Any] = {"kimg": 1000.0, "wall": 9 * 60.0}
 PLAIN = ("multires-28", "multires-64", "dcgan-64")
 STABLE = ("multires-28-stable", "multires-64-stable", "dcgan-64-stable")
 FAMILIES = ("stylegan2-64", "fastgan-64", "r3gan-64", "projected-64")
+MIXED = ("fastgan-r3-64",)  # one family's generator against another's discriminator
 STABLE_128 = ("dcgan-128-stable", "multires-128-stable")
 BASE = "dcgan-64"  # what the seeds and the peer are held against
 SEEDS = (1, 2)
@@ -94,7 +95,7 @@ def job(group: str, name: str, recipe: str, overrides: Sequence[str] = (), **how
 
 
 def group_64(rows: Sequence[Row]) -> list[Job]:
-    return [job("64", name, name, (SEED,), **SHORT) for name in (*PLAIN, *STABLE, *FAMILIES)]
+    return [job("64", name, name, (SEED,), **SHORT) for name in (*PLAIN, *STABLE, *FAMILIES, *MIXED)]
 
 
 def ablation(rows: Sequence[Row]) -> list[Job]:
