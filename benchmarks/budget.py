@@ -156,6 +156,7 @@ class Kept:
         """
         if self.job.recipe == TUTORIAL or self.job.alone or self.job.continues or self.run is not None:
             return None
+        # By their recipes' files, not by `run.alike`: what is told in run.json may be of an older zoo's digest.
         resolved = self.job.resolved()
         batch = resolved.train.batch
         longest = -(-round(1000 * self.job.kimg) // batch) * batch
@@ -181,7 +182,7 @@ class Kept:
         back.
         """
         run = self.run
-        if run is None or run.locked() or recipes.load(run.recipe_file).digest == self.job.resolved().digest:
+        if run is None or self.locked() or recipes.load(run.recipe_file).digest == self.job.resolved().digest:
             return None
         count = len(list(self.folder.parent.glob(f"{self.folder.name}-before-*")))
         aside = self.folder.with_name(f"{self.folder.name}-before-{count + 1}")

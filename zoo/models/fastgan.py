@@ -108,9 +108,8 @@ class FastGANDiscriminator(Discriminator):
         )
         self.whole, self.quarter = (self._decoder(channels, base) for channels in (widths[-1], widths[-2]))
         self.apply(glorot_uniform)
-        nn.init.uniform_(
-            self.large.get_parameter("0.bias"), -1.0, 1.0
-        )  # of zero, it would have to be learnt first what contrast is
+        # Of zero it would be no use before it has been learnt.
+        nn.init.uniform_(self.large.get_parameter("0.bias"), -1.0, 1.0)
         for judging in (self.large, self.small, self.verdict):
             spectrally_normed(judging)
 
