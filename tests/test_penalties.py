@@ -10,8 +10,9 @@ from zoo import data, recipe
 from zoo.errors import ZooError
 from zoo.models.stylegan2 import StyleGAN2Generator, StyleGAN2GeneratorConfig
 from zoo.networks import ImageSpec
-from zoo.objective import Objective, Step
+from zoo.objective import Objective
 from zoo.penalties import PENALTIES, Interpolated, LeCam, PathLength, gamma
+from zoo.step import Step
 from zoo.trainer import Trainer
 
 

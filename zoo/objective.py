@@ -6,49 +6,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from zoo.losses import LOSSES
-from zoo.networks import Generator
 from zoo.penalties import PENALTIES, Differentiated
 from zoo.recipe import Recipe
 from zoo.schedule import Schedule
+from zoo.step import Step
 
 Phase = Literal["D", "G"]
-
-
-@dataclass(kw_only=True)
-class Step:
-    """One forward pass of both networks, which every term of a phase shares.
-
-    Attributes:
-        real: (N, C, H, W) in [-1, 1]; None in phases that show D no real images. Requires gradients where a penalty
-            is due.
-        fake: (N, C, H, W); detached from G in D's own phase.
-        real_logits: D's verdicts on ``real``; None like it.
-        fake_logits: D's verdicts on ``fake``.
-        nimg: images seen before this step, for schedules.
-        z: (N, dim), what ``fake`` was made of.
-        label: (N,) int64, the class of both; None where there are no classes.
-        auxiliary: D's own losses on ``real`` (see ``zoo.networks.Discriminator.judged``), in its own phase.
-        judge: D, through the augmentation that ``real`` went through.
-        G: the generator.
-    """
-
-    real: Tensor | None
-    fake: Tensor
-    real_logits: Tensor | None
-    fake_logits: Tensor
-    nimg: int
-    z: Tensor | None = None
-    label: Tensor | None = None
-    auxiliary: dict[str, Tensor] = field(default_factory=dict)
-    judge: Callable[[Tensor], Tensor] | None = None
-    G: Generator | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

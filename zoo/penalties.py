@@ -10,16 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from zoo import dist
 from zoo.precision import full
-
-if TYPE_CHECKING:
-    from zoo.objective import Step
+from zoo.step import Step
 
 Differentiated = Literal["real", "fake", "between", "styles"]
 

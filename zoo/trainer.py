@@ -39,11 +39,12 @@ from zoo.graphs import Graphs
 from zoo.log import Meters
 from zoo.networks import Generator
 from zoo.norms import has_batch_statistics, has_dense_norm, momentum
-from zoo.objective import Objective, Phase, Step, Term, evaluate
+from zoo.objective import Objective, Phase, Term, evaluate
 from zoo.precision import full
 from zoo.recipe import OptimizerConfig, Recipe
 from zoo.report.pictures import from_uint8
 from zoo.speed import choose
+from zoo.step import Step
 from zoo.stopwatch import Stopwatch
 from zoo.sync_norm import synchronise
 
