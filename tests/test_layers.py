@@ -25,6 +25,7 @@ from zoo.layers import (
     halving,
     scaled,
     spectrally_normed,
+    within,
 )
 from zoo.norms import has_batch_statistics
 from zoo.recipe import load
@@ -226,3 +227,21 @@ def test_spectral_norm_leaves_frozen_layers_alone() -> None:
 def test_spectral_norm_is_refused_where_weights_have_a_scale_of_their_own(name: str, side: str) -> None:
     with pytest.raises(ZooError, match=f"{side}.spectral_norm: does not go with"):
         load(name, [f"{side}.spectral_norm=true"])
+
+
+def test_what_is_cut_to_the_range_of_images_learns_only_back_into_it() -> None:
+    x = torch.tensor([-3.0, -3.0, -1.0, 0.5, 0.5, 1.0, 2.0, 2.0], requires_grad=True)
+    wanted = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0, -1.0, 1.0, -1.0])  # the gradient; descent goes the other way
+    y = within(x)
+    assert y.tolist() == [-1, -1, -1, 0.5, 0.5, 1, 1, 1]
+    y.backward(wanted)
+    assert x.grad is not None
+    assert x.grad.tolist() == [0, -1, 1, 1, -1, -1, 1, 0]
+
+
+def test_what_is_cut_has_gradients_of_gradients() -> None:
+    x = torch.tensor([-2.0, 0.25, 2.0], requires_grad=True)
+    (slope,) = torch.autograd.grad((within(x) ** 3).sum(), x, create_graph=True)
+    assert slope.tolist() == [0, 3 * 0.25**2, 3]  # above the range, where descent leads back, and not below
+    (curve,) = torch.autograd.grad(slope.sum(), x)
+    assert curve.tolist() == [0, 6 * 0.25, 6]

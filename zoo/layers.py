@@ -364,6 +364,27 @@ class _Masked(torch.autograd.Function):
         return _Masked.apply(gradient, mask), None
 
 
+def within(x: Tensor) -> Tensor:
+    """Image values cut to [-1, 1], so that a generator can make the black of a medical picture exactly: anything below
+    will do. What is cut still learns where its gradient leads back inside; where it leads further out it is dropped.
+    """
+    return _Within.apply(x)
+
+
+class _Within(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(-1, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        (gradient,) = gradients
+        outwards = ((x < -1) & (gradient > 0)) | ((x > 1) & (gradient < 0))  # descent goes against the gradient
+        return gradient.masked_fill(outwards, 0.0)
+
+
 def glorot_uniform(module: nn.Module) -> None:
     """Keras' default for a convolution or dense layer: glorot uniform kernel, zero bias. For ``module.apply``."""
     if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):

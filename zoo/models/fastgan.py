@@ -6,7 +6,7 @@ from the 8 x 8 ones and a random quarter from the 16 x 16 ones.
 
 Differs from the paper in: the decoders' loss is the mean absolute difference instead of a perceptual one, whose
 network was trained on photographs, and they rebuild half the resolution (the quarter: all of it) at every image size;
-the output is linear, because a tanh hardly reaches the black that most of a medical picture is; no noise inputs; no
+the output is cut to [-1, 1], because a tanh hardly reaches the black that most of a medical picture is; no noise inputs; no
 second discriminator for the shrunk image and no excitation in the discriminator, which the authors' code has and the
 paper has not. As in their code, the discriminator has both spectral and batch norms; its first convolution has a bias,
 because a picture of twice the contrast would else be the same one to the batch norm behind it.
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from zoo.layers import ExcitedBody, doublings, gated, glorot_uniform, scaled, spectrally_normed
+from zoo.layers import ExcitedBody, doublings, gated, glorot_uniform, scaled, spectrally_normed, within
 from zoo.networks import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
 from zoo.registry import register
 from zoo.schema import Count, NonNegative
@@ -44,7 +44,7 @@ class FastGANGenerator(Generator):
         self.body = ExcitedBody(config.latent, image.channels, image.resolution, base, deep=True)
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.body(z)
+        return within(self.body(z))
 
 
 class Down(nn.Module):
