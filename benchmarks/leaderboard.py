@@ -41,7 +41,7 @@ from zoo.spaces import chosen_spaces
 HERE = Path(__file__).resolve().parent
 RESULTS, PICTURES = HERE / "results" / "leaderboard.jsonl", HERE / "pictures"
 SPACES = "inception,random"  # the first ranks
-GROUPS = ("64", "ablation", "seeds", "long", "128", "peer")
+GROUPS = ("64", "ablation", "seeds", "long", "same", "128", "peer")
 
 # The plan. Budgets in core-seconds: minutes of two cores.
 MINUTE = 120.0
@@ -118,6 +118,14 @@ def long(rows: Sequence[Row]) -> list[Job]:
     ]
 
 
+def same(rows: Sequence[Row]) -> list[Job]:
+    """The plain net after as many images as the winner has seen, in its short run and, if there is one, in its long."""
+    winner = _best(rows, "same")[0]
+    found = [row for row in rows if row["group"] in ("64", "long") and row["name"] == winner["name"]]
+    sizes = sorted({round(row["kimg"]) for row in found if row["fid"] is not None})
+    return [job("same", f"{BASE}-at-{kimg}", BASE, (SEED,), kimg=float(kimg)) for kimg in sizes]
+
+
 def group_128(rows: Sequence[Row]) -> list[Job]:
     """The stable twins, and the two best families: by their own recipes of that size, else by a larger picture."""
     made = [job("128", name, name, (SEED,), **WIDE) for name in STABLE_128]
@@ -140,6 +148,7 @@ PLAN: dict[str, Callable[[Sequence[Row]], list[Job]]] = {
     "ablation": ablation,
     "seeds": seeds,
     "long": long,
+    "same": same,
     "128": group_128,
     "peer": peer,
 }

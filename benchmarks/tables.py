@@ -243,6 +243,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "leaderboard": lambda: leaderboard("64", "long"),
     "leaderboard_128": lambda: leaderboard("128"),
     "leaderboard_ablation": lambda: leaderboard("ablation"),
+    "leaderboard_same": lambda: leaderboard("same"),
     "leaderboard_seeds": lambda: leaderboard("seeds"),
     "leaderboard_peer": lambda: leaderboard("peer"),
 }

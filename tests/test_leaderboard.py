@@ -177,6 +177,16 @@ def test_ranking():
     assert [one["name"] for one in standings.best(rows, "64", ["b", "broken"])] == ["b"]
 
 
+def test_the_plain_net_is_trained_on_as_many_images_as_the_winner():
+    rows = [row("fastgan-64", 10.0, kimg=39.6), row("r3gan-64", 20.0, kimg=60.0)]
+    rows += [row("fastgan-64", 5.0, group="long", kimg=131.2), row("r3gan-64", 6.0, group="long", kimg=200.0)]
+    jobs = leaderboard.same(rows)
+    assert [(one.name, one.recipe, one.kimg) for one in jobs] == [
+        ("dcgan-64-at-40", "dcgan-64", 40.0),
+        ("dcgan-64-at-131", "dcgan-64", 131.0),
+    ]
+
+
 def test_rows_take_the_places_of_their_jobs(tmp_path):
     path = tmp_path / "rows.jsonl"
     floor = {"group": "floors", "name": "black", "kind": "baseline"}
