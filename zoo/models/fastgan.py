@@ -6,10 +6,10 @@ from the 8 x 8 ones and a random quarter from the 16 x 16 ones.
 
 Differs from the paper in: the decoders' loss is the mean absolute difference instead of a perceptual one, whose
 network was trained on photographs, and they rebuild half the resolution (the quarter: all of it) at every image size;
-the output is cut to [-1, 1], because a tanh hardly reaches the black that most of a medical picture is; no noise inputs; no
-second discriminator for the shrunk image and no excitation in the discriminator, which the authors' code has and the
-paper has not. As in their code, the discriminator has both spectral and batch norms; its first convolution has a bias,
-because a picture of twice the contrast would else be the same one to the batch norm behind it.
+the output is cut to [-1, 1], because a tanh hardly reaches the black that most of a medical picture is; no noise
+inputs; no second discriminator for the shrunk image and no excitation in the discriminator, which the authors' code has
+and the paper has not. As in their code, the discriminator has both spectral and batch norms; its first convolution
+has a bias, because a picture of twice the contrast would else be the same one to the batch norm behind it.
 """
 
 from __future__ import annotations
