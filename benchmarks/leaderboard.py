@@ -129,7 +129,7 @@ def same(rows: Sequence[Row]) -> list[Job]:
 def group_128(rows: Sequence[Row]) -> list[Job]:
     """The stable twins, and the two best families: by their own recipes of that size, else by a larger picture."""
     made = [job("128", name, name, (SEED,), **WIDE) for name in STABLE_128]
-    for row in _best(rows, "128", FAMILIES)[:2]:
+    for row in _best(rows, "128", (*FAMILIES, *MIXED))[:2]:
         name = row["recipe"].replace("-64", "-128")
         known = name in recipes.list_models()
         what = (name, (SEED,)) if known else (row["recipe"], (SEED, "data.resolution=128"))
