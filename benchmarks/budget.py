@@ -177,12 +177,17 @@ class Kept:
         self.write(run=old.name, wall=wall, core_seconds=wall * threads, adopted=True)
         return old
 
+    @property
+    def outdated(self) -> bool:
+        """Whether its run was trained by another recipe than the job's is now."""
+        run = self.run
+        return run is not None and recipes.load(run.recipe_file).digest != self.job.resolved().digest
+
     def renew(self) -> Path | None:
         """Begin anew where the recipe is no longer that of the run; what was trained moves to the folder that is given
         back.
         """
-        run = self.run
-        if run is None or self.locked() or recipes.load(run.recipe_file).digest == self.job.resolved().digest:
+        if self.locked() or not self.outdated:
             return None
         count = len(list(self.folder.parent.glob(f"{self.folder.name}-before-*")))
         aside = self.folder.with_name(f"{self.folder.name}-before-{count + 1}")

@@ -327,10 +327,12 @@ def show(chosen: Sequence[str], options: argparse.Namespace) -> None:
             kept = Kept(one, options.runs)
             state: Row = {"group": group, "name": one.name, "recipe": one.recipe, "kimg": kept.nimg / 1000}
             state |= {"ended_by": kept.ended, "fid": rows.get((group, one.name), {}).get("fid"), **kept.facts}
-            fid = "" if state["fid"] is None else f"; FID {state['fid']:.1f}"
-            state["line"] = f"{budget.told(kept)}{fid}"
             try:
                 state["recipe_found"] = one.recipe == TUTORIAL or bool(one.resolved())
+                if kept.outdated:  # what it was judged by is of another recipe
+                    state |= {"ended_by": None, "fid": None, "kimg": 0.0}
+                fid = "" if state["fid"] is None else f"; FID {state['fid']:.1f}"
+                state["line"] = f"{budget.told(kept)}{fid}{'; its recipe has changed since' if kept.outdated else ''}"
             except ZooError as error:
                 state |= {"recipe_found": False, "line": f"{one.key}: {error}"}
             if options.dry_run and state["recipe_found"] and kept.ended is None:

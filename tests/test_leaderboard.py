@@ -139,6 +139,8 @@ def test_a_recipe_that_has_changed_begins_anew(runs):
     assert kept.renew() is None
     changed = Kept(tiny(overrides=(*TINY, "ema.halflife_kimg=1")), runs)
     assert changed.nimg == 32
+    assert changed.outdated
+    assert not kept.outdated
     assert changed.renew() == kept.folder.with_name("64.one-before-1")
     assert (changed.nimg, changed.facts["core_seconds"]) == (0, 0)
     assert changed.adopt(digest, set()) is None
