@@ -201,7 +201,7 @@ def collapse(
         look = f"though {precision:.0%} of them look like real images" if _known(precision) else "if they look like any"
         text = (
             f"Recall is {recall:.3f}: {n} fakes reach almost none of the training images, {look}, so they are a few "
-            f"pictures again and again; below {RECALL:g} is collapse."
+            f"pictures, or few kinds of pictures, again and again; below {RECALL:g} is collapse."
         )
         found.append(_collapse("recall", recall, RECALL, text))
     if _known(coverage) and _known(density) and reals and K_COVERAGE * n * density >= FEWEST_NEAR:
