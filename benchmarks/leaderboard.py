@@ -53,8 +53,7 @@ PEER: dict[str, Any] = {"kimg": 1000.0, "wall": 9 * 60.0}
 
 PLAIN = ("multires-28", "multires-64", "dcgan-64")
 STABLE = ("multires-28-stable", "multires-64-stable", "dcgan-64-stable")
-FAMILIES = ("stylegan2-64", "fastgan-64", "r3gan-64", "projected-64")
-MIXED = ("fastgan-r3-64",)  # one family's generator against another's discriminator
+FAMILIES = ("stylegan2-64", "fastgan-64", "r3gan-64", "projected-64", "fastgan-r3-64")  # the last is of two
 STABLE_128 = ("dcgan-128-stable", "multires-128-stable")
 BASE = "dcgan-64"  # what the seeds and the peer are held against
 SEEDS = (1, 2)
@@ -95,7 +94,7 @@ def job(group: str, name: str, recipe: str, overrides: Sequence[str] = (), **how
 
 
 def group_64(rows: Sequence[Row]) -> list[Job]:
-    return [job("64", name, name, (SEED,), **SHORT) for name in (*PLAIN, *STABLE, *FAMILIES, *MIXED)]
+    return [job("64", name, name, (SEED,), **SHORT) for name in (*PLAIN, *STABLE, *FAMILIES)]
 
 
 def ablation(rows: Sequence[Row]) -> list[Job]:
@@ -129,7 +128,7 @@ def same(rows: Sequence[Row]) -> list[Job]:
 def group_128(rows: Sequence[Row]) -> list[Job]:
     """The stable twins, and the two best families: by their own recipes of that size, else by a larger picture."""
     made = [job("128", name, name, (SEED,), **WIDE) for name in STABLE_128]
-    for row in _best(rows, "128", (*FAMILIES, *MIXED))[:2]:
+    for row in _best(rows, "128", FAMILIES)[:2]:
         name = row["recipe"].replace("-64", "-128")
         known = name in recipes.list_models()
         what = (name, (SEED,)) if known else (row["recipe"], (SEED, "data.resolution=128"))
@@ -329,10 +328,11 @@ def show(chosen: Sequence[str], options: argparse.Namespace) -> None:
             state |= {"ended_by": kept.ended, "fid": rows.get((group, one.name), {}).get("fid"), **kept.facts}
             try:
                 state["recipe_found"] = one.recipe == TUTORIAL or bool(one.resolved())
-                if kept.outdated:  # what it was judged by is of another recipe
+                said = "" if state["fid"] is None else f"; FID {state['fid']:.1f}"
+                if kept.outdated:  # what it has, and what that was judged by, are of another recipe
                     state |= {"ended_by": None, "fid": None, "kimg": 0.0}
-                fid = "" if state["fid"] is None else f"; FID {state['fid']:.1f}"
-                state["line"] = f"{budget.told(kept)}{fid}{'; its recipe has changed since' if kept.outdated else ''}"
+                    said = "; its recipe has changed since"
+                state["line"] = f"{budget.told(kept)}{said}"
             except ZooError as error:
                 state |= {"recipe_found": False, "line": f"{one.key}: {error}"}
             if options.dry_run and state["recipe_found"] and kept.ended is None:
