@@ -16,7 +16,7 @@ from zoo.recipe import list_models, load
 from zoo.registry import architecture, list_architectures
 
 # Architectures whose generators end without a squashing; all others must stay in [-1, 1].
-LINEAR = {"lean", "projected", "r3gan", "stylegan2"}
+LINEAR = {"lean", "projected", "stylegan2"}
 
 
 def distinct() -> list[str]:

@@ -5,7 +5,8 @@ noise; what keeps it stable is the loss (a local convergence proof holds for RpG
 residual branch gives nothing.
 
 Differs from the paper in: the recipes' widths (the paper's own, 768 channels at 4 to 32 pixels, are the config's
-defaults); fewer blocks a resolution in small recipes; constant learning rate, betas and penalty weights.
+defaults); fewer blocks a resolution in small recipes; constant learning rate, betas and penalty weights; the
+output is cut to [-1, 1], because a linear one hovers about the black that most of a medical picture is.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.layers import blur_down, blur_up, check_stages, doublings, scaled, told
+from zoo.layers import blur_down, blur_up, check_stages, doublings, scaled, told, within
 from zoo.networks import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
 from zoo.registry import register
 from zoo.schema import Count
@@ -120,7 +121,7 @@ class R3GANGenerator(Generator):
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         if self.embedding is not None:
             z = torch.cat([z, self.embedding(told(label))], 1)
-        return self.to_image(self.layers(self.basis * self.linear(z)[..., None, None]))
+        return within(self.to_image(self.layers(self.basis * self.linear(z)[..., None, None])))
 
 
 class Up(nn.Module):
