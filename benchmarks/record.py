@@ -23,7 +23,7 @@ def each(
     line: Callable[[Row], str],
     options: argparse.Namespace,
     results: Path,
-) -> None:
+) -> list[Row]:
     """Measure one after another, and keep each as soon as it is there."""
     rows = []
     for name in names:
@@ -34,6 +34,7 @@ def each(
             append(results, row)
     if options.json:
         print(json.dumps(rows))
+    return rows
 
 
 def append(results: Path, row: Row) -> None:

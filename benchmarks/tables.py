@@ -189,6 +189,15 @@ def startup() -> str:
     return table.markdown_table(headings, rows)
 
 
+def cards() -> str:
+    last = {row["name"]: row for row in results("cards")}
+    lines = []
+    for row in last.values():
+        fid, kid = (f"{row[name]:.{n}f} / {row[f'{name}_card']:.{n}f}" for name, n in (("fid", 2), ("kid", 5)))
+        lines.append([f"`{row['name']}`", f"{row['samples']:,}", fid, kid, "yes" if row["holds"] else "**no**"])
+    return table.markdown_table(["", "fakes>", "FID, found / card>", "KID, found / card>", "in its interval"], lines)
+
+
 RANKED = [METRICS[name] for name in ("fid", "kid", "precision", "recall", "ssim_nearest", "ssim_pairwise")]
 
 
@@ -236,6 +245,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "fid_speed": fid_speed,
     "alarms": alarms,
     "bench": bench,
+    "cards": cards,
     "train_speed": train_speed,
     "scaling": scaling,
     "memory": memory,

@@ -1,0 +1,82 @@
+"""Whether `zoo bench` finds of the weights that come along what their cards say.
+
+    python benchmarks/cards.py --data PATH [NAME ...] [--save]
+
+PATH holds the images of the card: training ones and unseen subjects. As many fakes in the same feature space; a card
+holds where the FID and KID that are found lie within its 95 % intervals; exit code 1 if one does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from record import Row, arguments, each
+
+from zoo.errors import ZooError, nearest
+from zoo.packaged import Packaged, catalogue
+
+RESULTS = Path(__file__).parent / "results" / "cards.jsonl"
+METRICS = ("fid", "kid")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="of `zoo weights` (default: all that lie here)")
+    parser.add_argument("--data", required=True, metavar="PATH", help="what `zoo bench` takes")
+    arguments(parser, RESULTS)
+    options = parser.parse_args()
+    entries = {name: entry for name, entry in catalogue().items() if entry.local and entry.judged and entry.metrics}
+    for name in options.names:
+        if name not in entries:
+            parser.exit(2, f"{name}: no weights with figures here{nearest(name, entries)}; {', '.join(entries)}\n")
+    try:
+        rows = each(
+            options.names or entries, lambda name: measured(entries[name], options.data), line, options, RESULTS
+        )
+    except ZooError as error:
+        parser.exit(2, f"{error}\n")
+    sys.exit(0 if all(row["holds"] for row in rows) else 1)
+
+
+def measured(entry: Packaged, data: str) -> Row:
+    """What the card says, what the bench finds, and whether that is the same.
+
+    Raises:
+        ZooError: the bench came to no figures; its own words.
+    """
+    judged = entry.judged
+    assert judged is not None
+    command = [sys.executable, "-m", "zoo", "bench", str(entry.path()), "--data", data, "--json", "--no-reals"]
+    command += ["--samples", str(judged.samples), "--metrics", ",".join(METRICS)]
+    command += ["--spaces", judged.space] if judged.space else []
+    with tempfile.TemporaryDirectory() as out:
+        done = subprocess.run([*command, "--out", out], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise ZooError(f"{entry.name}: `zoo bench` ended with {done.returncode}")
+    (group,) = json.loads(done.stdout)["groups"]
+    (found,) = group["rows"]
+    if found["error"]:
+        raise ZooError(f"{entry.name}: {found['error']}")
+    row: Row = {"name": entry.name, "sha256": entry.sha256, "samples": judged.samples, "holds": True}
+    for metric in METRICS:
+        card, value = entry.metrics[metric], found["figures"][metric]["value"]
+        assert card.low is not None
+        assert card.high is not None
+        row |= {metric: value, f"{metric}_card": card.value, f"{metric}_interval": [card.low, card.high]}
+        row["holds"] &= card.low <= value <= card.high
+    return row | {"data_digest": group["data"]["digest"], "date": time.strftime("%Y-%m-%d")}
+
+
+def line(row: Row) -> str:
+    figures = ", ".join(f"{name.upper()} {row[name]:.4g} (card: {row[f'{name}_card']:.4g})" for name in METRICS)
+    return f"{row['name']}: {figures}; {'the card holds' if row['holds'] else 'THE CARD DOES NOT HOLD'}"
+
+
+if __name__ == "__main__":
+    main()
