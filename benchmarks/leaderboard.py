@@ -118,11 +118,17 @@ def long(rows: Sequence[Row]) -> list[Job]:
 
 
 def same(rows: Sequence[Row]) -> list[Job]:
-    """The plain net after as many images as the winner has seen, in its short run and, if there is one, in its long."""
+    """The plain net after as many images as the winner has seen, in its short run and, if there is one, in its long:
+    where that is more than it saw in the first group, as that run made longer.
+    """
     winner = _best(rows, "same")[0]
     found = [row for row in rows if row["group"] in ("64", "long") and row["name"] == winner["name"]]
     sizes = sorted({round(row["kimg"]) for row in found if row["fid"] is not None})
-    return [job("same", f"{BASE}-at-{kimg}", BASE, (SEED,), kimg=float(kimg)) for kimg in sizes]
+    seen = [row["kimg"] for row in rows if (row["group"], row["name"]) == ("64", BASE) and row["fid"] is not None]
+    longer = {kimg: f"64.{BASE}" for kimg in sizes if seen and kimg > seen[0]}
+    return [
+        job("same", f"{BASE}-at-{kimg}", BASE, (SEED,), kimg=float(kimg), continues=longer.get(kimg)) for kimg in sizes
+    ]
 
 
 def group_128(rows: Sequence[Row]) -> list[Job]:
@@ -293,7 +299,8 @@ def ready(jobs: Sequence[Job], options: argparse.Namespace, display: Display) ->
         if (old := mine.adopt(digest, taken(options.runs))) is not None:
             display.say(f"{one.key}: adopts {old.path}")
         if one.continues:
-            mine.copy(Kept(replace(one, group="64", continues=None), options.runs))
+            group, name = one.continues.split(".", 1)
+            mine.copy(Kept(replace(one, group=group, name=name, continues=None), options.runs))
         kept.append(mine)
     return kept
 

@@ -215,7 +215,7 @@ def leaderboard(*groups: str) -> str:
                 " / ".join(f"{row[key]:,}" for key in ("params_g", "params_d")) if "params_g" in row else table.NONE
             )
             cells = [table.cell(row["figures"].get(one.name), one.decimals, interval=True) for one in metrics]
-            name = f"`{row['name']}`{', longer' if row['continues'] else ''}"
+            name = f"`{row['name']}`{', longer' if row['group'] == 'long' else ''}"
             lines.append(
                 [str(px), name, f"{row['kimg']:.0f}", spent, f"{row['wall'] / 60:.0f}", counts, *cells, said(row)]
             )

@@ -182,11 +182,12 @@ def test_ranking():
 def test_the_plain_net_is_trained_on_as_many_images_as_the_winner():
     rows = [row("fastgan-64", 10.0, kimg=39.6), row("r3gan-64", 20.0, kimg=60.0)]
     rows += [row("fastgan-64", 5.0, group="long", kimg=131.2), row("r3gan-64", 6.0, group="long", kimg=200.0)]
-    jobs = leaderboard.same(rows)
-    assert [(one.name, one.recipe, one.kimg) for one in jobs] == [
-        ("dcgan-64-at-40", "dcgan-64", 40.0),
-        ("dcgan-64-at-131", "dcgan-64", 131.0),
+    assert [(one.name, one.recipe, one.kimg, one.continues) for one in leaderboard.same(rows)] == [
+        ("dcgan-64-at-40", "dcgan-64", 40.0, None),
+        ("dcgan-64-at-131", "dcgan-64", 131.0, None),
     ]
+    rows.append(row("dcgan-64", 140.0, kimg=100.0))
+    assert [one.continues for one in leaderboard.same(rows)] == [None, "64.dcgan-64"]
 
 
 def test_rows_take_the_places_of_their_jobs(tmp_path):
