@@ -62,19 +62,21 @@ SEES = {"projected": "ImageNet"}  # by the first part of a recipe's name: what i
 # What could stabilise an original without touching its networks, each alone.
 R1 = ("penalties.r1.weight=1", "penalties.r1.every=8")
 PAIRED = ("loss.name=relativistic", *R1, "penalties.r2.weight=1", "penalties.r2.every=8")
+LIGHTER = (*PAIRED, "penalties.r1.weight=0.2", "penalties.r2.weight=0.2")
 SPECTRAL = ("discriminator.spectral_norm=true",)
 AUGMENT = ("augment={name: diffaugment, policy: [translation]}",)
 # name: recipe, and what is set in it
 ABLATION: dict[str, tuple[str, tuple[str, ...]]] = {
     "multires-64+r1": ("multires-64", R1),
     "multires-64+paired": ("multires-64", PAIRED),
+    "multires-64+lighter": ("multires-64", LIGHTER),
     "multires-64+spectral": ("multires-64", SPECTRAL),
     "dcgan-64+r1": ("dcgan-64", R1),
     "dcgan-64+paired": ("dcgan-64", PAIRED),
     "dcgan-64+augment": ("dcgan-64", AUGMENT),
     "dcgan-64+spectral": ("dcgan-64", SPECTRAL),
     "multires-28+r1": ("multires-28", R1),
-    "multires-28+paired": ("multires-28", (*PAIRED, "penalties.r1.weight=0.2", "penalties.r2.weight=0.2")),
+    "multires-28+paired": ("multires-28", LIGHTER),
     "multires-28+spectral": ("multires-28", SPECTRAL),
     "fastgan-64+augment": ("fastgan-64", AUGMENT),
     "fastgan-64+hinge": ("fastgan-64", ("loss.name=hinge",)),
