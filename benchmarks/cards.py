@@ -31,32 +31,33 @@ def main() -> None:
     parser.add_argument("--data", required=True, metavar="PATH", help="what `zoo bench` takes")
     arguments(parser, RESULTS)
     options = parser.parse_args()
-    entries = {name: entry for name, entry in catalogue().items() if entry.local and entry.judged and entry.metrics}
+    entries = {
+        name: one for name, one in catalogue().items() if one.local and one.judged and {*METRICS} <= {*one.metrics}
+    }
     for name in options.names:
         if name not in entries:
             parser.exit(2, f"{name}: no weights with figures here{nearest(name, entries)}; {', '.join(entries)}\n")
     try:
-        rows = each(
-            options.names or entries, lambda name: measured(entries[name], options.data), line, options, RESULTS
-        )
+        with tempfile.TemporaryDirectory() as out:  # one for all, which share the baselines of their size
+            names = options.names or entries
+            rows = each(names, lambda name: measured(entries[name], options.data, out), line, options, RESULTS)
     except ZooError as error:
         parser.exit(2, f"{error}\n")
     sys.exit(0 if all(row["holds"] for row in rows) else 1)
 
 
-def measured(entry: Packaged, data: str) -> Row:
-    """What the card says, what the bench finds, and whether that is the same.
+def measured(entry: Packaged, data: str, out: str) -> Row:
+    """What the card says, what a bench in ``out`` finds, and whether that is the same.
 
     Raises:
-        ZooError: the bench came to no figures; its own words.
+        ZooError: the bench came to no figures; why, it has said on stderr.
     """
     judged = entry.judged
     assert judged is not None
     command = [sys.executable, "-m", "zoo", "bench", str(entry.path()), "--data", data, "--json", "--no-reals"]
     command += ["--samples", str(judged.samples), "--metrics", ",".join(METRICS)]
     command += ["--spaces", judged.space] if judged.space else []
-    with tempfile.TemporaryDirectory() as out:
-        done = subprocess.run([*command, "--out", out], stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run([*command, "--out", out], stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise ZooError(f"{entry.name}: `zoo bench` ended with {done.returncode}")
     (group,) = json.loads(done.stdout)["groups"]

@@ -126,11 +126,12 @@ def same(rows: Sequence[Row]) -> list[Job]:
     winner = _best(rows, "same")[0]
     found = [row for row in rows if row["group"] in ("64", "long") and row["name"] == winner["name"]]
     sizes = sorted({round(row["kimg"]) for row in found if row["fid"] is not None})
-    seen = [row["kimg"] for row in rows if (row["group"], row["name"]) == ("64", BASE) and row["fid"] is not None]
-    longer = {kimg: f"64.{BASE}" for kimg in sizes if seen and kimg > seen[0]}
-    return [
-        job("same", f"{BASE}-at-{kimg}", BASE, (SEED,), kimg=float(kimg), continues=longer.get(kimg)) for kimg in sizes
-    ]
+    short = next((row for row in rows if (row["group"], row["name"]) == ("64", BASE) and row["fid"] is not None), None)
+    made = []
+    for kimg in sizes:
+        continues = f"64.{BASE}" if short and kimg > short["kimg"] else None
+        made.append(job("same", f"{BASE}-at-{kimg}", BASE, (SEED,), kimg=float(kimg), continues=continues))
+    return made
 
 
 def group_128(rows: Sequence[Row]) -> list[Job]:
