@@ -56,13 +56,13 @@ def _but_seed(row: Row) -> list[str]:
 
 
 def ranking(rows: Sequence[Row]) -> list[Row]:
-    """Best first by FID. One whose alarm rang comes behind all others: FID alone does not tell collapse; broken rows
-    come last.
+    """Size by size, best first by FID, which compares no sizes. One whose alarm rang comes behind all others of its
+    size: FID alone does not tell collapse; broken rows come last.
     """
     worst = float("inf")
 
-    def place(row: Row) -> tuple[bool, bool, float]:
-        return row["fid"] is None, bool(row["alarms"]), worst if row["fid"] is None else row["fid"]
+    def place(row: Row) -> tuple[int, bool, bool, float]:
+        return row["px"], row["fid"] is None, bool(row["alarms"]), worst if row["fid"] is None else row["fid"]
 
     return sorted(rows, key=place)
 

@@ -173,8 +173,8 @@ def row(name, fid, px=64, alarms=(), group="64", **more):
 
 def test_ranking():
     rows = [row("broken", None), row("collapsed", 5.0, alarms=[{"name": "collapse"}]), row("b", 20.0), row("a", 10.0)]
-    rows.append(row("small", 1.0, px=28))
-    assert [one["name"] for one in standings.ranking(rows[:4])] == ["a", "b", "collapsed", "broken"]
+    rows.append(row("small", 15.0, px=28))
+    assert [one["name"] for one in standings.ranking(rows)] == ["small", "a", "b", "collapsed", "broken"]
     assert [one["name"] for one in standings.best(rows, "64")] == ["a", "b", "collapsed"]
     assert [one["name"] for one in standings.best(rows, "64", ["b", "broken"])] == ["b"]
 
