@@ -213,7 +213,7 @@ class Kept:
         if self.job.recipe == TUTORIAL:
             what = [str(HERE / "tutorial.py"), "--out", str(self.folder / TUTORIAL), "--samples", str(samples)]
             return [*what, "--data", data, "--kimg", f"{self.job.kimg!r}"]
-        run = self.run
+        run = None if self.outdated else self.run
         what = ["--resume", str(run.path)] if run is not None else [self.job.recipe, "--out", str(self.folder)]
         # A run that goes on keeps its own recipe: what was set in it is not set again.
         texts = [CADENCE] if run is not None else [*self.job.overrides, CADENCE]

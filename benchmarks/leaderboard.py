@@ -345,7 +345,7 @@ def show(chosen: Sequence[str], options: argparse.Namespace) -> None:
                 state["line"] = f"{budget.told(kept)}{said}"
             except ZooError as error:
                 state |= {"recipe_found": False, "line": f"{one.key}: {error}"}
-            if options.dry_run and state["recipe_found"] and kept.ended is None:
+            if options.dry_run and state["recipe_found"] and state["ended_by"] is None:
                 state["command"] = shlex.join(["python", *kept.command(options.data, options.samples)])
             found.append(state)
     if options.json:

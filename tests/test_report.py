@@ -243,6 +243,14 @@ def test_nothing_to_draw(tmp_path: Path, plot: Plot, rows: list[dict[str, Any]])
     assert files(tmp_path) == []
 
 
+def test_accuracy_of_pairs(tmp_path: Path) -> None:
+    """Where logits have no zero there is one curve: none of fakes alone."""
+    rows = [{key: row[key] for key in ("nimg", "d_real", "d_fake")} | {"d_acc_pairs": 0.7} for row in log(30)]
+    assert plot_accuracy(rows, tmp_path / "plot.png", "pairs")
+    assert colours(tmp_path / "plot.png")["blue"] > 500
+    assert colours(tmp_path / "plot.png")["orange"] == 0
+
+
 def test_ssim_without_reals(tmp_path: Path) -> None:
     assert plot_ssim(log(30), tmp_path / "with.png", "t", {"ssim_nearest": 0.62, "ssim_pairwise": 0.2})
     assert plot_ssim(log(30), tmp_path / "without.png", "t", {"ssim_nearest": None})

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from zoo import data, recipe, seeds
+from zoo.display import numbers
 from zoo.ema import Ema, power_exponent
 from zoo.errors import ZooError
 from zoo.report.pictures import from_uint8
@@ -52,6 +53,19 @@ def test_every_pair_of_a_size_trains(generator, discriminator):
     after = [*trainer.G.parameters(), *trainer.D.parameters()]
     moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True) if a.dim() > 1]
     assert all(moved)
+
+
+@pytest.mark.parametrize("loss", ["hinge", "relativistic", "wasserstein"])
+def test_accuracy_means_something(loss):
+    """Logits that have no zero are judged in pairs, and a constant added to them changes nothing that is shown."""
+    trainer = make("multires-28", *THIN, f"loss.name={loss}")
+    trainer.step()
+    row = trainer.meters.means()
+    pairs = loss != "hinge"
+    assert ("d_acc_pairs" in row) == pairs
+    assert ("d_acc_real" in row) == ("d_acc_fake" in row) == (not pairs)
+    moved = row | {key: row[key] + 3 for key in ("d_real", "d_fake")}
+    assert (numbers(row) == numbers(moved)) == pairs
 
 
 def reference_batches(trainer):

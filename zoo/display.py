@@ -94,14 +94,22 @@ class Display:
 
 
 def numbers(row: dict[str, Any]) -> str:
-    """A row of the log in one line: ``D(x)`` and ``D(G(z))`` as probabilities, accuracies in percent."""
+    """A row of the log in one line: ``D(x)`` and ``D(G(z))`` as probabilities, accuracies in percent.
+
+    Where logits have no zero (relativistic and Wasserstein losses): their difference, and the share of pairs of a real
+    image and a fake of which D finds the real one the more real.
+    """
     parts = []
     if "img_per_s" in row:
         parts.append(f"{row['img_per_s']:.1f} img/s")
     if "loss_d" in row:
         parts.append(f"D {row['loss_d']:.3f} G {row['loss_g']:.3f}")
-        parts.append(f"D(x) {_probability(row['d_real']):.2f} D(G(z)) {_probability(row['d_fake']):.2f}")
-        parts.append(f"D acc real {row['d_acc_real']:.0%} fake {row['d_acc_fake']:.0%}")
+        if "d_acc_pairs" in row:
+            parts.append(f"D(x) - D(G(z)) {row['d_real'] - row['d_fake']:.2f} logits")
+            parts.append(f"D acc pairs {row['d_acc_pairs']:.0%}")
+        else:
+            parts.append(f"D(x) {_probability(row['d_real']):.2f} D(G(z)) {_probability(row['d_fake']):.2f}")
+            parts.append(f"D acc real {row['d_acc_real']:.0%} fake {row['d_acc_fake']:.0%}")
     return "  ".join(parts)
 
 

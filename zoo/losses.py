@@ -24,7 +24,7 @@ class Loss:
         generator: ``(real_logits, fake_logits)`` to what G minimises; ``real_logits`` is None unless ``needs_real``.
         needs_real: G's side compares with real logits, so they are computed in its phase too.
         smooths: D's side has labels to smooth.
-        zero: logits are measured from 0, so that their sign is a verdict.
+        zero: logits are measured from 0, so that their sign is a verdict; else only differences mean anything.
     """
 
     discriminator: Callable[[Tensor, Tensor, float], Tensor]

@@ -45,6 +45,7 @@ class Objective:
 
     Attributes:
         needs_real: G's phase wants real logits too.
+        zero: the sign of a logit is a verdict.
         memory: of the terms that remember something from step to step.
     """
 
@@ -52,7 +53,7 @@ class Objective:
         loss = LOSSES[recipe.loss.name]
         smoothing = recipe.loss.label_smoothing
         one = Schedule.parse(1.0)
-        self.needs_real = loss.needs_real
+        self.needs_real, self.zero = loss.needs_real, loss.zero
         self.d_steps = recipe.train.d_steps
         self.terms = [
             Term(

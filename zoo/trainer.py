@@ -351,12 +351,11 @@ class Trainer:
         (total * share).backward(inputs=self._parameters(phase), retain_graph=retain_graph)
         if phase == "D" and step.real_logits is not None:
             real, fake = full(step.real_logits.detach()), full(step.fake_logits.detach())
-            values |= {
-                "d_real": real.mean(),
-                "d_fake": fake.mean(),
-                "d_acc_real": (real > 0).float().mean(),
-                "d_acc_fake": (fake < 0).float().mean(),
-            }
+            values |= {"d_real": real.mean(), "d_fake": fake.mean()}
+            if self.objective.zero:
+                values |= {"d_acc_real": (real > 0).float().mean(), "d_acc_fake": (fake < 0).float().mean()}
+            else:
+                values["d_acc_pairs"] = (real > fake).float().mean()
             if self.ada is not None:
                 values["d_sign"] = real.sign().mean()
         return tuple(values), torch.stack([full(value) for value in values.values()])

@@ -1,8 +1,9 @@
 """The three plots of a run, from its log rows; and one of several runs side by side.
 
 A row is a dict with ``nimg`` (images seen) and any of ``loss_d``, ``loss_g``, ``d_real``, ``d_fake`` (mean logits),
-``d_acc_real``, ``d_acc_fake`` (0..1), ``ssim_nearest``, ``ssim_pairwise``. Missing, None and non-finite figures are
-left out. Each function says whether there was anything to draw; where there was not, it writes nothing.
+``d_acc_real``, ``d_acc_fake`` or ``d_acc_pairs`` (0..1), ``ssim_nearest``, ``ssim_pairwise``. Missing, None and
+non-finite figures are left out. Each function says whether there was anything to draw; where there was not, it writes
+nothing.
 
 Matplotlib is imported only when something is drawn, and only its object interface is used: no global state, no window.
 """
@@ -52,8 +53,12 @@ def plot_losses(rows: Sequence[Row], path: Path, title: str) -> bool:
 def plot_accuracy(rows: Sequence[Row], path: Path, title: str) -> bool:
     """d_accuracy.png: how often D is right about real and fake images; below, how real it takes either to be.
 
-    The lower panel shows the sigmoid of the mean logit: 0.5 for both means that D cannot tell.
+    The lower panel shows the sigmoid of the mean logit: 0.5 for both means that D cannot tell. Where logits have no
+    zero (``d_acc_pairs``), the share of pairs of a real image and a fake that D ranks rightly, and below, by how much.
     """
+    pairs = _series(rows, "d_acc_pairs")
+    if len(pairs[1]):
+        return _plot_pairs(rows, pairs, path, title)
     shares = [_series(rows, key) for key in ("d_acc_real", "d_acc_fake")]
     logits = [_series(rows, key) for key in ("d_real", "d_fake")]
     if not any(len(y) for _, y in shares + logits):
@@ -64,16 +69,34 @@ def plot_accuracy(rows: Sequence[Row], path: Path, title: str) -> bool:
         _line(upper, (seen, 100 * share), colour, label)
     for (seen, logit), (colour, label) in zip(logits, kinds, strict=True):
         _line(lower, (seen, 0.5 + 0.5 * np.tanh(logit / 2)), colour, label)
-    for axes, top in ((upper, 100), (lower, 1)):
-        axes.axhline(top / 2, color=FAINT, linewidth=1.1, linestyle=DASHES, zorder=1)
-        axes.set_ylim(-0.03 * top, 1.03 * top)
-    upper.set_yticks([0, 25, 50, 75, 100])
+    _percent(upper)
+    lower.axhline(0.5, color=FAINT, linewidth=1.1, linestyle=DASHES, zorder=1)
+    lower.set_ylim(-0.03, 1.03)
     lower.set_yticks([0, 0.5, 1])
-    upper.yaxis.set_major_formatter("{x:.0f} %")
-    upper.set_ylabel("D accuracy")
     lower.set_ylabel("sigmoid of\nmean logit")
     _finish(figure, path)
     return True
+
+
+def _plot_pairs(rows: Sequence[Row], pairs: Series, path: Path, title: str) -> bool:
+    figure, (upper, lower) = _figure(title, (3, 2))
+    seen, share = pairs
+    _line(upper, (seen, 100 * share), BLUE, "pairs in which D finds the real image the more real")
+    gaps = [{"nimg": row.get("nimg"), "gap": _gap(row, "d_real", "d_fake")} for row in rows]
+    _line(lower, _series(gaps, "gap"), BLUE, "")
+    _percent(upper)
+    lower.axhline(0, color=FAINT, linewidth=1.1, linestyle=DASHES, zorder=1)
+    lower.set_ylabel("D(x) - D(G(z)),\nlogits")
+    _finish(figure, path)
+    return True
+
+
+def _percent(axes: Axes) -> None:
+    axes.axhline(50, color=FAINT, linewidth=1.1, linestyle=DASHES, zorder=1)
+    axes.set_ylim(-3, 103)
+    axes.set_yticks([0, 25, 50, 75, 100])
+    axes.yaxis.set_major_formatter("{x:.0f} %")
+    axes.set_ylabel("D accuracy")
 
 
 def plot_ssim(rows: Sequence[Row], path: Path, title: str, reals: Mapping[str, float | None]) -> bool:
