@@ -65,6 +65,18 @@ PAIRED = ("loss.name=relativistic", *R1, "penalties.r2.weight=1", "penalties.r2.
 LIGHTER = (*PAIRED, "penalties.r1.weight=0.2", "penalties.r2.weight=0.2")
 SPECTRAL = ("discriminator.spectral_norm=true",)
 AUGMENT = ("augment={name: diffaugment, policy: [translation]}",)
+# stylegan-256 at 32 pixels and a quarter of its width, and with rates that learn something in 30 kimg.
+SMALL = (
+    "data.resolution=32",
+    "generator.latent=64",
+    "generator.channels=64",
+    "discriminator.channels=[16, 32, 32, 64]",
+    "discriminator.dense=64",
+    "parameters=null",
+)
+USABLE = ("optimizer.generator.lr=2e-4", "optimizer.discriminator.lr=1.5e-4")
+LIGHTEST = ("penalties.r1.weight=0.03", "penalties.r2.weight=0.03")  # a 64th of those at 256 pixels
+FALLING = ("optimizer.generator.lr=[[5, 2e-4], [15, 1e-4]]", "optimizer.discriminator.lr=1e-3")
 # name: recipe, and what is set in it
 ABLATION: dict[str, tuple[str, tuple[str, ...]]] = {
     "multires-64+r1": ("multires-64", R1),
@@ -80,6 +92,10 @@ ABLATION: dict[str, tuple[str, tuple[str, ...]]] = {
     "multires-28+spectral": ("multires-28", SPECTRAL),
     "fastgan-64+augment": ("fastgan-64", AUGMENT),
     "fastgan-64+hinge": ("fastgan-64", ("loss.name=hinge",)),
+    "stylegan-32": ("stylegan-256", (*SMALL, *USABLE)),
+    "stylegan-32+rates": ("stylegan-256", (*SMALL, *FALLING)),
+    "stylegan-32+paired": ("stylegan-256-stable", (*SMALL, *LIGHTEST, *USABLE)),
+    "stylegan-32-stable": ("stylegan-256-stable", (*SMALL, *LIGHTEST)),
     "multires-28": ("multires-28", ()),
     "multires-64": ("multires-64", ()),
     "dcgan-64": ("dcgan-64", ()),
