@@ -363,7 +363,7 @@ def budget(kept: Kept) -> str:
 
 def told(kept: Kept) -> str:
     """How a job stands, in a line."""
-    stands = "stopped" if kept.facts["wall"] else "waits"
+    stands = "in training" if kept.locked() else "stopped" if kept.facts["wall"] else "waits"
     ended = {
         "kimg": "done",
         "budget": "its budget is spent",

@@ -60,6 +60,14 @@ def test_a_spent_budget_ends_the_process(tmp_path, monkeypatch):
     assert "before there was anything to judge" in budget.told(kept)
 
 
+def test_what_another_process_trains_is_told(runs):
+    kept = Kept(tiny(kimg=1.0), runs)
+    kept.write(run="dcgan-64-000", wall=7.0)
+    assert budget.told(kept).startswith("64.one: stopped; ")
+    with kept.run.claim():
+        assert budget.told(kept).startswith("64.one: in training; ")
+
+
 def test_a_job_goes_on_with_the_rest_of_its_budget(tmp_path, monkeypatch):
     Kept(tiny(core_seconds=100), tmp_path).write(core_seconds=99.8, wall=7.0)
     kept = Kept(tiny(core_seconds=100), tmp_path)
