@@ -208,12 +208,12 @@ class Kept:
         self.write(**spent, continues=source.job.key)
         temporary.rename(self.folder / f"{self.job.resolved().name}-000")
 
-    def command(self, data: str, samples: int) -> list[str]:
-        """What the interpreter is given."""
+    def command(self, data: str, samples: int, *, anew: bool = False) -> list[str]:
+        """What the interpreter is given; ``anew``: as if nothing had been trained."""
         if self.job.recipe == TUTORIAL:
             what = [str(HERE / "tutorial.py"), "--out", str(self.folder / TUTORIAL), "--samples", str(samples)]
             return [*what, "--data", data, "--kimg", f"{self.job.kimg!r}"]
-        run = None if self.outdated else self.run
+        run = None if anew else self.run
         what = ["--resume", str(run.path)] if run is not None else [self.job.recipe, "--out", str(self.folder)]
         # A run that goes on keeps its own recipe: what was set in it is not set again.
         texts = [CADENCE] if run is not None else [*self.job.overrides, CADENCE]
@@ -363,14 +363,12 @@ def budget(kept: Kept) -> str:
 
 def told(kept: Kept) -> str:
     """How a job stands, in a line."""
-    stands = "in training" if kept.locked() else "stopped" if kept.facts["wall"] else "waits"
-    ended = {
-        "kimg": "done",
-        "budget": "its budget is spent",
-        "error": f"failed: {kept.facts['error']}",
-        None: stands,
-    }
-    return f"{kept.job.key}: {ended[kept.ended]}; {kept.nimg / 1000:.1f} of {kept.job.kimg:g} kimg, {budget(kept)}"
+    ended = kept.ended
+    if ended is None:
+        stands = "in training" if kept.locked() else "stopped" if kept.facts["wall"] else "waits"
+    else:
+        stands = {"kimg": "done", "budget": "its budget is spent", "error": f"failed: {kept.facts['error']}"}[ended]
+    return f"{kept.job.key}: {stands}; {kept.nimg / 1000:.1f} of {kept.job.kimg:g} kimg, {budget(kept)}"
 
 
 @contextlib.contextmanager

@@ -72,7 +72,6 @@ SMALL = (
     "generator.channels=64",
     "discriminator.channels=[16, 32, 32, 64]",
     "discriminator.dense=64",
-    "parameters=null",
 )
 USABLE = ("optimizer.generator.lr=2e-4", "optimizer.discriminator.lr=1.5e-4")
 LIGHTEST = ("penalties.r1.weight=0.03", "penalties.r2.weight=0.03")  # a 64th of those at 256 pixels
@@ -355,14 +354,14 @@ def show(chosen: Sequence[str], options: argparse.Namespace) -> None:
             try:
                 state["recipe_found"] = one.recipe == TUTORIAL or bool(one.resolved())
                 said = "" if state["fid"] is None else f"; FID {state['fid']:.1f}"
-                if kept.outdated:  # what it has, and what that was judged by, are of another recipe
+                if anew := kept.outdated:  # what it has, and what that was judged by, are of another recipe
                     state |= {"ended_by": None, "fid": None, "kimg": 0.0}
                     said = "; its recipe has changed since"
                 state["line"] = f"{budget.told(kept)}{said}"
             except ZooError as error:
                 state |= {"recipe_found": False, "line": f"{one.key}: {error}"}
             if options.dry_run and state["recipe_found"] and state["ended_by"] is None:
-                state["command"] = shlex.join(["python", *kept.command(options.data, options.samples)])
+                state["command"] = shlex.join(["python", *kept.command(options.data, options.samples, anew=anew)])
             found.append(state)
     if options.json:
         return print(json.dumps(found, indent=2))

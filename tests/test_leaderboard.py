@@ -149,6 +149,8 @@ def test_a_recipe_that_has_changed_begins_anew(runs):
     assert changed.nimg == 32
     assert changed.outdated
     assert not kept.outdated
+    assert "--resume" in changed.command("slices", 2)
+    assert "--resume" not in changed.command("slices", 2, anew=True)  # what --dry-run tells of it
     assert changed.renew() == kept.folder.with_name("64.one-before-1")
     assert (changed.nimg, changed.facts["core_seconds"]) == (0, 0)
     assert changed.adopt(digest, set()) is None

@@ -82,8 +82,7 @@ def _plot_pairs(rows: Sequence[Row], pairs: Series, path: Path, title: str) -> b
     figure, (upper, lower) = _figure(title, (3, 2))
     seen, share = pairs
     _line(upper, (seen, 100 * share), BLUE, "pairs in which D finds the real image the more real")
-    gaps = [{"nimg": row.get("nimg"), "gap": _gap(row, "d_real", "d_fake")} for row in rows]
-    _line(lower, _series(gaps, "gap"), BLUE, "")
+    _line(lower, _series(rows, _logits_apart), BLUE, "")
     _percent(upper)
     lower.axhline(0, color=FAINT, linewidth=1.1, linestyle=DASHES, zorder=1)
     lower.set_ylabel("D(x) - D(G(z)),\nlogits")
@@ -140,14 +139,11 @@ def plot_sweep(runs: Mapping[str, Sequence[Row]], strips: Mapping[str, Image.Ima
     panels: list[tuple[str, Callable[[Row], Any]]] = [
         ("D loss", lambda row: row.get("loss_d")),
         ("G loss", lambda row: row.get("loss_g")),
-        ("D(x) - D(G(z)), logits", lambda row: _gap(row, "d_real", "d_fake")),
+        ("D(x) - D(G(z)), logits", _logits_apart),
         ("SSIM nearest, distance from reals'", lambda row: abs(_gap(row, "ssim_nearest", "ssim_nearest_unseen"))),
         ("SSIM pairwise, distance from reals'", lambda row: abs(_gap(row, "ssim_pairwise", "ssim_pairwise_real"))),
     ]
-    series = [
-        [_series([{"nimg": row.get("nimg"), "y": of(row)} for row in rows], "y") for rows in runs.values()]
-        for _, of in panels
-    ]
+    series = [[_series(rows, of) for rows in runs.values()] for _, of in panels]
     if not any(len(y) for panel in series for _, y in panel):
         return False
     colours = [colormaps["viridis"](0.9 * i / max(1, len(runs) - 1)) for i in range(len(runs))]
@@ -198,12 +194,18 @@ def _gap(row: Row, one: str, other: str) -> float:
     return _number(row.get(one)) - _number(row.get(other))
 
 
+def _logits_apart(row: Row) -> float:
+    return _gap(row, "d_real", "d_fake")
+
+
 def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float | np.number) else np.nan
 
 
-def _series(rows: Iterable[Row], key: str) -> Series:
-    pairs = np.array([(_number(row.get("nimg")) / 1000, _number(row.get(key))) for row in rows]).reshape(-1, 2)
+def _series(rows: Iterable[Row], what: str | Callable[[Row], Any]) -> Series:
+    """A key of the rows, or what a function makes of each."""
+    of = what if callable(what) else lambda row: row.get(what)
+    pairs = np.array([(_number(row.get("nimg")) / 1000, _number(of(row))) for row in rows]).reshape(-1, 2)
     pairs = pairs[np.isfinite(pairs).all(axis=1)]
     pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
     if len(pairs) > _POINTS:
