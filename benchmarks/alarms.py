@@ -26,9 +26,10 @@ from torch import Tensor
 
 import zoo
 from zoo import data
-from zoo.metrics import alarms, copies, distribution, ssim
-from zoo.metrics.judge import PAIRED
-from zoo.recipe import DataConfig
+from zoo.metrics import alarms, feature_metrics, nearest_image
+from zoo.metrics.evaluate_images import PAIRED
+from zoo.metrics.ssim import ssim
+from zoo.recipes import DataConfig
 
 DIRECTIONS = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if (down, right) != (0, 0)]
 KINDS = ("shifted", "brightened", "noisy")
@@ -81,7 +82,7 @@ class Bench:
         self.real_pairs = ssim.pairwise_ssim(self.train[self.rng.permutation(len(self.train))[:PAIRED]], 255)
         self.space, self.taken, self.seen = None, {}, {}
         if options.space:
-            from zoo.metrics.features import space
+            from zoo.metrics.features.extractor import space
 
             self.space = space(options.space)
             self.taken = {"space": options.space, "space_reals": len(some)}
@@ -170,13 +171,13 @@ class Bench:
             yield name, fakes, None
 
     def scores(self, images: Tensor) -> Scores:
-        found = copies.nearest_copy(images, self.train, subjects=self.who)
+        found = nearest_image.nearest_copy(images, self.train, subjects=self.who)
         near = ssim.nearest_ssim(images, self.train, 255)[0]
         scores = {"ssim": near, "ncc": found.distance, "ncc_alone": 1 - found.ncc}
         if self.space:
             features = self.features(images)
-            scores["features"] = copies.nearest_features(features, self.table, subjects=self.who[self.some])[0]
-            scores["features_alone"] = copies.nearest_features(features, self.table)[0]
+            scores["features"] = nearest_image.nearest_features(features, self.table, subjects=self.who[self.some])[0]
+            scores["features_alone"] = nearest_image.nearest_features(features, self.table)[0]
         return {name: values.numpy() for name, values in scores.items()}
 
     def features(self, images: Tensor) -> Tensor:
@@ -210,8 +211,8 @@ class Bench:
         pairs = ssim.pairwise_ssim(images[:PAIRED], 255)
         figures = {"ssim_pairwise": pairs.mean().item(), "ssim_twins": alarms.twins(pairs)}
         if self.space:
-            found = distribution.distances(
-                self.features(images).numpy(), self.table.numpy(), metrics=distribution.METRICS[2:], replicates=0
+            found = feature_metrics.distances(
+                self.features(images).numpy(), self.table.numpy(), metrics=feature_metrics.METRICS[2:], replicates=0
             )
             figures |= {name: figure.value for name, figure in found.items()}
         ringing = alarms.collapse(

@@ -27,12 +27,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo import recipe as recipes
-from zoo import run as runs_package
-from zoo.atomic import atomic_file
-from zoo.errors import ZooError
-from zoo.recipe import Recipe
-from zoo.run import Run
+from zoo import recipes
+from zoo.core.errors import ZooError
+from zoo.core.files import atomic_file
+from zoo.recipes import Recipe
+from zoo.training import run_folder
+from zoo.training.run_folder import Run
 
 HERE = Path(__file__).resolve().parent
 NOTHING: Plain = {"run": None, "core_seconds": 0.0, "wall": 0.0, "error": None}  # what a job has done at first
@@ -115,12 +115,12 @@ class Kept:
     def run(self) -> Run | None:
         """The run it trains, which may be one that was adopted."""
         if self.facts["run"]:
-            return runs_package.open_run(self.runs / self.facts["run"])
+            return run_folder.open_run(self.runs / self.facts["run"])
         if self.job.recipe == TUTORIAL:
             return None
-        for found in reversed(runs_package.find(self.folder)):
+        for found in reversed(run_folder.find(self.folder)):
             with contextlib.suppress(ZooError):  # killed before the folder said of itself what it is
-                return runs_package.open_run(found.path)
+                return run_folder.open_run(found.path)
         return None
 
     @property
@@ -161,9 +161,9 @@ class Kept:
         batch = resolved.train.batch
         longest = -(-round(1000 * self.job.kimg) // batch) * batch
         found: list[tuple[int, Run]] = []
-        for old in runs_package.find(self.runs, resolved.name):
+        for old in run_folder.find(self.runs, resolved.name):
             try:
-                info, theirs = runs_package.open_run(old.path).info, recipes.load(old.recipe_file)
+                info, theirs = run_folder.open_run(old.path).info, recipes.load(old.recipe_file)
             except (ZooError, ValueError):
                 continue
             same = theirs.digest == resolved.digest and info["data_digest"] == digest

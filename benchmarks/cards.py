@@ -18,8 +18,8 @@ from pathlib import Path
 
 from record import Row, arguments, each
 
-from zoo.errors import ZooError, nearest
-from zoo.packaged import Packaged, catalogue
+from zoo.core.errors import ZooError, nearest
+from zoo.hub.pretrained import Packaged, catalogue
 
 RESULTS = Path(__file__).parent / "results" / "cards.jsonl"
 METRICS = ("fid", "kid")

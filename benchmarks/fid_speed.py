@@ -27,11 +27,11 @@ from PIL import Image
 from record import append
 
 from zoo import data
-from zoo.display import Display
-from zoo.environment import environment
-from zoo.errors import ZooError
-from zoo.metrics import pretrained
-from zoo.recipe import DataConfig
+from zoo.core.console import Display
+from zoo.core.errors import ZooError
+from zoo.metrics.features import backbone_weights
+from zoo.recipes import DataConfig
+from zoo.runtime.device import environment
 
 RESULTS = Path(__file__).parent / "results" / "fid_speed.jsonl"
 EACH = 32  # slices of a phantom
@@ -124,7 +124,7 @@ def write_weights(named: str | None, path: Path) -> None:
     """One file that both can read, from wherever the weights are: torch-fidelity wants a classifier, unused here."""
     import torch
 
-    state = pretrained.inception_state(pretrained.inception(named, Display()), Display())
+    state = backbone_weights.inception_state(backbone_weights.inception(named, Display()), Display())
     torch.save({**state, "fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}, path)
 
 

@@ -42,9 +42,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import zoo
-from zoo.atomic import atomic_file
-from zoo.errors import Interrupted, ZooError, nearest
-from zoo.run import find as runs_of
+from zoo.core.errors import Interrupted, ZooError, nearest
+from zoo.core.files import atomic_file
+from zoo.training.run_folder import find as runs_of
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -489,7 +489,7 @@ def write_environment(options: argparse.Namespace) -> None:
     import torch
     import yaml  # noqa: F401  (of zoo's packages the first to be missed)
 
-    from zoo.environment import choose_device, environment
+    from zoo.runtime.device import choose_device, environment
 
     device = choose_device(options.device)
     if device.type not in ("cuda", "cpu"):
@@ -516,17 +516,17 @@ def first_line(*command: str) -> str | None:
 
 def write_numbers(options: argparse.Namespace, name: str) -> None:
     """How far losses go apart in a few steps in fp32, with and without the switches."""
-    from zoo import data, recipe
-    from zoo.data.reporter import Kept
-    from zoo.environment import choose_device, environment
-    from zoo.trainer import Trainer
+    from zoo import data, recipes
+    from zoo.core.progress import Kept
+    from zoo.runtime.device import choose_device, environment
+    from zoo.training.trainer import Trainer
 
     device = choose_device(options.device)
     source, *overrides = NUMBERS[name]
     losses: dict[str, list[dict[str, float]]] = {}
     for side, switches in (("off", OFF), ("again", OFF), ("on", ON)):
         fixed = ["train.precision=fp32", "train.seed=0"]
-        resolved = recipe.load(source, [*overrides, *fixed, *switches])
+        resolved = recipes.load(source, [*overrides, *fixed, *switches])
         images = data.load(options.data, resolved.data)
         said = Kept()
         trainer = Trainer(resolved, images, device, reporter=said)
@@ -581,17 +581,17 @@ def write_sync_norm(options: argparse.Namespace) -> None:
     import torch
     from torch import nn
 
-    from zoo import dist
-    from zoo.sync_norm import synchronise
+    from zoo.models.sync_norm import synchronise
+    from zoo.runtime import distributed
 
     cuda = options.device != "cpu"
     several = cuda and torch.cuda.device_count() > 1
-    device = torch.device("cuda", dist.local_rank() if several else 0) if cuda else torch.device("cpu")
+    device = torch.device("cuda", distributed.local_rank() if several else 0) if cuda else torch.device("cpu")
     backend = "nccl" if several else "gloo"
     torch.distributed.init_process_group(backend, device_id=device if several else None)
     if several:
         torch.cuda.set_device(device)
-    here, worst = dist.world(), 0.0
+    here, worst = distributed.world(), 0.0
     cut = here.cut(16)
     for kind, shape in ((nn.BatchNorm1d, (16, 5)), (nn.BatchNorm2d, (16, 5, 6, 7))):
         drawn = torch.Generator().manual_seed(0)
@@ -608,7 +608,7 @@ def write_sync_norm(options: argparse.Namespace) -> None:
             found.append((y, first, x.grad, module.running_mean, module.running_var))
         for part, all_ in zip(*found, strict=True):
             worst = max(worst, (part - (all_ if all_.dim() == 1 else all_[cut])).abs().max().item())
-    worst = max(dist.everyones(worst))
+    worst = max(distributed.everyones(worst))
     torch.distributed.destroy_process_group()
     if here.first:
         passes = worst < 1e-10

@@ -14,19 +14,19 @@ from PIL import Image, ImageDraw, ImageFont
 from standings import FLOORS, Row
 
 from zoo import data as data_package
-from zoo import recipe as recipes
-from zoo.data.imageset import ImageSet, trained_and_unseen
-from zoo.display import Display
-from zoo.environment import choose_device, environment
-from zoo.errors import ZooError, told
-from zoo.hub import load_generator
-from zoo.judging import Group, Judging
-from zoo.metrics import catalogue
-from zoo.metrics.features import Space
-from zoo.metrics.judge import Judge
-from zoo.recipe import DataConfig
-from zoo.report import pictures
-from zoo.rows import Entry
+from zoo import recipes
+from zoo.core.console import Display
+from zoo.core.errors import ZooError, told
+from zoo.data.image_set import ImageSet, trained_and_unseen
+from zoo.evaluation.evaluate_generators import Group, Judging
+from zoo.evaluation.results import Entry
+from zoo.hub.load import load_generator
+from zoo.metrics import registry
+from zoo.metrics.evaluate_images import Judge
+from zoo.metrics.features.extractor import Space
+from zoo.recipes import DataConfig
+from zoo.report import image_grid
+from zoo.runtime.device import choose_device, environment
 
 GRID, STRIP = 36, 10  # generated slices in a run's picture, and in its row of the overview
 SEED = 1  # of the latents of pictures
@@ -45,7 +45,7 @@ def judged(
     device = choose_device("cpu")
     judging = Judging(
         data=data,
-        metrics=catalogue.choose(None),
+        metrics=registry.choose(None),
         spaces=spaces,
         samples=samples,
         keep=runs / "judged",
@@ -173,7 +173,7 @@ def draw(kept: Kept, folder: Path) -> np.ndarray | None:
         assert kept.run is not None
         images = load_generator(kept.run.path).sample(GRID, seed=SEED).numpy()
     facts = {"recipe": kept.job.recipe, "kimg": kept.nimg / 1000, "seed": SEED}
-    pictures.save_png(pictures.grid(images), folder / f"leaderboard-{slug(kept.job)}.png", facts)
+    image_grid.save_png(image_grid.grid(images), folder / f"leaderboard-{slug(kept.job)}.png", facts)
     return images[:STRIP]
 
 
@@ -185,14 +185,14 @@ def slug(job: Job) -> str:
 def overview(strips: Mapping[str, np.ndarray], path: Path, side: int = 64) -> None:
     """One picture: a row a run, best first, its name before it; every slice at the same size."""
     width, pad = 190, 2
-    sheet = Image.new("L", (width + STRIP * (side + pad), len(strips) * (side + pad) + pad), pictures.BACKGROUND)
+    sheet = Image.new("L", (width + STRIP * (side + pad), len(strips) * (side + pad) + pad), image_grid.BACKGROUND)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for line, (name, images) in enumerate(strips.items()):
         top = pad + line * (side + pad)
         pen.text((8, top + side / 2), name, fill=225, font=font, anchor="lm")
         for column, image in enumerate(images):
-            cell = pictures.picture(image).convert("L")
+            cell = image_grid.picture(image).convert("L")
             if cell.size != (side, side):
                 cell = cell.resize((side, side), Image.Resampling.LANCZOS)
             sheet.paste(cell, (width + column * (side + pad), top))
-    pictures.save_png(sheet, path)
+    image_grid.save_png(sheet, path)

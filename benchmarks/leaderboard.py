@@ -31,12 +31,12 @@ import standings
 from budget import TUTORIAL, Job, Kept
 
 from zoo import data as data_package
-from zoo import recipe as recipes
-from zoo.benchmark import SAMPLES
-from zoo.display import Display
-from zoo.environment import choose_device
-from zoo.errors import ZooError, nearest
-from zoo.spaces import chosen_spaces
+from zoo import recipes
+from zoo.core.console import Display
+from zoo.core.errors import ZooError, nearest
+from zoo.evaluation.bench import SAMPLES
+from zoo.metrics.features.select_extractors import chosen_spaces
+from zoo.runtime.device import choose_device
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PICTURES = HERE / "results" / "leaderboard.jsonl", HERE / "pictures"

@@ -25,8 +25,8 @@ import json, sys, threading, time
 import torch
 from pathlib import Path
 from zoo import data, recipe
-from zoo.environment import peak_memory, reset_peak_memory
-from zoo.trainer import Trainer
+from zoo.runtime.device import peak_memory, reset_peak_memory
+from zoo.training.trainer import Trainer
 name, subjects, kimg = sys.argv[1], sys.argv[2], float(sys.argv[3])
 resolved = recipe.load(name, ["generator.width=0.1", "discriminator.width=0.1"])
 images = data.load(f"phantoms:{subjects}", resolved.data)

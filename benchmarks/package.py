@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from zoo import packaged
-from zoo.errors import ZooError
+from zoo.core.errors import ZooError
+from zoo.hub import pretrained
 
 
 def main() -> int:
@@ -18,10 +18,10 @@ def main() -> int:
     options = parser.parse_args()
     if options.url and len(options.folders) > 1:
         parser.error("--url is of one file")
-    to = {"wheel": packaged.IN_PACKAGE, "repository": packaged.IN_REPOSITORY, "nowhere": None}[options.to]
+    to = {"wheel": pretrained.IN_PACKAGE, "repository": pretrained.IN_REPOSITORY, "nowhere": None}[options.to]
     try:
         for folder in options.folders:
-            entry = packaged.add(folder, to=to, url=options.url)
+            entry = pretrained.add(folder, to=to, url=options.url)
             print(f"{entry.name}: {entry.size / 1e6:.1f} MB, {entry.where}")
     except ZooError as error:
         print(error, file=sys.stderr)

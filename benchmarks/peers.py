@@ -7,7 +7,7 @@ Each trains its own networks at its own command's defaults (batch, accumulation,
 second alone compare nothing: beside them stand parameters, multiply-adds an image of a training step, and the product
 of both, which is what the GPU was made to do. Both packages need CUDA, and so does this.
 
-All see the same pictures: ours through ``zoo.trainer``, theirs as PNG files, linked until there are as many as OASIS
+All see the same pictures: ours through ``zoo.training.trainer``, theirs as PNG files, linked until there are as many as OASIS
 has training slices, so that an epoch is as long as there. A step is counted as the real images it shows D. Theirs is
 timed as it is after some 30,000 steps, when averages are kept and every regulariser is due in its turn; nobody's
 checkpoints and sample sheets are timed. Every network has a process of its own; one that fails is a row with an
@@ -38,14 +38,15 @@ import record
 import torch
 from PIL import Image
 
-from zoo import data, floor, recipe
-from zoo.data.reporter import Kept
-from zoo.describe import describe, trainable
-from zoo.environment import choose_device, environment, peak_memory, reset_peak_memory
-from zoo.errors import ZooError, nearest
-from zoo.recipe import DataConfig
-from zoo.stopwatch import wait
-from zoo.trainer import Trainer
+from zoo import data, recipes
+from zoo.core.errors import ZooError, nearest
+from zoo.core.progress import Kept
+from zoo.models.summary import describe, trainable
+from zoo.recipes import DataConfig
+from zoo.runtime.device import choose_device, environment, peak_memory, reset_peak_memory
+from zoo.runtime.timer import wait
+from zoo.training.profiling import roofline
+from zoo.training.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results" / "peers.jsonl"
 FILES = 9664  # training slices of OASIS
@@ -58,7 +59,7 @@ LIMIT = 600  # seconds a network's process may take
 class Ours:
     """A recipe, and what is set in it."""
 
-    recipe: str
+    recipes: str
     overrides: tuple[str, ...] = ()
 
 
@@ -198,7 +199,7 @@ def work(name: str, options: argparse.Namespace, device: torch.device) -> dict[s
 
 
 def ours(network: Ours, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    resolved = recipe.load(network.recipe, network.overrides)
+    resolved = recipes.load(network.recipe, network.overrides)
     images = data.load(options.data, resolved.data)
     said = Kept()
     trainer = Trainer(resolved, images, device, reporter=said)
@@ -213,7 +214,7 @@ def ours(network: Ours, options: argparse.Namespace, device: torch.device) -> di
         "img_per_s": resolved.train.batch / step,
         "steps": steps,
         "parameters": [network.parameters for network in describe(resolved)],
-        "macs_per_image": floor.work(resolved, images).macs,
+        "macs_per_image": roofline.work(resolved, images).macs,
         "precision": trainer.speed.precision,
         "speed": trainer.speed.to_json(),
         "said": said.lines,
@@ -233,7 +234,7 @@ def theirs(network: Theirs, options: argparse.Namespace, device: torch.device) -
     macs = 0
     for kind, count in network.kinds.items():
         trainer.steps = STEP + kind
-        with floor.Counter() as counter:
+        with roofline.Counter() as counter:
             trainer.train()
         macs += counter.macs * count
     begin()

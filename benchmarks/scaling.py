@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py [NAME ...] [--check NAME] [--json] [--save]
 
-Every process keeps its batch and sums its gradients in one flat message a phase, nothing overlapped (``zoo.dist``):
+Every process keeps its batch and sums its gradients in one flat message a phase, nothing overlapped (``zoo.runtime.distributed``):
 
     T(n) = step + sum over messages of [2 (n - 1) / n x bytes / bandwidth(n) + 2 ceil(log2 n) x hop(n)]
 
@@ -32,14 +32,15 @@ from typing import Any
 import record
 import torch
 
-from zoo import data, dist, recipe
-from zoo.describe import trainable
-from zoo.environment import environment
-from zoo.errors import ZooError
-from zoo.floor import Rates, seconds, work
-from zoo.norms import batch_norms
-from zoo.speed import Speed
-from zoo.trainer import Trainer
+from zoo import data, recipes
+from zoo.core.errors import ZooError
+from zoo.models.batch_norm import batch_norms
+from zoo.models.summary import trainable
+from zoo.runtime import distributed
+from zoo.runtime.device import environment
+from zoo.runtime.speed import Speed
+from zoo.training.profiling.roofline import Rates, seconds, work
+from zoo.training.trainer import Trainer
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "scaling.jsonl"
@@ -77,7 +78,7 @@ def line(row: dict[str, Any]) -> str:
 
 def predict(name: str) -> dict[str, Any]:
     """Efficiency at each count of devices: the step's time over T(n)."""
-    resolved = recipe.load(name)
+    resolved = recipes.load(name)
     networks = dict(zip("GD", resolved.build("meta"), strict=True))
     sent = {phase: 4 * trainable(networks[phase]) for phase in "GD"}
     # Forward and backward: G once; D on reals and fakes, and once more where G's phase asks it again.
@@ -102,7 +103,7 @@ def step_seconds(name: str) -> tuple[float, str]:
             row = json.loads(line)
             if row.get("name") == name and "ours_img_per_s" in row and row["environment"]["device"] == "cuda":
                 return row["batch"] / row["ours_img_per_s"], row["environment"]["hardware"]
-    resolved = recipe.load(name)
+    resolved = recipes.load(name)
     speed = Speed(device=torch.device("cpu"), precision="bf16")
     counted = work(resolved, data.load("phantoms:2", resolved.data))
     least = seconds(counted, H200, speed, resolved.train.batch)
@@ -111,7 +112,7 @@ def step_seconds(name: str) -> tuple[float, str]:
 
 def check(name: str) -> dict[str, Any]:
     """The model's T(2) on this machine beside the measured one: each process has one thread and half the batch."""
-    half = recipe.load(name).train.batch // 2
+    half = recipes.load(name).train.batch // 2
     alone = launched(name, 1, f"train.batch={half}")[0]
     pair = launched(name, 2, f"train.batch={2 * half}")
     apart = launched(name, 2, f"train.batch={2 * half} train.sync_batch_norm=false")
@@ -151,13 +152,13 @@ def launched(name: str, processes: int, override: str) -> list[dict[str, Any]]:
 
 def measured_here(name: str) -> dict[str, Any]:
     """A step, and the all-reduces that are in it, in the world this process is launched in."""
-    resolved = recipe.load(name, os.environ["OVERRIDE"].split())
-    with dist.joined(torch.device("cpu")):
+    resolved = recipes.load(name, os.environ["OVERRIDE"].split())
+    with distributed.joined(torch.device("cpu")):
         trainer = Trainer(resolved, data.load("phantoms:16", resolved.data), torch.device("cpu"))
         trainer.step()
         steps = []
         for _ in range(7):
-            dist.barrier()
+            distributed.barrier()
             start = time.perf_counter()
             trainer.step()
             steps.append(time.perf_counter() - start)
@@ -166,9 +167,9 @@ def measured_here(name: str) -> dict[str, Any]:
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
         for _ in range(7):
-            dist.barrier()
+            distributed.barrier()
             start = time.perf_counter()
-            sent = dist.reduce_gradients(parameters)
+            sent = distributed.reduce_gradients(parameters)
             reduces.append(time.perf_counter() - start)
         trainer.feed.close()
     return {

@@ -38,7 +38,7 @@ def save_images(
     import numpy as np
 
     from zoo import data
-    from zoo.recipe import DataConfig
+    from zoo.recipes import DataConfig
 
     images = data.load(path, DataConfig(resolution=size))
     for name, positions in (("fakes", images.unseen[:fakes]), ("reals", images.train[:reals])):
@@ -54,8 +54,8 @@ def ours(connection: Connection, folder: Path) -> None:
     import numpy as np
     import torch
 
-    from zoo.metrics import ssim
-    from zoo.version import version
+    from zoo.core.version import version
+    from zoo.metrics.ssim import ssim
 
     fakes = torch.from_numpy(np.load(folder / "fakes.npy"))
     reals = np.load(folder / "reals.npy", mmap_mode="r")

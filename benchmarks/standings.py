@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.atomic import atomic_file
+from zoo.core.files import atomic_file
 
 FLOORS = "floors"  # the group of rows that nobody trained
 PROVEN = 3  # training seeds after which a row is more than an anecdote

@@ -18,8 +18,8 @@ from typing import Any
 
 from record import append
 
-from zoo import recipe
-from zoo.errors import ZooError
+from zoo import recipes
+from zoo.core.errors import ZooError
 
 RESULTS = Path(__file__).parent / "results" / "startup.jsonl"
 NAMES = ("multires-28", "dcgan-64", "dcgan-256", "lean-256")
@@ -27,9 +27,9 @@ WORKER = """
 import time
 start = time.perf_counter()
 import json, sys
-import zoo, zoo.launch
-from zoo.environment import environment
-from zoo.trainer import Trainer
+import zoo, zoo.training.train
+from zoo.runtime.device import environment
+from zoo.training.trainer import Trainer
 imported = time.perf_counter()
 name, device, out = sys.argv[1:]
 step, times = Trainer.step, []
@@ -55,7 +55,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         for name in options.names:
-            recipe.load(name)
+            recipes.load(name)
     except ZooError as error:
         parser.exit(2, f"{error}\n")
     for name in options.names:

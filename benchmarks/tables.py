@@ -18,7 +18,7 @@ from typing import Any
 
 import standings
 
-from zoo.metrics.catalogue import METRICS, short
+from zoo.metrics.registry import METRICS, short
 from zoo.report import table
 
 HERE = Path(__file__).parent

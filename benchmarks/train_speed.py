@@ -24,15 +24,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo import data, floor, recipe
+from zoo import data, recipes
+from zoo.core.errors import ZooError
 from zoo.data import Dataset
-from zoo.describe import describe
-from zoo.environment import choose_device, environment
-from zoo.errors import ZooError
-from zoo.recipe import Recipe
-from zoo.speed import choose
-from zoo.stopwatch import wait
-from zoo.trainer import Trainer
+from zoo.models.summary import describe
+from zoo.recipes import Recipe
+from zoo.runtime.device import choose_device, environment
+from zoo.runtime.speed import choose
+from zoo.runtime.timer import wait
+from zoo.training.profiling import roofline
+from zoo.training.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results" / "train_speed.jsonl"
 NAMES = ("multires-28", "dcgan-64", "dcgan-128", "dcgan-256", "lean-256", "stylegan-256", "multires-256")
@@ -53,7 +54,7 @@ def main() -> None:
             work(options.worker, options.names[0], options.data, choose_device(options.device))
             return
         for name in options.names:
-            recipe.load(name)
+            recipes.load(name)
         record.each(options.names, lambda name: measure(name, options), line, options, RESULTS)
     except ZooError as error:
         parser.exit(2, f"{error}\n")
@@ -67,7 +68,7 @@ def line(row: dict[str, Any]) -> str:
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """One recipe's row."""
-    resolved, device = recipe.load(name), choose_device(options.device)
+    resolved, device = recipes.load(name), choose_device(options.device)
     sides = {side: Side(side, name, options) for side in ("plain", "ours")}
     try:
         started = {side: worker.told() for side, worker in sides.items()}
@@ -81,9 +82,9 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         for worker in sides.values():
             worker.end()
     images = data.load(options.data, resolved.data)
-    counted, rates = floor.work(resolved, images), floor.rates(device)
+    counted, rates = roofline.work(resolved, images), roofline.rates(device)
     ours, plain = (statistics.median(pair[index] for pair in pairs) for index in (1, 0))
-    least = floor.seconds(counted, rates, choose(resolved, device), resolved.train.batch)
+    least = roofline.seconds(counted, rates, choose(resolved, device), resolved.train.batch)
     networks = describe(resolved)
     return {
         "name": name,
@@ -139,7 +140,7 @@ class Side:
 
 def work(side: str, name: str, path: str, device: torch.device) -> None:
     """The worker: two steps to warm up, then as many as each line of stdin says."""
-    resolved = recipe.load(name)
+    resolved = recipes.load(name)
     images = data.load(path, resolved.data)
     start = time.perf_counter()
     loop = Ours(resolved, images, device) if side == "ours" else Plain(resolved, images, device)

@@ -25,13 +25,14 @@ import torch
 from torch import nn
 from train_speed import Images
 
-from zoo import data, seeds
-from zoo.atomic import atomic_file
+from zoo import data
+from zoo.core.errors import ZooError
+from zoo.core.files import atomic_file
 from zoo.data import Dataset
-from zoo.describe import trainable
-from zoo.errors import ZooError
-from zoo.recipe import DataConfig
-from zoo.report.pictures import to_uint8
+from zoo.models.summary import trainable
+from zoo.recipes import DataConfig
+from zoo.report.image_grid import to_uint8
+from zoo.runtime import rng
 
 LATENT, BATCH = 100, 64
 SAVE_S = 60.0
@@ -115,7 +116,7 @@ class Tutorial:
     @torch.no_grad()
     def write_fakes(self, n: int) -> None:
         """``fakes.npz``: uint8 images (n, 1, 64, 64), from the latents that a bench uses."""
-        z = seeds.fixed_latents(0, -(-n // BATCH) * BATCH, LATENT)[:, :, None, None]
+        z = rng.fixed_latents(0, -(-n // BATCH) * BATCH, LATENT)[:, :, None, None]
         made = torch.cat([to_uint8(self.G(part)) for part in z.split(BATCH)])[:n]
         with atomic_file(self.folder / "fakes.npz") as file:
             np.savez_compressed(file, images=made.numpy())

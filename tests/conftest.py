@@ -32,11 +32,11 @@ def _threads():
 @pytest.fixture(scope="session", autouse=True)
 def _single_precision():
     """``auto`` is fp32 here, whatever the machine: results must not depend on it."""
-    import zoo.speed
+    import zoo.runtime.speed
 
-    before, zoo.speed.has_bf16 = zoo.speed.has_bf16, lambda device: False
+    before, zoo.runtime.speed.has_bf16 = zoo.runtime.speed.has_bf16, lambda device: False
     yield
-    zoo.speed.has_bf16 = before
+    zoo.runtime.speed.has_bf16 = before
 
 
 @pytest.fixture(scope="session")

@@ -6,18 +6,20 @@ import numpy as np
 import torch
 from torch import nn
 
-import zoo.speed
-from zoo import data, dist, recipe, watch
-from zoo.log import Meters
-from zoo.sync_norm import synchronise
-from zoo.trainer import Trainer
+import zoo.runtime.speed
+from zoo import data, recipes
+from zoo.models.sync_norm import synchronise
+from zoo.runtime import distributed
+from zoo.training import validation
+from zoo.training.logger import Meters
+from zoo.training.trainer import Trainer
 
-zoo.speed.has_bf16 = lambda device: False
+zoo.runtime.speed.has_bf16 = lambda device: False
 CPU = torch.device("cpu")
 
 
 def trainer(name, *overrides, double):
-    resolved = recipe.load(name, overrides)
+    resolved = recipes.load(name, overrides)
     made = Trainer(resolved, data.load("phantoms:2", resolved.data), CPU)
     for network in (made.G, made.D, made.ema.module) if double else ():
         network.double()
@@ -54,7 +56,7 @@ def losses(name, *overrides):
 
 def norm():
     """Largest differences between the synchronised norm on halves and torch's on the whole."""
-    here, found = dist.world(), {}
+    here, found = distributed.world(), {}
     for kind, shape in ((nn.BatchNorm1d, (8, 5)), (nn.BatchNorm2d, (8, 5, 3, 4))):
         for momentum in (0.1, None):
             torch.manual_seed(0)
@@ -74,7 +76,7 @@ def norm():
                 first.square().sum().backward()
                 results.append((y.detach(), first.detach(), x.grad, module))
             (y, first, second, ours), (y_all, first_all, second_all, theirs) = results
-            dist.reduce_gradients(ours.parameters())
+            distributed.reduce_gradients(ours.parameters())
             pairs = {
                 "output": (y, y_all[cut]),
                 "first": (first, first_all[cut]),
@@ -91,24 +93,24 @@ def norm():
 def means():
     """What one process alone has met counts beside what all have."""
     meters = Meters()
-    meters.add(("loss_d",), torch.tensor([1.0 + dist.world().rank]), 0.5)
-    if dist.world().first:
+    meters.add(("loss_d",), torch.tensor([1.0 + distributed.world().rank]), 0.5)
+    if distributed.world().first:
         meters.add(("loss_d", "r1"), torch.tensor([5.0, 4.0]), 1.0)
     return {key: torch.tensor(value) for key, value in meters.means().items()}
 
 
 def features(name, *overrides):
     made = trainer(name, *overrides, double=False)
-    watch.RANKED = 40
-    looking = watch.Watch(made, made.reporter)
+    validation.RANKED = 40
+    looking = validation.Watch(made, made.reporter)
     looking._space = lambda images: images.flatten(1).numpy().astype(np.float32)
     return {"features": torch.from_numpy(looking.ranked_features())}
 
 
 if __name__ == "__main__":
     job, out, *arguments = sys.argv[1:]
-    with dist.joined(CPU) as world:
+    with distributed.joined(CPU) as world:
         result = globals()[job](*arguments)
         if world.first:
             torch.save(result, out)
-        dist.barrier()
+        distributed.barrier()

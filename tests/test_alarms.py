@@ -8,7 +8,6 @@ import torch
 from scipy import stats
 
 from zoo.data.phantoms import phantom
-from zoo.metrics import ssim
 from zoo.metrics.alarms import (
     CHANCE,
     Alarm,
@@ -19,7 +18,8 @@ from zoo.metrics.alarms import (
     spread_coverage,
     twins,
 )
-from zoo.metrics.copies import nearest_copy, nearest_features
+from zoo.metrics.nearest_image import nearest_copy, nearest_features
+from zoo.metrics.ssim import ssim
 
 TRAINED, UNSEEN, SLICES = range(12), range(12, 18), range(4, 28, 2)
 DIRECTIONS = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if (down, right) != (0, 0)]

@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 
-from zoo import data, recipe
-from zoo.augment import _BRIGHTNESS, _COLUMN, _CONTRAST, _CUTS, _FLIPS, _ROW, PASSES, Ada, augmented, draw
-from zoo.errors import ZooError
-from zoo.recipe import AugmentConfig
-from zoo.trainer import Trainer
+from zoo import data, recipes
+from zoo.core.errors import ZooError
+from zoo.recipes import AugmentConfig
+from zoo.training.augment import _BRIGHTNESS, _COLUMN, _CONTRAST, _CUTS, _FLIPS, _ROW, PASSES, Ada, augmented, draw
+from zoo.training.trainer import Trainer
 
 ALL = ("translation", "brightness", "contrast", "cutout", "xflip")
 
@@ -84,11 +84,11 @@ def test_draws_belong_to_the_seed_and_the_images_seen_and_passes_differ():
 def test_one_side_alone_is_refused(side):
     """What is done to fakes alone leaks: G learns to make it."""
     with pytest.raises(ZooError, match=rf"augment: images: must be \[real, fake\], not {side} alone"):
-        recipe.load("dcgan-64", [f"augment={{name: diffaugment, images: [{side}]}}"])
+        recipes.load("dcgan-64", [f"augment={{name: diffaugment, images: [{side}]}}"])
 
 
 def trainer(*overrides):
-    resolved = recipe.load(
+    resolved = recipes.load(
         "dcgan-64",
         ["data.resolution=16", "generator.width=0.05", "discriminator.width=0.05", "train.batch=4", *overrides],
     )
@@ -104,7 +104,7 @@ def test_d_sees_every_image_augmented(monkeypatch, update, loss):
     seen, given = [], []
     forward = made.D.forward
     monkeypatch.setattr(made.D, "forward", lambda x, label=None: (seen.append(x.detach().clone()), forward(x))[1])
-    import zoo.trainer as module
+    import zoo.training.trainer as module
 
     real = module.augmented
     monkeypatch.setattr(
@@ -150,7 +150,7 @@ def test_adas_state_goes_on():
 
 def test_adas_state_is_what_all_processes_saw(monkeypatch):
     """Two with means of 0.9 and 0.1 have seen 0.5, whichever of them goes on with it."""
-    import zoo.augment as module
+    import zoo.training.augment as module
 
     seen = [0.9 / 2, 0.1 / 2]
     monkeypatch.setattr(module.dist, "everyones", lambda value: seen)
@@ -168,4 +168,4 @@ def test_adas_state_is_what_all_processes_saw(monkeypatch):
 @pytest.mark.parametrize("loss", ["relativistic", "wasserstein"])
 def test_ada_wants_logits_whose_sign_says_something(loss):
     with pytest.raises(ZooError, match=f"augment.name: ada goes by the sign of logits, which means nothing to {loss}"):
-        recipe.load("dcgan-64", [f"loss.name={loss}", "augment={name: ada}"])
+        recipes.load("dcgan-64", [f"loss.name={loss}", "augment={name: ada}"])

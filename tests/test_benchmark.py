@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 import zoo
-from zoo.benchmark import broken, report
-from zoo.cli import main
-from zoo.errors import ZooError
+from zoo.cli.main import main
+from zoo.core.errors import ZooError
+from zoo.evaluation.bench import broken, report
 
 TINY = ["data.resolution=16", "generator.width=0.1", "discriminator.width=0.1", "train.batch=8"]
 QUICK = {"metrics": ["fid", "ssim", "copies_ncc"], "spaces": ["random"], "samples": 24, "device": "cpu"}
@@ -48,13 +48,13 @@ def test_runs_are_judged_beside_their_floors(runs, tmp_path):
 def test_what_was_judged_is_not_judged_again(runs, tmp_path, monkeypatch):
     run = str(runs / "dcgan-64-000")
     first = zoo.bench([run], out=tmp_path / "bench", **QUICK)
-    monkeypatch.setattr("zoo.hub.LoadedGenerator.sample", lambda *_, **__: pytest.fail("sampled again"))
+    monkeypatch.setattr("zoo.hub.load.LoadedGenerator.sample", lambda *_, **__: pytest.fail("sampled again"))
     again = zoo.bench([run], out=tmp_path / "bench", **QUICK)
     assert again["groups"] == first["groups"]
 
 
 def test_names_are_trained_for_the_same_length_and_a_killed_bench_goes_on(tmp_path, monkeypatch):
-    from zoo.trainer import Trainer
+    from zoo.training.trainer import Trainer
 
     call = {"data": "phantoms:4", "train_kimg": 0.024, "seeds": 2, "set": TINY, "out": tmp_path / "bench", **QUICK}
     original, taken = Trainer.step, []
@@ -80,7 +80,7 @@ def test_names_are_trained_for_the_same_length_and_a_killed_bench_goes_on(tmp_pa
 
 
 def test_a_longer_unfinished_run_is_not_taken_for_a_shorter_one(tmp_path, monkeypatch):
-    from zoo.trainer import Trainer
+    from zoo.training.trainer import Trainer
 
     call = {"data": "phantoms:4", "out": tmp_path / "bench", **QUICK}
     settings = [*TINY, "train.checkpoint_kimg=0.016"]
@@ -113,14 +113,14 @@ def test_recipes_of_one_name_are_no_seeds_of_one_another(tmp_path):
 
 
 def test_one_seed_that_diverges_is_named_in_the_row_of_the_others(tmp_path, monkeypatch):
-    from zoo.benchmark import train
+    from zoo.evaluation.bench import train
 
     def sometimes(recipe, **options):
         if recipe.train.seed == 1:
             raise ZooError("diverged, say")
         return train(recipe, **options)
 
-    monkeypatch.setattr("zoo.benchmark.train", sometimes)
+    monkeypatch.setattr("zoo.evaluation.bench.train", sometimes)
     call = {"data": "phantoms:4", "train_kimg": 0.008, "seeds": 3, "set": TINY, "out": tmp_path / "bench", **QUICK}
     document = zoo.bench(["dcgan-64"], **call)
     (row,) = document["groups"][0]["rows"]
@@ -173,7 +173,7 @@ def test_a_broken_run_is_named_and_stops_no_other(runs, tmp_path, capsys):
 
 @pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()])
 def test_no_memory_for_one_stops_no_other(runs, tmp_path, monkeypatch, error):
-    from zoo.hub import LoadedGenerator
+    from zoo.hub.load import LoadedGenerator
 
     original = LoadedGenerator.sample
 

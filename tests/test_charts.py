@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.report import charts, numbers, sprites
+from zoo.report import number_format
+from zoo.report.html import sprites, svg_charts
 
 
 def ascii_(text):
     """With a keyboard's minus for the minus sign and the dash, and no thin spaces."""
-    return text.replace(numbers.MINUS, "-").replace(numbers.DASH, "-").replace(numbers.NARROW, "")
+    return text.replace(number_format.MINUS, "-").replace(number_format.DASH, "-").replace(number_format.NARROW, "")
 
 
 def losses(points, negative=False):
@@ -27,7 +28,7 @@ def losses(points, negative=False):
      (-0.00012, 4, "-0.0001"), (-0.00002, 4, "0.0000"), (0.00352, 4, "0.0035"), (12345678.9, 2, "12,345,679")],
 )  # fmt: skip
 def test_figures_carry_no_more_digits_than_they_have(value, decimals, text):
-    assert ascii_(numbers.figure(value, decimals)) == text
+    assert ascii_(number_format.figure(value, decimals)) == text
 
 
 @pytest.mark.parametrize(
@@ -35,28 +36,34 @@ def test_figures_carry_no_more_digits_than_they_have(value, decimals, text):
     [(131.04, 144.4, "131-144"), (8.84, 9.77, "8.84-9.77"), (-0.0012, 0.0034, "-0.0012-0.0034"), (97, 107, "97-107")],
 )
 def test_intervals(low, high, text):
-    assert ascii_(numbers.interval(low, high, 4)) == text
+    assert ascii_(number_format.interval(low, high, 4)) == text
 
 
 def test_units_of_people():
-    assert [numbers.short(v) for v in (7, 999, 3574656, 1.04e9, 100032)] == ["7", "999", "3.57 M", "1.04 G", "100 k"]
-    assert numbers.short(14309632, "B") == "14.3 MB"
-    times = [numbers.duration(v) for v in (8.21, 42.4, 59.7, 881.7, 11100, 187200)]
+    assert [number_format.short(v) for v in (7, 999, 3574656, 1.04e9, 100032)] == [
+        "7",
+        "999",
+        "3.57 M",
+        "1.04 G",
+        "100 k",
+    ]
+    assert number_format.short(14309632, "B") == "14.3 MB"
+    times = [number_format.duration(v) for v in (8.21, 42.4, 59.7, 881.7, 11100, 187200)]
     assert times == ["8.2 s", "42 s", "1 min 00 s", "14 min 42 s", "3 h 05 min", "2 d 4 h"]
-    assert [numbers.rate(v) for v in (0.2134, 43.21, 1250.4)] == ["0.213", "43.2", "1,250"]
-    assert [numbers.listed(items) for items in ([], ["a"], ["a", "b", "c"])] == ["", "a", "a, b and c"]
-    assert [numbers.finite(v) for v in (float("nan"), float("inf"), None, True, "1", 2)] == [None] * 5 + [2.0]
+    assert [number_format.rate(v) for v in (0.2134, 43.21, 1250.4)] == ["0.213", "43.2", "1,250"]
+    assert [number_format.listed(items) for items in ([], ["a"], ["a", "b", "c"])] == ["", "a", "a, b and c"]
+    assert [number_format.finite(v) for v in (float("nan"), float("inf"), None, True, "1", 2)] == [None] * 5 + [2.0]
 
 
 def test_axes_place_values():
-    linear = charts.Axis(low=0, high=50)
+    linear = svg_charts.Axis(low=0, high=50)
     assert linear.place(25) == pytest.approx(0.5)
     assert linear.place(-3) == 0
     assert linear.ticks(6) == [(0.0, "0"), (0.2, "10"), (0.4, "20"), (0.6, "30"), (0.8, "40"), (1.0, "50")]
-    log_axis = charts.Axis(low=1, high=100, kind="log")
+    log_axis = svg_charts.Axis(low=1, high=100, kind="log")
     assert log_axis.place(10) == pytest.approx(0.5)
     assert [label for _, label in log_axis.ticks(5)] == ["1", "3", "10", "30", "100"]
-    both = charts.Axis(low=-100, high=100, kind="symlog", bend=1)
+    both = svg_charts.Axis(low=-100, high=100, kind="symlog", bend=1)
     assert both.place(0) == pytest.approx(0.5)
     assert both.place(-7) == pytest.approx(1 - both.place(7))
     assert [ascii_(label) for _, label in both.ticks(7)] == ["-100", "-10", "0", "10", "100"]
@@ -67,71 +74,71 @@ def test_axes_place_values():
     ("low", "high"), [(0.5, 0.500001), (1e-9, 3e-9), (3, 4e7), (0.01, 1.2), (70, 130), (-5e6, 0.3)]
 )
 def test_ticks_are_few_distinct_and_inside(kind, low, high):
-    along = charts.axis([low, high], kind)
+    along = svg_charts.axis([low, high], kind)
     ticks = along.ticks(5)
     assert 1 <= len(ticks) <= 6
     assert len({label for _, label in ticks}) == len(ticks)
     places = [place for place, _ in ticks]
-    assert all(b - a >= charts.APART for a, b in itertools.pairwise(places))
+    assert all(b - a >= svg_charts.APART for a, b in itertools.pairwise(places))
     assert places == sorted(places)
     assert 0 <= places[0] <= places[-1] <= 1
 
 
 def test_an_axis_is_logarithmic_only_where_that_helps():
-    assert charts.axis([1, 100]).kind == "log"
-    assert charts.axis([50, 100]).kind == "linear"
-    assert charts.axis([-1, 100]).kind == "linear"
-    assert charts.axis([10, 100], zero=True).low == 0
-    assert charts.axis([90, 100], zero=True).low > 80
-    assert charts.axis([]) is None
-    one = charts.axis([3.0])
+    assert svg_charts.axis([1, 100]).kind == "log"
+    assert svg_charts.axis([50, 100]).kind == "linear"
+    assert svg_charts.axis([-1, 100]).kind == "linear"
+    assert svg_charts.axis([10, 100], zero=True).low == 0
+    assert svg_charts.axis([90, 100], zero=True).low > 80
+    assert svg_charts.axis([]) is None
+    one = svg_charts.axis([3.0])
     assert one.low < 3 < one.high
 
 
 def test_whiskers_stand_where_the_figures_are():
-    along = charts.Axis(low=0, high=10)
-    drawn = charts.whisker(along, {"value": 5, "low": 4, "high": 7}, {"value": 1, "low": None, "high": None})
+    along = svg_charts.Axis(low=0, high=10)
+    drawn = svg_charts.whisker(along, {"value": 5, "low": 4, "high": 7}, {"value": 1, "low": None, "high": None})
     assert re.search(r'class="reach" d="M400 500H700"', drawn)
     assert re.search(r'class="dot" d="M500 500h0"', drawn)
     assert re.search(r'class="ceiling" d="M100 0V1000"', drawn)
-    assert "dot" not in charts.whisker(along, {"value": 12}, None)
+    assert "dot" not in svg_charts.whisker(along, {"value": 12}, None)
 
 
 def test_curves_are_thinned_to_medians():
     x = np.arange(5000.0)
-    thin_x, thin_y = charts.thinned(x, 3 * x)
-    assert len(thin_x) == charts.POINTS
+    thin_x, thin_y = svg_charts.thinned(x, 3 * x)
+    assert len(thin_x) == svg_charts.POINTS
     inner = slice(20, -20)  # at the ends a running median has half its points
     assert np.allclose(thin_y[inner], 3 * thin_x[inner])
     spiked = np.ones(100)
     spiked[50] = 1e6
-    assert charts.thinned(np.arange(100.0), spiked)[1].max() == 1
-    few = charts.thinned(x[:5], x[:5])
+    assert svg_charts.thinned(np.arange(100.0), spiked)[1].max() == 1
+    few = svg_charts.thinned(x[:5], x[:5])
     assert (few[1] == x[:5]).all()
 
 
 @pytest.mark.parametrize(("negative", "scale"), [(False, "logarithmic"), (True, "logarithmic")])
 def test_losses_are_drawn_whole(negative, scale):
-    found = charts.line(losses(2000, negative), "loss_d", "run", 3)
-    chart = charts.curves("D loss", [found], log=True)
+    found = svg_charts.line(losses(2000, negative), "loss_d", "run", 3)
+    chart = svg_charts.curves("D loss", [found], log=True)
     assert chart.scale == scale
-    assert 300 < len(re.search(r'class="line dash3" d="([^"]+)"', chart.svg)[1].split("L")) <= charts.POINTS
+    assert 300 < len(re.search(r'class="line dash3" d="([^"]+)"', chart.svg)[1].split("L")) <= svg_charts.POINTS
     places = [int(v) for v in re.findall(r"-?\d+", re.search(r'class="line dash3" d="([^"]+)"', chart.svg)[1])]
     assert min(places) >= 0
-    assert max(places) <= charts.SIZE
+    assert max(places) <= svg_charts.SIZE
     assert "run ends at" in chart.words
 
 
 def test_a_log_is_read_in_order_and_without_gaps():
     rows = [{"nimg": 2, "x": 5.0}, {"nimg": 1, "x": 4.0}, {"nimg": 3, "x": None}, {"x": 1.0}, {"nimg": 4, "x": np.inf}]
-    found = charts.line(rows, "x", "run", 0)
+    found = svg_charts.line(rows, "x", "run", 0)
     assert found.x.tolist() == [1, 2]
     assert found.y.tolist() == [4, 5]
-    assert charts.line(rows, "y", "run", 0) is None
+    assert svg_charts.line(rows, "y", "run", 0) is None
 
 
 def test_twenty_lines_differ():
-    assert len({(slot % charts.INKS, slot % charts.DASHES) for slot in range(20)}) == 20
+    assert len({(slot % svg_charts.INKS, slot % svg_charts.DASHES) for slot in range(20)}) == 20
 
 
 def test_sprites_average_down():

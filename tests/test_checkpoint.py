@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import zoo
-from zoo import checkpoint, weights
-from zoo.errors import ZooError
-from zoo.loop import DivergedError
-from zoo.trainer import Trainer
+from zoo.core.errors import ZooError
+from zoo.training import checkpoint, generator_file
+from zoo.training.loop import DivergedError
+from zoo.training.trainer import Trainer
 
 TINY = [
     "data.resolution=16",
@@ -122,7 +122,7 @@ import resource, signal, sys
 from pathlib import Path
 import torch
 from zoo import checkpoint
-from zoo.errors import ZooError
+from zoo.core.errors import ZooError
 folder = Path(sys.argv[1])
 checkpoint.save(folder, 8, {"number": 8}, keep=2)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -262,16 +262,16 @@ def test_generator_files_say_what_is_wrong(tmp_path):
         path = tmp_path / f"{name}.safetensors"
         path.write_bytes(content)
         with pytest.raises(ZooError, match="is not a safetensors file, or damaged"):
-            weights.load_generator_file(path)
+            generator_file.load_generator_file(path)
     from safetensors.torch import save_file
 
     save_file({"x": torch.zeros(1)}, tmp_path / "bare.safetensors")
     with pytest.raises(ZooError, match="no recipe in its metadata"):
-        weights.load_generator_file(tmp_path / "bare.safetensors")
+        generator_file.load_generator_file(tmp_path / "bare.safetensors")
     for recipe in ("{", "[]", "3"):
         save_file({"x": torch.zeros(1)}, tmp_path / "odd.safetensors", {"recipe": recipe})
         with pytest.raises(ZooError, match=r"odd\.safetensors"):
-            weights.load_generator_file(tmp_path / "odd.safetensors")
+            generator_file.load_generator_file(tmp_path / "odd.safetensors")
 
 
 def test_a_generator_of_other_weights_than_it_was_written_with_is_refused(tmp_path):
@@ -281,8 +281,8 @@ def test_a_generator_of_other_weights_than_it_was_written_with_is_refused(tmp_pa
     recipe = zoo.load_recipe("multires-28", ["generator.width=0.05"])
     generator, _ = recipe.build()
     path = tmp_path / "g.safetensors"
-    weights.save_generator(path, generator, recipe=recipe, nimg=7, metric="kid")
-    assert weights.load_generator_file(path)[2] == 7
+    generator_file.save_generator(path, generator, recipe=recipe, nimg=7, metric="kid")
+    assert generator_file.load_generator_file(path)[2] == 7
     with safetensors.safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     assert metadata["metric"] == "kid"
@@ -291,7 +291,7 @@ def test_a_generator_of_other_weights_than_it_was_written_with_is_refused(tmp_pa
     tensors[name].view(-1)[0] += 1
     path.write_bytes(safetensors.torch.save(tensors, metadata))
     with pytest.raises(ZooError, match="wrong hash"):
-        weights.load_generator_file(path)
+        generator_file.load_generator_file(path)
 
 
 def test_half_precision_keeps_what_it_would_spoil_and_loads_as_single(tmp_path):
@@ -307,13 +307,13 @@ def test_half_precision_keeps_what_it_would_spoil_and_loads_as_single(tmp_path):
     bias = next(name for name, parameter in generator.named_parameters() if parameter.dim() == 1)
     state[bias][0] = 70_000.0  # more than fp16 holds
     path, whole = tmp_path / "half.safetensors", tmp_path / "whole.safetensors"
-    weights.save_generator(path, generator, recipe=recipe, nimg=7, dtype=torch.float16)
-    weights.save_generator(whole, generator, recipe=recipe, nimg=7)
+    generator_file.save_generator(path, generator, recipe=recipe, nimg=7, dtype=torch.float16)
+    generator_file.save_generator(whole, generator, recipe=recipe, nimg=7)
     kept = {name for name, tensor in safetensors.torch.load_file(path).items() if tensor.dtype == torch.float32}
     assert kept == {variances[0], bias}
     assert path.stat().st_size < 0.6 * whole.stat().st_size
-    loaded = weights.load_generator_file(path)[0].state_dict()
+    loaded = generator_file.load_generator_file(path)[0].state_dict()
     for name, tensor in loaded.items():
         assert tensor.dtype == state[name].dtype
         torch.testing.assert_close(tensor, state[name], rtol=5e-4, atol=1e-6)
-    assert torch.equal(weights.load_generator_file(whole)[0].state_dict()[weight], state[weight])
+    assert torch.equal(generator_file.load_generator_file(whole)[0].state_dict()[weight], state[weight])

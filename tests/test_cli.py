@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import zoo
-from zoo.cli import main
+from zoo.cli.main import main
 
 TINY = ["data.resolution=16", "generator.width=0.125", "discriminator.width=0.125", "train.batch=8"]
 CADENCES = ["train.log_kimg=0.016", "train.sample_kimg=0.04", "train.checkpoint_kimg=0.04"]
@@ -76,7 +76,7 @@ def test_show(capsys):
     ],
 )
 def test_multiply_adds_are_those_of_the_originals(name, g, d):
-    from zoo.describe import describe
+    from zoo.models.summary import describe
 
     generator, discriminator = describe(zoo.load_recipe(name))
     assert generator.macs / 1e9 == pytest.approx(g, rel=0.025, abs=0.005)
@@ -85,7 +85,7 @@ def test_multiply_adds_are_those_of_the_originals(name, g, d):
 
 @pytest.mark.parametrize("name", ["dcgan-64", "stylegan2-64", "r3gan-64", "fastgan-64", "projected-64"])
 def test_rows_of_the_layer_table_add_up(name):
-    from zoo.describe import describe
+    from zoo.models.summary import describe
 
     for network in describe(zoo.load_recipe(name)):
         assert sum(layer.parameters for layer in network.layers) == network.parameters
@@ -172,7 +172,7 @@ def test_a_finished_run_is_not_continued_and_new_starts_afresh(run, capsys):
 
 def test_extending_equals_training_longer(capsys, tmp_path):
     """But for one row more, where the shorter run ended between two of its rows."""
-    from zoo import checkpoint
+    from zoo.training import checkpoint
 
     short, long = tmp_path / "short" / "dcgan-64-000", tmp_path / "long" / "dcgan-64-000"
     train(capsys, tmp_path / "short", "--kimg", "0.072")
@@ -227,12 +227,12 @@ def test_a_damaged_run_json_is_said(run, capsys):
 
 
 def test_profile_says_where_the_time_goes_and_leaves_nothing(capsys, tmp_path, monkeypatch):
-    from zoo import profile
+    from zoo.training.profiling import profiler
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(profile, "WARM", 1)
-    original = profile.profile
-    monkeypatch.setattr(profile, "profile", lambda trainer, seconds: original(trainer, 0.05))
+    monkeypatch.setattr(profiler, "WARM", 1)
+    original = profiler.profile
+    monkeypatch.setattr(profiler, "profile", lambda trainer, seconds: original(trainer, 0.05))
     small = [word for text in ("data.resolution=16", "train.batch=4") for word in ("--set", text)]
     arguments = ["train", "dcgan-64", "--data", "phantoms:2", "--device", "cpu", "--profile", *small]
     code, out, _ = call(capsys, *arguments)

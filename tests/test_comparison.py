@@ -8,9 +8,9 @@ from PIL import Image
 
 import zoo
 from zoo import data
-from zoo.cli import main
-from zoo.errors import ZooError
-from zoo.recipe import DataConfig
+from zoo.cli.main import main
+from zoo.core.errors import ZooError
+from zoo.recipes import DataConfig
 
 FLOORS = ["unseen subjects", "train half against half", "dataset mean", "black", "noise"]
 
@@ -82,7 +82,7 @@ def test_images_are_fitted_on_request_and_the_result_says_so(sets, capsys):
     )  # fmt: skip
     assert found["fit"] == {"fit": "pad", "resolution": 16, "channels": 1}
     assert found["shape"] == "16 x 16 grey"
-    assert set(found) & set(zoo.metrics.catalogue.METRICS) == {"ssim_nearest", "ssim_pairwise", "ssim_twins"}
+    assert set(found) & set(zoo.metrics.registry.METRICS) == {"ssim_nearest", "ssim_pairwise", "ssim_twins"}
     assert found["ssim_nearest"]["low"] is None
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.errors import ZooError
-from zoo.metrics.copies import DEFINITION, Nearest, nearest_copy, nearest_features
+from zoo.core.errors import ZooError
+from zoo.metrics.nearest_image import DEFINITION, Nearest, nearest_copy, nearest_features
 
 SHAPES = [(1, 8, 9), (1, 28, 28), (3, 40, 37), (1, 66, 64), (1, 97, 110)]
 
@@ -163,7 +163,7 @@ def test_nan_stays_and_nothing_is_nothing():
 
 
 def test_features_equal_numpy(monkeypatch):
-    monkeypatch.setattr("zoo.metrics.copies._TABLE", 40)  # several blocks
+    monkeypatch.setattr("zoo.metrics.nearest_image._TABLE", 40)  # several blocks
     rng = np.random.default_rng(0)
     x, reals = rng.normal(5, 1, (7, 12)), rng.normal(5, 1, (13, 12))
     x[3] = reals[8]

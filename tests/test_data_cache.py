@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zoo.core.errors import ZooError
+from zoo.core.progress import Silent
+from zoo.core.threads import stream
 from zoo.data import Dataset, load
-from zoo.data.reporter import Silent
 from zoo.data.sources import FolderSource
-from zoo.data.stream import stream
-from zoo.errors import ZooError
-from zoo.recipe import DataConfig
+from zoo.recipes import DataConfig
 
 CONFIG = DataConfig(resolution=16)
 
@@ -73,8 +73,8 @@ def run(code, *arguments, **options):
         from pathlib import Path
         from types import SimpleNamespace
         from zoo.data import load
-        from zoo.data.reporter import Silent
-        from zoo.errors import ZooError
+        from zoo.core.progress import Silent
+        from zoo.core.errors import ZooError
         config = SimpleNamespace(resolution=16, channels=1, fit="pad", window=None, holdout=0.1, labels=None)
     """
     command = [sys.executable, "-c", head + code, *map(str, arguments)]

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from zoo.core.errors import ZooError
 from zoo.data import check, print_report
-from zoo.errors import ZooError
 
 
 def noise(*shape, seed=0, dtype=np.uint8, high=256):
@@ -124,7 +124,7 @@ def test_what_a_check_writes_into_a_set_is_no_part_of_it(folder, monkeypatch):
 
 def test_the_window_that_is_shown_is_the_one_that_is_applied(tmp_path):
     from zoo.data import load
-    from zoo.recipe import DataConfig
+    from zoo.recipes import DataConfig
 
     mask = np.zeros((4, 16, 16), np.float32)
     mask[0, 0, 0] = 0.5

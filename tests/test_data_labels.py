@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 
 import zoo
-from zoo import data, recipe
+from zoo import data, recipes
+from zoo.core.errors import ZooError
 from zoo.data.labels import labels_of, numbered_classes
-from zoo.errors import ZooError
-from zoo.recipe import DataConfig
-from zoo.registry import architecture, list_architectures
-from zoo.seeds import fixed_labels
-from zoo.trainer import Trainer
+from zoo.models.registry import architecture, list_architectures
+from zoo.recipes import DataConfig
+from zoo.runtime.rng import fixed_labels
+from zoo.training.trainer import Trainer
 
 SMALL = ["data.resolution=16", "generator.width=0.1", "discriminator.width=0.1", "train.batch=4"]
 
@@ -69,7 +69,7 @@ def test_what_names_no_classes_is_refused(folder):
     with pytest.raises(ZooError, match="the set has a, b; the recipe says a, c"):
         numbered_classes(["a", "b"], np.array([0, 1]), ["a", "c"], "the set")
     with pytest.raises(ZooError, match=r"data.labels: the generator of lean takes no classes; these do: .*dcgan"):
-        recipe.load("lean-256", ["data.labels=folder"])
+        recipes.load("lean-256", ["data.labels=folder"])
 
 
 def test_fixed_labels_are_as_frequent_as_in_training():
@@ -85,7 +85,7 @@ def test_fixed_labels_are_as_frequent_as_in_training():
 def test_networks_with_classes_train_on_them(folder, arch):
     """Each conditional family: labels reach both networks, and another label is another image and verdict."""
     name = f"{arch}-64"
-    resolved = recipe.load(
+    resolved = recipes.load(
         name, [*SMALL, "data.labels=kind", "data.resolution=32", "data.classes={bright: 0.3, dark: 0.7}"]
     )
     trainer = Trainer(resolved, data.load(folder, resolved.data), torch.device("cpu"))
@@ -106,7 +106,7 @@ def test_from_training_to_a_class_that_was_asked_for(folder, tmp_path):
     run = zoo.train(
         "dcgan-64", data=folder, out=tmp_path, device="cpu", set=[*SMALL, "data.labels=folder", "train.kimg=0.032"]
     )
-    assert recipe.load(run.recipe_file).data.classes == pytest.approx(run_shares(run))
+    assert recipes.load(run.recipe_file).data.classes == pytest.approx(run_shares(run))
     generator = zoo.load_generator(run)
     assert generator.classes == ["bright", "dark"]
     mixed, dark, same = (generator.sample(20, label=label) for label in (None, "dark", 1))
@@ -122,7 +122,7 @@ def test_from_training_to_a_class_that_was_asked_for(folder, tmp_path):
 
 
 def run_shares(run):
-    return json.loads(json.dumps(data.load(run.info["data"], recipe.load(run.recipe_file).data).classes))
+    return json.loads(json.dumps(data.load(run.info["data"], recipes.load(run.recipe_file).data).classes))
 
 
 def test_a_class_of_a_generator_without(runs):
@@ -170,7 +170,7 @@ def test_fakes_of_a_data_set_know_their_classes(folder, tmp_path):
 
 
 def test_the_command_line_on_classes(folder, capsys):
-    from zoo.cli import main
+    from zoo.cli.main import main
 
     assert main(["train", "--classes", "dcgan-64", "--data", str(folder)]) == 2
     assert "stands before" in capsys.readouterr().err

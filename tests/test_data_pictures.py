@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zoo.core.errors import ZooError
 from zoo.data import load
-from zoo.data.fit import fitted, levels
-from zoo.data.pictures import MAX_PIXELS, UnreadableError, decode, quiet_pillow
-from zoo.errors import ZooError
-from zoo.recipe import DataConfig
+from zoo.data.decode import MAX_PIXELS, UnreadableError, decode, quiet_pillow
+from zoo.data.resize import fitted, levels
+from zoo.recipes import DataConfig
 
 
 @pytest.fixture(autouse=True)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zoo.core.errors import ZooError
 from zoo.data import load
 from zoo.data.phantoms import SLICES_PER_SUBJECT, phantom_subject
-from zoo.errors import ZooError
-from zoo.recipe import DataConfig
+from zoo.recipes import DataConfig
 
 CONFIG = DataConfig(resolution=8, holdout=0)
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zoo.core.progress import Silent
 from zoo.data import load
-from zoo.data.pictures import Array
-from zoo.data.reporter import Silent
+from zoo.data.decode import Array
 from zoo.data.subjects import NEAR, hold_out, natural, near_duplicates, subjects_of
-from zoo.recipe import DataConfig
+from zoo.recipes import DataConfig
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoo import checkpoint
+from zoo.training import checkpoint
 
 WORKER = Path(__file__).parent / "dist_worker.py"
 SETTINGS = ["data.resolution=16", "generator.width=0.1", "discriminator.width=0.1", "train.batch=8"]

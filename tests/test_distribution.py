@@ -9,11 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from zoo.errors import ZooError
-from zoo.metrics import frechet, kernel, neighbours
-from zoo.metrics.distribution import METRICS, density_coverage, distances, fid, kid, precision_recall
-from zoo.metrics.features import space
-from zoo.metrics.neighbours import Neighbours
+from zoo.core.errors import ZooError
+from zoo.metrics import feature_metrics, fid, kid, prdc
+from zoo.metrics.feature_metrics import METRICS, density_coverage, distances, precision_recall
+from zoo.metrics.features.extractor import space
+from zoo.metrics.fid import frechet_distance
+from zoo.metrics.kid import kernel_distance
+from zoo.metrics.prdc import Neighbours
 
 
 def two_sets(n: int, m: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -35,8 +37,8 @@ def test_fid_equals_torch_fidelity(shape: tuple[int, int, int]) -> None:
     x, y = two_sets(*shape)
     statistics = [fid_features_to_statistics(torch.from_numpy(side)) for side in (x, y)]
     expected = fid_statistics_to_metric(*statistics, False)["frechet_inception_distance"]
-    assert fid(x, y) == pytest.approx(expected, rel=1e-5)
-    assert fid(y, x) == pytest.approx(expected, rel=1e-5)
+    assert frechet_distance(x, y) == pytest.approx(expected, rel=1e-5)
+    assert frechet_distance(y, x) == pytest.approx(expected, rel=1e-5)
 
 
 def gaussian(count: int, mean: np.ndarray, covariance: np.ndarray, seed: int) -> np.ndarray:
@@ -54,8 +56,8 @@ def test_fid_of_gaussians_is_the_closed_form() -> None:
     x = gaussian(50, np.arange(5.0), rotation @ np.diag(a) @ rotation.T, 1)
     y = gaussian(70, np.ones(5), rotation @ np.diag(b) @ rotation.T, 2)
     truth = ((np.arange(5) - 1) ** 2).sum() + ((np.sqrt(a) - np.sqrt(b)) ** 2).sum()  # covariances that commute
-    assert fid(x, y) == pytest.approx(truth, rel=1e-9)
-    assert fid(x + 7, y + 7) == pytest.approx(truth, rel=1e-9)
+    assert frechet_distance(x, y) == pytest.approx(truth, rel=1e-9)
+    assert frechet_distance(x + 7, y + 7) == pytest.approx(truth, rel=1e-9)
 
 
 @pytest.mark.parametrize(("count", "width"), [(300, 24), (30, 64), (200, 199)])
@@ -63,15 +65,15 @@ def test_fid_of_a_set_with_itself_is_nothing(count: int, width: int) -> None:
     x, _ = two_sets(count, 2, width)
     x[:, :3] = 0  # features that never fire
     x[:, 3] = x[:, 4]
-    assert fid(x, x) < 1e-6 * x.var(axis=0).sum()
-    assert fid(x, x[::-1].copy()) < 1e-6 * x.var(axis=0).sum()
+    assert frechet_distance(x, x) < 1e-6 * x.var(axis=0).sum()
+    assert frechet_distance(x, x[::-1].copy()) < 1e-6 * x.var(axis=0).sum()
 
 
 def test_fid_of_equal_images_is_what_a_point_is_away() -> None:
     _, y = two_sets(2, 40, 8)
     x = np.repeat(y[:1] + 1, 9, axis=0)
     apart = x[0].astype(float) - y.mean(axis=0, dtype=float)
-    assert fid(x, y) == pytest.approx(apart @ apart + y.var(axis=0, ddof=1, dtype=float).sum(), rel=1e-6)
+    assert frechet_distance(x, y) == pytest.approx(apart @ apart + y.var(axis=0, ddof=1, dtype=float).sum(), rel=1e-6)
 
 
 @pytest.mark.parametrize("width", [8, 30, 60])
@@ -80,8 +82,8 @@ def test_half_fids_are_the_fids_of_halves(width: int) -> None:
     x, y = two_sets(60, 90, width)
     rng = np.random.default_rng(0)
     left, right = (rng.permuted(np.tile(np.arange(n) % 2 == 0, (3, 1)), axis=1) for n in (60, 90))
-    expected = [fid(x[a], y[b]) for a, b in zip(left, right, strict=True)]
-    np.testing.assert_allclose(frechet.half_fids(x, y, left, right), expected, rtol=1e-5)
+    expected = [frechet_distance(x[a], y[b]) for a, b in zip(left, right, strict=True)]
+    np.testing.assert_allclose(fid.half_fids(x, y, left, right), expected, rtol=1e-5)
 
 
 # ---------------------------------------------------------------------------------------------------------------- KID
@@ -95,7 +97,7 @@ def test_kid_equals_torch_fidelity(subset: int | None, subsets: int) -> None:
     size = 70 if subset is None else subset
     settings = {"kid_subset_size": size, "kid_subsets": subsets, "verbose": False}
     expected = kid_features_to_metric(torch.from_numpy(x), torch.from_numpy(y), **settings)
-    found = kid(x, y, subset=subset, subsets=subsets)
+    found = kernel_distance(x, y, subset=subset, subsets=subsets)
     assert found.mean == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-3)
     assert found.error == pytest.approx(expected["kernel_inception_distance_std"], rel=1e-3, abs=1e-6)
 
@@ -104,11 +106,11 @@ def test_kid_goes_either_way_to_the_same_figure(monkeypatch: pytest.MonkeyPatch)
     """By all kernels at once, or (few small subsets of large sets) by those of each subset."""
     x, y = two_sets(60, 50, 16)
     calls = []
-    original = kernel.half_kids
-    monkeypatch.setattr(kernel, "half_kids", lambda *args: calls.append(len(args[0])) or original(*args))
-    many = kid(x, y, subset=30, subsets=20)
+    original = kid.half_kids
+    monkeypatch.setattr(kid, "half_kids", lambda *args: calls.append(len(args[0])) or original(*args))
+    many = kernel_distance(x, y, subset=30, subsets=20)
     assert calls == [60]
-    few = kid(x, y, subset=30, subsets=2)
+    few = kernel_distance(x, y, subset=30, subsets=2)
     assert calls == [60, 30, 30]
     assert few.mean == pytest.approx(original(x, y, *draws(2)).mean(), rel=1e-6)
     assert many.mean == pytest.approx(np.mean(subset_figures(x, y, 20)), rel=1e-6)
@@ -127,15 +129,15 @@ def draws(count: int) -> tuple[np.ndarray, np.ndarray]:
 def subset_figures(x: np.ndarray, y: np.ndarray, count: int) -> list[float]:
     """Each subset's figure, from it alone."""
     every = np.ones((1, 30), bool)
-    return [float(kernel.half_kids(x[a], y[b], every, every)[0]) for a, b in zip(*draws(count), strict=True)]
+    return [float(kid.half_kids(x[a], y[b], every, every)[0]) for a, b in zip(*draws(count), strict=True)]
 
 
 def test_half_kids_against_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "_ROWS", 7)
+    monkeypatch.setattr(kid, "_ROWS", 7)
     x, y = two_sets(20, 30, 6)
     rng = np.random.default_rng(0)
     left, right = rng.random((4, 20)) < 0.5, rng.random((4, 30)) < 0.5
-    found = kernel.half_kids(x, y, left, right)
+    found = kid.half_kids(x, y, left, right)
     for value, a, b in zip(found, left, right, strict=True):
         one, other = x[a].astype(float), y[b].astype(float)
         xx, yy, xy = ((p @ q.T / 6 + 1) ** 3 for p, q in ((one, one), (other, other), (one, other)))
@@ -165,7 +167,7 @@ def brute_force(reals: np.ndarray, fakes: np.ndarray) -> dict[str, float]:
 def test_neighbours_against_brute_force_and_torch_fidelity(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch_fidelity.metric_prc import prc_features_to_metric
 
-    monkeypatch.setattr(neighbours, "_CELLS", cells)
+    monkeypatch.setattr(prdc, "_CELLS", cells)
     fakes, reals = two_sets(150, 180, 5)
     expected = brute_force(reals, fakes)
     assert 0.1 < expected["precision"] < 1
@@ -180,9 +182,9 @@ def test_neighbours_of_subsets_are_those_of_the_subsets_alone(
     kept: int, table: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where too few neighbours were remembered, and where the distances do not fit into memory."""
-    monkeypatch.setattr(neighbours, "_KEPT", kept)
-    monkeypatch.setattr(neighbours, "_TABLE", table)
-    monkeypatch.setattr(neighbours, "_CELLS", 900)
+    monkeypatch.setattr(prdc, "_KEPT", kept)
+    monkeypatch.setattr(prdc, "_TABLE", table)
+    monkeypatch.setattr(prdc, "_CELLS", 900)
     fakes, reals = two_sets(100, 130, 4)
     search = Neighbours(reals, fakes)
     assert search.kept == bool(table)
@@ -268,12 +270,12 @@ def test_the_same_folders_give_torch_fidelitys_figures(tmp_path: Path) -> None:
         verbose=False,
     )
     fakes, reals = (ours(images) for images in sets.values())
-    assert fid(fakes, reals) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
-    assert kid(fakes, reals).mean == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3)
-    assert kid(fakes, reals).error == pytest.approx(theirs["kernel_inception_distance_std"], rel=1e-3)
+    assert frechet_distance(fakes, reals) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
+    assert kernel_distance(fakes, reals).mean == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3)
+    assert kernel_distance(fakes, reals).error == pytest.approx(theirs["kernel_inception_distance_std"], rel=1e-3)
     found = distances(fakes, reals, replicates=10)
-    assert found["fid"].value == fid(fakes, reals)
-    assert found["kid"].value == kid(fakes, reals).mean
+    assert found["fid"].value == frechet_distance(fakes, reals)
+    assert found["kid"].value == kernel_distance(fakes, reals).mean
 
 
 def test_distances_are_the_pure_functions_with_intervals() -> None:
@@ -329,7 +331,7 @@ def test_the_interval_of_very_large_sets_is_that_of_some_of_their_images(monkeyp
     """Wider, and around the figure of all."""
     fakes, reals = two_sets(300, 400, 6)
     whole = distances(fakes, reals, metrics=["kid"])["kid"]
-    monkeypatch.setattr(kernel, "MOST", 100)
+    monkeypatch.setattr(feature_metrics, "KID_MAX_IMAGES", 100)
     some = distances(fakes, reals, metrics=["kid"])["kid"]
     assert some.value == whole.value
     ratio = (some.high - some.low) / (whole.high - whole.low)  # type: ignore[operator]
@@ -377,9 +379,9 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match=r"\(10, 5\) and \(12, 4\)"):
         distances(fakes, reals[:, :4])
     with pytest.raises(ValueError, match="2 or more"):
-        fid(fakes[:1], reals)
+        frechet_distance(fakes[:1], reals)
     with pytest.raises(ValueError, match="subsets of 11"):
-        kid(fakes, reals, subset=11)
+        kernel_distance(fakes, reals, subset=11)
     fakes[3, 2] = np.nan
     found = distances(fakes, reals)
     assert {figure.note for figure in found.values()} == {"not available: the features of the fakes are not all finite"}

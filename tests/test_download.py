@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
-from zoo import download
-from zoo.data.reporter import Kept
-from zoo.errors import ZooError
+from zoo.core.errors import ZooError
+from zoo.core.progress import Kept
+from zoo.hub import download
 
 CONTENT = bytes(range(256)) * 2000  # 512,000 bytes
 KNOWN = {"size": len(CONTENT), "sha256": hashlib.sha256(CONTENT).hexdigest()}
@@ -146,15 +146,16 @@ def test_packaged_weights_are_fetched_by_name(server, tmp_path, monkeypatch):
     import torch
 
     import zoo
-    from zoo import packaged, recipe
-    from zoo.weights import save_generator
+    from zoo import recipes
+    from zoo.hub import pretrained
+    from zoo.training.generator_file import save_generator
 
-    resolved = recipe.load("dcgan-64", ["data.resolution=16", "generator.width=0.125", "discriminator.width=0.125"])
+    resolved = recipes.load("dcgan-64", ["data.resolution=16", "generator.width=0.125", "discriminator.width=0.125"])
     torch.manual_seed(0)
     save_generator(tmp_path / "g.safetensors", resolved.build()[0], recipe=resolved, nimg=7, dtype=torch.float16)
     server.content = (tmp_path / "g.safetensors").read_bytes()
     server.limit = len(server.content) // 2 + 1
-    entry = packaged.Packaged(
+    entry = pretrained.Packaged(
         name="far",
         sha256=hashlib.sha256(server.content).hexdigest(),
         size=len(server.content),
@@ -166,8 +167,8 @@ def test_packaged_weights_are_fetched_by_name(server, tmp_path, monkeypatch):
         licence="any",
         url="hf:owner/models/far.safetensors",
     )
-    monkeypatch.setattr(packaged, "CATALOGUE", tmp_path / "weights.yaml")
-    packaged.CATALOGUE.write_text(packaged._to_yaml({"far": entry}, ""))
+    monkeypatch.setattr(pretrained, "CATALOGUE", tmp_path / "weights.yaml")
+    pretrained.CATALOGUE.write_text(pretrained._to_yaml({"far": entry}, ""))
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
     assert entry.where == f"to fetch: {server.url}/owner/models/resolve/main/far.safetensors"

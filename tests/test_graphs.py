@@ -5,10 +5,10 @@ same memory.
 import pytest
 import torch
 
-from zoo import data, recipe
-from zoo.graphs import WARM, Graphs
-from zoo.norms import momentum
-from zoo.trainer import Trainer
+from zoo import data, recipes
+from zoo.models.batch_norm import momentum
+from zoo.training.graphs import WARM, Graphs
+from zoo.training.trainer import Trainer
 
 TINY = ["data.resolution=16", "generator.width=0.125", "discriminator.width=0.125", "train.batch=4"]
 
@@ -56,7 +56,7 @@ class Recorded(Graphs):
 
 
 def make(*overrides, graphs=None, said=None):
-    resolved = recipe.load("dcgan-64", [*TINY, *overrides])
+    resolved = recipes.load("dcgan-64", [*TINY, *overrides])
     trainer = Trainer(resolved, data.load("phantoms:2", resolved.data), torch.device("cpu"))
     if graphs is not None:
         trainer._graphs = graphs([trainer.G, trainer.D], (said if said is not None else []).append)

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 import zoo
-from zoo import export
-from zoo.errors import ZooError
+from zoo.core.errors import ZooError
+from zoo.hub import save_images
 
 TINY = ["data.resolution=16", "generator.width=0.125", "discriminator.width=0.125", "train.batch=8", "train.kimg=0.04"]
 
@@ -74,7 +74,7 @@ def test_truncation_and_mixing_of_styles(styled, plain):
     assert torch.equal(styled.sample(4, truncation=1.0), styled.sample(4))
     mean = styled.generator.mapping(torch.randn(10_000, 256)).mean(0)
     w = styled.generator.mapping(styled.latents(50))
-    from zoo.sampling import truncated
+    from zoo.models.sampling import truncated
 
     half = truncated(styled.generator, w, 0.5)
     torch.testing.assert_close((half - mean).norm(dim=1), (w - mean).norm(dim=1) / 2, rtol=0.1, atol=0.02)
@@ -89,27 +89,27 @@ def test_truncation_and_mixing_of_styles(styled, plain):
 
 def test_images_in_files(plain, tmp_path):
     images = plain.sample(10)
-    export.save_images(images, tmp_path / "x.npz")
+    save_images.save_images(images, tmp_path / "x.npz")
     with np.load(tmp_path / "x.npz") as file:
         assert np.array_equal(file["images"], images.numpy())
-    export.save_images(images, tmp_path / "folder", metadata={"seed": 0})
+    save_images.save_images(images, tmp_path / "folder", metadata={"seed": 0})
     names = sorted(path.name for path in (tmp_path / "folder").iterdir())
     assert names == [f"{i}.png" for i in range(10)]
     with Image.open(tmp_path / "folder" / "7.png") as picture:
         assert np.array_equal(np.asarray(picture), images[7, 0].numpy())
-    export.save_images(images, tmp_path / "grid.png")
+    save_images.save_images(images, tmp_path / "grid.png")
     with Image.open(tmp_path / "grid.png") as picture:
         assert picture.width > 4 * 96
     with pytest.raises(ZooError, match=r"\.png \(one grid\), \.npz"):
-        export.save_images(images, tmp_path / "x.jpg")
+        save_images.save_images(images, tmp_path / "x.jpg")
 
 
 def test_a_walk_is_a_closed_animation(plain, tmp_path):
-    assert export.save_walk(plain, tmp_path / "walk.gif", walks=2, points=3, frames=4) == 12
+    assert save_images.save_walk(plain, tmp_path / "walk.gif", walks=2, points=3, frames=4) == 12
     with Image.open(tmp_path / "walk.gif") as animation:
         assert animation.n_frames > 2
     with pytest.raises(ZooError, match=r"as \.gif"):
-        export.save_walk(plain, tmp_path / "walk.mp4")
+        save_images.save_walk(plain, tmp_path / "walk.mp4")
 
 
 def test_what_is_not_there_is_said(tmp_path, runs):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.data.imageset import Picked, alike, describe_shape, read_images
-from zoo.errors import ZooError
-from zoo.recipe import DataConfig
+from zoo.core.errors import ZooError
+from zoo.data.image_set import Picked, alike, describe_shape, read_images
+from zoo.recipes import DataConfig
 
 
 def write(folder, count=4, shape=(12, 10), name="case_{}_slice_{}.png"):

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from zoo.metrics.distribution import distances
-from zoo.metrics.interval import FEWEST, half_samples, interval, mean_figure, share_interval, student
+from zoo.metrics.confidence import FEWEST, half_samples, interval, mean_figure, share_interval, student
+from zoo.metrics.feature_metrics import distances
 
 TRIALS = 200
 ALLOWED = (0.905, 0.995)  # 95 % of 200 trials, and 3 standard deviations of that share either way

@@ -1,4 +1,4 @@
-"""zoo.layers: the mirror that stands for Keras' padding, and the helpers every architecture leans on."""
+"""zoo.models.layers: the mirror that stands for Keras' padding, and the helpers every architecture leans on."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import ZooError
-from zoo.layers import (
+from zoo.core.errors import ZooError
+from zoo.models.batch_norm import has_batch_statistics
+from zoo.models.layers import (
     EqualizedConv2d,
     EqualizedLinear,
     MinibatchStd,
@@ -27,8 +28,7 @@ from zoo.layers import (
     spectrally_normed,
     within,
 )
-from zoo.norms import has_batch_statistics
-from zoo.recipe import load
+from zoo.recipes import load
 
 KERNELS = pytest.mark.parametrize("kernel", [3, 5])
 

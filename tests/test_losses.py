@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from zoo.losses import LOSSES
-from zoo.penalties import gradient_penalty
+from zoo.losses.adversarial import LOSSES
+from zoo.losses.penalties import gradient_penalty
 
 REAL = torch.tensor([2.0, -1.0, 0.5])
 FAKE = torch.tensor([-0.5, 1.5, -3.0])

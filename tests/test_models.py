@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from zoo.models.base import Discriminator, Generator, ImageSpec, StyleGenerator
+from zoo.models.registry import architecture, list_architectures
 from zoo.models.stylegan import Noise, StyleGANGenerator, adain
-from zoo.networks import Discriminator, Generator, ImageSpec, StyleGenerator
-from zoo.recipe import list_models, load
-from zoo.registry import architecture, list_architectures
+from zoo.recipes import list_models, load
 
 # Architectures whose generators end without a squashing; all others must stay in [-1, 1].
 LINEAR = {"lean", "projected", "stylegan2"}

@@ -10,13 +10,14 @@ import torch
 from PIL import Image
 
 import zoo
-from zoo import packaged, recipe
-from zoo.cli import main
-from zoo.errors import ZooError
-from zoo.metrics.ssim import ssim
-from zoo.packaged import Packaged, catalogue
-from zoo.report import pictures
-from zoo.weights import load_generator_file
+from zoo import recipes
+from zoo.cli.main import main
+from zoo.core.errors import ZooError
+from zoo.hub import pretrained
+from zoo.hub.pretrained import Packaged, catalogue
+from zoo.metrics.ssim.ssim import ssim
+from zoo.report import image_grid
+from zoo.training.generator_file import load_generator_file
 
 SHIPPED = [entry for entry in catalogue().values() if entry.local is not None]
 
@@ -31,13 +32,13 @@ def holds(entry):
     levels = images.double()
     assert float(levels.mean()) == pytest.approx(entry.check.mean, abs=0.5)
     assert float(levels.std()) == pytest.approx(entry.check.std, abs=0.5)
-    with Image.open(packaged.ROOT / entry.check.grid) as picture:
+    with Image.open(pretrained.ROOT / entry.check.grid) as picture:
         kept = torch.from_numpy(np.array(picture))
-    made = torch.from_numpy(np.array(pictures.grid(images, entry.check.columns)))
+    made = torch.from_numpy(np.array(image_grid.grid(images, entry.check.columns)))
     assert kept.shape == made.shape
     kept, made = (x.reshape(1, *x.shape[:2], -1).permute(0, 3, 1, 2) for x in (kept, made))
     assert float(ssim(kept.float(), made.float(), 255)) > 0.98
-    assert (packaged.ROOT / entry.card).is_file()
+    assert (pretrained.ROOT / entry.card).is_file()
     assert "memorisation" not in entry.judged.alarms
 
 
@@ -50,16 +51,16 @@ def test_shipped_weights_are_what_they_were(entry):
 def shelf(tmp_path, published, monkeypatch):
     """A repository with a catalogue of its own, which is the one in use."""
     (tmp_path / "zoo").mkdir()
-    (tmp_path / "zoo" / "weights.yaml").write_text("# What there is.\n{}\n")
-    monkeypatch.setattr(packaged, "ROOT", tmp_path)
-    monkeypatch.setattr(packaged, "CATALOGUE", tmp_path / "zoo" / "weights.yaml")
+    (tmp_path / "zoo" / "pretrained.yaml").write_text("# What there is.\n{}\n")
+    monkeypatch.setattr(pretrained, "ROOT", tmp_path)
+    monkeypatch.setattr(pretrained, "CATALOGUE", tmp_path / "zoo" / "pretrained.yaml")
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def add(shelf, published, **more):
-    return packaged.add(published, root=shelf, listed=shelf / "zoo" / "weights.yaml", **more)
+    return pretrained.add(published, root=shelf, listed=shelf / "zoo" / "pretrained.yaml", **more)
 
 
 def test_the_catalogue_that_ships_is_sound():
@@ -70,21 +71,21 @@ def test_the_catalogue_that_ships_is_sound():
 
 def test_a_published_folder_becomes_an_entry_that_loads(shelf, published):
     entry = add(shelf, published)
-    assert entry.file == "zoo/_weights/tiny.safetensors"
+    assert entry.file == "zoo/hub/_weights/tiny.safetensors"
     assert catalogue() == {"tiny": entry}
-    text = (shelf / "zoo" / "weights.yaml").read_text()
+    text = (shelf / "zoo" / "pretrained.yaml").read_text()
     assert text.startswith("# What there is.\ntiny:\n")
     assert "(tiny.png)" in (shelf / "zoo" / "_weights" / "tiny.md").read_text()
     assert entry.where == "packaged"
     holds(entry)
     assert zoo.load_generator("tiny").nimg == entry.nimg
-    assert add(shelf, published, to=packaged.IN_REPOSITORY).where == "in the repository"
+    assert add(shelf, published, to=pretrained.IN_REPOSITORY).where == "in the repository"
     assert list(catalogue()) == ["tiny"]
 
 
 def test_a_run_comes_before_what_is_packaged(shelf, published, runs):
     entry = replace(add(shelf, published), name="dcgan-64")
-    packaged.CATALOGUE.write_text(packaged._to_yaml({"dcgan-64": entry}, ""))
+    pretrained.CATALOGUE.write_text(pretrained._to_yaml({"dcgan-64": entry}, ""))
     here = zoo.load_generator("dcgan-64", runs=shelf / "none")
     assert here.recipe.name == "dcgan-64"
     local = zoo.load_generator("dcgan-64", runs=runs)
@@ -99,7 +100,7 @@ def test_another_file_is_refused(shelf, published):
     with pytest.raises(ZooError, match="is not the file of the catalogue"):
         zoo.load_generator("tiny")
     with pytest.raises(ZooError, match="`zoo publish` did not make it"):
-        packaged.described(shelf)
+        pretrained.described(shelf)
 
 
 def test_what_has_no_address_says_which_file_goes_where(shelf, published):
@@ -167,10 +168,10 @@ def test_a_slip_in_the_catalogue_is_named(change, why, tmp_path):
 
 
 def test_an_entry_survives_the_file(shelf, published):
-    entry = packaged.described(published)
+    entry = pretrained.described(published)
     assert isinstance(entry, Packaged)
-    resolved = recipe.load(published / "recipe.yaml")
+    resolved = recipes.load(published / "recipe.yaml")
     assert resolved.digest == entry.recipe_digest
     (shelf / "card.json").write_text("{")
     with pytest.raises(ZooError, match="is damaged"):
-        packaged.described(shelf)
+        pretrained.described(shelf)

@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.report import charts, numbers
-from zoo.report.album import BUDGET
-from zoo.report.page import HOME, RowPictures, write_page
-from zoo.report.verdict import verdict
+from zoo.report import number_format
+from zoo.report.html import svg_charts
+from zoo.report.html.album import BUDGET
+from zoo.report.html.page import HOME, RowPictures, write_page
+from zoo.report.html.summary_text import verdict
 
 SIDE = 28
 HOSTILE = "<script>window.hacked=1</script>\"'&</style><img src=x onerror=hacked=1>"
@@ -373,7 +374,7 @@ def test_spread_over_seeds_is_shown(tmp_path):
 
 def said(plain):
     text = " ".join("".join(sentence) for paragraph in verdict(plain) for sentence in paragraph)
-    return text.replace(numbers.NARROW, "").replace(numbers.DASH, "-")
+    return text.replace(number_format.NARROW, "").replace(number_format.DASH, "-")
 
 
 def test_the_verdict_names_the_first_against_the_ceiling():
@@ -432,7 +433,7 @@ def test_contrast_is_enough_to_read_by(mode):
         assert contrast(text, "page") >= 4.5, text
     for pair in (("ink", "warn-panel"), ("warn", "warn-panel"), ("ink", "panel"), ("page", "accent")):
         assert contrast(*pair) >= 4.5, pair
-    for drawn in ("edge", "warn-edge", *(f"ink{i}" for i in range(charts.INKS))):
+    for drawn in ("edge", "warn-edge", *(f"ink{i}" for i in range(svg_charts.INKS))):
         assert contrast(drawn, "page") >= 3, drawn
 
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from zoo import data, recipe
-from zoo.errors import ZooError
+from zoo import data, recipes
+from zoo.core.errors import ZooError
+from zoo.losses.objective import Objective
+from zoo.losses.penalties import PENALTIES, Interpolated, LeCam, PathLength, gamma
+from zoo.losses.step_outputs import Step
+from zoo.models.base import ImageSpec
 from zoo.models.stylegan2 import StyleGAN2Generator, StyleGAN2GeneratorConfig
-from zoo.networks import ImageSpec
-from zoo.objective import Objective
-from zoo.penalties import PENALTIES, Interpolated, LeCam, PathLength, gamma
-from zoo.step import Step
-from zoo.trainer import Trainer
+from zoo.training.trainer import Trainer
 
 
 def step(**parts):
@@ -115,21 +115,21 @@ def test_path_length_trains_a_stylegan2():
 
 
 def test_defaults_are_by_resolution_and_batch():
-    resolved = recipe.load("dcgan-64", ["train.batch=32", "penalties={r1: {every: 16}, gp1: {}}"])
+    resolved = recipes.load("dcgan-64", ["train.batch=32", "penalties={r1: {every: 16}, gp1: {}}"])
     weights = {term.name: (term.weight.at(0), term.every) for term in Objective(resolved).terms}
     assert weights["r1"] == (pytest.approx(0.0002 * 64**2 / 32), 16)
     assert weights["gp1"] == (10.0, 1)
 
 
 def test_a_schedule_of_a_penalty_is_followed():
-    resolved = recipe.load("dcgan-64", ["penalties.r1.weight=[[0, 10], [10, 1]]"])
+    resolved = recipes.load("dcgan-64", ["penalties.r1.weight=[[0, 10], [10, 1]]"])
     term = next(term for term in Objective(resolved).terms if term.name == "r1")
     assert [term.weight.at(nimg) for nimg in (0, 5000, 20000)] == [10, 5.5, 1]
 
 
 def test_path_length_wants_styles():
     with pytest.raises(ZooError, match=r"penalties.path_length: dcgan has no styles"):
-        recipe.load("dcgan-64", ["penalties.path_length.weight=2"])
+        recipes.load("dcgan-64", ["penalties.path_length.weight=2"])
 
 
 @pytest.mark.parametrize("name", PENALTIES)
@@ -137,7 +137,7 @@ def test_path_length_wants_styles():
 def test_every_penalty_trains(name, update):
     overrides = ["data.resolution=16", "generator.width=0.1", "discriminator.width=0.1", "train.batch=4"]
     overrides += [f"train.update={update}", f"penalties={{{name}: {{every: 2}}}}", "speed.channels_last=false"]
-    resolved = recipe.load("stylegan2-64", overrides)
+    resolved = recipes.load("stylegan2-64", overrides)
     trainer = Trainer(resolved, data.load("phantoms:2", resolved.data), torch.device("cpu"))
     for _ in range(3):
         trainer.step()

@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.data.reporter import Silent
-from zoo.errors import ZooError
+from zoo.core.errors import ZooError
+from zoo.core.progress import Silent
+from zoo.models.base import ImageSpec
+from zoo.models.batch_norm import batch_norms
 from zoo.models.projected import (
     FEATURES,
     Features,
@@ -21,9 +23,7 @@ from zoo.models.projected import (
     ProjectedGenerator,
     ProjectedGeneratorConfig,
 )
-from zoo.networks import ImageSpec
-from zoo.norms import batch_norms
-from zoo.weights import load_pretrained
+from zoo.training.generator_file import load_pretrained
 
 
 def discriminator(

@@ -9,13 +9,14 @@ import torch
 from PIL import Image
 
 import zoo
-from zoo import packaged, publishing
-from zoo.cli import main
-from zoo.errors import ZooError
+from zoo.cli.main import main
+from zoo.core.errors import ZooError
+from zoo.evaluation import publish
+from zoo.hub import pretrained
 from zoo.metrics.alarms import Alarm
-from zoo.metrics.judge import Judge
-from zoo.report import pictures
-from zoo.weights import load_generator_file
+from zoo.metrics.evaluate_images import Judge
+from zoo.report import image_grid
+from zoo.training.generator_file import load_generator_file
 
 QUICK = {"spaces": ["random"], "samples": 24, "device": "cpu"}
 FILES = ["README.md", "card.json", "recipe.yaml", "samples.png", "tiny.safetensors"]
@@ -54,8 +55,8 @@ def test_the_folder_holds_what_it_should_and_generated_pictures_only(published, 
     half, whole = (path.stat().st_size for path in (published / "tiny.safetensors", run / "generator.safetensors"))
     assert half < 0.75 * whole
     with Image.open(published / "samples.png") as picture:
-        np.testing.assert_array_equal(np.asarray(picture), np.asarray(pictures.grid(ours, 8)))
-    entry = packaged.described(published)
+        np.testing.assert_array_equal(np.asarray(picture), np.asarray(image_grid.grid(ours, 8)))
+    entry = pretrained.described(published)
     assert (entry.name, entry.nimg, entry.resolution, entry.channels) == ("tiny", 32, 16, 1)
     assert entry.judged.samples == 24
     assert entry.judged.space == "random"
@@ -66,7 +67,7 @@ def test_the_folder_holds_what_it_should_and_generated_pictures_only(published, 
 
 def test_the_card_says_what_it_is(published, run):
     card = (published / "README.md").read_text()
-    entry = packaged.described(published)
+    entry = pretrained.described(published)
     for text in ("license: other", "![Generated images 0 to 15 of seed 0](samples.png)", "zoo.load_generator(path)"):
         assert text in card
     for text in (entry.sha256, entry.data, entry.licence, entry.recipe_digest, "| FID (random) |", "(unseen subjects)"):
@@ -83,7 +84,7 @@ def test_words_of_ones_own(run, tmp_path, capsys):
     words += ["--data-statement", tmp_path / "data.txt", "--licence", "As the data."]
     assert main(["publish", *map(str, words)]) == 0
     assert json.loads(capsys.readouterr().out) == {"published": str(tmp_path / "x")}
-    entry = packaged.described(tmp_path / "x")
+    entry = pretrained.described(tmp_path / "x")
     assert (entry.name, entry.data, entry.licence) == (
         "dcgan-64",
         "Believed to derive from OASIS-1.",
@@ -103,7 +104,7 @@ def test_copies_are_not_published(run, tmp_path, copying, capsys):
     assert "did you mean 'memorisation'?" in capsys.readouterr().err
     assert main([*words, "--despite-alarm", "memorisation"]) == 0
     assert "- **memorisation**: All are copies." in (tmp_path / "x" / "README.md").read_text()
-    assert "memorisation" in packaged.described(tmp_path / "x").judged.alarms
+    assert "memorisation" in pretrained.described(tmp_path / "x").judged.alarms
 
 
 def test_what_is_there_is_replaced_by_force_and_only_if_it_is_ours(run, tmp_path):
@@ -126,14 +127,14 @@ def test_a_failure_leaves_nothing(run, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pictures, "save_png", full)
+    monkeypatch.setattr(image_grid, "save_png", full)
     with pytest.raises(ZooError, match="cannot be written \\(no space left on device\\)"):
         zoo.publish(run, str(tmp_path / "x"), name="tiny", **QUICK)
     assert names(tmp_path) == []
 
 
 def test_the_best_and_files_of_their_own(run, tmp_path):
-    from zoo.weights import save_generator
+    from zoo.training.generator_file import save_generator
 
     generator, recipe, _ = load_generator_file(run / "generator.safetensors")
     best = zoo.Run(run).best_file
@@ -142,7 +143,7 @@ def test_the_best_and_files_of_their_own(run, tmp_path):
         save_generator(best, generator, recipe=recipe, nimg=16)
     nimg = load_generator_file(best)[2]
     zoo.publish(run, str(tmp_path / "x"), name="tiny", best=True, **QUICK)
-    assert packaged.described(tmp_path / "x").nimg == nimg
+    assert pretrained.described(tmp_path / "x").nimg == nimg
     if not there:
         best.unlink()
     save_generator(tmp_path / "alone.safetensors", generator, recipe=recipe, nimg=5)
@@ -153,7 +154,7 @@ def test_the_best_and_files_of_their_own(run, tmp_path):
     zoo.publish(
         tmp_path / "alone.safetensors", str(tmp_path / "y"), data="phantoms:4", data_statement="Phantoms.", **QUICK
     )
-    assert packaged.described(tmp_path / "y").data == "Phantoms."
+    assert pretrained.described(tmp_path / "y").data == "Phantoms."
 
 
 def test_to_a_hub(run, monkeypatch):
@@ -184,7 +185,7 @@ def test_to_a_hub(run, monkeypatch):
     with pytest.raises(ZooError, match="--to hf:owner/brains: ZOO_OFFLINE is set"):
         zoo.publish(run, to, name="tiny", **QUICK)
     monkeypatch.delenv("ZOO_OFFLINE")
-    monkeypatch.setattr(publishing, "offline", lambda: "")
+    monkeypatch.setattr(publish, "offline", lambda: "")
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     with pytest.raises(ZooError, match="no token for Hugging Face"):
         zoo.publish(run, to, name="tiny", **QUICK)
@@ -203,17 +204,17 @@ def test_to_a_hub(run, monkeypatch):
 
 
 def test_without_unseen_images_the_card_says_that_copies_cannot_be_told(run):
-    from zoo.metrics.figure import Figure, missing
-    from zoo.rows import Row
+    from zoo.evaluation.results import Row
+    from zoo.metrics.value import Figure, missing
 
     figures = {"fid": Figure(value=1.0, n=24), "copies_ssim": missing("no unseen real images to tell copies from", 24)}
     row = Row(name="tiny", kind="file", figures=figures, cost={"nimg": 1}, facts={"samples": 24})
     _, recipe, _ = load_generator_file(run / "generator.safetensors")
     small = SimpleNamespace(name="tiny", recipe=recipe, weights=run / "generator.safetensors")
     group = SimpleNamespace(data=SimpleNamespace(train=[1], unseen=[]))
-    entry = publishing._described(small, row, group, "x", "y", "random")
+    entry = publish._described(small, row, group, "x", "y", "random")
     assert not entry.judged.copies_told
-    card = publishing._card(entry, recipe, {"alarms": []}, "", ["inception: not available: put it into /home/me"], "x")
+    card = publish._card(entry, recipe, {"alarms": []}, "", ["inception: not available: put it into /home/me"], "x")
     assert "whether it copies is not known" in card
     assert "- inception: not available\n" in card
     assert "/home/me" not in card

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from zoo.models.base import ImageSpec
 from zoo.models.r3gan import R3GANDiscriminator, R3GANDiscriminatorConfig, Residual
-from zoo.networks import ImageSpec
-from zoo.recipe import load
+from zoo.recipes import load
 
 
 def test_a_residual_block_begins_as_nothing() -> None:

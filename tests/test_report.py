@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from zoo.errors import ZooError
-from zoo.report import pictures
-from zoo.report.pictures import BACKGROUND, animate, from_uint8, grid, make_gif, save_png, to_uint8
+from zoo.core.errors import ZooError
+from zoo.report import image_grid
+from zoo.report.image_grid import BACKGROUND, animate, from_uint8, grid, make_gif, save_png, to_uint8
 from zoo.report.plots import plot_accuracy, plot_losses, plot_ssim
 
 
@@ -137,7 +137,7 @@ def test_gif_in_colour_stays_close(tmp_path: Path) -> None:
 
 
 def test_gif_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "GIF_BYTES", 600_000)
+    monkeypatch.setattr(image_grid, "GIF_BYTES", 600_000)
     make_gif(frames_in(tmp_path / "in", 3, side=640), tmp_path / "training.gif")
     assert (tmp_path / "training.gif").stat().st_size <= 600_000
     assert read_gif(tmp_path / "training.gif")[0][0].shape == (360, 360, 3)
@@ -282,7 +282,7 @@ def test_no_half_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_matplotlib_waits_until_it_is_needed(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; import zoo.report.pictures; from zoo.report.plots import plot_losses\n"
+        "import sys; from pathlib import Path; import zoo.report.image_grid; from zoo.report.plots import plot_losses\n"
         "assert 'matplotlib' not in sys.modules\n"
         "plot_losses([{'nimg': 1, 'loss_d': 1.0}], Path(sys.argv[1]), 't')\n"
         "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules\n"

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import zoo
-from zoo import checkpoint
-from zoo.errors import Interrupted
-from zoo.losses import LOSSES
-from zoo.trainer import Trainer
+from zoo.core.errors import Interrupted
+from zoo.losses.adversarial import LOSSES
+from zoo.training import checkpoint
+from zoo.training.trainer import Trainer
 
 # 20 steps of 8 images; rows, grids and checkpoints fall on different steps.
 SMALL = {

@@ -1,9 +1,9 @@
 """Rows of a bench, their order and their tables."""
 
-from zoo.metrics import catalogue
-from zoo.metrics.figure import Figure, missing
+from zoo.evaluation.results import Row, from_json, over_seeds, ranked
+from zoo.metrics import registry
+from zoo.metrics.value import Figure, missing
 from zoo.report import table
-from zoo.rows import Row, from_json, over_seeds, ranked
 
 
 def row(name, seed=0, error=None, **values):
@@ -11,7 +11,7 @@ def row(name, seed=0, error=None, **values):
     return Row(name=name, kind="variant", error=error, figures={} if error else figures, facts={"seeds": [seed]})
 
 
-METRICS = catalogue.columns(catalogue.choose(None), ["inception"])
+METRICS = registry.columns(registry.choose(None), ["inception"])
 
 
 def test_a_row_survives_json():
@@ -77,7 +77,7 @@ def test_tables_show_intervals_alarms_and_reasons():
         "baselines": [baseline.to_json()],
         "data": {"train": 10, "unseen": 4, "description": "d"},
     }
-    metrics = [catalogue.METRICS["fid"].to_json()]
+    metrics = [registry.METRICS["fid"].to_json()]
     _, lines = table.quality(group, metrics, intervals=True)
     assert lines[0] == ["a", "4.0 ±1.0", "10", "collapse (recall)"]
     assert lines[1] == ["b", "-", "-", "broken: wrong | hash"]

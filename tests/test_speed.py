@@ -9,24 +9,25 @@ import pytest
 import torch
 from torch import nn
 
-import zoo.speed
-from zoo import data, recipe, sampling
-from zoo.compiled import Compiled
-from zoo.data.feed import Feed
-from zoo.data.reporter import Kept
-from zoo.errors import ZooError
-from zoo.layers import Dense, Dropout
-from zoo.profile import profile
-from zoo.report import pictures
-from zoo.speed import choose
-from zoo.trainer import Trainer
+import zoo.runtime.speed
+from zoo import data, recipes
+from zoo.core.errors import ZooError
+from zoo.core.progress import Kept
+from zoo.data.loader import Feed
+from zoo.models import sampling
+from zoo.models.layers import Dense, Dropout
+from zoo.report import image_grid
+from zoo.runtime.compiled import Compiled
+from zoo.runtime.speed import choose
+from zoo.training.profiling.profiler import profile
+from zoo.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 TINY = ["data.resolution=16", "generator.width=0.125", "discriminator.width=0.125", "train.batch=4"]
 
 
 def make(*overrides, name="dcgan-64", reporter=None):
-    resolved = recipe.load(name, [*TINY, *overrides])
+    resolved = recipes.load(name, [*TINY, *overrides])
     return Trainer(resolved, data.load("phantoms:2", resolved.data), CPU, reporter=reporter)
 
 
@@ -61,11 +62,11 @@ def test_fused_adam_is_adam():
 
 
 def test_auto_is_bf16_where_the_hardware_has_it(monkeypatch):
-    resolved = recipe.load("dcgan-64")
+    resolved = recipes.load("dcgan-64")
     assert choose(resolved, CPU).precision == "fp32"
-    monkeypatch.setattr(zoo.speed, "has_bf16", lambda device: True)
+    monkeypatch.setattr(zoo.runtime.speed, "has_bf16", lambda device: True)
     assert choose(resolved, CPU).precision == "bf16"
-    assert choose(recipe.load("dcgan-64", ["train.precision=fp32"]), CPU).precision == "fp32"
+    assert choose(recipes.load("dcgan-64", ["train.precision=fp32"]), CPU).precision == "fp32"
 
 
 def test_what_is_not_to_be_had_is_said_in_a_line_and_done_without():
@@ -78,12 +79,12 @@ def test_what_is_not_to_be_had_is_said_in_a_line_and_done_without():
 
 
 def test_switches_are_no_numbers_and_bad_ones_are_refused():
-    plain = recipe.load("dcgan-64")
-    assert recipe.load("dcgan-64", ["speed.channels_last=false", "speed.compile=true"]).digest == plain.digest
+    plain = recipes.load("dcgan-64")
+    assert recipes.load("dcgan-64", ["speed.channels_last=false", "speed.compile=true"]).digest == plain.digest
     with pytest.raises(ZooError, match=r"speed\.channels_last: .*'of'"):
-        recipe.load("dcgan-64", ["speed.channels_last=of"])
+        recipes.load("dcgan-64", ["speed.channels_last=of"])
     with pytest.raises(ZooError, match=r"speed\.chanels_last.*channels_last"):
-        recipe.load("dcgan-64", ["speed.chanels_last=true"])
+        recipes.load("dcgan-64", ["speed.chanels_last=true"])
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
@@ -222,7 +223,7 @@ def test_out_of_memory_with_batch_statistics_stops_and_names_what_fits():
 
 
 def test_feed_gives_the_images_asked_for_ahead_or_not():
-    resolved = recipe.load("dcgan-64", TINY)
+    resolved = recipes.load("dcgan-64", TINY)
     images = data.load("phantoms:2", resolved.data)
     feed = Feed(images, CPU)
     for following in (None, np.array([3, 1]), np.array([2, 0])):
@@ -233,7 +234,7 @@ def test_feed_gives_the_images_asked_for_ahead_or_not():
 
 
 def test_pages_that_were_read_are_let_go_and_read_again():
-    resolved = recipe.load("dcgan-64", TINY)
+    resolved = recipes.load("dcgan-64", TINY)
     images = data.load("phantoms:2", resolved.data)
     before = images.take([0, 5])
     images.forget()
@@ -254,9 +255,9 @@ def test_profile_accounts_for_a_step(more):
 
 def test_work_is_counted_by_hand():
     """dcgan at 16 px, an eighth wide, simultaneous, from the shapes of its convolutions."""
-    from zoo.floor import work
+    from zoo.training.profiling.roofline import work
 
-    resolved = recipe.load("dcgan-64", [*TINY, "train.update=alternating"])
+    resolved = recipes.load("dcgan-64", [*TINY, "train.update=alternating"])
     images = data.load("phantoms:2", resolved.data)
     # 1x1 to 4x4, 8x8, 16x16 and back, of 100, 16, 8 and 1 channels
     g = [100 * 16 * 16, 16 * 16 * 8 * 16, 64 * 16 * 8 * 1]
@@ -269,7 +270,7 @@ def test_work_is_counted_by_hand():
 
 @pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
 def test_grouped_convolutions_are_counted_by_their_groups(kind):
-    from zoo.floor import Counter
+    from zoo.training.profiling.roofline import Counter
 
     layer, x = kind(8, 12, 3, padding=1, groups=4), torch.randn(2, 8, 5, 7, requires_grad=True)
     with Counter() as counter:
@@ -279,10 +280,10 @@ def test_grouped_convolutions_are_counted_by_their_groups(kind):
 
 
 def test_lazy_penalties_count_for_their_part_of_the_work():
-    from zoo.floor import work
+    from zoo.training.profiling.roofline import work
 
     def macs(*more):
-        resolved = recipe.load("dcgan-64", [*TINY, *more])
+        resolved = recipes.load("dcgan-64", [*TINY, *more])
         return work(resolved, data.load("phantoms:2", resolved.data)).macs
 
     without, always = macs(), macs("penalties.r1.weight=1")
@@ -298,7 +299,7 @@ def test_sampling_uses_the_switches_and_may_be_told_otherwise(tmp_path, monkeypa
         "dcgan-64", data="phantoms:2", out=tmp_path, device="cpu", kimg=0.008, set=[*TINY, "train.sample_kimg=1"]
     )
     plain = zoo.load_generator(run)
-    monkeypatch.setattr(zoo.speed, "has_bf16", lambda device: True)
+    monkeypatch.setattr(zoo.runtime.speed, "has_bf16", lambda device: True)
     low = zoo.load_generator(run)
     assert (plain.speed.precision, low.speed.precision) == ("fp32", "bf16")
     a, b = plain.sample(8).int(), low.sample(8).int()
@@ -320,14 +321,14 @@ def test_sampling_makes_fewer_at_once_where_memory_does_not_suffice():
 
 def test_memory_is_kept_without_a_word(tmp_path):
     """In a process of its own, since malloc is the process's."""
-    code = "import torch, zoo.speed as s; s._keep_freed_memory(); x = torch.ones(1 << 26); print(torch.ones(9).sum())"
+    code = "import torch, zoo.runtime.speed as s; s._keep_freed_memory(); x = torch.ones(1 << 26); print(torch.ones(9).sum())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "tensor(9.)"
 
 
 def test_png_of_a_bf16_sample_is_that_of_its_rounding():
     x = torch.tensor([[[[-1.0, 0.0, 1.0, 2.0]]]]).bfloat16()
-    assert pictures.to_uint8(x.float()).flatten().tolist() == [0, 128, 255, 255]
+    assert image_grid.to_uint8(x.float()).flatten().tolist() == [0, 128, 255, 255]
 
 
 def test_a_run_goes_on_where_memory_is_laid_out_otherwise():

@@ -17,10 +17,10 @@ from scipy.ndimage import correlate1d
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
+from zoo.core.errors import ZooError
 from zoo.data import cache
-from zoo.errors import ZooError
-from zoo.metrics import native, native_table, torch_table
-from zoo.metrics.ssim import (
+from zoo.metrics.ssim import c_backend, c_compiler, torch_backend
+from zoo.metrics.ssim.ssim import (
     DEFINITION,
     DEFINITIONS,
     MS_DEFINITION,
@@ -176,9 +176,9 @@ def test_chunks_and_threads_change_nothing(either: str, threads: int, monkeypatc
     x, reals = torch.from_numpy(scans(40, 30, 1, seed=1)), scans(75, 30, 1, seed=2)
     whole, pairs = nearest_ssim(x, reals, 255), pairwise_ssim(x, 255)
     torch.set_num_threads(threads)
-    monkeypatch.setattr(native_table, "_BUDGET", 1)
-    monkeypatch.setattr(torch_table, "_BUDGET", 8 * 6 * 4 * 30 * 30)
-    monkeypatch.setattr(torch_table, "_CACHED", 4000)
+    monkeypatch.setattr(c_backend, "_BUDGET", 1)
+    monkeypatch.setattr(torch_backend, "_BUDGET", 8 * 6 * 4 * 30 * 30)
+    monkeypatch.setattr(torch_backend, "_CACHED", 4000)
     values, indices = nearest_ssim(x, reals, 255, chunk=7)
     atol = 0 if either == "compiled" else 1e-6
     np.testing.assert_allclose(values, whole[0], rtol=0, atol=atol)
@@ -190,7 +190,7 @@ def test_a_level_that_is_no_background_changes_nothing(either: str, monkeypatch:
     x, reals = torch.from_numpy(scans(5, 30, 1, seed=1)), scans(9, 30, 1, seed=2)
     expected = nearest_ssim(x, reals, 255)[0]
     for level in (3, 255):
-        monkeypatch.setattr("zoo.metrics.ssim._background", lambda images, level=level: level)
+        monkeypatch.setattr("zoo.metrics.ssim.ssim._background", lambda images, level=level: level)
         np.testing.assert_allclose(nearest_ssim(x, reals, 255)[0], expected, rtol=0, atol=1e-6)
 
 
@@ -235,7 +235,7 @@ def test_the_way_of_accelerators(dtype: torch.dtype, monkeypatch: pytest.MonkeyP
     x, reals = torch.from_numpy(scans(5, 30, 3, seed=1)).to(dtype), scans(300, 30, 3, seed=2)
     expected = nearest_ssim(x, reals, 255)
     elsewhere = property(lambda self: False, lambda self, value: None)
-    monkeypatch.setattr(torch_table.TorchTable, "on_cpu", elsewhere, raising=False)
+    monkeypatch.setattr(torch_backend.TorchTable, "on_cpu", elsewhere, raising=False)
     values, indices = nearest_ssim(x, reals, 255)
     np.testing.assert_allclose(values, expected[0], rtol=0, atol=1e-5)
     assert (indices == expected[1]).all()
@@ -424,9 +424,9 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("ZOO_NATIVE", raising=False)
     monkeypatch.delenv("CC", raising=False)
-    native._load.cache_clear()
+    c_compiler._load.cache_clear()
     yield tmp_path / "cache" / "native"
-    native._load.cache_clear()
+    c_compiler._load.cache_clear()
 
 
 def figure() -> float:
@@ -485,8 +485,8 @@ def test_compiled_once(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (made,) = fresh.iterdir()
     assert made.suffix == ".so"
     before = made.stat().st_mtime_ns
-    native._load.cache_clear()
-    monkeypatch.setattr(native, "_build", lambda *_: pytest.fail("compiled again"))
+    c_compiler._load.cache_clear()
+    monkeypatch.setattr(c_compiler, "_build", lambda *_: pytest.fail("compiled again"))
     assert engine().startswith("compiled C (")
     assert made.stat().st_mtime_ns == before
 
@@ -500,7 +500,7 @@ def test_a_damaged_library_is_made_again(fresh: Path, damage: str) -> None:
     other = {"empty": b"", "cut": whole[: len(whole) // 2], "changed": whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]}
     made.unlink()  # the old one may still be mapped
     made.write_bytes(other[damage])
-    native._load.cache_clear()
+    c_compiler._load.cache_clear()
     assert engine().startswith("compiled C")
     assert figure() == expected
     (made,) = fresh.iterdir()
@@ -513,10 +513,10 @@ def test_a_folder_that_others_can_write_is_not_trusted(fresh: Path, monkeypatch:
     assert engine().startswith("compiled C")
     assert stat.S_IMODE(fresh.stat().st_mode) == 0o700
     (made,) = fresh.iterdir()
-    builds, build = [], native._build
-    monkeypatch.setattr(native, "_build", lambda *args: builds.append(args) or build(*args))
+    builds, build = [], c_compiler._build
+    monkeypatch.setattr(c_compiler, "_build", lambda *args: builds.append(args) or build(*args))
     for number, where in enumerate((made, fresh)):
-        native._load.cache_clear()
+        c_compiler._load.cache_clear()
         where.chmod(0o777)
         assert engine().startswith("compiled C")
         assert len(builds) == number + 1
@@ -567,4 +567,4 @@ print(ssim.pairwise_ssim(images, 255).item())
     ],
 )
 def test_names_of_compilers(said: str, name: str) -> None:
-    assert native._name(said) == name
+    assert c_compiler._name(said) == name

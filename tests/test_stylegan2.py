@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from zoo.models.base import ImageSpec, StyleGenerator
 from zoo.models.stylegan2 import ModulatedConv2d, StyleGAN2Generator, StyleGAN2GeneratorConfig
-from zoo.networks import ImageSpec, StyleGenerator
 
 
 def test_modulation_is_that_of_weights() -> None:

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 import zoo
-from zoo.cli import main
-from zoo.errors import ZooError
-from zoo.tune import best, tune
+from zoo.cli.main import main
+from zoo.core.errors import ZooError
+from zoo.training.sweep import best, tune
 
 SET = ["data.resolution=16", "generator.width=0.1", "discriminator.width=0.1", "train.batch=8"]
 R1 = [*SET, "penalties.r1.weight=[[0, 1], [1, 0.5]]"]
@@ -42,7 +42,7 @@ def test_a_sweep_and_the_same_command_again(swept, monkeypatch, capsys):
     assert best(document) in document["rows"]
     with Image.open(folder / "tune.png") as picture:
         assert picture.width > picture.height / 2 > 300
-    monkeypatch.setattr("zoo.trainer.Trainer.step", lambda self: pytest.fail("trained again"))
+    monkeypatch.setattr("zoo.training.trainer.Trainer.step", lambda self: pytest.fail("trained again"))
     assert main(command) == 0
     said = capsys.readouterr().out
     assert "penalties.r1.weight" in said
@@ -51,7 +51,7 @@ def test_a_sweep_and_the_same_command_again(swept, monkeypatch, capsys):
 
 
 def test_longer_goes_on_and_what_fails_stops_no_other(tmp_path, monkeypatch):
-    from zoo.trainer import Trainer
+    from zoo.training.trainer import Trainer
 
     tune("dcgan-64", factors=[1], kimg=0.016, out=tmp_path, **LR)
     original, steps = Trainer.step, []

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import zoo
-from zoo import weights
-from zoo.loop import CollapsedError
-from zoo.trainer import Trainer
-from zoo.watch import Watch
+from zoo.training import generator_file
+from zoo.training.loop import CollapsedError
+from zoo.training.trainer import Trainer
+from zoo.training.validation import Watch
 
 TINY = ["data.resolution=16", "generator.width=0.1", "discriminator.width=0.1", "train.batch=8"]
 LOOKS = ["train.log_kimg=0.008", "train.sample_kimg=0.008", "train.checkpoint_kimg=0.016", "train.evaluate_share=1"]
@@ -92,7 +92,7 @@ def test_the_best_generator_is_kept_beside_the_last(tmp_path):
     row = next(row for row in run.rows() if row["nimg"] == best["nimg"])
     gap = abs(row["ssim_nearest"] - row["ssim_nearest_unseen"]) + abs(row["ssim_pairwise"] - row["ssim_pairwise_real"])
     assert best["value"] == pytest.approx(gap)
-    assert weights.load_generator_file(run.best_file)[2] == best["nimg"]
+    assert generator_file.load_generator_file(run.best_file)[2] == best["nimg"]
     assert zoo.load_generator(run.best_file).nimg == best["nimg"]
     none = train(tmp_path / "none", "train.best=none", kimg=0.008)
     assert not none.best_file.exists()
@@ -112,10 +112,10 @@ def test_the_best_by_kid_needs_weights_before_the_first_step(tmp_path):
 
 
 def test_kid_in_training_is_that_of_more_fakes(tmp_path, monkeypatch):
-    from zoo.metrics.features import space
+    from zoo.metrics.features.extractor import space
 
-    monkeypatch.setattr("zoo.watch.space", lambda name, **options: space("random"))
-    monkeypatch.setattr("zoo.watch.RANKED", 32)
+    monkeypatch.setattr("zoo.training.validation.space", lambda name, **options: space("random"))
+    monkeypatch.setattr("zoo.training.validation.RANKED", 32)
     run = train(tmp_path, "train.best=kid", kimg=0.016)
     rows = run.rows()
     assert all(row["kid"] > 0 for row in rows)

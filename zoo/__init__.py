@@ -13,36 +13,36 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zoo.benchmark import bench as bench
-    from zoo.comparison import compare as compare
-    from zoo.errors import ZooError as ZooError
-    from zoo.generated import GeneratedDataset as GeneratedDataset
-    from zoo.hub import LoadedGenerator as LoadedGenerator
-    from zoo.hub import load_generator as load_generator
-    from zoo.launch import train as train
-    from zoo.publishing import publish as publish
-    from zoo.recipe import Recipe as Recipe
-    from zoo.recipe import create as create
-    from zoo.recipe import list_models as list_models
-    from zoo.recipe import load as load_recipe  # noqa: F401
-    from zoo.registry import list_architectures as list_architectures
-    from zoo.run import Run as Run
+    from zoo.core.errors import ZooError as ZooError
+    from zoo.evaluation.bench import bench as bench
+    from zoo.evaluation.compare import compare as compare
+    from zoo.evaluation.publish import publish as publish
+    from zoo.hub.generated_dataset import GeneratedDataset as GeneratedDataset
+    from zoo.hub.load import LoadedGenerator as LoadedGenerator
+    from zoo.hub.load import load_generator as load_generator
+    from zoo.models.registry import list_architectures as list_architectures
+    from zoo.recipes import Recipe as Recipe
+    from zoo.recipes import create as create
+    from zoo.recipes import list_models as list_models
+    from zoo.recipes import load as load_recipe  # noqa: F401
+    from zoo.training.run_folder import Run as Run
+    from zoo.training.train import train as train
 
 _HOMES = {
-    "GeneratedDataset": "zoo.generated",
-    "LoadedGenerator": "zoo.hub",
-    "Recipe": "zoo.recipe",
-    "Run": "zoo.run",
-    "ZooError": "zoo.errors",
-    "bench": "zoo.benchmark",
-    "compare": "zoo.comparison",
-    "create": "zoo.recipe",
-    "list_architectures": "zoo.registry",
-    "list_models": "zoo.recipe",
-    "load_generator": "zoo.hub",
-    "load_recipe": "zoo.recipe:load",
-    "publish": "zoo.publishing",
-    "train": "zoo.launch",
+    "GeneratedDataset": "zoo.hub.generated_dataset",
+    "LoadedGenerator": "zoo.hub.load",
+    "Recipe": "zoo.recipes",
+    "Run": "zoo.training.run_folder",
+    "ZooError": "zoo.core.errors",
+    "bench": "zoo.evaluation.bench",
+    "compare": "zoo.evaluation.compare",
+    "create": "zoo.recipes",
+    "list_architectures": "zoo.models.registry",
+    "list_models": "zoo.recipes",
+    "load_generator": "zoo.hub.load",
+    "load_recipe": "zoo.recipes:load",
+    "publish": "zoo.evaluation.publish",
+    "train": "zoo.training.train",
 }
 __all__ = sorted(_HOMES)
 

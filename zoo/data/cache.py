@@ -23,18 +23,18 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from zoo.atomic import atomic_file
-from zoo.data.fit import Window, fitted, grey, levels, thumbnail
-from zoo.data.pictures import Array, UnreadableError, decode
-from zoo.data.reporter import Reporter
+from zoo.core.errors import ZooError, words
+from zoo.core.files import atomic_file
+from zoo.core.progress import Reporter
+from zoo.core.threads import stream
+from zoo.data.decode import Array, UnreadableError, decode
+from zoo.data.resize import Window, fitted, grey, levels, thumbnail
 from zoo.data.sources import Source, blake
-from zoo.data.stream import stream
 from zoo.data.subjects import HASH_SIDE, difference_hash, near_duplicates, subjects_of
-from zoo.data.window import DeepError, dtype_window, mixed, percentile_window
-from zoo.errors import ZooError, words
+from zoo.data.windowing import DeepError, dtype_window, mixed, percentile_window
 
 if TYPE_CHECKING:
-    from zoo.recipe import DataConfig
+    from zoo.recipes import DataConfig
 
 FORMAT = 1  # to be raised whenever the same files and settings would give other pixels or other facts
 STALE = 24 * 3600  # seconds after which what a killed process left behind is swept away

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from zoo.core.errors import ZooError, words
+from zoo.core.progress import Reporter, Silent
+from zoo.core.threads import stream
 from zoo.data.cache import equals
-from zoo.data.fit import Window, fitted, grey, levels, thumbnail
-from zoo.data.pictures import Array, Picture, UnreadableError, decode, quiet_pillow
-from zoo.data.reporter import Reporter, Silent
+from zoo.data.decode import Array, Picture, UnreadableError, decode, quiet_pillow
+from zoo.data.resize import Window, fitted, grey, levels, thumbnail
 from zoo.data.sources import CHECKED, PhantomSource, Problem, Source, open_source
-from zoo.data.stream import stream
 from zoo.data.subjects import HASH_SIDE, difference_hash, near_duplicates, subjects_of
-from zoo.data.window import DeepError, window_and_range
-from zoo.errors import ZooError, words
+from zoo.data.windowing import DeepError, window_and_range
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zoo.core.errors import ZooError, words
+from zoo.core.progress import Reporter, Silent
 from zoo.data.cache import Facts, default_folder, fetch
-from zoo.data.fit import Window
+from zoo.data.decode import quiet_pillow
 from zoo.data.labels import MANIFEST, labels_of, numbered_classes
-from zoo.data.pictures import quiet_pillow
-from zoo.data.reporter import Reporter, Silent
+from zoo.data.resize import Window
 from zoo.data.sources import ArraySource, PhantomSource, Problem, Source, blake, open_source
 from zoo.data.subjects import enumerated, hold_out
-from zoo.errors import ZooError, words
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zoo.recipe import DataConfig
+    from zoo.recipes import DataConfig
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.errors import ZooError, nearest
+from zoo.core.errors import ZooError, nearest
 
 FOLDER = "folder"
 MANIFEST = "manifest.csv"

@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from zoo.core.errors import ZooError, nearest, words
+from zoo.core.progress import Reporter
+from zoo.core.threads import stream
+from zoo.data.decode import MAX_BYTES, MAX_PIXELS, SUFFIXES, Array, UnreadableError
 from zoo.data.labels import MANIFEST
-from zoo.data.pictures import MAX_BYTES, MAX_PIXELS, SUFFIXES, Array, UnreadableError
-from zoo.data.reporter import Reporter
-from zoo.data.stream import stream
 from zoo.data.subjects import natural
-from zoo.errors import ZooError, nearest, words
 
 SPLITS = {
     "train": "train",

@@ -10,8 +10,8 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from zoo.data.pictures import Array
-from zoo.data.reporter import Reporter
+from zoo.core.progress import Reporter
+from zoo.data.decode import Array
 
 # Most telling first; the first group is the subject. Searched in a name's own part, then in its whole path.
 PATTERNS = tuple(

@@ -26,7 +26,7 @@ from typing import Any, Literal, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
-from zoo.metrics.figure import Figure, missing
+from zoo.metrics.value import Figure, missing
 
 Floats = npt.NDArray[np.float64]
 Direction = Literal["higher", "lower"]

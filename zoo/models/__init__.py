@@ -1,1 +1,1 @@
-"""One file an architecture; a file placed here registers itself (see ``zoo.registry``)."""
+"""One file an architecture; a file placed here registers itself (see ``zoo.models.registry``)."""

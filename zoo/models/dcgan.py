@@ -19,10 +19,10 @@ import torch
 from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
-from zoo.layers import dcgan_normal, doublings, one_hot, scaled
-from zoo.networks import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
-from zoo.registry import register
-from zoo.schema import Count
+from zoo.core.schema import Count
+from zoo.models.base import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
+from zoo.models.layers import dcgan_normal, doublings, one_hot, scaled
+from zoo.models.registry import register
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 Notable: 3 x 3 kernels; a norm over every unit of the dense start; the discriminator norms its first layer too and
 drops units *before* the activation.
 
-Differs from the original in: padding (see ``zoo.layers``), torch's reading of Keras' batch norm, and plain normal
+Differs from the original in: padding (see ``zoo.models.layers``), torch's reading of Keras' batch norm, and plain normal
 kernels where Keras cuts the tails beyond two deviations (the variance is the same).
 """
 
@@ -13,10 +13,19 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from zoo.layers import KERAS_NORM, Dropout, check_multiple, dense_start, doubling, glorot_uniform, halving, scaled
-from zoo.networks import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
-from zoo.registry import register
-from zoo.schema import Count, Share
+from zoo.core.schema import Count, Share
+from zoo.models.base import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
+from zoo.models.layers import (
+    KERAS_NORM,
+    Dropout,
+    check_multiple,
+    dense_start,
+    doubling,
+    glorot_uniform,
+    halving,
+    scaled,
+)
+from zoo.models.registry import register
 
 
 def glorot_normal(module: nn.Module) -> None:

@@ -22,10 +22,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from zoo.layers import ExcitedBody, doublings, gated, glorot_uniform, scaled, spectrally_normed, within
-from zoo.networks import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
-from zoo.registry import register
-from zoo.schema import Count, NonNegative
+from zoo.core.schema import Count, NonNegative
+from zoo.models.base import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
+from zoo.models.layers import ExcitedBody, doublings, gated, glorot_uniform, scaled, spectrally_normed, within
+from zoo.models.registry import register
 
 
 @dataclass(frozen=True, kw_only=True)

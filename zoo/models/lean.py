@@ -4,7 +4,7 @@ Notable: one big dense layer makes 32 x 32 feature maps at once, so that 256 pix
 only; two plain convolutions smooth what they leave behind; the output is linear. Three transposes and two convolutions
 trained where four and one collapsed.
 
-Differs from the original in: padding (see ``zoo.layers``) and torch's reading of Keras' batch norm.
+Differs from the original in: padding (see ``zoo.models.layers``) and torch's reading of Keras' batch norm.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
-from zoo.layers import KERAS_NORM, Dense, Dropout, check_multiple, glorot_uniform, scaled
-from zoo.networks import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
-from zoo.registry import register
-from zoo.schema import Count, Share
+from zoo.core.schema import Count, Share
+from zoo.models.base import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
+from zoo.models.layers import KERAS_NORM, Dense, Dropout, check_multiple, glorot_uniform, scaled
+from zoo.models.registry import register
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 Notable: 5 x 5 kernels; a dense start, then one transposed convolution that thinks at the same resolution before the
 doublings begin. One network for 28, 64, 128 and 256 pixels, told apart by their configs alone.
 
-Differs from the original in: padding (see ``zoo.layers``) and torch's reading of Keras' batch norm.
+Differs from the original in: padding (see ``zoo.models.layers``) and torch's reading of Keras' batch norm.
 """
 
 from __future__ import annotations
@@ -12,10 +12,19 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from zoo.layers import KERAS_NORM, Dropout, check_multiple, dense_start, doubling, glorot_uniform, halving, scaled
-from zoo.networks import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
-from zoo.registry import register
-from zoo.schema import Count, Share
+from zoo.core.schema import Count, Share
+from zoo.models.base import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
+from zoo.models.layers import (
+    KERAS_NORM,
+    Dropout,
+    check_multiple,
+    dense_start,
+    doubling,
+    glorot_uniform,
+    halving,
+    scaled,
+)
+from zoo.models.registry import register
 
 
 @dataclass(frozen=True, kw_only=True)

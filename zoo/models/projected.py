@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from zoo.layers import ExcitedBody, doublings, glorot_uniform, scaled, spectrally_normed, told
-from zoo.networks import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
-from zoo.registry import register
-from zoo.schema import Count
+from zoo.core.schema import Count
+from zoo.models.base import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
+from zoo.models.layers import ExcitedBody, doublings, glorot_uniform, scaled, spectrally_normed, told
+from zoo.models.registry import register
 
 FEATURES = "tf_efficientnet_lite0"  # timm's name of the frozen network
 COARSEST = 32  # pixels of what it is shown to one of its last maps; the three scales before have half as many each

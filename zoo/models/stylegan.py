@@ -21,10 +21,10 @@ import torch
 from einops import repeat
 from torch import Tensor, nn
 
-from zoo.layers import Dropout, doublings, glorot_uniform, scaled
-from zoo.networks import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
-from zoo.registry import register
-from zoo.schema import Count, Share
+from zoo.core.schema import Count, Share
+from zoo.models.base import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
+from zoo.models.layers import Dropout, doublings, glorot_uniform, scaled
+from zoo.models.registry import register
 
 
 def adain(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class StyleGANGeneratorConfig(NetworkConfig):
 
 
 class StyleGANGenerator(Generator):
-    """Implements :class:`zoo.networks.StyleGenerator`: one style a block, as wide as the blocks are."""
+    """Implements :class:`zoo.models.base.StyleGenerator`: one style a block, as wide as the blocks are."""
 
     def __init__(self, config: StyleGANGeneratorConfig, image: ImageSpec) -> None:
         super().__init__(config, image, LatentSpec(dim=config.latent))

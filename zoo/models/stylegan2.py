@@ -23,7 +23,9 @@ import torch.nn.functional as F
 from einops import repeat
 from torch import Tensor, nn
 
-from zoo.layers import (
+from zoo.core.schema import Count, Share
+from zoo.models.base import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
+from zoo.models.layers import (
     EqualizedConv2d,
     EqualizedLinear,
     MinibatchStd,
@@ -34,9 +36,7 @@ from zoo.layers import (
     one_hot,
     scaled,
 )
-from zoo.networks import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
-from zoo.registry import register
-from zoo.schema import Count, Share
+from zoo.models.registry import register
 
 GAIN = math.sqrt(2)  # keeps deviations at one through a leaky ReLU of slope 0.2, nearly
 SLOPE = 0.2
@@ -106,7 +106,7 @@ class StyleGAN2GeneratorConfig(NetworkConfig):
 
 
 class StyleGAN2Generator(Generator):
-    """Implements :class:`zoo.networks.StyleGenerator`: a style for every convolution."""
+    """Implements :class:`zoo.models.base.StyleGenerator`: a style for every convolution."""
 
     def __init__(self, config: StyleGAN2GeneratorConfig, image: ImageSpec) -> None:
         super().__init__(config, image, LatentSpec(dim=config.latent))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo.atomic import replacing
+from zoo.core.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

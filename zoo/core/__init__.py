@@ -1,0 +1,1 @@
+"""Plain building blocks without torch: errors, recipe dataclasses, files, progress."""

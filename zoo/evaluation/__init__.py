@@ -1,0 +1,1 @@
+"""Benchmarks, comparisons and publishing of trained generators."""

@@ -1,0 +1,1 @@
+"""Trained generators: loading, sampling, sharing."""

@@ -1,0 +1,1 @@
+"""Adversarial losses, penalties, and the objective that sums them."""

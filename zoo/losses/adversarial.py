@@ -1,0 +1,97 @@
+"""Adversarial losses: pure functions of logits, positive meaning "real".
+
+Every loss is the mean over all logits, in fp32 (or fp64, where logits are). Targets are the paper's; sums over real
+and fake are not halved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo.runtime.precision import full
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """Both sides of an adversarial game.
+
+    Attributes:
+        discriminator: ``(real_logits, fake_logits, label_smoothing)`` to what D minimises.
+        generator: ``(real_logits, fake_logits)`` to what G minimises; ``real_logits`` is None unless ``needs_real``.
+        needs_real: G's side compares with real logits, so they are computed in its phase too.
+        smooths: D's side has labels to smooth.
+        zero: logits are measured from 0, so that their sign is a verdict; else only differences mean anything.
+    """
+
+    discriminator: Callable[[Tensor, Tensor, float], Tensor]
+    generator: Callable[[Tensor | None, Tensor], Tensor]
+    needs_real: bool = False
+    smooths: bool = False
+    zero: bool = True
+
+
+def nonsaturating_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
+    """-log sigmoid(real) - log(1 - sigmoid(fake)) (Goodfellow et al. 2014, eq. 1), stable in logits.
+
+    Two-sided smoothing s moves the targets 1 and 0 to 1 - s/2 and s/2.
+    """
+    return _bce(real, 1.0 - smoothing / 2) + _bce(fake, smoothing / 2)
+
+
+def nonsaturating_g(real: Tensor | None, fake: Tensor) -> Tensor:
+    """-log sigmoid(fake) (Goodfellow et al. 2014, section 3), unsmoothed."""
+    return F.softplus(-full(fake)).mean()
+
+
+def least_squares_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
+    """((real - 1)^2 + fake^2) / 2 (Mao et al. 2017, eq. 9)."""
+    return 0.5 * ((full(real) - 1).square().mean() + full(fake).square().mean())
+
+
+def least_squares_g(real: Tensor | None, fake: Tensor) -> Tensor:
+    """(fake - 1)^2 / 2 (Mao et al. 2017, eq. 9)."""
+    return 0.5 * (full(fake) - 1).square().mean()
+
+
+def hinge_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
+    """max(0, 1 - real) + max(0, 1 + fake) (Lim & Ye 2017; Miyato et al. 2018, eq. 16)."""
+    return F.relu(1 - full(real)).mean() + F.relu(1 + full(fake)).mean()
+
+
+def wasserstein_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
+    """fake - real (Arjovsky et al. 2017). Wants a penalty beside it."""
+    return full(fake).mean() - full(real).mean()
+
+
+def wasserstein_g(real: Tensor | None, fake: Tensor) -> Tensor:
+    """-fake; the generator's side of the Wasserstein and of the hinge loss."""
+    return -full(fake).mean()
+
+
+def relativistic_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
+    """softplus(fake - real) on pairs (Jolicoeur-Martineau 2018; Huang et al. 2024, eq. 2)."""
+    return F.softplus(full(fake) - full(real)).mean()
+
+
+def relativistic_g(real: Tensor | None, fake: Tensor) -> Tensor:
+    """softplus(real - fake) on pairs: D's loss with the roles exchanged."""
+    assert real is not None
+    return F.softplus(full(real) - full(fake)).mean()
+
+
+LOSSES = {
+    "nonsaturating": Loss(discriminator=nonsaturating_d, generator=nonsaturating_g, smooths=True),
+    "least_squares": Loss(discriminator=least_squares_d, generator=least_squares_g),
+    "hinge": Loss(discriminator=hinge_d, generator=wasserstein_g),
+    "wasserstein": Loss(discriminator=wasserstein_d, generator=wasserstein_g, zero=False),
+    "relativistic": Loss(discriminator=relativistic_d, generator=relativistic_g, needs_real=True, zero=False),
+}
+
+
+def _bce(logits: Tensor, target: float) -> Tensor:
+    logits = full(logits)
+    return (F.softplus(logits) - target * logits).mean()

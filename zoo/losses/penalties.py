@@ -1,0 +1,176 @@
+"""Regularisers: what needs gradients with respect to images or styles, a forward pass of its own, or a memory.
+
+Each is made for a run by ``PENALTIES[name].make()``, is then called with the step, and gives a scalar. Penalties that
+take gradients of gradients run, with the forward pass they share with the loss, in fp32 and on the steps on which they
+are due. Those with a memory keep it in buffers, which are part of a run's state, and move it once a step, by what all
+processes saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from zoo.losses.step_outputs import Step
+from zoo.runtime import distributed
+from zoo.runtime.precision import full
+
+Differentiated = Literal["real", "fake", "between", "styles"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Penalty:
+    """A regulariser.
+
+    Attributes:
+        make: gives a function of the step; an ``nn.Module`` where it remembers something.
+        weight: the default, for a resolution and a batch.
+        phase: whose objective it is a part of.
+        differentiates: what it takes the gradient with respect to, so that its own gradient is a second one.
+        needs_styles: G must have a mapping network.
+    """
+
+    make: Callable[[], Callable[[Step], Tensor]]
+    weight: Callable[[int, int], float]
+    phase: Literal["D", "G"] = "D"
+    differentiates: Differentiated | None = None
+    needs_styles: bool = False
+
+
+def gamma(resolution: int, batch: int) -> float:
+    """A start for the weight of R1 and R2: 0.0002 resolution^2 / batch (Karras et al. 2020, ADA, appendix C)."""
+    return 0.0002 * resolution**2 / batch
+
+
+def gradient_penalty(images: Tensor, logits: Tensor) -> Tensor:
+    """Half the squared norm of d logits / d images, averaged over images: R1 on reals (Mescheder et al. 2018, eq. 9),
+    R2 on fakes (eq. 10).
+
+    Args:
+        images: (N, C, H, W), requiring gradients, from which ``logits`` were computed one by one.
+        logits: (N,) or (N, ...): several verdicts an image are summed.
+    """
+    return 0.5 * _slopes(images, logits).mean()
+
+
+def r1(step: Step) -> Tensor:
+    """:func:`gradient_penalty` on real images."""
+    assert step.real is not None
+    assert step.real_logits is not None
+    return gradient_penalty(step.real, step.real_logits)
+
+
+def r2(step: Step) -> Tensor:
+    """:func:`gradient_penalty` on fakes."""
+    return gradient_penalty(step.fake, step.fake_logits)
+
+
+class Interpolated:
+    """(norm of d logits / d images - centre)^2 at random places between pairs of real and fake images: 1-centred, the
+    gradient penalty of WGAN-GP (Gulrajani et al. 2017, eq. 3); 0-centred, that of Thanh-Tung et al. 2019, eq. 6.
+    """
+
+    def __init__(self, centre: float) -> None:
+        self.centre = centre
+
+    def __call__(self, step: Step) -> Tensor:
+        assert step.real is not None
+        assert step.judge is not None
+        u = torch.rand(len(step.fake), 1, 1, 1, dtype=step.fake.dtype, device=step.fake.device)
+        between = torch.lerp(step.fake.detach(), step.real.detach(), u).requires_grad_()
+        squares = _slopes(between, step.judge(between))
+        if self.centre == 0:
+            return squares.mean()
+        return (squares.clamp(min=1e-12).sqrt() - self.centre).square().mean()
+
+
+class LeCam(nn.Module):
+    """Logits held near the running mean of the other side (Tseng et al. 2021, arXiv:2104.03310, eq. 6):
+    (D(real) - mean of D(fake))^2 + (D(fake) - mean of D(real))^2.
+    """
+
+    DECAY = 0.99  # of the running means, a step
+    means: Tensor
+    seen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("means", torch.zeros(2))  # of D(real) and D(fake)
+        self.register_buffer("seen", torch.zeros(3))  # their sums in this step, and the images' number
+
+    def forward(self, step: Step) -> Tensor:
+        assert step.real_logits is not None
+        real, fake = full(step.real_logits), full(step.fake_logits)
+        mean_real, mean_fake = self.means.clone()
+        with torch.no_grad():
+            n = len(real)
+            self.seen += torch.stack([n * real.mean(), n * fake.mean(), real.new_full((), n)])
+        return (real - mean_fake).square().mean() + (fake - mean_real).square().mean()
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Move the means by what all processes saw in this step."""
+        sums = distributed.differentiable_sum(self.seen)
+        fresh = sums[:2] / sums[2].clamp(min=1)
+        self.means.lerp_(fresh, (1 - self.DECAY) * (sums[2] > 0))
+        self.seen.zero_()
+
+
+class PathLength(nn.Module):
+    """(norm of J_w^T y - a)^2, y normal images and a the running mean of the norms (Karras et al. 2020,
+    arXiv:1912.04958, eq. 4), on half of a batch's latents. The mean is that before the step.
+    """
+
+    DECAY = 0.99
+    mean: Tensor
+    seen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("seen", torch.zeros(2))
+
+    def forward(self, step: Step) -> Tensor:
+        G: Any = step.G
+        assert step.z is not None
+        half = slice(0, max(1, len(step.z) // 2))
+        w = G.mapping(step.z[half], None if step.label is None else step.label[half])
+        w = w[:, None].expand(-1, G.num_styles, -1).contiguous()
+        if not w.requires_grad:
+            w.requires_grad_()
+        images = full(G.synthesis(w))
+        y = torch.randn_like(images) / (images.shape[2] * images.shape[3]) ** 0.5
+        (gradient,) = torch.autograd.grad((images * y).sum(), w, create_graph=True)
+        lengths = full(gradient).square().sum(2).mean(1).clamp(min=1e-12).sqrt()
+        with torch.no_grad():
+            self.seen += torch.stack([lengths.sum(), lengths.new_full((), len(lengths))])
+        return (lengths - self.mean.clone()).square().mean()
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """As LeCam's."""
+        total, count = distributed.differentiable_sum(self.seen)
+        self.mean.lerp_(total / count.clamp(min=1), (1 - self.DECAY) * (count > 0))
+        self.seen.zero_()
+
+
+PENALTIES = {
+    "r1": Penalty(make=lambda: r1, weight=gamma, differentiates="real"),
+    "r2": Penalty(make=lambda: r2, weight=gamma, differentiates="fake"),
+    "gp1": Penalty(make=lambda: Interpolated(1.0), weight=lambda size, batch: 10.0, differentiates="between"),
+    "gp0": Penalty(make=lambda: Interpolated(0.0), weight=lambda size, batch: 10.0, differentiates="between"),
+    "lecam": Penalty(make=LeCam, weight=lambda size, batch: 0.1),
+    "path_length": Penalty(
+        make=PathLength, weight=lambda size, batch: 2.0, phase="G", differentiates="styles", needs_styles=True
+    ),
+}
+
+
+def _slopes(images: Tensor, logits: Tensor) -> Tensor:
+    """(N,) squared norms of d logits / d images."""
+    (gradient,) = torch.autograd.grad(full(logits).sum(), images, create_graph=True)
+    return full(gradient).square().sum(dim=(1, 2, 3))

@@ -1,0 +1,40 @@
+"""What the terms of an objective are given: losses and penalties alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from zoo.models.base import Generator
+
+
+@dataclass(kw_only=True)
+class Step:
+    """One forward pass of both networks, which every term of a phase shares.
+
+    Attributes:
+        real: (N, C, H, W) in [-1, 1]; None in phases that show D no real images. Requires gradients where a penalty
+            is due.
+        fake: (N, C, H, W); detached from G in D's own phase.
+        real_logits: D's verdicts on ``real``; None like it.
+        fake_logits: D's verdicts on ``fake``.
+        nimg: images seen before this step, for schedules.
+        z: (N, dim), what ``fake`` was made of.
+        label: (N,) int64, the class of both; None where there are no classes.
+        auxiliary: D's own losses on ``real`` (see ``zoo.models.base.Discriminator.judged``), in its own phase.
+        judge: D, through the augmentation that ``real`` went through.
+        G: the generator.
+    """
+
+    real: Tensor | None
+    fake: Tensor
+    real_logits: Tensor | None
+    fake_logits: Tensor
+    nimg: int
+    z: Tensor | None = None
+    label: Tensor | None = None
+    auxiliary: dict[str, Tensor] = field(default_factory=dict)
+    judge: Callable[[Tensor], Tensor] | None = None
+    G: Generator | None = None

@@ -1,0 +1,1 @@
+"""Feature extractors for FID, KID and their relatives."""

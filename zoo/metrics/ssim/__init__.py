@@ -1,0 +1,1 @@
+"""Structural similarity over large sets of images."""

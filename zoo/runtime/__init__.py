@@ -1,0 +1,1 @@
+"""How computation runs: device, processes, precision, random numbers, speed."""

@@ -1,0 +1,140 @@
+"""Checkpoints: everything a run needs to go on exactly where it was, in files that are whole or not there.
+
+A checkpoint is ``nimg-<images seen>.pt``, written by ``torch.save`` and read with ``weights_only=True``, so that
+loading runs no code, beside ``nimg-<images seen>.pt.sha256`` in the format of ``sha256sum -c``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from zoo.core.errors import ZooError, reason
+from zoo.core.files import atomic_file
+
+
+def save(folder: Path, nimg: int, state: dict[str, Any], *, keep: int) -> Path:
+    """Write ``state`` as the newest checkpoint and delete all but the newest ``keep``.
+
+    Raises:
+        ZooError: it could not be written (a full disk); earlier checkpoints are intact.
+    """
+    path = folder / f"nimg-{nimg:012d}.pt"
+    if path.exists():
+        if _is_whole(path):
+            return path  # the state is a function of the images seen: there is nothing to add
+        path.unlink()
+    hashing = None
+    try:
+        with atomic_file(path) as file:
+            hashing = _Hashing(file)
+            torch.save(state, hashing)  # type: ignore[arg-type]
+            # The sum stands before the checkpoint gets its name: there is never one without it.
+            with atomic_file(_sum(path), "w") as sum_file:
+                sum_file.write(f"{hashing.hexdigest()}  {path.name}\n")
+    except (OSError, RuntimeError) as error:
+        cause = hashing.failure if hashing is not None and hashing.failure is not None else error
+        with contextlib.suppress(OSError):
+            _sum(path).unlink()
+        before = newest(folder)
+        kept = f"the previous checkpoint {before} is intact" if before else "there was no earlier checkpoint"
+        raise ZooError(f"{path}: cannot write the checkpoint ({reason(cause)}); {kept}") from None
+    for old in _all(folder)[keep:]:
+        old.unlink(missing_ok=True)
+        _sum(old).unlink(missing_ok=True)
+    return path
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest checkpoint's file, unverified."""
+    return next(iter(_all(folder)), None)
+
+
+def load_newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
+    """The newest whole checkpoint, on the CPU; damaged ones are passed over with a warning. None: there is none.
+
+    Raises:
+        ZooError: there are checkpoints, and none of them is whole.
+    """
+    paths = _all(folder)
+    for path in paths:
+        try:
+            return load(path)
+        except ZooError as error:
+            warn(str(error))
+    if paths:
+        raise ZooError(f"{folder}: none of the {len(paths)} checkpoints can be read; start afresh with --new")
+    return None
+
+
+def load(path: Path) -> dict[str, Any]:
+    """One checkpoint, verified against its sum, on the CPU.
+
+    Raises:
+        ZooError: damaged, unreadable, or more than tensors and plain values (nothing in it was run).
+    """
+    if not _is_whole(path):
+        raise ZooError(f"{path}: is damaged (its sha256 is not the one beside it)")
+    return load_tensors(path)
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """A ``torch.save`` file of tensors and plain values, on the CPU.
+
+    Raises:
+        ZooError: it is none, or holds objects whose loading would run code.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler answers hostile bytes with anything from EOFError to IndexError
+        code = isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error).lower()
+        why = "holds objects that would run code when loaded; refused" if code else "is not a checkpoint, or damaged"
+        raise ZooError(f"{path}: {why}") from None
+
+
+class _Hashing(io.RawIOBase):
+    """A file that is hashed as it is written, and remembers why writing failed (torch replaces that error by its
+    own).
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.hash = file, hashlib.sha256()
+        self.failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            self.hash.update(data)
+            return self.file.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def hexdigest(self) -> str:
+        return self.hash.hexdigest()
+
+
+def _all(folder: Path) -> list[Path]:
+    return sorted(folder.glob("nimg-*.pt"), reverse=True)
+
+
+def _sum(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        expected = _sum(path).read_text().split()[0]
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == expected
+    except (OSError, IndexError, ValueError):
+        return False

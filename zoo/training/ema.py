@@ -1,0 +1,84 @@
+"""The averaged generator: what is sampled, measured, saved and shipped."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zoo.models.base import Generator
+from zoo.models.batch_norm import batch_norms, momentum
+from zoo.recipes import EmaConfig
+
+CALIBRATION_BATCH = 16  # no larger than the smallest batches that nets are trained with: it must fit memory
+
+
+def power_exponent(std: float) -> float:
+    """gamma of a profile proportional to t^gamma on [0, 1] whose standard deviation is ``std`` (Karras et al. 2024,
+    algorithm 2): the largest root of std^2 (g + 2)^2 (g + 3) = g + 1.
+    """
+    s = std**-2
+    return float(np.roots([1, 7, 16 - s, 12 - s]).real.max())
+
+
+class Ema:
+    """An exponential moving average of a generator's weights, by half-life in images (Karras et al. 2020, ADA).
+
+    The half-life ramps up with the images seen, so that early pictures are not those of the first random weights.
+
+    Attributes:
+        module: the averaged network, in eval mode; see :meth:`calibrate`.
+    """
+
+    def __init__(self, module: Generator, config: EmaConfig) -> None:
+        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        self.config = config
+        self._calibrated = False
+        # `calibrate` measures the statistics of batch norms; what else there is, as spectral norm's vectors, is copied.
+        measured = {id(buffer) for norm in batch_norms(self.module) for buffer in norm.buffers()}
+        self._copied = [name for name, buffer in self.module.named_buffers() if id(buffer) not in measured]
+
+    def decay(self, nimg: int, batch: int) -> float:
+        """What share of the average stays when ``batch`` images were seen, the last of them being the ``nimg``-th.
+
+        With ``power_std`` the weights of the ``n``-th image are averaged by ``n^gamma`` (Karras et al. 2024,
+        arXiv:2312.02696, eq. 4 and 5), so that the average reaches as far back as the run is long.
+        """
+        if self.config.power_std is not None:
+            return max(0.0, 1 - batch / nimg) ** (power_exponent(self.config.power_std) + 1)
+        halflife = self.config.halflife_kimg * 1000
+        if self.config.ramp is not None:
+            halflife = min(halflife, nimg * self.config.ramp)
+        return 0.5 ** (batch / halflife) if halflife > 0 else 0.0
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, nimg: int, batch: int) -> None:
+        """Move the average towards ``module`` after its step."""
+        average: list[Tensor] = list(self.module.parameters())
+        current: list[Tensor] = list(module.parameters())
+        torch._foreach_lerp_(average, current, 1 - self.decay(nimg, batch))
+        for name in self._copied:
+            self.module.get_buffer(name).copy_(module.get_buffer(name))
+        self._calibrated = False
+
+    @torch.no_grad()
+    def calibrate(self, z: Tensor, label: Tensor | None = None) -> None:
+        """Measure the running statistics of batch norms on latents ``z`` (N, dim), before the average is used.
+
+        Neither averaged nor copied statistics are those of the averaged weights: after 20 thousand 28 px slices,
+        averaged ones made pictures a sixth darker than the statistics of their own batches did.
+        """
+        norms = batch_norms(self.module)
+        if self._calibrated or not norms:
+            return
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.train()
+        with momentum(self.module, None):
+            for index, batch in enumerate(z.split(CALIBRATION_BATCH)):
+                own = slice(index * CALIBRATION_BATCH, (index + 1) * CALIBRATION_BATCH)
+                self.module(batch, None if label is None else label[own])
+        self.module.eval()
+        self._calibrated = True

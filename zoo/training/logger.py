@@ -1,0 +1,129 @@
+"""Numbers while training: sums kept on the device, rows in ``log.jsonl``."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.core.errors import ZooError
+from zoo.runtime import distributed
+from zoo.training.run_folder import Run
+
+
+class Meters:
+    """Means of scalars between two rows of the log, summed on the device without waiting for it.
+
+    The sums are part of a checkpoint, so that a row that spans a kill is the row of an unbroken run.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, ...], Tensor] = {}  # what came together is summed in one operation
+        self._batches: dict[tuple[str, ...], float] = {}
+
+    @property
+    def sums(self) -> dict[str, Tensor]:
+        """The sum of each scalar so far."""
+        found: dict[str, Tensor] = {}
+        for names, vector in self._sums.items():
+            for name, value in zip(names, vector.unbind(), strict=True):
+                found[name] = found[name] + value if name in found else value
+        return found
+
+    @property
+    def batches(self) -> dict[str, float]:
+        """Of how many batches."""
+        found: dict[str, float] = {}
+        for names, count in self._batches.items():
+            for name in names:
+                found[name] = found.get(name, 0.0) + count
+        return found
+
+    def add(self, names: tuple[str, ...], vector: Tensor, share: float = 1.0) -> None:
+        """Add a vector (len(names),) of scalars; ``share`` is a micro-batch's part of its batch."""
+        weighted = vector * share
+        self._sums[names] = self._sums[names] + weighted if names in self._sums else weighted
+        self._batches[names] = self._batches.get(names, 0.0) + share
+
+    def means(self) -> dict[str, float]:
+        """Means since the last reset, over all processes, which must ask together (this waits for the device)."""
+        sums = self.sums
+        values = torch.stack(list(sums.values())).tolist() if sums else []
+        parts = distributed.everyones((dict(zip(sums, values, strict=True)), self.batches))
+        # By name: one process may know of a penalty that was due before the others came.
+        names = dict.fromkeys(name for part, _ in parts for name in part)
+        totals, counts = ({n: sum(part[side].get(n, 0.0) for part in parts) for n in names} for side in (0, 1))
+        return {name: totals[name] / counts[name] for name in names}
+
+    def merge(self, other: Meters) -> None:
+        """Add what ``other`` has summed."""
+        for names, vector in other._sums.items():
+            self._sums[names] = self._sums[names] + vector if names in self._sums else vector
+            self._batches[names] = self._batches.get(names, 0.0) + other._batches[names]
+
+    def reset(self) -> None:
+        self._sums.clear()
+        self._batches.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Sums as they are kept, so that later ones are rounded as in an unbroken run."""
+        return {
+            "sums": {",".join(names): vector.cpu() for names, vector in self._sums.items()},
+            "batches": {",".join(names): count for names, count in self._batches.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        self._sums = {tuple(key.split(",")): vector.to(device).reshape(-1) for key, vector in state["sums"].items()}
+        self._batches = {tuple(key.split(",")): count for key, count in state["batches"].items()}
+
+
+class LogFile:
+    """``log.jsonl``, opened for appending; every row is whole and flushed."""
+
+    def __init__(self, run: Run) -> None:
+        self._file = run.log_file.open("a", encoding="utf-8")
+
+    def write(self, row: dict[str, Any]) -> None:
+        # json writes NaN as NaN, which no other reader takes.
+        safe = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
+        }
+        self._file.write(json.dumps(safe) + "\n")
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Make all rows durable; called before a checkpoint, which promises them."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Board:
+    """The same numbers for TensorBoard, in the run's folder ``tensorboard``.
+
+    Raises:
+        ZooError: the package tensorboard is not installed.
+    """
+
+    def __init__(self, run: Run, nimg: int) -> None:
+        self.require()
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(run.path / "tensorboard", purge_step=nimg + 1)
+
+    @staticmethod
+    def require() -> None:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise ZooError("--tensorboard needs the package tensorboard: pip install 'gan-zoo[tensorboard]'")
+
+    def write(self, row: dict[str, Any]) -> None:
+        for key, value in row.items():
+            if isinstance(value, int | float) and key != "nimg":
+                self._writer.add_scalar(key, value, row["nimg"])
+        self._writer.flush()

@@ -1,0 +1,1 @@
+"""Where a training step spends its time, and the roofline it could reach."""

@@ -1,0 +1,116 @@
+"""Where a training step's time goes, and how far it is from the floor."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from zoo.runtime.timer import wait
+from zoo.training.profiling.roofline import Rates, Work, rates, work
+from zoo.training.profiling.roofline import seconds as floor_seconds
+from zoo.training.trainer import Trainer
+
+WARM = 4  # steps before any is timed: memory is laid out, kernels chosen, code compiled, graphs recorded
+NAMES = {
+    "data": "data",
+    "fakes": "G forward",
+    "D": "D forward and backward",
+    "G": "D again, backward through D and G",
+    "both": "G and D, forward and backward",
+    "penalties": "penalties",
+    "all-reduce": "all-reduce",
+    "optimiser": "optimisers",
+    "ema": "average of weights",
+    "logging": "logging",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Seconds of a step.
+
+    Attributes:
+        parts: of each part, in the order of a step; together they are ``profiled``.
+        profiled: of a step whose parts were timed one by one.
+        step: of a step left alone, which is what training takes.
+        floor: the least it could take (see ``zoo.training.profiling.roofline``).
+        batch: images of a step.
+        work, rates: what the floor was computed from.
+    """
+
+    parts: dict[str, float]
+    profiled: float
+    step: float
+    floor: float
+    batch: int
+    work: Work
+    rates: Rates
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **{key: getattr(self, key) for key in ("parts", "profiled", "step", "floor", "batch")},
+            "img_per_s": self.batch / self.step,
+            "share_of_floor": self.floor / self.step,
+            "work": vars(self.work),
+            "rates": vars(self.rates),
+        }
+
+
+def profile(trainer: Trainer, seconds: float = 10.0) -> Profile:
+    """Take steps for about ``seconds`` each alone, timed part by part, and (with penalties) without these.
+
+    Whatever the networks had learnt is changed by it: the trainer is of no use afterwards.
+    """
+    period = trainer.objective.period
+    for _ in range(WARM * period):
+        trainer.step()
+    alone, _ = _timed(trainer, seconds, period)
+    trainer.stopwatch.on = True
+    trainer.step()
+    parts = _parts(trainer, seconds, period)
+    terms = trainer.objective.terms
+    if any(term.differentiates for term in terms):
+        trainer.objective.terms = [term for term in terms if not term.differentiates]
+        for _ in range(WARM):
+            trainer.step()
+        without = _parts(trainer, seconds, 1)
+        trainer.objective.terms = terms
+        parts["penalties"] = sum(max(0.0, parts[key] - without.get(key, 0.0)) for key in ("D", "both") if key in parts)
+        parts |= {key: min(parts[key], without[key]) for key in ("D", "both") if key in parts}
+    start = time.perf_counter()
+    trainer.meters.means()
+    trainer.nonfinite()
+    rows = trainer.recipe.train.log_kimg * 1000 / trainer.recipe.train.batch
+    parts["logging"] = (time.perf_counter() - start) / max(1.0, rows)
+    counted, measured = work(trainer.recipe, trainer.data), rates(trainer.device)
+    local = trainer.recipe.train.batch // trainer.world.size
+    return Profile(
+        parts={key: parts[key] for key in NAMES if key in parts},
+        profiled=sum(parts.values()),
+        step=alone,
+        floor=floor_seconds(counted, measured, trainer.speed, local),
+        batch=trainer.recipe.train.batch,
+        work=counted,
+        rates=measured,
+    )
+
+
+def _timed(trainer: Trainer, seconds: float, period: int) -> tuple[float, int]:
+    """Seconds of a step, and steps: whole periods of lazy penalties, until the time is up."""
+    wait(trainer.device)
+    start, steps = time.perf_counter(), 0
+    while steps == 0 or time.perf_counter() - start < seconds:
+        for _ in range(period):
+            trainer.step()
+        steps += period
+        wait(trainer.device)
+    return (time.perf_counter() - start) / steps, steps
+
+
+def _parts(trainer: Trainer, seconds: float, period: int) -> dict[str, float]:
+    """The same part by part."""
+    watch = trainer.stopwatch
+    watch.seconds = {}
+    _, steps = _timed(trainer, seconds, period)
+    return {name: took / steps for name, took in watch.seconds.items()}

@@ -1,0 +1,151 @@
+"""The least time a training step can take: its multiply-adds and bytes over what the device does in a second."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from zoo.data import Dataset
+from zoo.models.summary import trainable
+from zoo.recipes import Recipe
+from zoo.runtime.speed import Speed
+from zoo.runtime.timer import wait
+from zoo.training.trainer import Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a step consists of.
+
+    Attributes:
+        macs: multiply-adds of convolutions and matrix products, forward and backward, an image.
+        elements: numbers that these read and write an image, each operand and result once.
+        fixed: the same a step, whatever the batch: weights and their gradients.
+        parameters: trainable ones of both networks, each read and written by Adam.
+        averaged: of the generator, read and written by the average.
+    """
+
+    macs: int
+    elements: int
+    fixed: int
+    parameters: int
+    averaged: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """What a device was measured to do: multiply-adds a second in both precisions, bytes a second copied (read and
+    written).
+    """
+
+    fp32: float
+    bf16: float
+    copy: float
+
+
+class Counter(TorchDispatchMode):
+    """Counts multiply-adds of products, and the numbers they read and write.
+
+    As torch's own counter does, and right where convolutions have groups: its formula takes the gradient of a grouped
+    kernel for that of a whole one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.macs = self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        packet = func.overloadpacket
+        if packet not in flop_registry:
+            return result
+        if packet is torch.ops.aten.convolution_backward:
+            gradient, x, kernel, transposed, wanted = (args[index] for index in (0, 1, 2, 7, 10))
+            small = x if transposed else gradient
+            self.macs += kernel.numel() * len(small) * math.prod(small.shape[2:]) * sum(wanted[:2])
+        else:
+            self.macs += flop_registry[packet](*args, **kwargs, out_val=result) // 2
+        made = result if isinstance(result, tuple) else (result,)
+        self.elements += sum(x.numel() for x in (*args, *made) if isinstance(x, Tensor))
+        return result
+
+
+def work(recipe: Recipe, data: Dataset) -> Work:
+    """Counted on steps of two and of four images, in fp32, on the CPU."""
+    plain = replace(
+        recipe,
+        speed=replace(
+            recipe.speed, compile=False, cuda_graphs=False, channels_last=False, reuse_memory=False, fused=False
+        ),
+    )
+    counted = []
+    for batch in (2, 4):
+        train = replace(recipe.train, batch=batch, micro_batch=None, precision="fp32")
+        trainer = Trainer(replace(plain, train=train), data, torch.device("cpu"))
+        period = trainer.objective.period  # lazy penalties count for their part
+        with Counter() as counter:
+            for _ in range(period):
+                trainer.step()
+        trainer.feed.close()
+        counted.append((counter.macs / period, counter.elements / period))
+    each = round((counted[1][1] - counted[0][1]) / 2)
+    sizes = [trainable(network) for network in (trainer.G, trainer.D)]
+    return Work(
+        macs=round(counted[1][0] / 4),
+        elements=each,
+        fixed=max(0, round(counted[0][1]) - 2 * each),
+        parameters=sum(sizes),
+        averaged=sizes[0],
+    )
+
+
+def rates(device: torch.device) -> Rates:
+    """The best of a few square products and of a few copies, on ``device``, now."""
+    cuda = device.type == "cuda"
+    sizes = (4096, 8192) if cuda else (1024, 2048)
+
+    def product(dtype: torch.dtype) -> float:
+        best = 0.0
+        for n in sizes:
+            a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+            best = max(best, n**3 / _seconds(lambda a=a, b=b: a @ b, device))  # type: ignore[misc]
+        return best
+
+    source = torch.randn((256 if cuda else 32) << 20, device=device)
+    target = torch.empty_like(source)
+    return Rates(
+        fp32=product(torch.float32),
+        bf16=product(torch.bfloat16),
+        copy=2 * source.nbytes / _seconds(lambda: target.copy_(source), device),
+    )
+
+
+def seconds(work: Work, rates: Rates, speed: Speed, batch: int) -> float:
+    """The floor of a step of ``batch`` images: products at the matrix rate of the forward's precision, or their bytes
+    at the copy rate, whichever takes longer; then Adam (reads four numbers, writes three a parameter) and the average
+    (reads two, writes one), which are bytes alone.
+    """
+    low = speed.precision == "bf16"
+    products = work.macs * batch / (rates.bf16 if low else rates.fp32)
+    traffic = (work.elements * batch + work.fixed) * (2 if low else 4) / rates.copy
+    return max(products, traffic) + (28 * work.parameters + 12 * work.averaged) / rates.copy
+
+
+def _seconds(function: Callable[[], Any], device: torch.device, repeats: int = 5) -> float:
+    best = float("inf")
+    for _ in range(repeats + 1):
+        wait(device)
+        start = time.perf_counter()
+        function()
+        wait(device)
+        best = min(best, time.perf_counter() - start)
+    return best
