@@ -25,11 +25,11 @@ from record import append
 from torch import Tensor
 
 import zoo
-from zoo import data
+from zoo.core.config import DataConfig
+from zoo.data.dataset import load_dataset
 from zoo.metrics import alarms, feature_metrics, nearest_image
 from zoo.metrics.evaluate_images import PAIRED
 from zoo.metrics.ssim import ssim
-from zoo.recipes import DataConfig
 
 DIRECTIONS = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if (down, right) != (0, 0)]
 KINDS = ("shifted", "brightened", "noisy")
@@ -67,7 +67,7 @@ class Bench:
     def __init__(self, size: int, options: argparse.Namespace) -> None:
         self.size, self.options = size, options
         self.rng = np.random.default_rng(size)
-        self.data = found = data.load(options.data, DataConfig(resolution=size))
+        self.data = found = load_dataset(options.data, DataConfig(resolution=size))
         if found.subjects is None or len({found.subjects[i] for i in found.unseen}) < 4:
             raise SystemExit(f"{found.description}: needs unseen images of at least 4 subjects")
         self.train, self.unseen = found.take(found.train), found.take(found.unseen)
@@ -82,9 +82,9 @@ class Bench:
         self.real_pairs = ssim.pairwise_ssim(self.train[self.rng.permutation(len(self.train))[:PAIRED]], 255)
         self.space, self.taken, self.seen = None, {}, {}
         if options.space:
-            from zoo.metrics.features.extractor import space
+            from zoo.metrics.features.extractor import load_extractor
 
-            self.space = space(options.space)
+            self.space = load_extractor(options.space)
             self.taken = {"space": options.space, "space_reals": len(some)}
         self.table = self.features(self.train[self.some]) if self.space else torch.empty(0)
 
@@ -127,7 +127,7 @@ class Bench:
             for half, fakes in zip(splits, drawn, strict=True):
                 ours = np.isin(self.unseen_who, half)
                 found.append(
-                    alarms.memorisation(
+                    alarms.memorisation_alarm(
                         f"copies_{key}",
                         fakes[key],
                         unseen[key][ours],
@@ -209,16 +209,19 @@ class Bench:
 
     def variety(self, case: str, images: Tensor) -> Row:
         pairs = ssim.pairwise_ssim(images[:PAIRED], 255)
-        figures = {"ssim_pairwise": pairs.mean().item(), "ssim_twins": alarms.twins(pairs)}
+        figures = {"ssim_pairwise": pairs.mean().item(), "ssim_twins": alarms.duplicate_fraction(pairs)}
         if self.space:
-            found = feature_metrics.distances(
-                self.features(images).numpy(), self.table.numpy(), metrics=feature_metrics.METRICS[2:], replicates=0
+            found = feature_metrics.feature_distances(
+                self.features(images).numpy(),
+                self.table.numpy(),
+                metrics=feature_metrics.FEATURE_METRICS[2:],
+                replicates=0,
             )
             figures |= {name: figure.value for name, figure in found.items()}
-        ringing = alarms.collapse(
+        ringing = alarms.collapse_alarms(
             **figures,
             ssim_pairwise_real=self.real_pairs.mean().item(),
-            ssim_twins_real=alarms.twins(self.real_pairs),
+            ssim_twins_real=alarms.duplicate_fraction(self.real_pairs),
             n=len(images),
             paired=min(len(images), PAIRED),
             reals=len(self.some),

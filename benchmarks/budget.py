@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from zoo import recipes
+from zoo.core.config import Recipe
 from zoo.core.errors import ZooError
 from zoo.core.files import atomic_file
-from zoo.recipes import Recipe
 from zoo.training import run_folder
 from zoo.training.run_folder import Run
 
@@ -89,7 +89,7 @@ class Job:
         Raises:
             ZooError: there is none, or something set in it does not fit.
         """
-        return recipes.load(self.recipe, [*self.overrides, f"train.kimg={self.kimg!r}"])
+        return recipes.load_recipe(self.recipe, [*self.overrides, f"train.kimg={self.kimg!r}"])
 
 
 class Kept:
@@ -118,7 +118,7 @@ class Kept:
             return run_folder.open_run(self.runs / self.facts["run"])
         if self.job.recipe == TUTORIAL:
             return None
-        for found in reversed(run_folder.find(self.folder)):
+        for found in reversed(run_folder.find_runs(self.folder)):
             with contextlib.suppress(ZooError):  # killed before the folder said of itself what it is
                 return run_folder.open_run(found.path)
         return None
@@ -161,9 +161,9 @@ class Kept:
         batch = resolved.train.batch
         longest = -(-round(1000 * self.job.kimg) // batch) * batch
         found: list[tuple[int, Run]] = []
-        for old in run_folder.find(self.runs, resolved.name):
+        for old in run_folder.find_runs(self.runs, resolved.name):
             try:
-                info, theirs = run_folder.open_run(old.path).info, recipes.load(old.recipe_file)
+                info, theirs = run_folder.open_run(old.path).info, recipes.load_recipe(old.recipe_file)
             except (ZooError, ValueError):
                 continue
             same = theirs.digest == resolved.digest and info["data_digest"] == digest
@@ -181,7 +181,7 @@ class Kept:
     def outdated(self) -> bool:
         """Whether its run was trained by another recipe than the job's is now."""
         run = self.run
-        return run is not None and recipes.load(run.recipe_file).digest != self.job.resolved().digest
+        return run is not None and recipes.load_recipe(run.recipe_file).digest != self.job.resolved().digest
 
     def renew(self) -> Path | None:
         """Begin anew where the recipe is no longer that of the run; what was trained moves to the folder that is given

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from record import Row, arguments, each
 
-from zoo.core.errors import ZooError, nearest
-from zoo.hub.pretrained import Packaged, catalogue
+from zoo.core.errors import ZooError, suggest
+from zoo.hub.pretrained import PretrainedWeights, load_catalogue
 
 RESULTS = Path(__file__).parent / "results" / "cards.jsonl"
 METRICS = ("fid", "kid")
@@ -32,11 +32,11 @@ def main() -> None:
     arguments(parser, RESULTS)
     options = parser.parse_args()
     entries = {
-        name: one for name, one in catalogue().items() if one.local and one.judged and {*METRICS} <= {*one.metrics}
+        name: one for name, one in load_catalogue().items() if one.local and one.judged and {*METRICS} <= {*one.metrics}
     }
     for name in options.names:
         if name not in entries:
-            parser.exit(2, f"{name}: no weights with figures here{nearest(name, entries)}; {', '.join(entries)}\n")
+            parser.exit(2, f"{name}: no weights with figures here{suggest(name, entries)}; {', '.join(entries)}\n")
     try:
         with tempfile.TemporaryDirectory() as out:  # one for all, which share the baselines of their size
             names = options.names or entries
@@ -46,7 +46,7 @@ def main() -> None:
     sys.exit(0 if all(row["holds"] for row in rows) else 1)
 
 
-def measured(entry: Packaged, data: str, out: str) -> Row:
+def measured(entry: PretrainedWeights, data: str, out: str) -> Row:
     """What the card says, what a bench in ``out`` finds, and whether that is the same.
 
     Raises:

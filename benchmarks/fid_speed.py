@@ -26,12 +26,12 @@ import numpy as np
 from PIL import Image
 from record import append
 
-from zoo import data
+from zoo.core.config import DataConfig
 from zoo.core.console import Display
 from zoo.core.errors import ZooError
+from zoo.data.dataset import load_dataset
 from zoo.metrics.features import backbone_weights
-from zoo.recipes import DataConfig
-from zoo.runtime.device import environment
+from zoo.runtime.device import describe_environment
 
 RESULTS = Path(__file__).parent / "results" / "fid_speed.jsonl"
 EACH = 32  # slices of a phantom
@@ -98,14 +98,14 @@ def measure(options: argparse.Namespace, place: Path) -> dict[str, Any]:
         "fid_torch_fidelity": fids["theirs"],
         "difference": abs(fids["ours"] / fids["theirs"] - 1),
         "torch_fidelity": version("torch-fidelity"),
-        "environment": environment(cpu(), "fp32"),
+        "environment": describe_environment(cpu(), "fp32"),
     }
 
 
 def write_folders(options: argparse.Namespace, place: Path) -> str:
     """``a`` and ``b``, n PNG files each; what they show."""
     source = options.data or f"phantoms:{-(-2 * options.n // EACH)}"
-    images = data.load(source, DataConfig(resolution=options.size, holdout=0.0), cache_dir=place / "pictures")
+    images = load_dataset(source, DataConfig(resolution=options.size, holdout=0.0), cache_dir=place / "pictures")
     pixels = images.images
     said = images.description
     if len(pixels) < 2 * options.n:
@@ -124,7 +124,7 @@ def write_weights(named: str | None, path: Path) -> None:
     """One file that both can read, from wherever the weights are: torch-fidelity wants a classifier, unused here."""
     import torch
 
-    state = backbone_weights.inception_state(backbone_weights.inception(named, Display()), Display())
+    state = backbone_weights.load_inception_state(backbone_weights.find_inception_weights(named, Display()), Display())
     torch.save({**state, "fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}, path)
 
 

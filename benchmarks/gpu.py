@@ -42,9 +42,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import zoo
-from zoo.core.errors import Interrupted, ZooError, nearest
+from zoo.core.errors import Interrupted, ZooError, suggest
 from zoo.core.files import atomic_file
-from zoo.training.run_folder import find as runs_of
+from zoo.training.run_folder import find_runs as runs_of
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -296,7 +296,7 @@ def choose(options: argparse.Namespace) -> list[Job]:
     names = dict.fromkeys(name for job in every for name in (job.kind, job.name))
     for name in options.only or ():
         if name not in names:
-            raise ZooError(f"--only {name}: no such job{nearest(name, names)}; --list shows those there are")
+            raise ZooError(f"--only {name}: no such job{suggest(name, names)}; --list shows those there are")
     return [job for job in every if not options.only or {job.name, job.kind} & set(options.only)]
 
 
@@ -489,12 +489,12 @@ def write_environment(options: argparse.Namespace) -> None:
     import torch
     import yaml  # noqa: F401  (of zoo's packages the first to be missed)
 
-    from zoo.runtime.device import choose_device, environment
+    from zoo.runtime.device import choose_device, describe_environment
 
     device = choose_device(options.device)
     if device.type not in ("cuda", "cpu"):
         raise ZooError(f"--device {options.device}: needs CUDA")
-    found: Row = {**environment(device, "auto"), "python": platform.python_version(), "cores": os.cpu_count()}
+    found: Row = {**describe_environment(device, "auto"), "python": platform.python_version(), "cores": os.cpu_count()}
     for name in ("triton", "torchvision", "kornia"):
         with contextlib.suppress(ImportError):
             found[name] = importlib.metadata.version(name)
@@ -516,9 +516,10 @@ def first_line(*command: str) -> str | None:
 
 def write_numbers(options: argparse.Namespace, name: str) -> None:
     """How far losses go apart in a few steps in fp32, with and without the switches."""
-    from zoo import data, recipes
-    from zoo.core.progress import Kept
-    from zoo.runtime.device import choose_device, environment
+    from zoo import recipes
+    from zoo.core.progress import RecordingReporter
+    from zoo.data.dataset import load_dataset
+    from zoo.runtime.device import choose_device, describe_environment
     from zoo.training.trainer import Trainer
 
     device = choose_device(options.device)
@@ -526,9 +527,9 @@ def write_numbers(options: argparse.Namespace, name: str) -> None:
     losses: dict[str, list[dict[str, float]]] = {}
     for side, switches in (("off", OFF), ("again", OFF), ("on", ON)):
         fixed = ["train.precision=fp32", "train.seed=0"]
-        resolved = recipes.load(source, [*overrides, *fixed, *switches])
-        images = data.load(options.data, resolved.data)
-        said = Kept()
+        resolved = recipes.load_recipe(source, [*overrides, *fixed, *switches])
+        images = load_dataset(options.data, resolved.data)
+        said = RecordingReporter()
         trainer = Trainer(resolved, images, device, reporter=said)
         terms = {term.name for term in trainer.objective.terms}
         losses[side] = []
@@ -553,7 +554,7 @@ def write_numbers(options: argparse.Namespace, name: str) -> None:
         "speed": trainer.speed.to_json(),
         "losses": {side: losses[side] for side in ("off", "on")},
         "data": options.data,
-        "environment": environment(device, "fp32"),
+        "environment": describe_environment(device, "fp32"),
         "date": time.strftime("%Y-%m-%d"),
     }
     print(json.dumps(row))
@@ -581,7 +582,7 @@ def write_sync_norm(options: argparse.Namespace) -> None:
     import torch
     from torch import nn
 
-    from zoo.models.sync_norm import synchronise
+    from zoo.models.batch_norm import synchronise_batch_norms
     from zoo.runtime import distributed
 
     cuda = options.device != "cpu"
@@ -591,13 +592,13 @@ def write_sync_norm(options: argparse.Namespace) -> None:
     torch.distributed.init_process_group(backend, device_id=device if several else None)
     if several:
         torch.cuda.set_device(device)
-    here, worst = distributed.world(), 0.0
+    here, worst = distributed.current_world(), 0.0
     cut = here.cut(16)
     for kind, shape in ((nn.BatchNorm1d, (16, 5)), (nn.BatchNorm2d, (16, 5, 6, 7))):
         drawn = torch.Generator().manual_seed(0)
         whole, weights = (torch.randn(shape, generator=drawn, dtype=torch.float64).to(device) for _ in range(2))
         ours, theirs = (kind(5).double().to(device) for _ in range(2))
-        synchronise(ours)
+        synchronise_batch_norms(ours)
         found = []
         for module, x, w in ((ours, (3 * whole + 7)[cut], weights[cut]), (theirs, 3 * whole + 7, weights)):
             x = x.detach().requires_grad_()
@@ -608,7 +609,7 @@ def write_sync_norm(options: argparse.Namespace) -> None:
             found.append((y, first, x.grad, module.running_mean, module.running_var))
         for part, all_ in zip(*found, strict=True):
             worst = max(worst, (part - (all_ if all_.dim() == 1 else all_[cut])).abs().max().item())
-    worst = max(distributed.everyones(worst))
+    worst = max(distributed.all_gather(worst))
     torch.distributed.destroy_process_group()
     if here.first:
         passes = worst < 1e-10

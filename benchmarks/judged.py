@@ -13,20 +13,20 @@ from budget import TUTORIAL, Job, Kept
 from PIL import Image, ImageDraw, ImageFont
 from standings import FLOORS, Row
 
-from zoo import data as data_package
 from zoo import recipes
+from zoo.core.config import DataConfig
 from zoo.core.console import Display
-from zoo.core.errors import ZooError, told
-from zoo.data.image_set import ImageSet, trained_and_unseen
-from zoo.evaluation.evaluate_generators import Group, Judging
-from zoo.evaluation.results import Entry
+from zoo.core.errors import ZooError, describe_error
+from zoo.data.dataset import load_dataset
+from zoo.data.image_set import ImageSet, train_and_heldout
+from zoo.evaluation.evaluate_generators import EvaluatedGroup, GeneratorEvaluator
+from zoo.evaluation.results import Target
 from zoo.hub.load import load_generator
 from zoo.metrics import registry
-from zoo.metrics.evaluate_images import Judge
-from zoo.metrics.features.extractor import Space
-from zoo.recipes import DataConfig
+from zoo.metrics.evaluate_images import ImageEvaluator
+from zoo.metrics.features.extractor import FeatureExtractor
 from zoo.report import image_grid
-from zoo.runtime.device import choose_device, environment
+from zoo.runtime.device import choose_device, describe_environment
 
 GRID, STRIP = 36, 10  # generated slices in a run's picture, and in its row of the overview
 SEED = 1  # of the latents of pictures
@@ -37,15 +37,15 @@ def judged(
     *,
     data: str,
     runs: Path,
-    spaces: Sequence[Space],
+    spaces: Sequence[FeatureExtractor],
     samples: int,
     display: Display,
 ) -> list[Row]:
     """A row a job that came to its end, and rows of the floors of each size; all of a size share these."""
     device = choose_device("cpu")
-    judging = Judging(
+    judging = GeneratorEvaluator(
         data=data,
-        metrics=registry.choose(None),
+        metrics=registry.choose_metrics(None),
         spaces=spaces,
         samples=samples,
         keep=runs / "judged",
@@ -67,26 +67,26 @@ def judged(
     return [*rows, *(row for group in groups for row in _floors(group, names))]
 
 
-def _entry(kept: Kept) -> Entry:
+def _entry(kept: Kept) -> Target:
     run = kept.run
     assert run is not None
-    recipe = recipes.load(run.recipe_file)
-    return Entry(name=kept.job.key, kind="run", group=kept.job.key, weights=run.generator_file, recipe=recipe, run=run)
+    recipe = recipes.load_recipe(run.recipe_file)
+    return Target(name=kept.job.key, kind="run", group=kept.job.key, weights=run.generator_file, recipe=recipe, run=run)
 
 
-def _tutorial(kept: Kept, judging: Judging, display: Display) -> Row:
+def _tutorial(kept: Kept, judging: GeneratorEvaluator, display: Display) -> Row:
     """The tutorial's fakes, judged as a generator's are, in the form that a bench's row has."""
     folder = kept.folder / TUTORIAL
     facts = json.loads((folder / "info.json").read_text(encoding="utf-8"))
     try:
-        reference = data_package.load(judging.data, DataConfig(resolution=64), reporter=display)
-        reals, unseen = trained_and_unseen(reference)
-        judge = Judge(reals, unseen, metrics=judging.metrics, spaces=judging.spaces, reporter=display)
+        reference = load_dataset(judging.data, DataConfig(resolution=64), reporter=display)
+        reals, unseen = train_and_heldout(reference)
+        judge = ImageEvaluator(reals, unseen, metrics=judging.metrics, spaces=judging.spaces, reporter=display)
         fakes = np.load(folder / "fakes.npz")["images"]
         display.say(f"judging {kept.job.key}: {len(fakes)} images")
         verdict = judge.judge(ImageSet(images=fakes, label=kept.job.key))
     except (ZooError, OSError, ValueError) as error:
-        return {"error": told(error)}
+        return {"error": describe_error(error)}
     return {
         "error": None,
         "figures": {name: figure.to_json() for name, figure in verdict.figures.items()},
@@ -144,18 +144,18 @@ def _row(
         "alarms": result["alarms"],
         "data_digest": result["data_digest"],
         "weights_sha256": result.get("weights_sha256"),
-        "environment": result.get("environment") or environment(choose_device("cpu"), "fp32"),
+        "environment": result.get("environment") or describe_environment(choose_device("cpu"), "fp32"),
     }
 
 
-def _floors(group: Group, spaces: Sequence[str]) -> list[Row]:
+def _floors(group: EvaluatedGroup, spaces: Sequence[str]) -> list[Row]:
     return [
         {"group": FLOORS, "px": group.shape[1], "spaces": list(spaces), "data_digest": group.data.digest, **row}
         for row in (baseline.to_json() for baseline in group.baselines)
     ]
 
 
-def _floor(group: Group, name: str) -> Row:
+def _floor(group: EvaluatedGroup, name: str) -> Row:
     return next((row.to_json() for row in group.baselines if row.name == name), {})
 
 
@@ -173,7 +173,7 @@ def draw(kept: Kept, folder: Path) -> np.ndarray | None:
         assert kept.run is not None
         images = load_generator(kept.run.path).sample(GRID, seed=SEED).numpy()
     facts = {"recipe": kept.job.recipe, "kimg": kept.nimg / 1000, "seed": SEED}
-    image_grid.save_png(image_grid.grid(images), folder / f"leaderboard-{slug(kept.job)}.png", facts)
+    image_grid.save_png(image_grid.make_grid(images), folder / f"leaderboard-{slug(kept.job)}.png", facts)
     return images[:STRIP]
 
 
@@ -191,7 +191,7 @@ def overview(strips: Mapping[str, np.ndarray], path: Path, side: int = 64) -> No
         top = pad + line * (side + pad)
         pen.text((8, top + side / 2), name, fill=225, font=font, anchor="lm")
         for column, image in enumerate(images):
-            cell = image_grid.picture(image).convert("L")
+            cell = image_grid.tile_image(image).convert("L")
             if cell.size != (side, side):
                 cell = cell.resize((side, side), Image.Resampling.LANCZOS)
             sheet.paste(cell, (width + column * (side + pad), top))

@@ -30,12 +30,13 @@ import judged
 import standings
 from budget import TUTORIAL, Job, Kept
 
-from zoo import data as data_package
 from zoo import recipes
+from zoo.core.config import DataConfig
 from zoo.core.console import Display
-from zoo.core.errors import ZooError, nearest
-from zoo.evaluation.bench import SAMPLES
-from zoo.metrics.features.select_extractors import chosen_spaces
+from zoo.core.errors import ZooError, suggest
+from zoo.data.dataset import load_dataset
+from zoo.evaluation.bench import NUM_SAMPLES
+from zoo.metrics.features.select_extractors import select_extractors
 from zoo.runtime.device import choose_device
 
 HERE = Path(__file__).resolve().parent
@@ -193,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--names", metavar="NAME,...", help="these jobs only")
     add("--jobs", type=int, default=2, metavar="N", help="runs side by side, which share the cores (default: 2)")
     add("--budget-scale", type=float, default=1.0, metavar="S", help="of lengths and budgets (default: 1)")
-    add("--samples", type=int, default=SAMPLES, metavar="N", help=f"fakes a row (default: {SAMPLES})")
+    add("--samples", type=int, default=NUM_SAMPLES, metavar="N", help=f"fakes a row (default: {NUM_SAMPLES})")
     add("--spaces", default=SPACES, metavar="NAME,...", help=f"feature spaces, the first ranks (default: {SPACES})")
     add("--train-only", action="store_true", help="judge nothing yet; the same command without it does")
     add("--retry", action="store_true", help="train again what has failed")
@@ -231,7 +232,7 @@ def groups(options: argparse.Namespace) -> list[str]:
     wanted = _listed(options.groups)
     for name in wanted:
         if name not in PLAN:
-            raise ZooError(f"--groups {name}: is none{nearest(name, PLAN)}; some of {', '.join(PLAN)}")
+            raise ZooError(f"--groups {name}: is none{suggest(name, PLAN)}; some of {', '.join(PLAN)}")
     chosen = [name for name in PLAN if name in wanted]
     known: dict[str, None] = {}
     later: tuple[str, ...] = ()  # how names may begin in groups whose jobs are known when those of another are judged
@@ -242,7 +243,7 @@ def groups(options: argparse.Namespace) -> list[str]:
             later = tuple(recipes.list_models())
     for name in _listed(options.names or ""):
         if name not in known and not (later and name.startswith(later)):
-            raise ZooError(f"--names {name}: no such job{nearest(name, known)}; one of {', '.join(known)}")
+            raise ZooError(f"--names {name}: no such job{suggest(name, known)}; one of {', '.join(known)}")
     return chosen
 
 
@@ -276,7 +277,7 @@ def compete(group: str, options: argparse.Namespace) -> list[Row]:
 
     planned = plan(group, options)
     cpu = choose_device("cpu")  # weights that are not to be had are known before hours are spent
-    spaces = chosen_spaces([options.spaces], None, weights=None, device=cpu, reporter=display, notes=[])
+    spaces = select_extractors([options.spaces], None, weights=None, device=cpu, reporter=display, notes=[])
     jobs = ready(planned, options, display)
     budget.train(jobs, data=options.data, samples=options.samples, side_by_side=options.jobs, say=say)
     if not jobs or options.train_only:
@@ -304,12 +305,12 @@ def ready(jobs: Sequence[Job], options: argparse.Namespace, display: Display) ->
     kept = []
     for one in jobs:
         try:
-            config = one.resolved().data if one.recipe != TUTORIAL else recipes.DataConfig(resolution=64)
+            config = one.resolved().data if one.recipe != TUTORIAL else DataConfig(resolution=64)
         except ZooError as error:
             display.warn(f"{one.key}: left out: {error}")
             continue
         mine = Kept(one, options.runs)
-        digest = data_package.load(options.data, config, reporter=display).digest
+        digest = load_dataset(options.data, config, reporter=display).digest
         if options.retry and mine.facts["error"] is not None:
             mine.write(error=None)
         if (aside := mine.renew()) is not None:

@@ -24,12 +24,13 @@ WORKER = """
 import json, sys, threading, time
 import torch
 from pathlib import Path
-from zoo import data, recipe
+from zoo import recipes
+from zoo.data.dataset import load_dataset
 from zoo.runtime.device import peak_memory, reset_peak_memory
 from zoo.training.trainer import Trainer
 name, subjects, kimg = sys.argv[1], sys.argv[2], float(sys.argv[3])
 resolved = recipe.load(name, ["generator.width=0.1", "discriminator.width=0.1"])
-images = data.load(f"phantoms:{subjects}", resolved.data)
+images = load_dataset(f"phantoms:{subjects}", resolved.data)
 trainer = Trainer(resolved, images, torch.device("cpu"))
 reset_peak_memory(torch.device("cpu"))
 own = 0

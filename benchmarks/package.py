@@ -21,7 +21,7 @@ def main() -> int:
     to = {"wheel": pretrained.IN_PACKAGE, "repository": pretrained.IN_REPOSITORY, "nowhere": None}[options.to]
     try:
         for folder in options.folders:
-            entry = pretrained.add(folder, to=to, url=options.url)
+            entry = pretrained.add_to_catalogue(folder, to=to, url=options.url)
             print(f"{entry.name}: {entry.size / 1e6:.1f} MB, {entry.where}")
     except ZooError as error:
         print(error, file=sys.stderr)

@@ -38,13 +38,15 @@ import record
 import torch
 from PIL import Image
 
-from zoo import data, recipes
-from zoo.core.errors import ZooError, nearest
-from zoo.core.progress import Kept
-from zoo.models.summary import describe, trainable
-from zoo.recipes import DataConfig
-from zoo.runtime.device import choose_device, environment, peak_memory, reset_peak_memory
-from zoo.runtime.timer import wait
+from zoo import recipes
+from zoo.core.config import DataConfig
+from zoo.core.errors import ZooError, suggest
+from zoo.core.progress import RecordingReporter
+from zoo.data.dataset import load_dataset
+from zoo.models.summary import count_parameters
+from zoo.recipes import summarise_recipe
+from zoo.runtime.device import choose_device, describe_environment, peak_memory, reset_peak_memory
+from zoo.runtime.timer import synchronize
 from zoo.training.profiling import roofline
 from zoo.training.trainer import Trainer
 
@@ -59,7 +61,7 @@ LIMIT = 600  # seconds a network's process may take
 class Ours:
     """A recipe, and what is set in it."""
 
-    recipes: str
+    recipe: str
     overrides: tuple[str, ...] = ()
 
 
@@ -144,7 +146,7 @@ def main() -> None:
             raise ZooError(f"--device {options.device}: neither package runs without CUDA")
         for name in options.names:
             if name not in NETWORKS:
-                raise ZooError(f"no network {name!r}{nearest(name, NETWORKS)}; one of {', '.join(NETWORKS)}")
+                raise ZooError(f"no network {name!r}{suggest(name, NETWORKS)}; one of {', '.join(NETWORKS)}")
         if options.worker:
             with contextlib.redirect_stdout(sys.stderr):  # the packages say this and that
                 row = work(options.names[0], options, device)
@@ -193,15 +195,15 @@ def work(name: str, options: argparse.Namespace, device: torch.device) -> dict[s
         "macs_per_s": row["macs_per_image"] * row["img_per_s"],
         "peak_memory": peak_memory(device),
         "data": options.data,
-        "environment": environment(device, row["precision"]),
+        "environment": describe_environment(device, row["precision"]),
         "date": time.strftime("%Y-%m-%d"),
     }
 
 
 def ours(network: Ours, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    resolved = recipes.load(network.recipe, network.overrides)
-    images = data.load(options.data, resolved.data)
-    said = Kept()
+    resolved = recipes.load_recipe(network.recipe, network.overrides)
+    images = load_dataset(options.data, resolved.data)
+    said = RecordingReporter()
     trainer = Trainer(resolved, images, device, reporter=said)
     for _ in range(2 * WARM):
         trainer.step()
@@ -213,8 +215,8 @@ def ours(network: Ours, options: argparse.Namespace, device: torch.device) -> di
         "batch": resolved.train.batch,
         "img_per_s": resolved.train.batch / step,
         "steps": steps,
-        "parameters": [network.parameters for network in describe(resolved)],
-        "macs_per_image": roofline.work(resolved, images).macs,
+        "parameters": [network.parameters for network in summarise_recipe(resolved)],
+        "macs_per_image": roofline.count_work(resolved, images).macs,
         "precision": trainer.speed.precision,
         "speed": trainer.speed.to_json(),
         "said": said.lines,
@@ -234,7 +236,7 @@ def theirs(network: Theirs, options: argparse.Namespace, device: torch.device) -
     macs = 0
     for kind, count in network.kinds.items():
         trainer.steps = STEP + kind
-        with roofline.Counter() as counter:
+        with roofline.MacCounter() as counter:
             trainer.train()
         macs += counter.macs * count
     begin()
@@ -252,7 +254,7 @@ def theirs(network: Theirs, options: argparse.Namespace, device: torch.device) -
         "accumulated": trainer.gradient_accumulate_every,
         "img_per_s": batch / step,
         "steps": steps,
-        "parameters": [sum(map(trainable, side)) for side in sides],
+        "parameters": [sum(map(count_parameters, side)) for side in sides],
         "macs_per_image": round(macs / sum(network.kinds.values()) / batch),
         "precision": "fp32",
         "defaults": {key: value for key, value in defaults.items() if isinstance(value, int | float | list)},
@@ -283,7 +285,7 @@ def command(network: Theirs, place: Path) -> tuple[Any, dict[str, Any]]:
 
 def write_images(folder: Path, network: Theirs, path: str) -> None:
     """The training images, each written once and linked until there are ``FILES``."""
-    images = data.load(path, DataConfig(resolution=network.resolution))
+    images = load_dataset(path, DataConfig(resolution=network.resolution))
     folder.mkdir()
     for number in range(FILES):
         file = folder / f"{number:05}.png"
@@ -297,14 +299,14 @@ def timed(
     step: Callable[[], Any], begin: Callable[[], Any], period: int, seconds: float, device: torch.device
 ) -> tuple[float, int]:
     """Seconds of a step, over whole periods; and how many steps that were."""
-    wait(device)
+    synchronize(device)
     start, steps = time.perf_counter(), 0
     while steps == 0 or time.perf_counter() - start < seconds:
         begin()
         for _ in range(period):
             step()
         steps += period
-        wait(device)
+        synchronize(device)
     return (time.perf_counter() - start) / steps, steps
 
 

@@ -32,14 +32,16 @@ from typing import Any
 import record
 import torch
 
-from zoo import data, recipes
+from zoo import recipes
 from zoo.core.errors import ZooError
+from zoo.data.dataset import load_dataset
 from zoo.models.batch_norm import batch_norms
-from zoo.models.summary import trainable
+from zoo.models.summary import count_parameters
+from zoo.recipes import build_networks
 from zoo.runtime import distributed
-from zoo.runtime.device import environment
+from zoo.runtime.device import describe_environment
 from zoo.runtime.speed import Speed
-from zoo.training.profiling.roofline import Rates, seconds, work
+from zoo.training.profiling.roofline import DeviceRates, count_work, roofline_seconds
 from zoo.training.trainer import Trainer
 
 HERE = Path(__file__).parent
@@ -50,7 +52,9 @@ COUNTS = (8, 64, 512)
 NVLINK = {"bandwidth": 450e9, "hop": 1e-6}  # bytes/s a direction, fourth generation; s
 NETWORK = {"bandwidth": 50e9, "hop": 5e-6}  # 400 Gbit/s a GPU; s
 LAUNCH = 5e-4  # s: what a step costs its host even where launches are recorded, so that no step is shorter
-H200 = Rates(fp32=33e12, bf16=0.4 * 495e12, copy=4.8e12)  # multiply-adds/s, 40 % of what its maker states; bytes/s
+H200 = DeviceRates(
+    fp32=33e12, bf16=0.4 * 495e12, copy=4.8e12
+)  # multiply-adds/s, 40 % of what its maker states; bytes/s
 
 
 def main() -> None:
@@ -78,9 +82,9 @@ def line(row: dict[str, Any]) -> str:
 
 def predict(name: str) -> dict[str, Any]:
     """Efficiency at each count of devices: the step's time over T(n)."""
-    resolved = recipes.load(name)
-    networks = dict(zip("GD", resolved.build("meta"), strict=True))
-    sent = {phase: 4 * trainable(networks[phase]) for phase in "GD"}
+    resolved = recipes.load_recipe(name)
+    networks = dict(zip("GD", build_networks(resolved, "meta"), strict=True))
+    sent = {phase: 4 * count_parameters(networks[phase]) for phase in "GD"}
     # Forward and backward: G once; D on reals and fakes, and once more where G's phase asks it again.
     passes = {"G": 1, "D": 3 if resolved.train.update == "alternating" else 2}
     messages = 2 * sum(len(batch_norms(networks[phase])) * passes[phase] for phase in "GD")
@@ -103,16 +107,16 @@ def step_seconds(name: str) -> tuple[float, str]:
             row = json.loads(line)
             if row.get("name") == name and "ours_img_per_s" in row and row["environment"]["device"] == "cuda":
                 return row["batch"] / row["ours_img_per_s"], row["environment"]["hardware"]
-    resolved = recipes.load(name)
+    resolved = recipes.load_recipe(name)
     speed = Speed(device=torch.device("cpu"), precision="bf16")
-    counted = work(resolved, data.load("phantoms:2", resolved.data))
-    least = seconds(counted, H200, speed, resolved.train.batch)
+    counted = count_work(resolved, load_dataset("phantoms:2", resolved.data))
+    least = roofline_seconds(counted, H200, speed, resolved.train.batch)
     return max(least, LAUNCH), "floor at 40 % of an H200" if least > LAUNCH else "launches alone"
 
 
 def check(name: str) -> dict[str, Any]:
     """The model's T(2) on this machine beside the measured one: each process has one thread and half the batch."""
-    half = recipes.load(name).train.batch // 2
+    half = recipes.load_recipe(name).train.batch // 2
     alone = launched(name, 1, f"train.batch={half}")[0]
     pair = launched(name, 2, f"train.batch={2 * half}")
     apart = launched(name, 2, f"train.batch={2 * half} train.sync_batch_norm=false")
@@ -128,7 +132,7 @@ def check(name: str) -> dict[str, Any]:
         "predicted_s": predicted,
         "measured_s": max(row["step_s"] for row in pair),
         "measured_without_norms_s": max(row["step_s"] for row in apart),
-        "environment": environment(torch.device("cpu"), one["precision"]),
+        "environment": describe_environment(torch.device("cpu"), one["precision"]),
     }
 
 
@@ -152,9 +156,9 @@ def launched(name: str, processes: int, override: str) -> list[dict[str, Any]]:
 
 def measured_here(name: str) -> dict[str, Any]:
     """A step, and the all-reduces that are in it, in the world this process is launched in."""
-    resolved = recipes.load(name, os.environ["OVERRIDE"].split())
-    with distributed.joined(torch.device("cpu")):
-        trainer = Trainer(resolved, data.load("phantoms:16", resolved.data), torch.device("cpu"))
+    resolved = recipes.load_recipe(name, os.environ["OVERRIDE"].split())
+    with distributed.join_world(torch.device("cpu")):
+        trainer = Trainer(resolved, load_dataset("phantoms:16", resolved.data), torch.device("cpu"))
         trainer.step()
         steps = []
         for _ in range(7):

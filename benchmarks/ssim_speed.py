@@ -37,10 +37,10 @@ def save_images(
     """Write fakes.npy and reals.npy."""
     import numpy as np
 
-    from zoo import data
-    from zoo.recipes import DataConfig
+    from zoo.core.config import DataConfig
+    from zoo.data.dataset import load_dataset
 
-    images = data.load(path, DataConfig(resolution=size))
+    images = load_dataset(path, DataConfig(resolution=size))
     for name, positions in (("fakes", images.unseen[:fakes]), ("reals", images.train[:reals])):
         np.save(folder / f"{name}.npy", images.images[positions])
     connection.send({"data": images.description, "digest": images.digest})

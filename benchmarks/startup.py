@@ -55,7 +55,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         for name in options.names:
-            recipes.load(name)
+            recipes.load_recipe(name)
     except ZooError as error:
         parser.exit(2, f"{error}\n")
     for name in options.names:

@@ -18,7 +18,7 @@ from typing import Any
 
 import standings
 
-from zoo.metrics.registry import METRICS, short
+from zoo.metrics.registry import METRICS, short_extractor_name
 from zoo.report import table
 
 HERE = Path(__file__).parent
@@ -206,7 +206,11 @@ def leaderboard(*groups: str) -> str:
     rows = results("leaderboard")
     mine = [row for row in rows if row["group"] in groups]
     others = dict.fromkeys(space for row in mine for space in row["spaces"][1:])
-    metrics = [*RANKED[:2], *(RANKED[1].of_space(space, f"kid_{short(space)}") for space in others), *RANKED[2:]]
+    metrics = [
+        *RANKED[:2],
+        *(RANKED[1].of_space(space, f"kid_{short_extractor_name(space)}") for space in others),
+        *RANKED[2:],
+    ]
     lines = []
     for px in sorted({row["px"] for row in mine}):
         for row in standings.ranking([row for row in mine if row["px"] == px]):

@@ -24,14 +24,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo import data, recipes
+from zoo import recipes
+from zoo.core.config import Recipe
 from zoo.core.errors import ZooError
-from zoo.data import Dataset
-from zoo.models.summary import describe
-from zoo.recipes import Recipe
-from zoo.runtime.device import choose_device, environment
-from zoo.runtime.speed import choose
-from zoo.runtime.timer import wait
+from zoo.data.dataset import Dataset, load_dataset
+from zoo.recipes import build_networks, summarise_recipe
+from zoo.runtime.device import choose_device, describe_environment
+from zoo.runtime.speed import choose_speed
+from zoo.runtime.timer import synchronize
 from zoo.training.profiling import roofline
 from zoo.training.trainer import Trainer
 
@@ -54,7 +54,7 @@ def main() -> None:
             work(options.worker, options.names[0], options.data, choose_device(options.device))
             return
         for name in options.names:
-            recipes.load(name)
+            recipes.load_recipe(name)
         record.each(options.names, lambda name: measure(name, options), line, options, RESULTS)
     except ZooError as error:
         parser.exit(2, f"{error}\n")
@@ -68,7 +68,7 @@ def line(row: dict[str, Any]) -> str:
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """One recipe's row."""
-    resolved, device = recipes.load(name), choose_device(options.device)
+    resolved, device = recipes.load_recipe(name), choose_device(options.device)
     sides = {side: Side(side, name, options) for side in ("plain", "ours")}
     try:
         started = {side: worker.told() for side, worker in sides.items()}
@@ -81,11 +81,11 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     finally:
         for worker in sides.values():
             worker.end()
-    images = data.load(options.data, resolved.data)
-    counted, rates = roofline.work(resolved, images), roofline.rates(device)
+    images = load_dataset(options.data, resolved.data)
+    counted, rates = roofline.count_work(resolved, images), roofline.measure_rates(device)
     ours, plain = (statistics.median(pair[index] for pair in pairs) for index in (1, 0))
-    least = roofline.seconds(counted, rates, choose(resolved, device), resolved.train.batch)
-    networks = describe(resolved)
+    least = roofline.roofline_seconds(counted, rates, choose_speed(resolved, device), resolved.train.batch)
+    networks = summarise_recipe(resolved)
     return {
         "name": name,
         "ratio": statistics.median(plain / ours for plain, ours in pairs),
@@ -103,7 +103,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "speed": started["ours"]["speed"],
         "rates": vars(rates),
         "data": options.data,
-        "environment": environment(device, started["ours"]["speed"]["precision"]),
+        "environment": describe_environment(device, started["ours"]["speed"]["precision"]),
         "date": time.strftime("%Y-%m-%d"),
     }
 
@@ -140,25 +140,25 @@ class Side:
 
 def work(side: str, name: str, path: str, device: torch.device) -> None:
     """The worker: two steps to warm up, then as many as each line of stdin says."""
-    resolved = recipes.load(name)
-    images = data.load(path, resolved.data)
+    resolved = recipes.load_recipe(name)
+    images = load_dataset(path, resolved.data)
     start = time.perf_counter()
     loop = Ours(resolved, images, device) if side == "ours" else Plain(resolved, images, device)
     loop.step()
-    wait(device)
+    synchronize(device)
     first = last = time.perf_counter() - start
     # On a GPU recordings are made, and held against the network, by then; a step of minutes needs no warming.
     for _ in range(9 if device.type == "cuda" else 1 if first < 20 else 0):
         start = time.perf_counter()
         loop.step()
-        wait(device)
+        synchronize(device)
         last = time.perf_counter() - start
     print(json.dumps({"first_step_s": first, "step_s": last, "speed": loop.speed}), flush=True)
     for told in sys.stdin:
         start = time.perf_counter()
         for _ in range(int(told)):
             loop.step()
-        wait(device)
+        synchronize(device)
         print(time.perf_counter() - start, flush=True)
 
 
@@ -190,7 +190,7 @@ class Plain:
             Images(images), resolved.train.batch, shuffle=True, drop_last=True, num_workers=2, persistent_workers=True
         )
         self.batches = iter(self.loader)
-        G, D = resolved.build()
+        G, D = build_networks(resolved)
         self.G, self.D = G.to(device), D.to(device)
         config = resolved.optimizer
         self.opt_g, self.opt_d = (

@@ -25,13 +25,12 @@ import torch
 from torch import nn
 from train_speed import Images
 
-from zoo import data
+from zoo.core.config import DataConfig
 from zoo.core.errors import ZooError
 from zoo.core.files import atomic_file
-from zoo.data import Dataset
-from zoo.models.summary import trainable
-from zoo.recipes import DataConfig
-from zoo.report.image_grid import to_uint8
+from zoo.data.dataset import Dataset, load_dataset
+from zoo.data.pixel_range import to_uint8
+from zoo.models.summary import count_parameters
 from zoo.runtime import rng
 
 LATENT, BATCH = 100, 64
@@ -49,7 +48,7 @@ def main() -> None:
     received: list[int] = []
     signal.signal(signal.SIGTERM, lambda signum, _: received.append(signum))
     try:
-        images = data.load(options.data, DataConfig(resolution=64))
+        images = load_dataset(options.data, DataConfig(resolution=64))
         tutorial = Tutorial(images, options.out, width=options.width)
     except ZooError as error:
         parser.exit(2, f"{error}\n")
@@ -111,7 +110,9 @@ class Tutorial:
         with atomic_file(self.folder / "state.pt") as file:
             torch.save({**state, "nimg": self.nimg, "rng": torch.get_rng_state()}, file)
         with atomic_file(self.folder / "info.json", "w") as file:
-            json.dump({"nimg": self.nimg, "params_g": trainable(self.G), "params_d": trainable(self.D)}, file)
+            json.dump(
+                {"nimg": self.nimg, "params_g": count_parameters(self.G), "params_d": count_parameters(self.D)}, file
+            )
 
     @torch.no_grad()
     def write_fakes(self, n: int) -> None:

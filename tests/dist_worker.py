@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 import zoo.runtime.speed
-from zoo import data, recipes
-from zoo.models.sync_norm import synchronise
+from zoo import recipes
+from zoo.data.dataset import load_dataset
+from zoo.models.batch_norm import synchronise_batch_norms
 from zoo.runtime import distributed
 from zoo.training import validation
-from zoo.training.logger import Meters
+from zoo.training.logger import MeanMeters
 from zoo.training.trainer import Trainer
 
 zoo.runtime.speed.has_bf16 = lambda device: False
@@ -19,8 +20,8 @@ CPU = torch.device("cpu")
 
 
 def trainer(name, *overrides, double):
-    resolved = recipes.load(name, overrides)
-    made = Trainer(resolved, data.load("phantoms:2", resolved.data), CPU)
+    resolved = recipes.load_recipe(name, overrides)
+    made = Trainer(resolved, load_dataset("phantoms:2", resolved.data), CPU)
     for network in (made.G, made.D, made.ema.module) if double else ():
         network.double()
     return made
@@ -56,7 +57,7 @@ def losses(name, *overrides):
 
 def norm():
     """Largest differences between the synchronised norm on halves and torch's on the whole."""
-    here, found = distributed.world(), {}
+    here, found = distributed.current_world(), {}
     for kind, shape in ((nn.BatchNorm1d, (8, 5)), (nn.BatchNorm2d, (8, 5, 3, 4))):
         for momentum in (0.1, None):
             torch.manual_seed(0)
@@ -66,7 +67,7 @@ def norm():
             for one in (ours, theirs):
                 with torch.no_grad():
                     one.weight.copy_(torch.linspace(0.5, 2, 5))
-            synchronise(ours)
+            synchronise_batch_norms(ours)
             cut = here.cut(8)
             results = []
             for module, x, w in ((ours, whole[cut].clone(), weights[cut]), (theirs, whole.clone(), weights)):
@@ -92,9 +93,9 @@ def norm():
 
 def means():
     """What one process alone has met counts beside what all have."""
-    meters = Meters()
-    meters.add(("loss_d",), torch.tensor([1.0 + distributed.world().rank]), 0.5)
-    if distributed.world().first:
+    meters = MeanMeters()
+    meters.add(("loss_d",), torch.tensor([1.0 + distributed.current_world().rank]), 0.5)
+    if distributed.current_world().first:
         meters.add(("loss_d", "r1"), torch.tensor([5.0, 4.0]), 1.0)
     return {key: torch.tensor(value) for key, value in meters.means().items()}
 
@@ -102,14 +103,14 @@ def means():
 def features(name, *overrides):
     made = trainer(name, *overrides, double=False)
     validation.RANKED = 40
-    looking = validation.Watch(made, made.reporter)
+    looking = validation.Validator(made, made.reporter)
     looking._space = lambda images: images.flatten(1).numpy().astype(np.float32)
     return {"features": torch.from_numpy(looking.ranked_features())}
 
 
 if __name__ == "__main__":
     job, out, *arguments = sys.argv[1:]
-    with distributed.joined(CPU) as world:
+    with distributed.join_world(CPU) as world:
         result = globals()[job](*arguments)
         if world.first:
             torch.save(result, out)

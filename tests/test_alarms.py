@@ -11,12 +11,12 @@ from zoo.data.phantoms import phantom
 from zoo.metrics.alarms import (
     CHANCE,
     Alarm,
-    collapse,
-    memorisation,
+    collapse_alarms,
+    duplicate_fraction,
+    memorisation_alarm,
     most_by_chance,
     proportion_interval,
     spread_coverage,
-    twins,
 )
 from zoo.metrics.nearest_image import nearest_copy, nearest_features
 from zoo.metrics.ssim import ssim
@@ -55,7 +55,7 @@ class Slices:
     def judge(self, fakes, known):
         """Measure -> (figure, alarm), with copies told from the unseen at ``known``."""
         return {
-            metric: memorisation(
+            metric: memorisation_alarm(
                 metric,
                 values,
                 self.known[metric][0][known],
@@ -133,11 +133,11 @@ def test_what_is_the_same_again_and_again(slices):
         pairs = ssim.pairwise_ssim(images, 255)
         return [
             alarm.metric
-            for alarm in collapse(
+            for alarm in collapse_alarms(
                 ssim_pairwise=pairs.mean().item(),
                 ssim_pairwise_real=reals.mean().item(),
-                ssim_twins=twins(pairs),
-                ssim_twins_real=twins(reals),
+                ssim_twins=duplicate_fraction(pairs),
+                ssim_twins_real=duplicate_fraction(reals),
                 n=len(images),
             )
         ]
@@ -166,20 +166,20 @@ def test_no_unseen_and_no_fakes():
         ([0.9] * 70, unseen[:19], None, "19 unseen images, too few"),
         ([0.9] * 70, unseen, ["a"] * 40, "40 unseen images of 1 subject, too few"),
     ):
-        figure, alarm = memorisation("copies_ssim", fakes, reals, unseen_subjects=subjects)
+        figure, alarm = memorisation_alarm("copies_ssim", fakes, reals, unseen_subjects=subjects)
         assert alarm is None
         assert figure.value is None
         assert figure.note.startswith(f"not available: {why}")
     with pytest.raises(ValueError, match="2 subjects of 40 unseen images"):
-        memorisation("copies_ssim", [0.9], unseen, unseen_subjects=["a", "b"])
+        memorisation_alarm("copies_ssim", [0.9], unseen, unseen_subjects=["a", "b"])
     with pytest.raises(ValueError, match="'near'"):
-        memorisation("copies_ssim", [1.0], [1.0], closer="near")
+        memorisation_alarm("copies_ssim", [1.0], [1.0], closer="near")
 
 
 def test_shares_and_thresholds_by_hand():
     unseen = np.repeat([10.0, 20.0], 20)  # the nearest tenth: 10; copies: below 5
     fakes = np.concatenate([np.full(5, 4.9), np.full(59, 5.1), [np.nan] * 4])
-    figure, alarm = memorisation("copies_features", fakes, unseen, closer="lower")
+    figure, alarm = memorisation_alarm("copies_features", fakes, unseen, closer="lower")
     assert (figure.value, figure.n) == (5 / 64, 64)
     assert "below 5" in figure.note
     assert isinstance(alarm, Alarm)
@@ -192,9 +192,9 @@ def test_shares_and_thresholds_by_hand():
         "text": alarm.text,
     }
     assert "\n" not in alarm.text
-    assert memorisation("copies_features", fakes[1:], unseen, closer="lower")[1] is None
+    assert memorisation_alarm("copies_features", fakes[1:], unseen, closer="lower")[1] is None
     # The same as likenesses: 1 - distance.
-    again, _ = memorisation("copies_ssim", 1 - fakes / 100, 1 - unseen / 100)
+    again, _ = memorisation_alarm("copies_ssim", 1 - fakes / 100, 1 - unseen / 100)
     assert (again.value, again.low, again.high) == (figure.value, figure.low, figure.high)
 
 
@@ -204,12 +204,12 @@ def test_a_person_in_both_sets_blinds_nobody():
     unseen = rng.uniform(0.8, 1.0, 400)
     unseen[:20] = 0.01
     who = np.repeat(np.arange(20), 20).astype(str)
-    figure, alarm = memorisation("copies_ncc", np.full(100, 0.01), unseen, unseen_subjects=who, closer="lower")
+    figure, alarm = memorisation_alarm("copies_ncc", np.full(100, 0.01), unseen, unseen_subjects=who, closer="lower")
     assert figure.value == 1
     assert alarm is not None
     few = np.concatenate([np.full(7, 0.01), np.full(93, 0.9)])
-    assert memorisation("copies_ncc", few, unseen, unseen_subjects=who, closer="lower")[1] is None
-    assert memorisation("copies_ncc", few, unseen[20:], unseen_subjects=who[20:], closer="lower")[1] is not None
+    assert memorisation_alarm("copies_ncc", few, unseen, unseen_subjects=who, closer="lower")[1] is None
+    assert memorisation_alarm("copies_ncc", few, unseen[20:], unseen_subjects=who[20:], closer="lower")[1] is not None
 
 
 def test_images_of_one_person_are_not_independent():
@@ -219,8 +219,8 @@ def test_images_of_one_person_are_not_independent():
     fakes = np.concatenate([np.full(60, 0.1), np.full(440, 1.0)])
     spread = np.tile(np.arange(20), 30).astype(str)
     clustered = np.repeat(np.arange(20), 30).astype(str)
-    assert memorisation("copies_ncc", fakes, unseen, unseen_subjects=spread, closer="lower")[1] is not None
-    assert memorisation("copies_ncc", fakes, unseen, unseen_subjects=clustered, closer="lower")[1] is None
+    assert memorisation_alarm("copies_ncc", fakes, unseen, unseen_subjects=spread, closer="lower")[1] is not None
+    assert memorisation_alarm("copies_ncc", fakes, unseen, unseen_subjects=clustered, closer="lower")[1] is None
 
 
 @pytest.mark.parametrize("n", [1, 7, 64, 500, 10_000])
@@ -245,9 +245,9 @@ def test_spread_coverage_equals_chance():
 
 
 def test_twins():
-    assert twins([]) is None
-    assert twins([np.nan]) is None
-    assert twins(torch.tensor([0.995, 0.5, 0.985, 1.0])) == 0.5
+    assert duplicate_fraction([]) is None
+    assert duplicate_fraction([np.nan]) is None
+    assert duplicate_fraction(torch.tensor([0.995, 0.5, 0.985, 1.0])) == 0.5
 
 
 def test_collapse_by_figures():
@@ -263,36 +263,36 @@ def test_collapse_by_figures():
         "n": 2000,
         "reals": 5000,
     }
-    assert collapse(**calm) == []
+    assert collapse_alarms(**calm) == []
     for name, value, says in (
         ("ssim_pairwise", 0.85, "0.85 on average, two real images 0.60; above 0.84"),
         ("ssim_twins", 0.1, "10% of the pairs of fakes are the same picture (SSIM above 0.99), as if the generator "),
         ("recall", 0.004, "Recall is 0.004: 2000 fakes reach almost none of the training images, though 50% of them"),
         ("coverage", 0.15, "Coverage is 0.150"),
     ):
-        (alarm,) = collapse(**calm | {name: value})
+        (alarm,) = collapse_alarms(**calm | {name: value})
         assert (alarm.name, alarm.metric, alarm.value) == ("collapse", name, value)
         assert says in alarm.text
         assert "\n" not in alarm.text
         assert alarm.text.endswith(".")
     # Fakes unlike any real image have no recall and no coverage either, which is no collapse.
-    assert collapse(**calm | {"precision": 0.0, "recall": 0.0, "density": 0.0, "coverage": 0.0}) == []
+    assert collapse_alarms(**calm | {"precision": 0.0, "recall": 0.0, "density": 0.0, "coverage": 0.0}) == []
     # Unknown precision: recall speaks, with less certainty.
-    (alarm,) = collapse(**calm | {"precision": None, "recall": 0.0})
+    (alarm,) = collapse_alarms(**calm | {"precision": None, "recall": 0.0})
     assert "if they look like any" in alarm.text
     # Where reals themselves come twice, so may fakes.
-    assert collapse(**calm | {"ssim_twins": 0.05, "ssim_twins_real": 0.025}) == []
+    assert collapse_alarms(**calm | {"ssim_twins": 0.05, "ssim_twins_real": 0.025}) == []
     # Too few to say.
-    assert collapse(**calm | {"recall": 0.0, "coverage": 0.0, "n": 20}) == []
-    assert collapse(**calm | {"recall": 0.0, "n": 199}) == []
+    assert collapse_alarms(**calm | {"recall": 0.0, "coverage": 0.0, "n": 20}) == []
+    assert collapse_alarms(**calm | {"recall": 0.0, "n": 199}) == []
     nothing = dict.fromkeys(calm) | {"n": 64}
-    assert collapse(**nothing) == []
-    assert collapse(**calm | {"ssim_pairwise": math.nan, "recall": math.nan, "coverage": math.nan}) == []
+    assert collapse_alarms(**nothing) == []
+    assert collapse_alarms(**calm | {"ssim_pairwise": math.nan, "recall": math.nan, "coverage": math.nan}) == []
 
 
 def test_a_pair_of_twins_among_few_is_chance():
     def rings(share, paired, real=0.0):
-        found = collapse(
+        found = collapse_alarms(
             ssim_pairwise=None, ssim_pairwise_real=None, ssim_twins=share, ssim_twins_real=real, n=500, paired=paired
         )
         return [alarm.metric for alarm in found] == ["ssim_twins"]
@@ -302,6 +302,6 @@ def test_a_pair_of_twins_among_few_is_chance():
     assert rings(0.1, 32)
     assert rings(0.046, 256)
     assert not rings(0.046, 256, real=0.02)
-    assert not collapse(ssim_pairwise=1.0, ssim_pairwise_real=0.5, n=2)
-    (alarm,) = collapse(ssim_pairwise=1.0, ssim_pairwise_real=0.5, n=8)
+    assert not collapse_alarms(ssim_pairwise=1.0, ssim_pairwise_real=0.5, n=2)
+    (alarm,) = collapse_alarms(ssim_pairwise=1.0, ssim_pairwise_real=0.5, n=8)
     assert alarm.name == "collapse"

@@ -5,10 +5,22 @@ import copy
 import pytest
 import torch
 
-from zoo import data, recipes
+from zoo import recipes
+from zoo.core.config import AugmentConfig
 from zoo.core.errors import ZooError
-from zoo.recipes import AugmentConfig
-from zoo.training.augment import _BRIGHTNESS, _COLUMN, _CONTRAST, _CUTS, _FLIPS, _ROW, PASSES, Ada, augmented, draw
+from zoo.data.dataset import load_dataset
+from zoo.training.augment import (
+    _BRIGHTNESS,
+    _COLUMN,
+    _CONTRAST,
+    _CUTS,
+    _FLIPS,
+    _ROW,
+    PASSES,
+    Ada,
+    augment_images,
+    draw_augmentations,
+)
 from zoo.training.trainer import Trainer
 
 ALL = ("translation", "brightness", "contrast", "cutout", "xflip")
@@ -30,15 +42,15 @@ def pictures(count=2, channels=1, size=8):
 
 def test_numbers_that_mean_nothing_change_nothing():
     x = pictures()
-    torch.testing.assert_close(augmented(x, neutral(2), ALL), x)
-    never = draw(config(), 0, 0, 4, p=0.0)
-    torch.testing.assert_close(augmented(pictures(4), never[:, 0], ALL), pictures(4))
+    torch.testing.assert_close(augment_images(x, neutral(2), ALL), x)
+    never = draw_augmentations(config(), 0, 0, 4, p=0.0)
+    torch.testing.assert_close(augment_images(pictures(4), never[:, 0], ALL), pictures(4))
 
 
 def test_translation_moves_whole_pixels_and_brings_in_black():
     x, draws = pictures(), neutral(2)
     draws[0, _ROW], draws[0, _COLUMN] = 2 / 8, -1 / 8
-    moved = augmented(x, draws, ("translation",))
+    moved = augment_images(x, draws, ("translation",))
     torch.testing.assert_close(moved[0, :, 2:, :7], x[0, :, :6, 1:])
     assert (moved[0, :, :2] == -1).all()
     assert (moved[0, :, :, 7] == -1).all()
@@ -48,16 +60,16 @@ def test_translation_moves_whole_pixels_and_brings_in_black():
 def test_brightness_contrast_and_flip():
     x, draws = pictures(), neutral(2)
     draws[:, _BRIGHTNESS], draws[:, _CONTRAST], draws[:, _FLIPS] = 0.25, 0.5, 1
-    torch.testing.assert_close(augmented(x, draws, ("brightness",)), x + 0.25)
+    torch.testing.assert_close(augment_images(x, draws, ("brightness",)), x + 0.25)
     mean = x.mean((1, 2, 3), keepdim=True)
-    torch.testing.assert_close(augmented(x, draws, ("contrast",)), (x + mean) / 2)
-    assert torch.equal(augmented(x, draws, ("xflip",)), x.flip(3))
+    torch.testing.assert_close(augment_images(x, draws, ("contrast",)), (x + mean) / 2)
+    assert torch.equal(augment_images(x, draws, ("xflip",)), x.flip(3))
 
 
 def test_cutout_cuts_a_quarter_at_most():
     draws = neutral()
     draws[:, _CUTS], draws[:, 4:6] = 1, 0.5
-    cut = augmented(torch.ones(1, 1, 8, 8), draws, ("cutout",))
+    cut = augment_images(torch.ones(1, 1, 8, 8), draws, ("cutout",))
     assert (cut == 0).sum() == 16
     assert (cut[..., 2:6, 2:6] == 0).all()
 
@@ -65,34 +77,34 @@ def test_cutout_cuts_a_quarter_at_most():
 def test_can_be_differentiated_twice():
     """R1 is taken through it, with respect to the images before."""
     x = pictures(2, 1, 6).double().requires_grad_()
-    draws = draw(config(), 0, 0, 2)[:, 0].double()
-    assert torch.autograd.gradgradcheck(lambda x: augmented(x, draws, ALL).square().sum((1, 2, 3)), (x,))
+    draws = draw_augmentations(config(), 0, 0, 2)[:, 0].double()
+    assert torch.autograd.gradgradcheck(lambda x: augment_images(x, draws, ALL).square().sum((1, 2, 3)), (x,))
 
 
 def test_draws_belong_to_the_seed_and_the_images_seen_and_passes_differ():
-    one = draw(config(), 1, 64, 8)
+    one = draw_augmentations(config(), 1, 64, 8)
     assert one.shape == (8, len(PASSES), 8)
-    assert torch.equal(one, draw(config(), 1, 64, 8))
-    for other in (draw(config(), 2, 64, 8), draw(config(), 1, 128, 8)):
+    assert torch.equal(one, draw_augmentations(config(), 1, 64, 8))
+    for other in (draw_augmentations(config(), 2, 64, 8), draw_augmentations(config(), 1, 128, 8)):
         assert not torch.equal(one, other)
     assert not torch.equal(one[:, 0], one[:, 1])
     assert one[..., _ROW].abs().max() <= 0.125
-    assert not draw(config("brightness"), 1, 64, 8)[..., (_ROW, _COLUMN, _CUTS, _FLIPS)].any()
+    assert not draw_augmentations(config("brightness"), 1, 64, 8)[..., (_ROW, _COLUMN, _CUTS, _FLIPS)].any()
 
 
 @pytest.mark.parametrize("side", ["real", "fake"])
 def test_one_side_alone_is_refused(side):
     """What is done to fakes alone leaks: G learns to make it."""
     with pytest.raises(ZooError, match=rf"augment: images: must be \[real, fake\], not {side} alone"):
-        recipes.load("dcgan-64", [f"augment={{name: diffaugment, images: [{side}]}}"])
+        recipes.load_recipe("dcgan-64", [f"augment={{name: diffaugment, images: [{side}]}}"])
 
 
 def trainer(*overrides):
-    resolved = recipes.load(
+    resolved = recipes.load_recipe(
         "dcgan-64",
         ["data.resolution=16", "generator.width=0.05", "discriminator.width=0.05", "train.batch=4", *overrides],
     )
-    return Trainer(resolved, data.load("phantoms:2", resolved.data), torch.device("cpu"))
+    return Trainer(resolved, load_dataset("phantoms:2", resolved.data), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("loss", ["nonsaturating", "relativistic"])
@@ -168,4 +180,4 @@ def test_adas_state_is_what_all_processes_saw(monkeypatch):
 @pytest.mark.parametrize("loss", ["relativistic", "wasserstein"])
 def test_ada_wants_logits_whose_sign_says_something(loss):
     with pytest.raises(ZooError, match=f"augment.name: ada goes by the sign of logits, which means nothing to {loss}"):
-        recipes.load("dcgan-64", [f"loss.name={loss}", "augment={name: ada}"])
+        recipes.load_recipe("dcgan-64", [f"loss.name={loss}", "augment={name: ada}"])

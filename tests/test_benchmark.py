@@ -8,7 +8,7 @@ import pytest
 import zoo
 from zoo.cli.main import main
 from zoo.core.errors import ZooError
-from zoo.evaluation.bench import broken, report
+from zoo.evaluation.bench import failed_rows, report
 
 TINY = ["data.resolution=16", "generator.width=0.1", "discriminator.width=0.1", "train.batch=8"]
 QUICK = {"metrics": ["fid", "ssim", "copies_ncc"], "spaces": ["random"], "samples": 24, "device": "cpu"}
@@ -126,7 +126,7 @@ def test_one_seed_that_diverges_is_named_in_the_row_of_the_others(tmp_path, monk
     (row,) = document["groups"][0]["rows"]
     assert row["seeds"] == [0, 2]
     assert row["failed"] == ["diverged, say"]
-    assert broken(document) == ["dcgan-64: a training seed failed: diverged, say"]
+    assert failed_rows(document) == ["dcgan-64: a training seed failed: diverged, say"]
 
 
 def test_a_file_needs_to_be_told_its_images(runs, tmp_path):
@@ -134,7 +134,7 @@ def test_a_file_needs_to_be_told_its_images(runs, tmp_path):
     with pytest.raises(ZooError, match="lone: does not say what it was trained on; give --data"):
         zoo.bench([lone], out=tmp_path / "bench", **QUICK)
     document = zoo.bench([lone, str(runs / "lean-256-000")], out=tmp_path / "bench", **QUICK)
-    assert broken(document) == []
+    assert failed_rows(document) == []
     assert "4 subjects" in document["groups"][0]["data"]["description"]
 
 
@@ -167,7 +167,7 @@ def test_a_broken_run_is_named_and_stops_no_other(runs, tmp_path, capsys):
     assert "wrong hash" in rows["damaged"]["error"]
     assert "other images" in rows["other"]["error"]
     assert "no generator.safetensors yet" in rows["empty"]["error"]
-    assert len(broken(document)) == 3
+    assert len(failed_rows(document)) == 3
     assert "Traceback" not in captured.err
 
 
@@ -184,7 +184,7 @@ def test_no_memory_for_one_stops_no_other(runs, tmp_path, monkeypatch, error):
 
     monkeypatch.setattr(LoadedGenerator, "sample", sample)
     document = zoo.bench(runs=runs, out=tmp_path / "bench", **QUICK)
-    (line,) = broken(document)
+    (line,) = failed_rows(document)
     assert line.startswith(f"lean-256-000: {type(error).__name__}")
     assert document["groups"][0]["rows"][0]["figures"]["fid"]["value"] > 0
 
@@ -192,7 +192,7 @@ def test_no_memory_for_one_stops_no_other(runs, tmp_path, monkeypatch, error):
 def test_runs_are_judged_by_their_own_images_whatever_the_environment_names(runs, tmp_path, monkeypatch):
     monkeypatch.setenv("ZOO_DATA", "phantoms:7")
     document = zoo.bench(runs=runs, out=tmp_path / "bench", **QUICK)
-    assert broken(document) == []
+    assert failed_rows(document) == []
     assert document["groups"][0]["data"]["description"].startswith("phantoms of 4 ")
 
 
@@ -210,7 +210,7 @@ def test_a_run_that_saw_unseen_images_is_refused(runs, tmp_path):
     document = zoo.bench(
         [str(runs / "dcgan-64-000"), str(tmp_path / "dcgan-64-000")], data="phantoms:4", out=tmp_path / "b", **QUICK
     )
-    (line,) = broken(document)
+    (line,) = failed_rows(document)
     assert "has seen 32 of the unseen ones" in line
     assert str(tmp_path) in line  # two of one name go by their paths
 

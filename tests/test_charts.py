@@ -28,7 +28,7 @@ def losses(points, negative=False):
      (-0.00012, 4, "-0.0001"), (-0.00002, 4, "0.0000"), (0.00352, 4, "0.0035"), (12345678.9, 2, "12,345,679")],
 )  # fmt: skip
 def test_figures_carry_no_more_digits_than_they_have(value, decimals, text):
-    assert ascii_(number_format.figure(value, decimals)) == text
+    assert ascii_(number_format.format_value(value, decimals)) == text
 
 
 @pytest.mark.parametrize(
@@ -36,23 +36,25 @@ def test_figures_carry_no_more_digits_than_they_have(value, decimals, text):
     [(131.04, 144.4, "131-144"), (8.84, 9.77, "8.84-9.77"), (-0.0012, 0.0034, "-0.0012-0.0034"), (97, 107, "97-107")],
 )
 def test_intervals(low, high, text):
-    assert ascii_(number_format.interval(low, high, 4)) == text
+    assert ascii_(number_format.format_interval(low, high, 4)) == text
 
 
 def test_units_of_people():
-    assert [number_format.short(v) for v in (7, 999, 3574656, 1.04e9, 100032)] == [
+    assert [number_format.format_count(v) for v in (7, 999, 3574656, 1.04e9, 100032)] == [
         "7",
         "999",
         "3.57 M",
         "1.04 G",
         "100 k",
     ]
-    assert number_format.short(14309632, "B") == "14.3 MB"
-    times = [number_format.duration(v) for v in (8.21, 42.4, 59.7, 881.7, 11100, 187200)]
+    assert number_format.format_count(14309632, "B") == "14.3 MB"
+    times = [number_format.format_duration(v) for v in (8.21, 42.4, 59.7, 881.7, 11100, 187200)]
     assert times == ["8.2 s", "42 s", "1 min 00 s", "14 min 42 s", "3 h 05 min", "2 d 4 h"]
-    assert [number_format.rate(v) for v in (0.2134, 43.21, 1250.4)] == ["0.213", "43.2", "1,250"]
-    assert [number_format.listed(items) for items in ([], ["a"], ["a", "b", "c"])] == ["", "a", "a, b and c"]
-    assert [number_format.finite(v) for v in (float("nan"), float("inf"), None, True, "1", 2)] == [None] * 5 + [2.0]
+    assert [number_format.format_rate(v) for v in (0.2134, 43.21, 1250.4)] == ["0.213", "43.2", "1,250"]
+    assert [number_format.join_words(items) for items in ([], ["a"], ["a", "b", "c"])] == ["", "a", "a, b and c"]
+    assert [number_format.finite_or_none(v) for v in (float("nan"), float("inf"), None, True, "1", 2)] == [None] * 5 + [
+        2.0
+    ]
 
 
 def test_axes_place_values():
@@ -143,7 +145,7 @@ def test_twenty_lines_differ():
 
 def test_sprites_average_down():
     image = np.arange(64, dtype=np.uint8).reshape(1, 1, 8, 8) * 4
-    made = sprites.sprite(image, 1, side=4, gap=0)
+    made = sprites.make_sprite(image, 1, side=4, gap=0)
     sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(made.uri.split(",")[1]))))
     means = image[0, 0].reshape(4, 2, 4, 2).mean(axis=(1, 3))
     assert np.abs(sheet - means).max() <= 0.5

@@ -37,23 +37,23 @@ def state(value):
 
 def test_round_trip_and_the_last_k(tmp_path):
     for nimg in (8, 16, 1024):
-        checkpoint.save(tmp_path, nimg, state(nimg), keep=2)
+        checkpoint.save_checkpoint(tmp_path, nimg, state(nimg), keep=2)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == [f"nimg-{n:012d}.pt{end}" for n in (16, 1024) for end in ("", ".sha256")]
-    loaded = checkpoint.load_newest(tmp_path, pytest.fail)
+    loaded = checkpoint.load_newest_checkpoint(tmp_path, pytest.fail)
     assert loaded["number"] == 1024
     assert torch.equal(loaded["value"], torch.full((4,), 1024.0))
 
 
 def test_sums_are_in_the_format_of_sha256sum(tmp_path):
-    path = checkpoint.save(tmp_path, 8, state(8), keep=2)
+    path = checkpoint.save_checkpoint(tmp_path, 8, state(8), keep=2)
     subprocess.run(["sha256sum", "--check", f"{path.name}.sha256"], cwd=tmp_path, check=True, capture_output=True)
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "no sum", "damaged sum"])
 def test_a_damaged_newest_falls_back_with_a_warning(damage, tmp_path):
     for nimg in (8, 16):
-        path = checkpoint.save(tmp_path, nimg, state(nimg), keep=2)
+        path = checkpoint.save_checkpoint(tmp_path, nimg, state(nimg), keep=2)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     match damage:
@@ -68,16 +68,16 @@ def test_a_damaged_newest_falls_back_with_a_warning(damage, tmp_path):
         case "damaged sum":
             path.with_name(path.name + ".sha256").write_bytes(b"\xff\xfe\x00")
     warnings = []
-    assert checkpoint.load_newest(tmp_path, warnings.append)["number"] == 8
+    assert checkpoint.load_newest_checkpoint(tmp_path, warnings.append)["number"] == 8
     assert len(warnings) == 1
     assert path.name in warnings[0]
 
 
 def test_nothing_whole_is_an_error_and_nothing_at_all_is_none(tmp_path):
-    assert checkpoint.load_newest(tmp_path, pytest.fail) is None
-    checkpoint.save(tmp_path, 8, state(8), keep=2).write_bytes(b"x")
+    assert checkpoint.load_newest_checkpoint(tmp_path, pytest.fail) is None
+    checkpoint.save_checkpoint(tmp_path, 8, state(8), keep=2).write_bytes(b"x")
     with pytest.raises(ZooError, match="none of the 1 checkpoints can be read"):
-        checkpoint.load_newest(tmp_path, lambda message: None)
+        checkpoint.load_newest_checkpoint(tmp_path, lambda message: None)
 
 
 class Malicious:
@@ -143,23 +143,23 @@ def test_a_full_disk_is_one_line_and_the_previous_checkpoint_is_intact(tmp_path)
         "nimg-000000000008.pt",
         "nimg-000000000008.pt.sha256",
     ]
-    assert checkpoint.load_newest(tmp_path, pytest.fail)["number"] == 8
+    assert checkpoint.load_newest_checkpoint(tmp_path, pytest.fail)["number"] == 8
 
 
 def test_saving_twice_at_one_count_keeps_what_is_whole_and_replaces_what_is_not(tmp_path):
-    path = checkpoint.save(tmp_path, 8, state(8), keep=2)
+    path = checkpoint.save_checkpoint(tmp_path, 8, state(8), keep=2)
     before = path.stat().st_mtime_ns
-    assert checkpoint.save(tmp_path, 8, state(8), keep=2) == path
+    assert checkpoint.save_checkpoint(tmp_path, 8, state(8), keep=2) == path
     assert path.stat().st_mtime_ns == before
     path.write_bytes(b"damaged")
-    checkpoint.save(tmp_path, 8, state(8), keep=2)
-    assert checkpoint.load(path)["number"] == 8
+    checkpoint.save_checkpoint(tmp_path, 8, state(8), keep=2)
+    assert checkpoint.load_checkpoint(path)["number"] == 8
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ZooError, match=r"cannot write the checkpoint \(.*\); there was no earlier checkpoint"):
-        checkpoint.save(tmp_path / "file", 8, state(8), keep=2)
+        checkpoint.save_checkpoint(tmp_path / "file", 8, state(8), keep=2)
 
 
 @pytest.mark.parametrize("limit", [20_000, 60_000])
@@ -211,12 +211,12 @@ def test_nan_stops_the_run_and_names_the_last_good_checkpoint(tmp_path, monkeypa
         train(tmp_path, "train.kimg=0.16")
     run = zoo.Run(tmp_path / "dcgan-64-000")
     assert run.info["status"] == "failed"
-    assert checkpoint.load_newest(run.state, pytest.fail)["trainer"]["nimg"] == 80
+    assert checkpoint.load_newest_checkpoint(run.state, pytest.fail)["trainer"]["nimg"] == 80
 
 
 def test_resume_falls_back_past_a_damaged_checkpoint(tmp_path, capfd):
     run = train(tmp_path, "train.kimg=0.08")
-    checkpoint.newest(run.state).write_bytes(b"gone")
+    checkpoint.newest_checkpoint(run.state).write_bytes(b"gone")
     zoo.train(resume=run.path)
     out, err = capfd.readouterr()
     assert out == f"resuming {run.path} at nimg 40\n"
@@ -250,7 +250,10 @@ def test_fine_tuning_starts_from_the_weights(tmp_path):
     other = train(
         tmp_path, "train.kimg=0.008", f"train.init_from={first.path}", "optimizer.generator.lr=0", "train.seed=1"
     )
-    a, b = (checkpoint.load(checkpoint.newest(run.state))["trainer"]["generator"] for run in (first, other))
+    a, b = (
+        checkpoint.load_checkpoint(checkpoint.newest_checkpoint(run.state))["trainer"]["generator"]
+        for run in (first, other)
+    )
     for name, value in a.items():
         if "running" not in name and "tracked" not in name:
             assert torch.equal(b[name], value), name

@@ -76,18 +76,18 @@ def test_show(capsys):
     ],
 )
 def test_multiply_adds_are_those_of_the_originals(name, g, d):
-    from zoo.models.summary import describe
+    from zoo.recipes import summarise_recipe
 
-    generator, discriminator = describe(zoo.load_recipe(name))
+    generator, discriminator = summarise_recipe(zoo.load_recipe(name))
     assert generator.macs / 1e9 == pytest.approx(g, rel=0.025, abs=0.005)
     assert discriminator.macs / 1e9 == pytest.approx(d, rel=0.025, abs=0.005)
 
 
 @pytest.mark.parametrize("name", ["dcgan-64", "stylegan2-64", "r3gan-64", "fastgan-64", "projected-64"])
 def test_rows_of_the_layer_table_add_up(name):
-    from zoo.models.summary import describe
+    from zoo.recipes import summarise_recipe
 
-    for network in describe(zoo.load_recipe(name)):
+    for network in summarise_recipe(zoo.load_recipe(name)):
         assert sum(layer.parameters for layer in network.layers) == network.parameters
         assert 0.9 * network.macs < sum(layer.macs for layer in network.layers) <= network.macs  # blurs are no layers
 
@@ -178,7 +178,10 @@ def test_extending_equals_training_longer(capsys, tmp_path):
     train(capsys, tmp_path / "short", "--kimg", "0.072")
     call(capsys, "train", "--resume", short, "--kimg", "0.16")
     train(capsys, tmp_path / "long", "--kimg", "0.16")
-    a, b = (checkpoint.load(checkpoint.newest(path / "state"))["trainer"]["generator"] for path in (short, long))
+    a, b = (
+        checkpoint.load_checkpoint(checkpoint.newest_checkpoint(path / "state"))["trainer"]["generator"]
+        for path in (short, long)
+    )
     assert all((a[name] == b[name]).all() for name in a)
     rows = [{row["nimg"]: row["loss_d"] for row in zoo.Run(path).rows()} for path in (short, long)]
     assert rows[0].pop(72)
@@ -231,8 +234,8 @@ def test_profile_says_where_the_time_goes_and_leaves_nothing(capsys, tmp_path, m
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(profiler, "WARM", 1)
-    original = profiler.profile
-    monkeypatch.setattr(profiler, "profile", lambda trainer, seconds: original(trainer, 0.05))
+    original = profiler.profile_steps
+    monkeypatch.setattr(profiler, "profile_steps", lambda trainer, seconds: original(trainer, 0.05))
     small = [word for text in ("data.resolution=16", "train.batch=4") for word in ("--set", text)]
     arguments = ["train", "dcgan-64", "--data", "phantoms:2", "--device", "cpu", "--profile", *small]
     code, out, _ = call(capsys, *arguments)

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 import zoo
-from zoo import data
 from zoo.cli.main import main
+from zoo.core.config import DataConfig
 from zoo.core.errors import ZooError
-from zoo.recipes import DataConfig
+from zoo.data.dataset import load_dataset
 
 FLOORS = ["unseen subjects", "train half against half", "dataset mean", "black", "noise"]
 
@@ -19,7 +19,7 @@ FLOORS = ["unseen subjects", "train half against half", "dataset mean", "black",
 def sets(tmp_path_factory):
     """Three folders of phantoms of different subjects: reals, others and unseen."""
     root = tmp_path_factory.mktemp("sets")
-    images = data.load("phantoms:12", DataConfig(resolution=32, holdout=0.0))
+    images = load_dataset("phantoms:12", DataConfig(resolution=32, holdout=0.0))
     for name, subjects in (("reals", range(6)), ("fakes", range(6, 10)), ("unseen", range(10, 12))):
         (root / name).mkdir()
         for subject in subjects:

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zoo.core.config import DataConfig
 from zoo.core.errors import ZooError
-from zoo.core.progress import Silent
-from zoo.core.threads import stream
-from zoo.data import Dataset, load
+from zoo.core.progress import SilentReporter
+from zoo.core.threads import map_chunks
+from zoo.data.dataset import Dataset, load_dataset
 from zoo.data.sources import FolderSource
-from zoo.recipes import DataConfig
 
 CONFIG = DataConfig(resolution=16)
 
@@ -42,7 +42,7 @@ def write(root, count=40, size=16):
     return root
 
 
-class Log(Silent):
+class Log(SilentReporter):
     """A reporter that remembers."""
 
     def __init__(self):
@@ -63,7 +63,7 @@ class Log(Silent):
 
 def loaded(path, config=CONFIG) -> tuple[Dataset, Log]:
     log = Log()
-    return load(path, config, reporter=log), log
+    return load_dataset(path, config, reporter=log), log
 
 
 def run(code, *arguments, **options):
@@ -72,7 +72,7 @@ def run(code, *arguments, **options):
         import os, resource, signal, sys
         from pathlib import Path
         from types import SimpleNamespace
-        from zoo.data import load
+        from zoo.data.dataset import load_dataset
         from zoo.core.progress import Silent
         from zoo.core.errors import ZooError
         config = SimpleNamespace(resolution=16, channels=1, fit="pad", window=None, holdout=0.1, labels=None)
@@ -183,7 +183,7 @@ def test_a_process_that_is_killed_leaves_nothing_like_a_cache(folder, cache):
                 self.steps += n
                 if self.steps > 60:  # half of the images are decoded
                     os.kill(os.getpid(), signal.SIGKILL)
-        load(sys.argv[1], config, reporter=Killed())
+        load_dataset(sys.argv[1], config, reporter=Killed())
     """
     process = run(code, folder)
     process.communicate()
@@ -201,18 +201,18 @@ def test_a_process_that_is_killed_leaves_nothing_like_a_cache(folder, cache):
 
 
 def test_an_interrupted_build_cleans_up(folder, cache):
-    class Impatient(Silent):
+    class Impatient(SilentReporter):
         def advance(self, n):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        load(folder, CONFIG, reporter=Impatient())
+        load_dataset(folder, CONFIG, reporter=Impatient())
     assert sets(cache) == []
 
 
 def test_processes_that_build_the_same_set_at_once(folder, cache):
     code = """
-        data = load(sys.argv[1], config)
+        data = load_dataset(sys.argv[1], config)
         print(data.digest, int(data.images.sum()))
     """
     processes = [run(code, folder) for _ in range(3)]
@@ -230,9 +230,9 @@ def test_whoever_comes_second_keeps_what_is_there(folder, cache):
 
         def start(self, task, total):
             if task == "decoding":
-                load(folder, CONFIG)
+                load_dataset(folder, CONFIG)
 
-    data = load(folder, CONFIG, reporter=Slow())
+    data = load_dataset(folder, CONFIG, reporter=Slow())
     assert len(data.images) == 40
     assert len(sets(cache)) == 1
 
@@ -241,7 +241,7 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(folder, cache, monke
     code = """
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
         try:
-            load(sys.argv[1], config)
+            load_dataset(sys.argv[1], config)
         except ZooError as error:
             print(error)
     """
@@ -254,7 +254,7 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(folder, cache, monke
     usage = shutil.disk_usage(folder)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(ZooError, match=r"the cache needs .* GB and .* are free"):
-        load(folder, CONFIG)
+        load_dataset(folder, CONFIG)
     assert sets(cache) == []
 
 
@@ -262,7 +262,7 @@ def test_a_cache_that_cannot_be_written(folder, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(ZooError, match=r"the cache cannot be written \(Not a directory\)") as error:
-        load(folder, CONFIG)
+        load_dataset(folder, CONFIG)
     assert "\n" not in str(error.value)
 
 
@@ -276,27 +276,27 @@ def test_a_cache_that_can_only_be_read_will_do(folder, cache):
 
 
 def test_a_set_that_changes_while_it_is_read(folder, cache):
-    class Meddler(Silent):
+    class Meddler(SilentReporter):
         def start(self, task, total):
             if task == "decoding":
                 Image.new("L", (16, 16)).save(folder / "case_3_slice_0.png")
 
     with pytest.raises(ZooError, match="it changed while it was read; run again"):
-        load(folder, CONFIG, reporter=Meddler())
+        load_dataset(folder, CONFIG, reporter=Meddler())
     assert sets(cache) == []
-    assert load(folder, CONFIG).images[6].max() == 0
+    assert load_dataset(folder, CONFIG).images[6].max() == 0
 
 
 def test_a_change_that_keeps_size_and_time_heals_on_the_second_try(tmp_path, cache):
     """What the signature cannot see is noticed once it is decoded for new settings, and forgotten."""
     np.save(tmp_path / "x.npy", np.zeros((4, 16, 16), np.uint8))
     path, before = tmp_path / "x.npy", (tmp_path / "x.npy").stat()
-    load(path, CONFIG)
+    load_dataset(path, CONFIG)
     np.save(path, np.ones((4, 16, 16), np.uint8))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     with pytest.raises(ZooError, match="changed"):
-        load(path, DataConfig(resolution=8))
-    assert load(path, DataConfig(resolution=8)).images.min() == 1
+        load_dataset(path, DataConfig(resolution=8))
+    assert load_dataset(path, DataConfig(resolution=8)).images.min() == 1
 
 
 def test_what_is_left_out_is_warned_of_in_one_line_at_every_start(folder):
@@ -331,7 +331,7 @@ def test_nothing_left_is_an_error(tmp_path, cache):
     for name in ("a.png", "b.png"):
         (folder / name).write_bytes(b"x")
     with pytest.raises(ZooError, match=r"none of its 2 image files can be used \(a\.png: not a PNG") as error:
-        load(folder, CONFIG)
+        load_dataset(folder, CONFIG)
     assert "\n" not in str(error.value)
     assert sets(cache) == []
     for split in ("train", "test"):
@@ -339,22 +339,22 @@ def test_nothing_left_is_an_error(tmp_path, cache):
     Image.new("L", (16, 16)).save(folder / "test" / "c.png")
     (folder / "train" / "d.png").write_bytes(b"x")
     with pytest.raises(ZooError, match="nothing is left to train on"):
-        load(folder, CONFIG)
+        load_dataset(folder, CONFIG)
 
 
 def test_the_default_place(monkeypatch, tmp_path):
-    from zoo.data.cache import default_folder
+    from zoo.core.files import cache_folder
 
-    assert default_folder() == tmp_path / "cache"
+    assert cache_folder() == tmp_path / "cache"
     monkeypatch.delenv("ZOO_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert default_folder() == tmp_path / "xdg" / "zoo"
+    assert cache_folder() == tmp_path / "xdg" / "zoo"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert default_folder() == Path.home() / ".cache" / "zoo"
+    assert cache_folder() == Path.home() / ".cache" / "zoo"
 
 
 def test_a_cache_folder_that_is_given_goes_first(folder, tmp_path, cache):
-    load(folder, CONFIG, cache_dir=tmp_path / "mine")
+    load_dataset(folder, CONFIG, cache_dir=tmp_path / "mine")
     assert len(sets(tmp_path / "mine")) == 1
     assert not cache.exists()
 
@@ -367,12 +367,12 @@ def test_memory_stays_flat(tmp_path):
         peaks = []
         for path in sys.argv[1:]:
             tracemalloc.start()
-            load(path, config)
+            load_dataset(path, config)
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
         print(*peaks)
     """
-    load(write(tmp_path / "warm", 2), CONFIG)
+    load_dataset(write(tmp_path / "warm", 2), CONFIG)
     process = run(code, write(tmp_path / "few", 40), write(tmp_path / "many", 640))
     few, many = map(int, process.communicate()[0].split())
     assert many < few + 8e6, (few, many)
@@ -380,7 +380,7 @@ def test_memory_stays_flat(tmp_path):
 
 def test_workers_never_run_far_ahead_of_a_slow_disk():
     begun = []
-    parts = stream(lambda part: begun.append(part) or part.start, 1000, 2, task="", reporter=Silent())
+    parts = map_chunks(lambda part: begun.append(part) or part.start, 1000, 2, task="", reporter=SilentReporter())
     assert next(parts) == (range(2), 0)
     time.sleep(0.1)
     assert len(begun) <= 33  # twice the 16 threads there are at most
@@ -392,5 +392,5 @@ def test_an_error_in_a_worker_comes_up_and_ends_the_bar():
     log = Log()
     log.stop = lambda: log.said.append("stopped")
     with pytest.raises(ZeroDivisionError):
-        list(stream(lambda part: 1 // (5 - part.start), 10, 1, task="", reporter=log))
+        list(map_chunks(lambda part: 1 // (5 - part.start), 10, 1, task="", reporter=log))
     assert log.said == ["stopped"]

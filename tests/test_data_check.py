@@ -9,7 +9,7 @@ from PIL import Image
 from rich.console import Console
 
 from zoo.core.errors import ZooError
-from zoo.data import check, print_report
+from zoo.data.check import check_images, print_check_report
 
 
 def noise(*shape, seed=0, dtype=np.uint8, high=256):
@@ -18,7 +18,7 @@ def noise(*shape, seed=0, dtype=np.uint8, high=256):
 
 def printed(report):
     console = Console(file=io.StringIO(), width=100)
-    print_report(report, console)
+    print_check_report(report, console)
     return console.file.getvalue()
 
 
@@ -39,7 +39,7 @@ def folder(tmp_path):
 
 
 def test_what_a_set_holds(folder, tmp_path):
-    report = check(folder, out=tmp_path / "out")
+    report = check_images(folder, out=tmp_path / "out")
     assert report.images == 10
     assert report.others == 1
     assert report.splits == {"train": 8, "test": 2}
@@ -69,7 +69,7 @@ def test_what_a_set_holds(folder, tmp_path):
 
 
 def test_the_contact_sheet_and_the_histogram(folder, tmp_path):
-    report = check(folder, out=tmp_path / "out", resolution=32)
+    report = check_images(folder, out=tmp_path / "out", resolution=32)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["contact_sheet.png", "histogram.png"]
     assert report.files == [str(tmp_path / "out" / name) for name in ("contact_sheet.png", "histogram.png")]
     with Image.open(tmp_path / "out" / "contact_sheet.png") as sheet:
@@ -82,7 +82,7 @@ def test_the_contact_sheet_and_the_histogram(folder, tmp_path):
 def test_deep_pictures_are_measured(tmp_path):
     pictures = noise(20, 16, 16, dtype=np.uint16, high=5000)
     np.save(tmp_path / "x.npy", pictures)
-    report = check(tmp_path / "x.npy", out=tmp_path / "out")
+    report = check_images(tmp_path / "x.npy", out=tmp_path / "out")
     assert report.bits == {16: 20}
     assert report.modes == {"uint16": 20}
     assert report.range == (pictures.min(), pictures.max())
@@ -95,39 +95,39 @@ def test_deep_pictures_are_measured(tmp_path):
 
 def test_a_set_with_nothing_to_use_is_still_reported(tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
-    report = check(tmp_path, out=tmp_path / "out")
+    report = check_images(tmp_path, out=tmp_path / "out")
     assert (report.images, len(report.problems), report.files) == (0, 1, [])
     assert "an empty file" in printed(report)
 
 
 def test_the_default_place_and_one_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    check("phantoms:1", resolution=16)
+    check_images("phantoms:1", resolution=16)
     assert (tmp_path / "data-check-phantoms-1" / "contact_sheet.png").exists()
     np.save(tmp_path / "my set.npy", noise(3, 8, 8, 5))
-    check(tmp_path / "my set.npy")
+    check_images(tmp_path / "my set.npy")
     assert (tmp_path / "data-check-my-set" / "contact_sheet.png").exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(ZooError, match="cannot be written"):
-        check("phantoms:1", out=tmp_path / "file" / "out", resolution=16)
+        check_images("phantoms:1", out=tmp_path / "file" / "out", resolution=16)
     with pytest.raises(ZooError, match="there is no"):
-        check(tmp_path / "nothing")
+        check_images(tmp_path / "nothing")
 
 
 def test_what_a_check_writes_into_a_set_is_no_part_of_it(folder, monkeypatch):
-    before = check(folder, out=folder.parent / "out").images
+    before = check_images(folder, out=folder.parent / "out").images
     monkeypatch.chdir(folder)
-    assert check(folder).images == before
+    assert check_images(folder).images == before
     assert list(folder.glob("data-check-*/*.png"))
-    assert check(folder).images == before
+    assert check_images(folder).images == before
 
 
 def test_the_window_that_is_shown_is_the_one_that_is_applied(tmp_path):
-    from zoo.data import load
-    from zoo.recipes import DataConfig
+    from zoo.core.config import DataConfig
+    from zoo.data.dataset import load_dataset
 
     mask = np.zeros((4, 16, 16), np.float32)
     mask[0, 0, 0] = 0.5
     np.save(tmp_path / "mask.npy", mask)
-    report = check(tmp_path / "mask.npy", out=tmp_path / "out")
-    assert report.window == load(tmp_path / "mask.npy", DataConfig(resolution=16)).window == (0.0, 0.5)
+    report = check_images(tmp_path / "mask.npy", out=tmp_path / "out")
+    assert report.window == load_dataset(tmp_path / "mask.npy", DataConfig(resolution=16)).window == (0.0, 0.5)

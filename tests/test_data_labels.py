@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 
 import zoo
-from zoo import data, recipes
+from zoo import recipes
+from zoo.core.config import DataConfig
 from zoo.core.errors import ZooError
-from zoo.data.labels import labels_of, numbered_classes
-from zoo.models.registry import architecture, list_architectures
-from zoo.recipes import DataConfig
+from zoo.data.dataset import load_dataset
+from zoo.data.labels import index_classes, read_labels
+from zoo.models.registry import get_architecture, list_architectures
 from zoo.runtime.rng import fixed_labels
 from zoo.training.trainer import Trainer
 
@@ -38,7 +39,7 @@ def folder(tmp_path_factory):
 
 
 def load(folder, **config):
-    return data.load(folder, DataConfig(resolution=16, **config))
+    return load_dataset(folder, DataConfig(resolution=16, **config))
 
 
 def test_folders_and_columns_name_classes(folder, tmp_path):
@@ -61,15 +62,15 @@ def test_what_names_no_classes_is_refused(folder):
     with pytest.raises(ZooError, match=r"has no column 'kinds' \(nearest: kind\)|has no column 'kinds'.*kind"):
         load(folder, labels="kinds")
     with pytest.raises(ZooError, match=r"no manifest.csv to take the column 'sex' from"):
-        labels_of(["a/x.png"], "sex", None, "the set")
+        read_labels(["a/x.png"], "sex", None, "the set")
     with pytest.raises(ZooError, match="the folders name only 'a'"):
-        labels_of(["a/x.png", "a/y.png"], "folder", None, "the set")
+        read_labels(["a/x.png", "a/y.png"], "folder", None, "the set")
     with pytest.raises(ZooError, match=r"gives b.png no kind \(1 pictures"):
-        labels_of(["a.png", "b.png"], "kind", "file,kind\na.png,x\n", "the set")
+        read_labels(["a.png", "b.png"], "kind", "file,kind\na.png,x\n", "the set")
     with pytest.raises(ZooError, match="the set has a, b; the recipe says a, c"):
-        numbered_classes(["a", "b"], np.array([0, 1]), ["a", "c"], "the set")
+        index_classes(["a", "b"], np.array([0, 1]), ["a", "c"], "the set")
     with pytest.raises(ZooError, match=r"data.labels: the generator of lean takes no classes; these do: .*dcgan"):
-        recipes.load("lean-256", ["data.labels=folder"])
+        recipes.load_recipe("lean-256", ["data.labels=folder"])
 
 
 def test_fixed_labels_are_as_frequent_as_in_training():
@@ -80,15 +81,15 @@ def test_fixed_labels_are_as_frequent_as_in_training():
 
 
 @pytest.mark.parametrize(
-    "arch", [name for name in list_architectures() if architecture(name).generator_config.conditional]
+    "arch", [name for name in list_architectures() if get_architecture(name).generator_config.conditional]
 )
 def test_networks_with_classes_train_on_them(folder, arch):
     """Each conditional family: labels reach both networks, and another label is another image and verdict."""
     name = f"{arch}-64"
-    resolved = recipes.load(
+    resolved = recipes.load_recipe(
         name, [*SMALL, "data.labels=kind", "data.resolution=32", "data.classes={bright: 0.3, dark: 0.7}"]
     )
-    trainer = Trainer(resolved, data.load(folder, resolved.data), torch.device("cpu"))
+    trainer = Trainer(resolved, load_dataset(folder, resolved.data), torch.device("cpu"))
     for _ in range(2):
         trainer.step()
     assert trainer.nonfinite() is None
@@ -106,7 +107,7 @@ def test_from_training_to_a_class_that_was_asked_for(folder, tmp_path):
     run = zoo.train(
         "dcgan-64", data=folder, out=tmp_path, device="cpu", set=[*SMALL, "data.labels=folder", "train.kimg=0.032"]
     )
-    assert recipes.load(run.recipe_file).data.classes == pytest.approx(run_shares(run))
+    assert recipes.load_recipe(run.recipe_file).data.classes == pytest.approx(run_shares(run))
     generator = zoo.load_generator(run)
     assert generator.classes == ["bright", "dark"]
     mixed, dark, same = (generator.sample(20, label=label) for label in (None, "dark", 1))
@@ -122,7 +123,7 @@ def test_from_training_to_a_class_that_was_asked_for(folder, tmp_path):
 
 
 def run_shares(run):
-    return json.loads(json.dumps(data.load(run.info["data"], recipes.load(run.recipe_file).data).classes))
+    return json.loads(json.dumps(load_dataset(run.info["data"], recipes.load_recipe(run.recipe_file).data).classes))
 
 
 def test_a_class_of_a_generator_without(runs):
@@ -147,12 +148,12 @@ def test_folders_of_splits_are_no_classes(folder, tmp_path):
 
 def test_a_class_that_nothing_is_trained_on_is_refused():
     with pytest.raises(ZooError, match="no picture of class 'b' is among those trained on"):
-        numbered_classes(["a", "b", "c"], np.array([0, 2]), [], "the set")
+        index_classes(["a", "b", "c"], np.array([0, 2]), [], "the set")
 
 
 def test_a_manifest_with_a_short_line():
     with pytest.raises(ZooError, match=r"gives a\.png no kind"):
-        labels_of(["a.png", "b.png"], "kind", "kind,file\nx\ny,b.png\n", "the set")
+        read_labels(["a.png", "b.png"], "kind", "kind,file\nx\ny,b.png\n", "the set")
 
 
 def test_fakes_of_a_data_set_know_their_classes(folder, tmp_path):

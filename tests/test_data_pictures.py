@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zoo.core.config import DataConfig
 from zoo.core.errors import ZooError
-from zoo.data import load
-from zoo.data.decode import MAX_PIXELS, UnreadableError, decode, quiet_pillow
-from zoo.data.resize import fitted, levels
-from zoo.recipes import DataConfig
+from zoo.data.dataset import load_dataset
+from zoo.data.decode import MAX_PIXELS, UnreadableError, decode, silence_pillow
+from zoo.data.resize import resize_image, to_8_bit
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_files_are_refused_with_a_reason(name, recwarn):
     raw, reason = BAD[name]
-    with quiet_pillow(), pytest.raises(UnreadableError, match=reason) as error:
+    with silence_pillow(), pytest.raises(UnreadableError, match=reason) as error:
         decode(raw)
     assert "\n" not in str(error.value)
     assert "0x" not in str(error.value)
@@ -75,7 +75,7 @@ def test_bad_files_are_refused_with_a_reason(name, recwarn):
 def test_every_cut_of_a_file_is_refused_or_read_but_never_a_traceback():
     for raw in (encoded(noise(12, 12, 3)), encoded(noise(12, 12), "JPEG"), encoded(noise(12, 12), "BMP")):
         for length in range(0, len(raw), 7):
-            with quiet_pillow(), contextlib.suppress(UnreadableError):
+            with silence_pillow(), contextlib.suppress(UnreadableError):
                 assert decode(raw[:length]).pixels.shape[:2] == (12, 12)
 
 
@@ -130,7 +130,7 @@ def test_exif_orientation_is_respected():
 
 def test_same_size_changes_no_pixel():
     pixels = noise(16, 16)
-    np.testing.assert_array_equal(fitted(levels(pixels, None), resolution=16, channels=1, fit="pad")[0], pixels)
+    np.testing.assert_array_equal(resize_image(to_8_bit(pixels, None), resolution=16, channels=1, fit="pad")[0], pixels)
 
 
 def test_pad_centres_on_black_crop_takes_the_middle_stretch_takes_all():
@@ -138,7 +138,7 @@ def test_pad_centres_on_black_crop_takes_the_middle_stretch_takes_all():
     pixels[:, :2] = 50
 
     def made(fit, resolution):
-        return fitted(levels(pixels, None), resolution=resolution, channels=1, fit=fit)[0]
+        return resize_image(to_8_bit(pixels, None), resolution=resolution, channels=1, fit=fit)[0]
 
     assert made("pad", 8)[:2].max() == made("pad", 8)[6:].max() == 0
     np.testing.assert_array_equal(made("pad", 8)[2:6], pixels)
@@ -152,7 +152,7 @@ def test_pad_centres_on_black_crop_takes_the_middle_stretch_takes_all():
 def test_no_ringing_brightens_a_black_background(size):
     values = np.zeros((100, 100), np.float32)
     values[30:61, 40:70] = 255  # an odd box, so that its corners and edges fall between pixels
-    image = fitted(values, resolution=size, channels=1, fit="pad")[0]
+    image = resize_image(values, resolution=size, channels=1, fit="pad")[0]
     scale = size / 100
     reach = max(1, scale)  # in output pixels: as far as the edge itself is spread
     rows, columns = np.mgrid[:size, :size] + 0.5
@@ -164,12 +164,14 @@ def test_no_ringing_brightens_a_black_background(size):
 
 @pytest.mark.parametrize("size", [9, 64, 150])
 def test_flat_pictures_stay_flat(size):
-    assert set(fitted(np.full((100, 100), 37.0, np.float32), resolution=size, channels=1, fit="pad").ravel()) == {37}
+    assert set(resize_image(np.full((100, 100), 37.0, np.float32), resolution=size, channels=1, fit="pad").ravel()) == {
+        37
+    }
 
 
 def test_shrinking_keeps_the_mean_and_the_range():
     values = noise(256, 256).astype(np.float32)
-    small = fitted(values, resolution=64, channels=1, fit="pad")
+    small = resize_image(values, resolution=64, channels=1, fit="pad")
     assert abs(small.mean() - values.mean()) < 1
     assert small.min() >= values.min()
     assert small.max() <= values.max()
@@ -178,9 +180,9 @@ def test_shrinking_keeps_the_mean_and_the_range():
 def test_channels():
     colour = noise(8, 8, 3).astype(np.float32)
     luminance = np.rint(colour @ [0.299, 0.587, 0.114])
-    assert abs(fitted(colour, resolution=8, channels=1, fit="pad")[0] - luminance).max() <= 1
-    np.testing.assert_array_equal(fitted(colour, resolution=8, channels=3, fit="pad"), colour.transpose(2, 0, 1))
-    grey = fitted(colour[:, :, 0], resolution=8, channels=3, fit="pad")
+    assert abs(resize_image(colour, resolution=8, channels=1, fit="pad")[0] - luminance).max() <= 1
+    np.testing.assert_array_equal(resize_image(colour, resolution=8, channels=3, fit="pad"), colour.transpose(2, 0, 1))
+    grey = resize_image(colour[:, :, 0], resolution=8, channels=3, fit="pad")
     assert grey.shape == (3, 8, 8)
     assert (grey == grey[0]).all()
 
@@ -200,7 +202,7 @@ def windowed(pictures, low, high):
 @pytest.mark.parametrize("window", [None, "dtype", (1000.0, 3000.0)])
 def test_window_of_sixteen_bits_is_one_for_the_whole_set(tmp_path, window):
     pictures = [noise(16, 16, seed=seed, dtype=np.uint16, high=high) for seed, high in enumerate((500, 4000, 20000))]
-    data = load(save(tmp_path / "set", pictures), DataConfig(resolution=16, window=window, holdout=0))
+    data = load_dataset(save(tmp_path / "set", pictures), DataConfig(resolution=16, window=window, holdout=0))
     values = np.stack(pictures)
     expected = {
         None: tuple(np.percentile(values, [0.5, 99.5], method="inverted_cdf").tolist()),
@@ -209,7 +211,9 @@ def test_window_of_sixteen_bits_is_one_for_the_whole_set(tmp_path, window):
     assert data.window == expected
     assert abs(data.images[:, 0].astype(int) - windowed(pictures, *expected)).max() <= 1
     assert (data.images[:, 0] == windowed(pictures, *expected)).mean() > 0.999  # ties may round either way
-    assert load(tmp_path / "set", DataConfig(resolution=16, window=window, holdout=0)).window == expected  # warm
+    assert (
+        load_dataset(tmp_path / "set", DataConfig(resolution=16, window=window, holdout=0)).window == expected
+    )  # warm
 
 
 @pytest.mark.parametrize("kind", ["tiff", "npy"])
@@ -221,7 +225,7 @@ def test_window_of_floats_is_exact_whatever_the_outliers(tmp_path, kind, outlier
         np.save(tmp_path / "set.npy", pictures)
     else:
         save(tmp_path / "set", pictures, kind)
-    data = load(tmp_path / ("set.npy" if kind == "npy" else "set"), DataConfig(resolution=16, holdout=0))
+    data = load_dataset(tmp_path / ("set.npy" if kind == "npy" else "set"), DataConfig(resolution=16, holdout=0))
     assert data.window == tuple(np.percentile(pictures, [0.5, 99.5], method="inverted_cdf").tolist())
     assert (data.images[:, 0] == windowed(pictures, *data.window)).mean() > 0.999
 
@@ -229,7 +233,7 @@ def test_window_of_floats_is_exact_whatever_the_outliers(tmp_path, kind, outlier
 def test_window_of_floats_by_dtype_is_zero_to_one(tmp_path):
     pictures = np.random.default_rng(0).random((3, 8, 8))
     np.save(tmp_path / "set.npy", pictures)
-    data = load(tmp_path / "set.npy", DataConfig(resolution=8, window="dtype"))
+    data = load_dataset(tmp_path / "set.npy", DataConfig(resolution=8, window="dtype"))
     assert data.window == (0.0, 1.0)
     assert abs(data.images[:, 0] - pictures * 255).max() <= 0.51
 
@@ -237,7 +241,7 @@ def test_window_of_floats_by_dtype_is_zero_to_one(tmp_path):
 def test_window_of_signed_integers(tmp_path):
     pictures = noise(4, 8, 8, dtype=np.int16, high=2000) - 1000  # as Hounsfield units are
     np.save(tmp_path / "set.npy", pictures.astype(np.int16))
-    data = load(tmp_path / "set.npy", DataConfig(resolution=8))
+    data = load_dataset(tmp_path / "set.npy", DataConfig(resolution=8))
     assert data.window == tuple(np.percentile(pictures, [0.5, 99.5], method="inverted_cdf").tolist())
 
 
@@ -245,7 +249,7 @@ def test_window_of_a_mask_falls_back_to_its_extremes(tmp_path):
     pictures = np.zeros((4, 32, 32), np.uint16)
     pictures[:, 3, 3] = 7
     np.save(tmp_path / "set.npy", pictures)
-    data = load(tmp_path / "set.npy", DataConfig(resolution=32))
+    data = load_dataset(tmp_path / "set.npy", DataConfig(resolution=32))
     assert data.window == (0.0, 7.0)
     assert data.images.max() == 255
 
@@ -254,30 +258,30 @@ def test_eight_bits_are_taken_as_they_are_unless_a_window_is_given(tmp_path):
     pictures = [noise(8, 8, seed=seed, high=120) for seed in range(3)]
     folder = save(tmp_path / "set", pictures)
     for window in (None, "dtype"):
-        data = load(folder, DataConfig(resolution=8, window=window, holdout=0))
+        data = load_dataset(folder, DataConfig(resolution=8, window=window, holdout=0))
         assert data.window is None
         np.testing.assert_array_equal(data.images[:, 0], pictures)
-    data = load(folder, DataConfig(resolution=8, window=(20.0, 100.0), holdout=0))
+    data = load_dataset(folder, DataConfig(resolution=8, window=(20.0, 100.0), holdout=0))
     assert data.window == (20.0, 100.0)
     assert abs(data.images[:, 0].astype(int) - windowed(pictures, 20, 100)).max() <= 1
 
 
 def test_eight_bits_beside_more_are_warned_of_and_two_deep_types_are_refused(tmp_path):
     folder = save(tmp_path / "set", [noise(8, 8), noise(8, 8, dtype=np.uint16, high=900)])
-    data = load(folder, DataConfig(resolution=8, holdout=0))
+    data = load_dataset(folder, DataConfig(resolution=8, holdout=0))
     np.testing.assert_array_equal(data.images[0, 0], noise(8, 8))
     assert any("1 images of 8 bits" in problem.reason for problem in data.problems)
     Image.fromarray(np.ones((8, 8), np.float32)).save(folder / "2.tiff")
     for window in (None, "dtype"):
         with pytest.raises(ZooError, match="float32 and uint16 pictures side by side"):
-            load(folder, DataConfig(resolution=8, window=window))
-    assert len(load(folder, DataConfig(resolution=8, window=(0, 100))).images) == 3
+            load_dataset(folder, DataConfig(resolution=8, window=window))
+    assert len(load_dataset(folder, DataConfig(resolution=8, window=(0, 100))).images) == 3
 
 
 @pytest.mark.parametrize("window", [(3.0, 3.0), (5.0, 1.0), (0.0, float("inf"))])
 def test_windows_that_are_none(tmp_path, window):
     with pytest.raises(ZooError, match=r"data\.window"):
-        load("phantoms:1", DataConfig(resolution=16, window=window))
+        load_dataset("phantoms:1", DataConfig(resolution=16, window=window))
 
 
 def test_the_largest_picture_that_is_taken():

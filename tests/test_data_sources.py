@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zoo.core.config import DataConfig
 from zoo.core.errors import ZooError
-from zoo.data import load
+from zoo.data.dataset import load_dataset
 from zoo.data.phantoms import SLICES_PER_SUBJECT, phantom_subject
-from zoo.recipes import DataConfig
 
 CONFIG = DataConfig(resolution=8, holdout=0)
 
@@ -70,7 +70,7 @@ def zipped(folder, path):
 
 def refused(path, config=CONFIG):
     with pytest.raises(ZooError) as error:
-        load(path, config)
+        load_dataset(path, config)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -84,7 +84,7 @@ def test_a_folder_is_searched_and_sorted_naturally_without_hidden_files(tmp_path
         ],
     )
     (root / "s_7.PNG").write_bytes((root / "s_2.png").read_bytes())
-    data = load(root, CONFIG)
+    data = load_dataset(root, CONFIG)
     assert data.names == [
         *("deep/er/s_3.bmp", "s_1.jpg", "s_2.png", "s_4.tiff", "s_5.webp", "s_6.tif", "s_7.PNG", "s_10.png"),
     ]
@@ -94,12 +94,12 @@ def test_a_folder_is_searched_and_sorted_naturally_without_hidden_files(tmp_path
 
 def test_a_zip_is_the_folder_it_was_made_of(tmp_path):
     root = write(tmp_path / "set", [f"case_{i}_slice_{j}.png" for i in range(5) for j in range(3)])
-    folder, archive = load(root, CONFIG), load(zipped(root, tmp_path / "set.zip"), CONFIG)
+    folder, archive = load_dataset(root, CONFIG), load_dataset(zipped(root, tmp_path / "set.zip"), CONFIG)
     assert archive.digest == folder.digest
     assert archive.names == folder.names
     np.testing.assert_array_equal(archive.images, folder.images)
     os.environ["ZOO_CACHE"] += "-2"  # and without the folder's cache
-    again = load(tmp_path / "set.zip", CONFIG)
+    again = load_dataset(tmp_path / "set.zip", CONFIG)
     assert again.digest == folder.digest
     np.testing.assert_array_equal(again.images, folder.images)
 
@@ -122,7 +122,7 @@ def test_oasis_nested_or_not_given_at_any_level(tmp_path, nested, kind):
     write(top, ["keras_png_slices_data/__MACOSX/keras_png_slices_train/._case_001_slice_0.nii.png", "readme.txt"])
     places = {top, top / "keras_png_slices_data", inner}
     places = {zipped(p, tmp_path / f"{i}.zip") for i, p in enumerate(places)} if kind == "zip" else places
-    found = [load(place, DataConfig(resolution=16)) for place in places]
+    found = [load_dataset(place, DataConfig(resolution=16)) for place in places]
     for data in found:
         assert len(data.images) == 15
         assert len(data.train) == 9
@@ -143,27 +143,29 @@ def test_oasis_nested_or_not_given_at_any_level(tmp_path, nested, kind):
 
 def test_an_oasis_leaf_is_a_plain_folder_and_so_are_masks_if_pointed_at(tmp_path):
     write(tmp_path, OASIS)
-    leaf = load(tmp_path / "keras_png_slices_train", DataConfig(resolution=8))
+    leaf = load_dataset(tmp_path / "keras_png_slices_train", DataConfig(resolution=8))
     assert (len(leaf.images), len(leaf.unseen)) == (9, 3)
-    assert len(load(tmp_path / "keras_png_slices_seg_train", CONFIG).images) == 9
+    assert len(load_dataset(tmp_path / "keras_png_slices_seg_train", CONFIG).images) == 9
 
 
 @pytest.mark.parametrize("names", [("train", "val", "test"), ("Training", "Validation", "Testing"), ("train", "valid")])
 def test_split_folders_are_read_as_splits(tmp_path, names):
     root = write(tmp_path / "set", [f"{name}/cat/{i}.png" for name in names for i in range(4)])
     log = Log()
-    data = load(root, DataConfig(resolution=8, holdout=0.5), reporter=log)  # the holdout is not taken from train
+    data = load_dataset(
+        root, DataConfig(resolution=8, holdout=0.5), reporter=log
+    )  # the holdout is not taken from train
     assert [data.names[i].split("/")[0] for i in data.train] == [names[0]] * 4
     assert len(data.unseen) == 4 * (len(names) - 1)
     assert not log.warned
-    alone = load(root / names[0], CONFIG)
+    alone = load_dataset(root / names[0], CONFIG)
     assert (len(alone.train), len(alone.unseen)) == (4, 0)
 
 
 def test_images_beside_the_splits_are_left_out_and_named(tmp_path):
     names = ["train/1.png", "val/2.png", "masks/3.png", "masks/4.png", "5.png"]
     log = Log()
-    data = load(write(tmp_path / "set", names), CONFIG, reporter=log)
+    data = load_dataset(write(tmp_path / "set", names), CONFIG, reporter=log)
     assert data.names == ["train/1.png", "val/2.png"]
     assert {problem.name for problem in data.problems} == {"masks", "."}
     assert len(log.warned) == 1
@@ -171,7 +173,7 @@ def test_images_beside_the_splits_are_left_out_and_named(tmp_path):
 
 
 def test_a_train_folder_alone_is_no_split(tmp_path):
-    data = load(write(tmp_path / "set", [f"train/case_{i}.png" for i in range(20)]), DataConfig(resolution=8))
+    data = load_dataset(write(tmp_path / "set", [f"train/case_{i}.png" for i in range(20)]), DataConfig(resolution=8))
     assert (len(data.train), len(data.unseen)) == (18, 2)
 
 
@@ -181,7 +183,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     (root / "link").symlink_to(tmp_path / "there")
     (root / "circle").symlink_to(root)
     (root / "nowhere.png").symlink_to(tmp_path / "missing")
-    data = load(root, CONFIG)
+    data = load_dataset(root, CONFIG)
     assert data.names == ["c.png", "link/a.png", "link/b.png"]
     assert [(problem.name, problem.reason) for problem in data.problems] == [
         ("nowhere.png", "No such file or directory")
@@ -191,9 +193,9 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
 def test_a_file_that_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
     root = write(tmp_path / "set", ["a.png", "b.png"])
     (root / "c.png").symlink_to(tmp_path / "late.png")
-    assert len(load(root, CONFIG).images) == 2
+    assert len(load_dataset(root, CONFIG).images) == 2
     (tmp_path / "late.png").write_bytes((root / "a.png").read_bytes())
-    assert len(load(root, CONFIG).images) == 3
+    assert len(load_dataset(root, CONFIG).images) == 3
 
     def locked(path):
         raise PermissionError(13, "Permission denied")
@@ -204,8 +206,8 @@ def test_a_file_that_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
         read = Path.read_bytes
         patch.setattr(Path, "read_bytes", lambda path: locked(path) if path.name == "c.png" else read(path))
         for _ in range(2):
-            assert [problem.reason for problem in load(other, CONFIG).problems] == ["Permission denied"]
-    assert len(load(other, CONFIG).images) == 3  # though neither size nor time has changed
+            assert [problem.reason for problem in load_dataset(other, CONFIG).problems] == ["Permission denied"]
+    assert len(load_dataset(other, CONFIG).images) == 3  # though neither size nor time has changed
 
 
 @pytest.mark.parametrize(
@@ -220,7 +222,7 @@ def test_arrays_of_every_shape(tmp_path, shape, channels):
     np.save(tmp_path / "x.npy", array)
     np.savez_compressed(tmp_path / "x.npz", array)
     config = DataConfig(resolution=8, channels=channels, holdout=0)
-    data = load(tmp_path / "x.npy", config)
+    data = load_dataset(tmp_path / "x.npy", config)
     assert data.images.shape == (1 if len(shape) == 2 else 5, channels, 8, 8)
     first = array if len(shape) == 2 else array[0]
     if shape[1:] == (channels, 8, 8):
@@ -229,24 +231,24 @@ def test_arrays_of_every_shape(tmp_path, shape, channels):
         np.testing.assert_array_equal(data.images[0], first.transpose(2, 0, 1))
     elif first.ndim == 2:
         np.testing.assert_array_equal(data.images[0], np.stack([first] * channels))
-    np.testing.assert_array_equal(load(tmp_path / "x.npz", config).images, data.images)
-    assert load(tmp_path / "x.npz", config).digest == data.digest
+    np.testing.assert_array_equal(load_dataset(tmp_path / "x.npz", config).images, data.images)
+    assert load_dataset(tmp_path / "x.npz", config).digest == data.digest
 
 
 def test_arrays_of_bool_and_of_the_other_byte_order(tmp_path):
     mask = noise(4, 8, 8) > 128
     np.save(tmp_path / "mask.npy", mask)
-    np.testing.assert_array_equal(load(tmp_path / "mask.npy", CONFIG).images[:, 0], mask * 255)
+    np.testing.assert_array_equal(load_dataset(tmp_path / "mask.npy", CONFIG).images[:, 0], mask * 255)
     deep = noise(4, 8, 8).astype(">u2")
     np.save(tmp_path / "deep.npy", deep)
-    data = load(tmp_path / "deep.npy", DataConfig(resolution=8, window=(0, 255), holdout=0))
+    data = load_dataset(tmp_path / "deep.npy", DataConfig(resolution=8, window=(0, 255), holdout=0))
     np.testing.assert_array_equal(data.images[:, 0], deep)
 
 
 def test_which_array_of_several(tmp_path):
     for name in ("images", "arr_0", "x"):
         np.savez(tmp_path / "set.npz", **{name: noise(3, 8, 8), "labels": np.arange(3)})
-        assert len(load(tmp_path / "set.npz", CONFIG).images) == 3
+        assert len(load_dataset(tmp_path / "set.npz", CONFIG).images) == 3
     np.savez(tmp_path / "set.npz", a=noise(3, 8, 8), b=noise(3, 8, 8))
     assert "holds a, b; it takes one array, or one called 'images'" in refused(tmp_path / "set.npz")
 
@@ -291,7 +293,7 @@ def test_a_damaged_or_secret_member_of_a_zip_is_left_out(tmp_path):
     raw = bytearray(path.read_bytes())
     raw[raw.index(b"IDAT") + 20] ^= 255  # the sum of the first member no longer fits
     path.write_bytes(raw)
-    data = load(path, CONFIG)
+    data = load_dataset(path, CONFIG)
     assert len(data.images) == 3
     assert data.problems[0].name == "0.png"
 
@@ -319,7 +321,7 @@ def test_things_that_are_no_data(tmp_path):
 
 
 def test_phantoms_by_subject_at_the_resolution_that_is_asked_for(tmp_path):
-    data = load("phantoms:3", DataConfig(resolution=32, channels=3))
+    data = load_dataset("phantoms:3", DataConfig(resolution=32, channels=3))
     assert data.images.shape == (3 * SLICES_PER_SUBJECT, 3, 32, 32)
     assert data.subjects is not None
     assert len(set(data.subjects)) == 3
@@ -328,7 +330,7 @@ def test_phantoms_by_subject_at_the_resolution_that_is_asked_for(tmp_path):
     np.testing.assert_array_equal(
         data.images[SLICES_PER_SUBJECT : 2 * SLICES_PER_SUBJECT], second[:, None].repeat(3, 1)
     )
-    other = load("phantoms:2", DataConfig(resolution=32, channels=3))
+    other = load_dataset("phantoms:2", DataConfig(resolution=32, channels=3))
     assert other.digest != data.digest
     assert data.description == "phantoms of 3 subjects: 96 images, 1 subject (32 images) held out"
 
@@ -337,9 +339,9 @@ def test_importing_and_loading_need_no_torch(tmp_path):
     write(tmp_path / "set", ["a.png", "b.png"])
     code = """if True:
         import sys
-        from zoo.data import load
+        from zoo.data.dataset import load_dataset
         from types import SimpleNamespace as Config
-        data = load(sys.argv[1], Config(resolution=8, channels=1, fit="pad", window=None, holdout=0.1, labels=None))
+        data = load_dataset(sys.argv[1], Config(resolution=8, channels=1, fit="pad", window=None, holdout=0.1, labels=None))
         assert "torch" not in sys.modules
         assert data.take([1, 0]).shape == (2, 1, 8, 8)
         assert "torch" in sys.modules
@@ -359,6 +361,6 @@ def test_a_damaged_member_of_any_compression_is_left_out_alone(tmp_path):
         content = bytearray(path.read_bytes())
         content[start : start + 200] = bytes(200)
         path.write_bytes(content)
-        data = load(path, DataConfig(resolution=16))
+        data = load_dataset(path, DataConfig(resolution=16))
         assert data.names == ["0.bmp", "2.bmp", "3.bmp"], method
         assert [problem.name for problem in data.problems] == ["1.bmp"]

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.core.progress import Silent
-from zoo.data import load
+from zoo.core.config import DataConfig
+from zoo.core.progress import SilentReporter
+from zoo.data.dataset import load_dataset
 from zoo.data.decode import Array
-from zoo.data.subjects import NEAR, hold_out, natural, near_duplicates, subjects_of
-from zoo.recipes import DataConfig
+from zoo.data.near_duplicates import NEAR_DUPLICATE_BITS, near_duplicates
+from zoo.data.subjects import find_subjects, hold_out_subjects, natural_sort_key
 
 
 @pytest.fixture(autouse=True)
@@ -52,12 +53,12 @@ def write(root, pictures):
     ],
 )
 def test_subjects_from_names(names, subjects):
-    assert subjects_of(names) == subjects
+    assert find_subjects(names) == subjects
 
 
 def test_a_rare_name_that_does_not_fit_is_a_subject_of_its_own():
     names = [f"case_{i}_slice_{j}.png" for i in range(50) for j in range(2)] + ["odd.png"]
-    found = subjects_of(names)
+    found = find_subjects(names)
     assert found is not None
     assert found[-1] == "odd.png"
     assert len(set(found)) == 51
@@ -65,39 +66,39 @@ def test_a_rare_name_that_does_not_fit_is_a_subject_of_its_own():
 
 def test_natural_order():
     names = ["slice_10", "slice_2", "Slice_3", "a/10/b", "a/9/b", "007", "7", ""]
-    assert sorted(names, key=natural) == ["", "007", "7", "a/9/b", "a/10/b", "slice_2", "Slice_3", "slice_10"]
+    assert sorted(names, key=natural_sort_key) == ["", "007", "7", "a/9/b", "a/10/b", "slice_2", "Slice_3", "slice_10"]
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.01, 1), (0.1, 17), (0.5, 86), (1.0, 170)])
 def test_hold_out_takes_its_share_of_groups(share, count):
     groups = [f"case_{i}" for i in range(171) for _ in range(4)]
-    held = hold_out(groups, share)
+    held = hold_out_subjects(groups, share)
     assert abs(len(held) - count) <= 1
-    assert held == hold_out(groups[::-1], share)
+    assert held == hold_out_subjects(groups[::-1], share)
 
 
 def test_hold_out_is_stable_when_subjects_come():
-    before, after = (hold_out([f"case_{i}" for i in range(count)], 0.1) for count in (100, 104))
+    before, after = (hold_out_subjects([f"case_{i}" for i in range(count)], 0.1) for count in (100, 104))
     assert len(before & after) >= 8
 
 
 def test_hold_out_leaves_something_to_train_on():
-    assert hold_out(["a", "a", "a"], 0.1) == frozenset()
-    assert len(hold_out(["a", "b"], 0.1)) == 1
+    assert hold_out_subjects(["a", "a", "a"], 0.1) == frozenset()
+    assert len(hold_out_subjects(["a", "b"], 0.1)) == 1
     for seed in range(20):  # whichever comes first by hash, the giant group is not held out
-        assert f"giant{seed}" not in hold_out([f"giant{seed}"] * 90 + ["x", "y", "z"], 0.1)
+        assert f"giant{seed}" not in hold_out_subjects([f"giant{seed}"] * 90 + ["x", "y", "z"], 0.1)
 
 
 def test_subjects_are_never_in_both_parts(tmp_path):
     root = write(tmp_path / "set", {f"case_{i}_slice_{j}.png": smooth(i * 3 + j) for i in range(12) for j in range(3)})
     for share in (0.1, 0.3, 0.5):
-        data = load(root, DataConfig(resolution=16, holdout=share))
+        data = load_dataset(root, DataConfig(resolution=16, holdout=share))
         assert data.subjects is not None
         assert not {data.subjects[i] for i in data.train} & {data.subjects[i] for i in data.unseen}
         assert sorted([*data.train, *data.unseen]) == list(range(36))
         assert data.train.dtype == data.unseen.dtype == np.int64
-    assert len(load(root, DataConfig(resolution=16, holdout=0)).unseen) == 0
-    one, other = (load(root, DataConfig(resolution=r)) for r in (16, 24))
+    assert len(load_dataset(root, DataConfig(resolution=16, holdout=0)).unseen) == 0
+    one, other = (load_dataset(root, DataConfig(resolution=r)) for r in (16, 24))
     np.testing.assert_array_equal(one.unseen, other.unseen)
     assert "36 images of 12 subjects, 1 subject (3 images) held out" in one.description
 
@@ -110,17 +111,17 @@ def test_near_duplicates_stay_together_where_names_say_nothing(tmp_path):
         for copy in range(4):  # re-encoded, a little noisier, a little brighter
             noisy = base + rng.normal(0, 1, base.shape) + copy
             pictures[f"{len(pictures):02d}.{'jpg' if copy % 2 else 'png'}"] = noisy.clip(0, 255).astype(np.uint8)
-    data = load(write(tmp_path / "set", pictures), DataConfig(resolution=16))
+    data = load_dataset(write(tmp_path / "set", pictures), DataConfig(resolution=16))
     assert data.subjects is None
     assert "40 images in 10 groups of look-alikes, 1 group (4 images) held out" in data.description
     assert len({int(data.names[i][:2]) // 4 for i in data.unseen}) == 1
-    everything = load(tmp_path / "set", DataConfig(resolution=16, holdout=0))
+    everything = load_dataset(tmp_path / "set", DataConfig(resolution=16, holdout=0))
     assert everything.description.endswith("40 images, none held out")
 
 
 def brute_force(hashes):
     bits = np.unpackbits(hashes, axis=1).astype(int)
-    near = np.abs(bits[:, None] - bits[None]).sum(-1) <= NEAR
+    near = np.abs(bits[:, None] - bits[None]).sum(-1) <= NEAR_DUPLICATE_BITS
     group = np.arange(len(hashes))
     for _ in hashes:
         group = np.array([group[row].min() for row in near])
@@ -133,16 +134,16 @@ def test_groups_are_those_of_brute_force(tile):
     bits = rng.integers(0, 2, (9, 1024))[rng.integers(0, 9, 60)]
     bits ^= rng.random(bits.shape) < rng.choice([0.0, 0.02, 0.045], (60, 1))
     hashes = np.packbits(bits.astype(np.uint8), axis=1)
-    found = near_duplicates(hashes, Silent(), tile)
+    found = near_duplicates(hashes, SilentReporter(), tile)
     np.testing.assert_array_equal(found, brute_force(hashes))
     assert 1 < len(set(found)) < 60
 
 
-@pytest.mark.parametrize(("apart", "groups"), [(NEAR, 1), (NEAR + 1, 2)])
+@pytest.mark.parametrize(("apart", "groups"), [(NEAR_DUPLICATE_BITS, 1), (NEAR_DUPLICATE_BITS + 1, 2)])
 def test_groups_reach_exactly_so_far(apart, groups):
     bits = np.zeros((2, 1024), np.uint8)
     bits[1, :apart] = 1
-    assert len(set(near_duplicates(np.packbits(bits, axis=1), Silent(), tile=1))) == groups
+    assert len(set(near_duplicates(np.packbits(bits, axis=1), SilentReporter(), tile=1))) == groups
 
 
 def test_equal_files_across_splits_and_subjects_in_both_are_warned_of(tmp_path):
@@ -151,11 +152,11 @@ def test_equal_files_across_splits_and_subjects_in_both_are_warned_of(tmp_path):
     pictures["test/case_7_slice_0.png"] = smooth(7)
     warned = []
 
-    class Log(Silent):
+    class Log(SilentReporter):
         def warn(self, message):
             warned.append(message)
 
-    data = load(write(tmp_path / "set", pictures), DataConfig(resolution=16), reporter=Log())
+    data = load_dataset(write(tmp_path / "set", pictures), DataConfig(resolution=16), reporter=Log())
     assert (len(data.train), len(data.unseen)) == (4, 1)
     assert data.names[data.unseen[0]] == "test/case_7_slice_0.png"
     reasons = {problem.name: problem.reason for problem in data.problems}
@@ -169,7 +170,7 @@ def test_no_holdout_trains_on_the_sets_own_splits_too(tmp_path):
         f"{split}/case_{i}_slice_0.png": smooth(i) for i, split in enumerate(["train", "train", "validate", "test"])
     }
     folder = write(tmp_path / "set", pictures)
-    data = load(folder, DataConfig(resolution=16, holdout=0))
+    data = load_dataset(folder, DataConfig(resolution=16, holdout=0))
     assert (len(data.train), len(data.unseen)) == (4, 0)
     assert "none held out" in data.description
-    assert data.digest != load(folder, DataConfig(resolution=16)).digest
+    assert data.digest != load_dataset(folder, DataConfig(resolution=16)).digest

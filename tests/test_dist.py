@@ -136,7 +136,10 @@ def test_a_killed_worker_is_started_again_and_nothing_is_lost(tmp_path):
     assert not (tmp_path / "broken" / "dcgan-64-001").exists()
     assert json.loads((folder / "run.json").read_text())["status"] == "finished"
     assert losses(folder) == losses(straight)
-    ours, theirs = (checkpoint.load(checkpoint.newest(each / "state"))["trainer"] for each in (folder, straight))
+    ours, theirs = (
+        checkpoint.load_checkpoint(checkpoint.newest_checkpoint(each / "state"))["trainer"]
+        for each in (folder, straight)
+    )
     for side in ("generator", "discriminator", "ema"):
         for name, value in theirs[side].items():
             assert torch.equal(ours[side][name], value), f"{side}.{name}"

@@ -11,11 +11,11 @@ from PIL import Image
 
 from zoo.core.errors import ZooError
 from zoo.metrics import feature_metrics, fid, kid, prdc
-from zoo.metrics.feature_metrics import METRICS, density_coverage, distances, precision_recall
-from zoo.metrics.features.extractor import space
+from zoo.metrics.feature_metrics import FEATURE_METRICS, feature_distances
+from zoo.metrics.features.extractor import load_extractor
 from zoo.metrics.fid import frechet_distance
 from zoo.metrics.kid import kernel_distance
-from zoo.metrics.prdc import Neighbours
+from zoo.metrics.prdc import Neighbours, density_coverage, precision_recall
 
 
 def two_sets(n: int, m: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -228,7 +228,7 @@ def test_the_same_folders_give_torch_fidelitys_figures(tmp_path: Path) -> None:
     import torch_fidelity
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
-    ours = space("random")
+    ours = load_extractor("random")
 
     class Extractor(FeatureExtractorBase):
         """Our random network under torch-fidelity's roof."""
@@ -273,7 +273,7 @@ def test_the_same_folders_give_torch_fidelitys_figures(tmp_path: Path) -> None:
     assert frechet_distance(fakes, reals) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
     assert kernel_distance(fakes, reals).mean == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3)
     assert kernel_distance(fakes, reals).error == pytest.approx(theirs["kernel_inception_distance_std"], rel=1e-3)
-    found = distances(fakes, reals, replicates=10)
+    found = feature_distances(fakes, reals, replicates=10)
     assert found["fid"].value == frechet_distance(fakes, reals)
     assert found["kid"].value == kernel_distance(fakes, reals).mean
 
@@ -281,8 +281,8 @@ def test_the_same_folders_give_torch_fidelitys_figures(tmp_path: Path) -> None:
 def test_distances_are_the_pure_functions_with_intervals() -> None:
     fakes, reals = two_sets(80, 100, 6)
     groups = [f"case_{index // 5}" for index in range(100)]
-    found = distances(fakes, reals, real_groups=groups, replicates=30)
-    assert tuple(found) == METRICS
+    found = feature_distances(fakes, reals, real_groups=groups, replicates=30)
+    assert tuple(found) == FEATURE_METRICS
     assert found["precision"].value == precision_recall(reals, fakes).precision
     assert found["recall"].value == precision_recall(reals, fakes).recall
     assert found["density"].value == density_coverage(reals, fakes).density
@@ -293,36 +293,36 @@ def test_distances_are_the_pure_functions_with_intervals() -> None:
         assert figure.low < figure.high, name  # type: ignore[operator]
         assert figure.note == "", name
     assert found["precision"].high <= 1  # type: ignore[operator]
-    assert distances(fakes, reals, real_groups=groups, replicates=30) == found
-    assert tuple(distances(fakes, reals, metrics=["coverage", "fid"], replicates=5)) == ("coverage", "fid")
+    assert feature_distances(fakes, reals, real_groups=groups, replicates=30) == found
+    assert tuple(feature_distances(fakes, reals, metrics=["coverage", "fid"], replicates=5)) == ("coverage", "fid")
 
 
 def test_figures_are_remembered_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fakes, reals = two_sets(20, 24, 4)
     groups = [index // 4 for index in range(24)]
     keep = {"remember": True, "folder": tmp_path, "replicates": 5}
-    first = distances(fakes, reals, real_groups=groups, **keep)
-    assert first == distances(fakes, reals, real_groups=groups, replicates=5)
+    first = feature_distances(fakes, reals, real_groups=groups, **keep)
+    assert first == feature_distances(fakes, reals, real_groups=groups, replicates=5)
     work = []
     original = Neighbours.figures
     monkeypatch.setattr(Neighbours, "figures", lambda *args: work.append(1) or original(*args))
-    assert distances(fakes.copy(), reals, real_groups=[f"case {group}" for group in groups], **keep) == first
+    assert feature_distances(fakes.copy(), reals, real_groups=[f"case {group}" for group in groups], **keep) == first
     assert not work
-    assert distances(fakes, reals, **keep)["recall"].value == first["recall"].value  # without subjects: anew
+    assert feature_distances(fakes, reals, **keep)["recall"].value == first["recall"].value  # without subjects: anew
     assert work
-    for changed in ({"seed": 3}, {"metrics": METRICS[:3]}, {"replicates": 6}):
+    for changed in ({"seed": 3}, {"metrics": FEATURE_METRICS[:3]}, {"replicates": 6}):
         work.clear()
-        distances(fakes, reals, **{**keep, **changed})
+        feature_distances(fakes, reals, **{**keep, **changed})
         assert work, changed
     work.clear()
     fakes[3, 1] += 1
-    assert distances(fakes, reals, real_groups=groups, **keep)["kid"].value != first["kid"].value
+    assert feature_distances(fakes, reals, real_groups=groups, **keep)["kid"].value != first["kid"].value
     assert work
 
 
 def test_with_torch_fidelitys_seed_whatever_ours() -> None:
     fakes, reals = two_sets(40, 50, 6)
-    one, other = (distances(fakes, reals, metrics=["kid"], replicates=5, seed=seed)["kid"] for seed in (1, 2))
+    one, other = (feature_distances(fakes, reals, metrics=["kid"], replicates=5, seed=seed)["kid"] for seed in (1, 2))
     assert one.value == other.value
     assert one.low != other.low
 
@@ -330,9 +330,9 @@ def test_with_torch_fidelitys_seed_whatever_ours() -> None:
 def test_the_interval_of_very_large_sets_is_that_of_some_of_their_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wider, and around the figure of all."""
     fakes, reals = two_sets(300, 400, 6)
-    whole = distances(fakes, reals, metrics=["kid"])["kid"]
+    whole = feature_distances(fakes, reals, metrics=["kid"])["kid"]
     monkeypatch.setattr(feature_metrics, "KID_MAX_IMAGES", 100)
-    some = distances(fakes, reals, metrics=["kid"])["kid"]
+    some = feature_distances(fakes, reals, metrics=["kid"])["kid"]
     assert some.value == whole.value
     ratio = (some.high - some.low) / (whole.high - whole.low)  # type: ignore[operator]
     assert 1.3 < ratio < 3  # sqrt(3) to 2, where the figure is the mean of its images
@@ -340,15 +340,17 @@ def test_the_interval_of_very_large_sets_is_that_of_some_of_their_images(monkeyp
 
 def test_fid_of_few_images_says_so() -> None:
     fakes, reals = two_sets(30, 100, 64)
-    assert distances(fakes, reals, metrics=["fid"], replicates=4)["fid"].note.startswith("30 images span 29 of 64")
+    assert feature_distances(fakes, reals, metrics=["fid"], replicates=4)["fid"].note.startswith(
+        "30 images span 29 of 64"
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 7, 11])
 def test_too_few_images_are_said_and_never_a_crash(count: int) -> None:
     fakes, reals = two_sets(count, 40, 5)
     for pair in ((fakes, reals), (reals, fakes)):
-        found = distances(*pair, replicates=5)
-        assert tuple(found) == METRICS
+        found = feature_distances(*pair, replicates=5)
+        assert tuple(found) == FEATURE_METRICS
         for name, figure in found.items():
             if figure.value is None:
                 assert figure.note.startswith("not available: "), name
@@ -357,7 +359,7 @@ def test_too_few_images_are_said_and_never_a_crash(count: int) -> None:
                 assert "no interval" in figure.note, name
             else:
                 assert figure.low <= figure.value <= figure.high  # type: ignore[operator]
-    values = {name: figure.value for name, figure in distances(fakes, reals, replicates=5).items()}
+    values = {name: figure.value for name, figure in feature_distances(fakes, reals, replicates=5).items()}
     assert (values["fid"] is None) == (count < 2)
     assert (values["recall"] is None) == (count < 4)
     assert values["coverage"] is not None
@@ -365,7 +367,7 @@ def test_too_few_images_are_said_and_never_a_crash(count: int) -> None:
 
 def test_few_subjects_have_figures_without_intervals() -> None:
     fakes, reals = two_sets(30, 40, 5)
-    found = distances(fakes, reals, real_groups=["a"] * 20 + ["b"] * 20)
+    found = feature_distances(fakes, reals, real_groups=["a"] * 20 + ["b"] * 20)
     assert all(figure.value is not None and figure.low is None for figure in found.values())
     assert found["kid"].note == "no interval: 2 subjects, fewer than 4"
 
@@ -373,15 +375,15 @@ def test_few_subjects_have_figures_without_intervals() -> None:
 def test_refusals() -> None:
     fakes, reals = two_sets(10, 12, 5)
     with pytest.raises(ZooError, match=r"no metric 'fit' of features; there are fid, kid, .*did you mean 'fid'"):
-        distances(fakes, reals, metrics=["fit"])
+        feature_distances(fakes, reals, metrics=["fit"])
     with pytest.raises(ValueError, match="12 images"):
-        distances(fakes, reals, real_groups=["a"])
+        feature_distances(fakes, reals, real_groups=["a"])
     with pytest.raises(ValueError, match=r"\(10, 5\) and \(12, 4\)"):
-        distances(fakes, reals[:, :4])
+        feature_distances(fakes, reals[:, :4])
     with pytest.raises(ValueError, match="2 or more"):
         frechet_distance(fakes[:1], reals)
     with pytest.raises(ValueError, match="subsets of 11"):
         kernel_distance(fakes, reals, subset=11)
     fakes[3, 2] = np.nan
-    found = distances(fakes, reals)
+    found = feature_distances(fakes, reals)
     assert {figure.note for figure in found.values()} == {"not available: the features of the fakes are not all finite"}

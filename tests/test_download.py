@@ -8,14 +8,14 @@ import threading
 import pytest
 
 from zoo.core.errors import ZooError
-from zoo.core.progress import Kept
+from zoo.core.progress import RecordingReporter
 from zoo.hub import download
 
 CONTENT = bytes(range(256)) * 2000  # 512,000 bytes
 KNOWN = {"size": len(CONTENT), "sha256": hashlib.sha256(CONTENT).hexdigest()}
 
 
-class Reporter(Kept):
+class Reporter(RecordingReporter):
     """Counts kilobytes."""
 
     def __init__(self):
@@ -64,7 +64,7 @@ def server(monkeypatch):
 
 
 def fetch(server, path, reporter=None, **more):
-    download.fetch(f"{server.url}/x", path, **{**KNOWN, **more}, reporter=reporter or Reporter())
+    download.download_file(f"{server.url}/x", path, **{**KNOWN, **more}, reporter=reporter or Reporter())
 
 
 def visible(folder):
@@ -117,9 +117,9 @@ def test_another_file_is_refused_and_leaves_nothing(server, tmp_path, content):
 
 def test_no_such_file_and_no_server(server, tmp_path):
     with pytest.raises(ZooError, match="missing: 404"):
-        download.fetch(f"{server.url}/missing", tmp_path / "x", **KNOWN, reporter=Reporter())
+        download.download_file(f"{server.url}/missing", tmp_path / "x", **KNOWN, reporter=Reporter())
     with pytest.raises(ZooError, match=r"0 of 512,000 bytes \("):
-        download.fetch("http://127.0.0.1:9/x", tmp_path / "x", **KNOWN, reporter=Reporter())
+        download.download_file("http://127.0.0.1:9/x", tmp_path / "x", **KNOWN, reporter=Reporter())
 
 
 def test_a_folder_that_cannot_be_written(server, tmp_path):
@@ -130,16 +130,16 @@ def test_a_folder_that_cannot_be_written(server, tmp_path):
 
 def test_addresses(monkeypatch):
     monkeypatch.delenv("HF_ENDPOINT", raising=False)
-    assert download.address("hf:owner/name/a/b.x") == "https://huggingface.co/owner/name/resolve/main/a/b.x"
-    assert download.address("https://example.org/x") == "https://example.org/x"
+    assert download.download_url("hf:owner/name/a/b.x") == "https://huggingface.co/owner/name/resolve/main/a/b.x"
+    assert download.download_url("https://example.org/x") == "https://example.org/x"
 
 
 def test_offline(monkeypatch):
     monkeypatch.setenv("ZOO_OFFLINE", "0")
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    assert download.offline() == ""
+    assert download.offline_reason() == ""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert download.offline() == "HF_HUB_OFFLINE is set"
+    assert download.offline_reason() == "HF_HUB_OFFLINE is set"
 
 
 def test_packaged_weights_are_fetched_by_name(server, tmp_path, monkeypatch):
@@ -150,12 +150,16 @@ def test_packaged_weights_are_fetched_by_name(server, tmp_path, monkeypatch):
     from zoo.hub import pretrained
     from zoo.training.generator_file import save_generator
 
-    resolved = recipes.load("dcgan-64", ["data.resolution=16", "generator.width=0.125", "discriminator.width=0.125"])
+    resolved = recipes.load_recipe(
+        "dcgan-64", ["data.resolution=16", "generator.width=0.125", "discriminator.width=0.125"]
+    )
     torch.manual_seed(0)
-    save_generator(tmp_path / "g.safetensors", resolved.build()[0], recipe=resolved, nimg=7, dtype=torch.float16)
+    save_generator(
+        tmp_path / "g.safetensors", recipes.build_networks(resolved)[0], recipe=resolved, nimg=7, dtype=torch.float16
+    )
     server.content = (tmp_path / "g.safetensors").read_bytes()
     server.limit = len(server.content) // 2 + 1
-    entry = pretrained.Packaged(
+    entry = pretrained.PretrainedWeights(
         name="far",
         sha256=hashlib.sha256(server.content).hexdigest(),
         size=len(server.content),

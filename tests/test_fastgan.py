@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zoo.models.base import ImageSpec
+from zoo.core.config import ImageSpec
 from zoo.models.fastgan import FastGANDiscriminator, FastGANDiscriminatorConfig, quarters
 from zoo.models.layers import ExcitedBody, GatedLinearUnit, SkipLayerExcitation
 

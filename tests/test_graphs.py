@@ -5,8 +5,9 @@ same memory.
 import pytest
 import torch
 
-from zoo import data, recipes
-from zoo.models.batch_norm import momentum
+from zoo import recipes
+from zoo.data.dataset import load_dataset
+from zoo.models.batch_norm import batch_norm_momentum
 from zoo.training.graphs import WARM, Graphs
 from zoo.training.trainer import Trainer
 
@@ -39,7 +40,7 @@ class Recorded(Graphs):
             for p in parameters:
                 p.grad = None
             if number == 2:  # autograd's graph of the fakes was used up by the recording; a device's is not
-                with momentum(self.networks[0], 0.0):
+                with batch_norm_momentum(self.networks[0], 0.0):
                     next(first for other, first in self.functions if other is static)()
             static.values = []
             function()
@@ -56,8 +57,8 @@ class Recorded(Graphs):
 
 
 def make(*overrides, graphs=None, said=None):
-    resolved = recipes.load("dcgan-64", [*TINY, *overrides])
-    trainer = Trainer(resolved, data.load("phantoms:2", resolved.data), torch.device("cpu"))
+    resolved = recipes.load_recipe("dcgan-64", [*TINY, *overrides])
+    trainer = Trainer(resolved, load_dataset("phantoms:2", resolved.data), torch.device("cpu"))
     if graphs is not None:
         trainer._graphs = graphs([trainer.G, trainer.D], (said if said is not None else []).append)
     return trainer

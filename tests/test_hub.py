@@ -74,9 +74,9 @@ def test_truncation_and_mixing_of_styles(styled, plain):
     assert torch.equal(styled.sample(4, truncation=1.0), styled.sample(4))
     mean = styled.generator.mapping(torch.randn(10_000, 256)).mean(0)
     w = styled.generator.mapping(styled.latents(50))
-    from zoo.models.sampling import truncated
+    from zoo.models.sampling import truncate_styles
 
-    half = truncated(styled.generator, w, 0.5)
+    half = truncate_styles(styled.generator, w, 0.5)
     torch.testing.assert_close((half - mean).norm(dim=1), (w - mean).norm(dim=1) / 2, rtol=0.1, atol=0.02)
     table = styled.mix(2, 3)
     assert table.shape == (12, 1, 16, 16)

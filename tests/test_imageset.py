@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zoo.core.config import DataConfig
 from zoo.core.errors import ZooError
-from zoo.data.image_set import Picked, alike, describe_shape, read_images
-from zoo.recipes import DataConfig
+from zoo.data.image_set import Picked, describe_shape, match_image_sets, read_images
 
 
 def write(folder, count=4, shape=(12, 10), name="case_{}_slice_{}.png"):
@@ -41,10 +41,12 @@ def test_grey_saved_as_colour_is_grey_and_colour_is_colour(tmp_path):
     np.save(tmp_path / "three.npy", np.repeat(made[..., None], 3, axis=3))
     three, colour, grey = (read_images(tmp_path / name) for name in ("three.npy", "rgb", "grey"))
     assert (three.shape, colour.shape) == ((3, 12, 10), (3, 12, 10))
-    for some in alike([three, grey]):
+    for some in match_image_sets([three, grey]):
         assert some.shape == (1, 12, 10)
         assert (some.images == made[:, None]).all()
-    assert [some.shape for some in alike([three, colour])] == [(3, 12, 10)] * 2  # grey among colours stays as it is
+    assert [some.shape for some in match_image_sets([three, colour])] == [
+        (3, 12, 10)
+    ] * 2  # grey among colours stays as it is
 
 
 def test_sizes_and_channels_that_differ_are_named(tmp_path):

@@ -7,15 +7,22 @@ import math
 import numpy as np
 import pytest
 
-from zoo.metrics.confidence import FEWEST, half_samples, interval, mean_figure, share_interval, student
-from zoo.metrics.feature_metrics import distances
+from zoo.metrics.confidence import (
+    FEWEST,
+    confidence_interval,
+    draw_half_samples,
+    mean_with_interval,
+    share_interval,
+    student,
+)
+from zoo.metrics.feature_metrics import feature_distances
 
 TRIALS = 200
 ALLOWED = (0.905, 0.995)  # 95 % of 200 trials, and 3 standard deviations of that share either way
 
 
 def test_half_samples_are_halves_without_replacement() -> None:
-    halves = half_samples(10, 50, np.random.default_rng(0))
+    halves = draw_half_samples(10, 50, np.random.default_rng(0))
     assert halves.masks.shape == (50, 10)
     assert (halves.masks.sum(axis=1) == 5).all()
     assert halves.scale == 1
@@ -25,7 +32,7 @@ def test_half_samples_are_halves_without_replacement() -> None:
 
 def test_a_subject_is_in_or_out_with_all_of_its_images() -> None:
     groups = ["b", "a", "b", "c", "a", "d", "b"]
-    halves = half_samples(groups, 30, np.random.default_rng(0))
+    halves = draw_half_samples(groups, 30, np.random.default_rng(0))
     assert halves.units == 4
     for mask in halves.masks:
         assert len({group for group, drawn in zip(groups, mask, strict=True) if drawn}) == 2
@@ -34,16 +41,16 @@ def test_a_subject_is_in_or_out_with_all_of_its_images() -> None:
 
 
 def test_of_an_odd_number_the_spread_is_rescaled() -> None:
-    assert half_samples(7, 2, np.random.default_rng(0)).scale == pytest.approx(math.sqrt(3 / 4))
+    assert draw_half_samples(7, 2, np.random.default_rng(0)).scale == pytest.approx(math.sqrt(3 / 4))
     with pytest.raises(ValueError, match="no halves"):
-        half_samples(1, 2, np.random.default_rng(0))
+        draw_half_samples(1, 2, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("count", [24, 25])
 def test_the_spread_is_that_of_a_mean(count: int) -> None:
     """Rescaled, the variance of half-sample means is s^2 / N, whatever the values and for odd N too."""
     values = np.random.default_rng(0).gamma(1, 1, count)
-    halves = half_samples(count, 20_000, np.random.default_rng(1))
+    halves = draw_half_samples(count, 20_000, np.random.default_rng(1))
     means = halves.masks @ values / halves.masks.sum(axis=1)
     assert means.std() * halves.scale == pytest.approx(values.std(ddof=1) / math.sqrt(count), rel=0.02)
 
@@ -54,13 +61,15 @@ def test_student_against_tables(freedom: float, quantile: float) -> None:
 
 
 def test_the_interval_is_centred_cut_and_holds_its_point() -> None:
-    halves = half_samples(100, 3, np.random.default_rng(0))
-    low, high = interval(0.5, [0.9, 1.0, 1.1], halves)  # the level of the halves does not matter, their spread does
+    halves = draw_half_samples(100, 3, np.random.default_rng(0))
+    low, high = confidence_interval(
+        0.5, [0.9, 1.0, 1.1], halves
+    )  # the level of the halves does not matter, their spread does
     freedom = 1 / (1 / 2 + 1 / 99)
     assert (low + high) / 2 == pytest.approx(0.5)
     assert (high - low) / 2 == pytest.approx(0.1 * student(freedom))
-    assert interval(0.5, [0.0, 0.5, 1.0], halves, lowest=0, highest=1) == (0, 1)
-    assert interval(1.2, [1.2, 1.3, 1.4], halves, highest=1)[1] == 1.2
+    assert confidence_interval(0.5, [0.0, 0.5, 1.0], halves, lowest=0, highest=1) == (0, 1)
+    assert confidence_interval(1.2, [1.2, 1.3, 1.4], halves, highest=1)[1] == 1.2
 
 
 def share_held(results: list[bool]) -> float:
@@ -75,7 +84,7 @@ def test_a_mean_of_clustered_subjects_is_covered() -> None:
     for trial in range(TRIALS):
         values = rng.normal(size=20)[groups] + 0.5 * rng.normal(size=len(groups))
         for names, held in ((groups.tolist(), by_subject), (None, by_image)):
-            figure = mean_figure(values, names, replicates=100, seed=trial)
+            figure = mean_with_interval(values, names, replicates=100, seed=trial)
             assert figure.low is not None
             assert figure.high is not None
             held.append(figure.low <= 0 <= figure.high)
@@ -91,7 +100,7 @@ def test_fid_of_gaussians_is_covered() -> None:
     held = []
     for trial in range(TRIALS):
         fakes, reals = rng.normal(shift, scale, (300, width)), rng.normal(0, 1, (400, width))
-        figure = distances(fakes, reals, metrics=["fid"], seed=trial)["fid"]
+        figure = feature_distances(fakes, reals, metrics=["fid"], seed=trial)["fid"]
         assert figure.low <= figure.value <= figure.high  # type: ignore[operator]
         held.append(figure.low <= truth <= figure.high)  # type: ignore[operator]
     assert ALLOWED[0] <= share_held(held) <= ALLOWED[1]
@@ -107,7 +116,7 @@ def test_kid_of_gaussians_is_covered() -> None:
     held, values = [], []
     for trial in range(TRIALS):
         fakes, reals = rng.normal(shift, 0.5, (120, 1)), rng.normal(0, 0.5, (150, 1))
-        figure = distances(fakes, reals, metrics=["kid"], seed=trial)["kid"]
+        figure = feature_distances(fakes, reals, metrics=["kid"], seed=trial)["kid"]
         held.append(figure.low <= truth <= figure.high)  # type: ignore[operator]
         values.append(figure.value)
     assert ALLOWED[0] <= share_held(held) <= ALLOWED[1]
@@ -123,7 +132,9 @@ def test_shares_of_neighbours_are_covered() -> None:
     for trial in range(100):
         reals = rng.normal(size=(40, 3))[groups] + 0.3 * rng.normal(size=(160, 3))
         fakes = rng.normal(0.3, 1.2, (120, 3))
-        found.append(distances(fakes, reals, metrics=names, real_groups=groups.tolist(), replicates=50, seed=trial))
+        found.append(
+            feature_distances(fakes, reals, metrics=names, real_groups=groups.tolist(), replicates=50, seed=trial)
+        )
     for name in names:
         mean = np.mean([figures[name].value for figures in found])
         held = [figures[name].low <= mean <= figures[name].high for figures in found]  # type: ignore[operator]
@@ -131,22 +142,22 @@ def test_shares_of_neighbours_are_covered() -> None:
 
 
 def test_of_too_few_units_there_is_no_interval() -> None:
-    figure = mean_figure([1.0, 2.0, 3.0])
+    figure = mean_with_interval([1.0, 2.0, 3.0])
     assert (figure.value, figure.low, figure.high, figure.n) == (2, None, None, 3)
     assert figure.note == f"no interval: 3 images, fewer than {FEWEST}"
-    figure = mean_figure([1.0] * 20, ["one"] * 20)
+    figure = mean_with_interval([1.0] * 20, ["one"] * 20)
     assert figure.note == f"no interval: 1 subject, fewer than {FEWEST}"
 
 
 def test_a_share_of_none_is_not_known_to_be_none() -> None:
-    halves = half_samples(40, 50, np.random.default_rng(0))
+    halves = draw_half_samples(40, 50, np.random.default_rng(0))
     low, high = share_interval(0.0, [0.0] * 50, halves, of=halves)
     square = student(1 / (1 / 49 + 1 / 39)) ** 2 / 40
     assert low == 0
     assert high == pytest.approx(square / (1 + square))  # Wilson's, in closed form
     assert share_interval(1.0, [1.0] * 50, halves, of=halves) == pytest.approx((1 - high, 1.0))
     inside = np.random.default_rng(1).normal(0.5, 0.05, 50)
-    assert share_interval(0.5, inside, halves, of=halves) == interval(0.5, inside, halves)
+    assert share_interval(0.5, inside, halves, of=halves) == confidence_interval(0.5, inside, halves)
 
 
 def test_rare_shares_are_covered() -> None:
@@ -154,7 +165,7 @@ def test_rare_shares_are_covered() -> None:
     rng, held, sets = np.random.default_rng(5), 0, 300
     for _ in range(sets):
         seen = (rng.random(40) < 1 / 40).astype(float)
-        halves = half_samples(40, 60, rng)
+        halves = draw_half_samples(40, 60, rng)
         replicates = halves.masks @ seen / halves.masks.sum(axis=1)
         low, high = share_interval(float(seen.mean()), replicates, halves, of=halves)
         held += low <= 1 / 40 <= high

@@ -15,20 +15,20 @@ from zoo.models.layers import (
     EqualizedConv2d,
     EqualizedLinear,
     MinibatchStd,
+    apply_spectral_norm,
     blur_down,
     blur_up,
     check_multiple,
+    clip_output,
+    count_doublings,
     dcgan_normal,
     dense_start,
-    doubling,
-    doublings,
+    doubling_conv,
     glorot_uniform,
-    halving,
-    scaled,
-    spectrally_normed,
-    within,
+    halving_conv,
+    scale_channels,
 )
-from zoo.recipes import load
+from zoo.recipes import load_recipe
 
 KERNELS = pytest.mark.parametrize("kernel", [3, 5])
 
@@ -68,7 +68,7 @@ def test_halving_is_keras_same_seen_in_a_mirror(kernel: int) -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 3, 12, 8, dtype=torch.float64)
     weight = torch.randn(4, 3, kernel, kernel, dtype=torch.float64)
-    ours = with_weight(halving(3, 4, kernel, bias=False), mirrored(weight))
+    ours = with_weight(halving_conv(3, 4, kernel, bias=False), mirrored(weight))
     torch.testing.assert_close(mirrored(ours(mirrored(x))), keras_conv(x, weight))
     assert not torch.allclose(with_weight(ours, weight)(x), keras_conv(x, weight))  # and the mirror is needed
 
@@ -78,7 +78,7 @@ def test_doubling_is_keras_same_seen_in_a_mirror(kernel: int) -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 3, 6, 4, dtype=torch.float64)
     weight = torch.randn(3, 4, kernel, kernel, dtype=torch.float64)
-    ours = with_weight(doubling(3, 4, kernel, bias=False), mirrored(weight))
+    ours = with_weight(doubling_conv(3, 4, kernel, bias=False), mirrored(weight))
     torch.testing.assert_close(mirrored(ours(mirrored(x))), keras_conv_transpose(x, weight))
     assert not torch.allclose(with_weight(ours, weight)(x), keras_conv_transpose(x, weight))
 
@@ -89,9 +89,9 @@ def test_mirror_holds_through_a_whole_network(kernel: int) -> None:
     x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
     down, up = torch.randn(2, 4, 3, kernel, kernel, dtype=torch.float64)
     ours = nn.Sequential(
-        with_weight(halving(3, 4, kernel, bias=False), mirrored(down)),
+        with_weight(halving_conv(3, 4, kernel, bias=False), mirrored(down)),
         nn.LeakyReLU(0.2),
-        with_weight(doubling(4, 3, kernel, bias=False), mirrored(up)),
+        with_weight(doubling_conv(4, 3, kernel, bias=False), mirrored(up)),
     )
     keras = keras_conv_transpose(F.leaky_relu(keras_conv(x, down), 0.2), up)
     torch.testing.assert_close(mirrored(ours(mirrored(x))), keras)
@@ -105,17 +105,22 @@ def test_kernels_of_four_need_no_mirror() -> None:
 
 
 def test_scaled_rounds_and_never_reaches_zero() -> None:
-    assert [scaled(64, 1.0), scaled(64, 0.125), scaled(10, 0.25), scaled(1, 0.1)] == [64, 8, 2, 1]
+    assert [scale_channels(64, 1.0), scale_channels(64, 0.125), scale_channels(10, 0.25), scale_channels(1, 0.1)] == [
+        64,
+        8,
+        2,
+        1,
+    ]
 
 
 def test_doublings() -> None:
-    assert [doublings(size, "it") for size in (8, 16, 64, 256, 1024)] == [1, 2, 4, 6, 8]
+    assert [count_doublings(size, "it") for size in (8, 16, 64, 256, 1024)] == [1, 2, 4, 6, 8]
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 4, 12, 28, 96, 255])
 def test_doublings_refuse_the_rest(size: int) -> None:
     with pytest.raises(ValueError, match=rf"^it takes .*8, 16, 32.*, not {size}$"):
-        doublings(size, "it")
+        count_doublings(size, "it")
 
 
 def test_check_multiple() -> None:
@@ -206,7 +211,7 @@ def test_spectral_norm_divides_by_the_largest_singular_value(layer: nn.Module) -
     kernel = matrix.detach().transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else matrix.detach()
     largest = torch.linalg.svdvals(kernel.flatten(1))[0]
     before = matrix.detach().clone()
-    net = spectrally_normed(nn.Sequential(layer, nn.BatchNorm2d(5)))
+    net = apply_spectral_norm(nn.Sequential(layer, nn.BatchNorm2d(5)))
     for _ in range(100):
         _ = layer.weight
     torch.testing.assert_close(layer.weight, before / largest, rtol=1e-3, atol=1e-4)
@@ -216,23 +221,23 @@ def test_spectral_norm_divides_by_the_largest_singular_value(layer: nn.Module) -
 
 def test_spectral_norm_leaves_frozen_layers_alone() -> None:
     net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).requires_grad_(False))
-    spectrally_normed(net)
+    apply_spectral_norm(net)
     assert [type(layer).__name__ for layer in net] == ["ParametrizedLinear", "Linear"]
-    names = list(spectrally_normed(net).state_dict())  # a second time changes nothing
-    assert names == list(spectrally_normed(nn.Sequential(nn.Linear(2, 2), net[1])).state_dict())
+    names = list(apply_spectral_norm(net).state_dict())  # a second time changes nothing
+    assert names == list(apply_spectral_norm(nn.Sequential(nn.Linear(2, 2), net[1])).state_dict())
 
 
 @pytest.mark.parametrize("name", ["stylegan2-64", "r3gan-64"])
 @pytest.mark.parametrize("side", ["generator", "discriminator"])
 def test_spectral_norm_is_refused_where_weights_have_a_scale_of_their_own(name: str, side: str) -> None:
     with pytest.raises(ZooError, match=f"{side}.spectral_norm: does not go with"):
-        load(name, [f"{side}.spectral_norm=true"])
+        load_recipe(name, [f"{side}.spectral_norm=true"])
 
 
 def test_what_is_cut_to_the_range_of_images_learns_only_back_into_it() -> None:
     x = torch.tensor([-3.0, -3.0, -1.0, 0.5, 0.5, 1.0, 2.0, 2.0], requires_grad=True)
     wanted = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0, -1.0, 1.0, -1.0])  # the gradient; descent goes the other way
-    y = within(x)
+    y = clip_output(x)
     assert y.tolist() == [-1, -1, -1, 0.5, 0.5, 1, 1, 1]
     y.backward(wanted)
     assert x.grad is not None
@@ -241,7 +246,7 @@ def test_what_is_cut_to_the_range_of_images_learns_only_back_into_it() -> None:
 
 def test_what_is_cut_has_gradients_of_gradients() -> None:
     x = torch.tensor([-2.0, 0.25, 2.0], requires_grad=True)
-    (slope,) = torch.autograd.grad((within(x) ** 3).sum(), x, create_graph=True)
+    (slope,) = torch.autograd.grad((clip_output(x) ** 3).sum(), x, create_graph=True)
     assert slope.tolist() == [0, 3 * 0.25**2, 3]  # above the range, where descent leads back, and not below
     (curve,) = torch.autograd.grad(slope.sum(), x)
     assert curve.tolist() == [0, 6 * 0.25, 6]

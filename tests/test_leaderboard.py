@@ -114,7 +114,7 @@ def _alive(pid):
 
 
 def test_a_run_of_the_same_numbers_is_adopted(runs):
-    (run,) = zoo.training.run_folder.find(runs)
+    (run,) = zoo.training.run_folder.find_runs(runs)
     digest = run.info["data_digest"]
     strangers = [
         tiny(overrides=(*TINY, "train.seed=1")),
@@ -140,7 +140,7 @@ def test_a_run_of_the_same_numbers_is_adopted(runs):
 
 
 def test_a_recipe_that_has_changed_begins_anew(runs):
-    digest = zoo.training.run_folder.find(runs)[0].info["data_digest"]
+    digest = zoo.training.run_folder.find_runs(runs)[0].info["data_digest"]
     kept = Kept(tiny(), runs)
     assert kept.renew() is None
     kept.adopt(digest, set())
@@ -154,18 +154,18 @@ def test_a_recipe_that_has_changed_begins_anew(runs):
     assert changed.renew() == kept.folder.with_name("64.one-before-1")
     assert (changed.nimg, changed.facts["core_seconds"]) == (0, 0)
     assert changed.adopt(digest, set()) is None
-    changed.write(run=zoo.training.run_folder.find(runs)[0].name)
+    changed.write(run=zoo.training.run_folder.find_runs(runs)[0].name)
     assert changed.renew() == kept.folder.with_name("64.one-before-2")
 
 
 def test_a_longer_run_is_a_copy_that_goes_on(runs):
     source = Kept(tiny(), runs)
-    source.adopt(zoo.training.run_folder.find(runs)[0].info["data_digest"], set())
+    source.adopt(zoo.training.run_folder.find_runs(runs)[0].info["data_digest"], set())
     kept = Kept(tiny(group="long", kimg=0.064, continues="64.one"), runs)
     (kept.folder / ".copy").mkdir(parents=True)  # of a copy that was killed
     kept.copy(source)
     kept.copy(source)
-    assert [found.name for found in zoo.training.run_folder.find(kept.folder)] == ["dcgan-64-000"]
+    assert [found.name for found in zoo.training.run_folder.find_runs(kept.folder)] == ["dcgan-64-000"]
     assert kept.nimg == 32
     assert kept.facts["core_seconds"] == source.facts["core_seconds"] > 0
     assert kept.ended is None
@@ -233,10 +233,10 @@ def test_slips_are_told_in_a_line(arguments, said, tmp_path, capsys):
 
 
 def test_the_tutorial_goes_on_and_has_the_recipes_layers(tmp_path):
-    recipe = zoo.recipes.load("dcgan-64").parameters
+    recipe = zoo.recipes.load_recipe("dcgan-64").parameters
     assert tutorial.trainable(tutorial.generator(64)) == recipe.generator
     assert tutorial.trainable(tutorial.discriminator(64)) == recipe.discriminator
-    images = zoo.data.load("phantoms:4", zoo.recipes.DataConfig(resolution=64))
+    images = zoo.data.load("phantoms:4", zoo.core.config.DataConfig(resolution=64))
     first = tutorial.Tutorial(images, tmp_path, width=2, workers=0)
     first.step()
     first.save()

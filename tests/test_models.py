@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from zoo.models.base import Discriminator, Generator, ImageSpec, StyleGenerator
-from zoo.models.registry import architecture, list_architectures
+from zoo.core.config import ImageSpec
+from zoo.models.base import Discriminator, Generator, StyleGenerator
+from zoo.models.registry import get_architecture, list_architectures
 from zoo.models.stylegan import Noise, StyleGANGenerator, adain
-from zoo.recipes import list_models, load
+from zoo.recipes import build_networks, list_models, load_recipe
 
 # Architectures whose generators end without a squashing; all others must stay in [-1, 1].
 LINEAR = {"lean", "projected", "stylegan2"}
@@ -23,7 +24,9 @@ def distinct() -> list[str]:
     """Recipes with networks of their own: others differ in how they train them."""
     found: dict[str, str] = {}
     for name in list_models():
-        recipe = load(name, ["generator.width=1", "discriminator.width=1"])  # which these tests choose themselves
+        recipe = load_recipe(
+            name, ["generator.width=1", "discriminator.width=1"]
+        )  # which these tests choose themselves
         found.setdefault(str((recipe.generator, recipe.discriminator, recipe.image)), name)
     return list(found.values())
 
@@ -43,15 +46,15 @@ def one_thread() -> Iterator[None]:
 
 def thin(name: str, channels: int, seed: int = 0) -> tuple[Generator, Discriminator]:
     """A recipe's networks at an eighth of their width, in training mode; torch is left freshly seeded."""
-    recipe = load(name, ["generator.width=0.125", "discriminator.width=0.125", f"data.channels={channels}"])
+    recipe = load_recipe(name, ["generator.width=0.125", "discriminator.width=0.125", f"data.channels={channels}"])
     torch.manual_seed(seed)
-    return recipe.build()
+    return build_networks(recipe)
 
 
 def build(arch: str, side: str, resolution: int, **config: object) -> nn.Module:
     """One freshly seeded grey network of an architecture."""
     torch.manual_seed(0)
-    network, kind = (getattr(architecture(arch), attribute) for attribute in (side, f"{side}_config"))
+    network, kind = (getattr(get_architecture(arch), attribute) for attribute in (side, f"{side}_config"))
     return network(kind(**config), ImageSpec(resolution=resolution, channels=1))
 
 
@@ -89,9 +92,11 @@ def losses(discriminator: Discriminator, x: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("name", list_models())
 def test_parameter_counts(name: str) -> None:
-    recipe = load(name)
+    recipe = load_recipe(name)
     assert recipe.parameters is not None
-    counts = [sum(p.numel() for p in network.parameters() if p.requires_grad) for network in recipe.build("meta")]
+    counts = [
+        sum(p.numel() for p in network.parameters() if p.requires_grad) for network in build_networks(recipe, "meta")
+    ]
     assert counts == [recipe.parameters.generator, recipe.parameters.discriminator]
 
 
@@ -99,7 +104,7 @@ def test_parameter_counts(name: str) -> None:
 @grey_and_colour
 def test_shapes_and_ranges(name: str, channels: int) -> None:
     G, D = thin(name, channels)
-    size = load(name).data.resolution
+    size = load_recipe(name).data.resolution
     assert G.image == D.image == ImageSpec(resolution=size, channels=channels)
     with torch.no_grad():
         images = G(latents(G))
@@ -112,7 +117,7 @@ def test_shapes_and_ranges(name: str, channels: int) -> None:
     assert logits.isfinite().all()
     assert images.std() > 0.01
     assert not torch.equal(images[0], images[1])
-    if load(name).generator.arch not in LINEAR:
+    if load_recipe(name).generator.arch not in LINEAR:
         assert images.abs().max() <= 1
         assert extreme.abs().max() <= 1
 
@@ -171,7 +176,7 @@ def test_state_dict_round_trip(name: str, channels: int) -> None:
 
 
 def test_every_architecture_has_a_recipe() -> None:
-    assert {load(name).generator.arch for name in list_models()} == set(list_architectures())
+    assert {load_recipe(name).generator.arch for name in list_models()} == set(list_architectures())
 
 
 # Sizes.

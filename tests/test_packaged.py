@@ -14,12 +14,12 @@ from zoo import recipes
 from zoo.cli.main import main
 from zoo.core.errors import ZooError
 from zoo.hub import pretrained
-from zoo.hub.pretrained import Packaged, catalogue
+from zoo.hub.pretrained import PretrainedWeights, load_catalogue
 from zoo.metrics.ssim.ssim import ssim
 from zoo.report import image_grid
 from zoo.training.generator_file import load_generator_file
 
-SHIPPED = [entry for entry in catalogue().values() if entry.local is not None]
+SHIPPED = [entry for entry in load_catalogue().values() if entry.local is not None]
 
 
 def holds(entry):
@@ -34,7 +34,7 @@ def holds(entry):
     assert float(levels.std()) == pytest.approx(entry.check.std, abs=0.5)
     with Image.open(pretrained.ROOT / entry.check.grid) as picture:
         kept = torch.from_numpy(np.array(picture))
-    made = torch.from_numpy(np.array(image_grid.grid(images, entry.check.columns)))
+    made = torch.from_numpy(np.array(image_grid.make_grid(images, entry.check.columns)))
     assert kept.shape == made.shape
     kept, made = (x.reshape(1, *x.shape[:2], -1).permute(0, 3, 1, 2) for x in (kept, made))
     assert float(ssim(kept.float(), made.float(), 255)) > 0.98
@@ -60,11 +60,11 @@ def shelf(tmp_path, published, monkeypatch):
 
 
 def add(shelf, published, **more):
-    return pretrained.add(published, root=shelf, listed=shelf / "zoo" / "pretrained.yaml", **more)
+    return pretrained.add_to_catalogue(published, root=shelf, listed=shelf / "zoo" / "pretrained.yaml", **more)
 
 
 def test_the_catalogue_that_ships_is_sound():
-    for name, entry in catalogue().items():
+    for name, entry in load_catalogue().items():
         assert entry.name == name
         assert entry.judged is not None
 
@@ -72,15 +72,15 @@ def test_the_catalogue_that_ships_is_sound():
 def test_a_published_folder_becomes_an_entry_that_loads(shelf, published):
     entry = add(shelf, published)
     assert entry.file == "zoo/hub/_weights/tiny.safetensors"
-    assert catalogue() == {"tiny": entry}
+    assert load_catalogue() == {"tiny": entry}
     text = (shelf / "zoo" / "pretrained.yaml").read_text()
     assert text.startswith("# What there is.\ntiny:\n")
-    assert "(tiny.png)" in (shelf / "zoo" / "_weights" / "tiny.md").read_text()
+    assert "(tiny.png)" in (shelf / "zoo" / "hub" / "_weights" / "tiny.md").read_text()
     assert entry.where == "packaged"
     holds(entry)
     assert zoo.load_generator("tiny").nimg == entry.nimg
     assert add(shelf, published, to=pretrained.IN_REPOSITORY).where == "in the repository"
-    assert list(catalogue()) == ["tiny"]
+    assert list(load_catalogue()) == ["tiny"]
 
 
 def test_a_run_comes_before_what_is_packaged(shelf, published, runs):
@@ -100,7 +100,7 @@ def test_another_file_is_refused(shelf, published):
     with pytest.raises(ZooError, match="is not the file of the catalogue"):
         zoo.load_generator("tiny")
     with pytest.raises(ZooError, match="`zoo publish` did not make it"):
-        pretrained.described(shelf)
+        pretrained.read_published_folder(shelf)
 
 
 def test_what_has_no_address_says_which_file_goes_where(shelf, published):
@@ -164,14 +164,14 @@ def test_a_slip_in_the_catalogue_is_named(change, why, tmp_path):
     keys |= {"data": "", "licence": "", **change}
     (tmp_path / "weights.yaml").write_text(yaml.safe_dump({"x": keys}))
     with pytest.raises(ZooError, match=why):
-        catalogue(tmp_path / "weights.yaml")
+        load_catalogue(tmp_path / "weights.yaml")
 
 
 def test_an_entry_survives_the_file(shelf, published):
-    entry = pretrained.described(published)
-    assert isinstance(entry, Packaged)
-    resolved = recipes.load(published / "recipe.yaml")
+    entry = pretrained.read_published_folder(published)
+    assert isinstance(entry, PretrainedWeights)
+    resolved = recipes.load_recipe(published / "recipe.yaml")
     assert resolved.digest == entry.recipe_digest
     (shelf / "card.json").write_text("{")
     with pytest.raises(ZooError, match="is damaged"):
-        pretrained.described(shelf)
+        pretrained.read_published_folder(shelf)

@@ -23,7 +23,7 @@ from zoo.report import number_format
 from zoo.report.html import svg_charts
 from zoo.report.html.album import BUDGET
 from zoo.report.html.page import HOME, RowPictures, write_page
-from zoo.report.html.summary_text import verdict
+from zoo.report.html.summary_text import summarise_group
 
 SIDE = 28
 HOSTILE = "<script>window.hacked=1</script>\"'&</style><img src=x onerror=hacked=1>"
@@ -373,7 +373,7 @@ def test_spread_over_seeds_is_shown(tmp_path):
 
 
 def said(plain):
-    text = " ".join("".join(sentence) for paragraph in verdict(plain) for sentence in paragraph)
+    text = " ".join("".join(sentence) for paragraph in summarise_group(plain) for sentence in paragraph)
     return text.replace(number_format.NARROW, "").replace(number_format.DASH, "-")
 
 

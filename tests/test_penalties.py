@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from zoo import data, recipes
+from zoo import recipes
+from zoo.core.config import ImageSpec
 from zoo.core.errors import ZooError
+from zoo.data.dataset import load_dataset
 from zoo.losses.objective import Objective
-from zoo.losses.penalties import PENALTIES, Interpolated, LeCam, PathLength, gamma
-from zoo.losses.step_outputs import Step
-from zoo.models.base import ImageSpec
+from zoo.losses.penalties import PENALTIES, Interpolated, LeCam, PathLength, default_gamma
+from zoo.losses.step_outputs import StepOutputs
 from zoo.models.stylegan2 import StyleGAN2Generator, StyleGAN2GeneratorConfig
 from zoo.training.trainer import Trainer
 
@@ -24,12 +25,12 @@ def step(**parts):
         "fake_logits": torch.zeros(1),
         "nimg": 0,
     }
-    return Step(**{**made, **parts})
+    return StepOutputs(**{**made, **parts})
 
 
 def test_gamma_is_adas_rule():
-    assert gamma(256, 64) == pytest.approx(0.2048)
-    assert gamma(64, 16) == pytest.approx(0.0512)
+    assert default_gamma(256, 64) == pytest.approx(0.2048)
+    assert default_gamma(64, 16) == pytest.approx(0.0512)
 
 
 @pytest.mark.parametrize("centre", [0.0, 1.0])
@@ -115,21 +116,21 @@ def test_path_length_trains_a_stylegan2():
 
 
 def test_defaults_are_by_resolution_and_batch():
-    resolved = recipes.load("dcgan-64", ["train.batch=32", "penalties={r1: {every: 16}, gp1: {}}"])
+    resolved = recipes.load_recipe("dcgan-64", ["train.batch=32", "penalties={r1: {every: 16}, gp1: {}}"])
     weights = {term.name: (term.weight.at(0), term.every) for term in Objective(resolved).terms}
     assert weights["r1"] == (pytest.approx(0.0002 * 64**2 / 32), 16)
     assert weights["gp1"] == (10.0, 1)
 
 
 def test_a_schedule_of_a_penalty_is_followed():
-    resolved = recipes.load("dcgan-64", ["penalties.r1.weight=[[0, 10], [10, 1]]"])
+    resolved = recipes.load_recipe("dcgan-64", ["penalties.r1.weight=[[0, 10], [10, 1]]"])
     term = next(term for term in Objective(resolved).terms if term.name == "r1")
     assert [term.weight.at(nimg) for nimg in (0, 5000, 20000)] == [10, 5.5, 1]
 
 
 def test_path_length_wants_styles():
     with pytest.raises(ZooError, match=r"penalties.path_length: dcgan has no styles"):
-        recipes.load("dcgan-64", ["penalties.path_length.weight=2"])
+        recipes.load_recipe("dcgan-64", ["penalties.path_length.weight=2"])
 
 
 @pytest.mark.parametrize("name", PENALTIES)
@@ -137,8 +138,8 @@ def test_path_length_wants_styles():
 def test_every_penalty_trains(name, update):
     overrides = ["data.resolution=16", "generator.width=0.1", "discriminator.width=0.1", "train.batch=4"]
     overrides += [f"train.update={update}", f"penalties={{{name}: {{every: 2}}}}", "speed.channels_last=false"]
-    resolved = recipes.load("stylegan2-64", overrides)
-    trainer = Trainer(resolved, data.load("phantoms:2", resolved.data), torch.device("cpu"))
+    resolved = recipes.load_recipe("stylegan2-64", overrides)
+    trainer = Trainer(resolved, load_dataset("phantoms:2", resolved.data), torch.device("cpu"))
     for _ in range(3):
         trainer.step()
     assert trainer.nonfinite() is None

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.core.config import ImageSpec
 from zoo.core.errors import ZooError
-from zoo.core.progress import Silent
-from zoo.models.base import ImageSpec
+from zoo.core.progress import SilentReporter
 from zoo.models.batch_norm import batch_norms
 from zoo.models.projected import (
     FEATURES,
@@ -23,7 +23,7 @@ from zoo.models.projected import (
     ProjectedGenerator,
     ProjectedGeneratorConfig,
 )
-from zoo.training.generator_file import load_pretrained
+from zoo.training.warm_start import load_pretrained_backbones
 
 
 def discriminator(
@@ -68,7 +68,7 @@ def weights(classifier: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_features_are_timms(classifier: nn.Module, weights: Path, channels: int) -> None:
     """Resized, normalised by timm's own data configuration, without folding."""
     D = discriminator(channels=channels)
-    load_pretrained(D, Silent())
+    load_pretrained_backbones(D, SilentReporter())
     theirs = timm.create_model(FEATURES, features_only=True, pretrained=False, out_indices=(1, 2, 3, 4)).eval()
     kept = classifier.state_dict()
     theirs.load_state_dict({name: kept[name] for name in theirs.state_dict()})
@@ -148,7 +148,7 @@ def test_random_features_ask_for_no_weights(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Features, "adopt", lambda *_: pytest.fail("asked"))
     D = discriminator(pretrained=False)
     assert D.pretrained == {}
-    load_pretrained(D, Silent())
+    load_pretrained_backbones(D, SilentReporter())
 
 
 def test_missing_and_wrong_weights_are_one_line(weights: Path) -> None:
@@ -158,13 +158,13 @@ def test_missing_and_wrong_weights_are_one_line(weights: Path) -> None:
     first = next(iter(state))
     torch.save({name: t for name, t in state.items() if name != first}, path)
     with pytest.raises(ZooError, match=f"^[^\n]*{path.name}: not the weights[^\n]*{first} is missing$"):
-        load_pretrained(D, Silent())
+        load_pretrained_backbones(D, SilentReporter())
     torch.save(state | {first: torch.zeros(1)}, path)
     with pytest.raises(ZooError, match=f"^[^\n]*{path.name}: not the weights[^\n]*$"):
-        load_pretrained(D, Silent())
+        load_pretrained_backbones(D, SilentReporter())
     path.unlink()
     with pytest.raises(ZooError, match=f"^no weights of {FEATURES}[^\n]*$"):
-        load_pretrained(D, Silent())
+        load_pretrained_backbones(D, SilentReporter())
 
 
 def test_labels_are_projected() -> None:

@@ -14,7 +14,7 @@ from zoo.core.errors import ZooError
 from zoo.evaluation import publish
 from zoo.hub import pretrained
 from zoo.metrics.alarms import Alarm
-from zoo.metrics.evaluate_images import Judge
+from zoo.metrics.evaluate_images import ImageEvaluator
 from zoo.report import image_grid
 from zoo.training.generator_file import load_generator_file
 
@@ -30,7 +30,7 @@ def run(runs):
 @pytest.fixture
 def copying(monkeypatch):
     """A judge who says that everything is copied."""
-    judge = Judge.judge
+    judge = ImageEvaluator.judge
 
     def judged(self, fakes):
         verdict = judge(self, fakes)
@@ -38,7 +38,7 @@ def copying(monkeypatch):
         verdict.alarms.append(alarm)
         return verdict
 
-    monkeypatch.setattr(Judge, "judge", judged)
+    monkeypatch.setattr(ImageEvaluator, "judge", judged)
 
 
 def names(folder):
@@ -55,8 +55,8 @@ def test_the_folder_holds_what_it_should_and_generated_pictures_only(published, 
     half, whole = (path.stat().st_size for path in (published / "tiny.safetensors", run / "generator.safetensors"))
     assert half < 0.75 * whole
     with Image.open(published / "samples.png") as picture:
-        np.testing.assert_array_equal(np.asarray(picture), np.asarray(image_grid.grid(ours, 8)))
-    entry = pretrained.described(published)
+        np.testing.assert_array_equal(np.asarray(picture), np.asarray(image_grid.make_grid(ours, 8)))
+    entry = pretrained.read_published_folder(published)
     assert (entry.name, entry.nimg, entry.resolution, entry.channels) == ("tiny", 32, 16, 1)
     assert entry.judged.samples == 24
     assert entry.judged.space == "random"
@@ -67,7 +67,7 @@ def test_the_folder_holds_what_it_should_and_generated_pictures_only(published, 
 
 def test_the_card_says_what_it_is(published, run):
     card = (published / "README.md").read_text()
-    entry = pretrained.described(published)
+    entry = pretrained.read_published_folder(published)
     for text in ("license: other", "![Generated images 0 to 15 of seed 0](samples.png)", "zoo.load_generator(path)"):
         assert text in card
     for text in (entry.sha256, entry.data, entry.licence, entry.recipe_digest, "| FID (random) |", "(unseen subjects)"):
@@ -84,7 +84,7 @@ def test_words_of_ones_own(run, tmp_path, capsys):
     words += ["--data-statement", tmp_path / "data.txt", "--licence", "As the data."]
     assert main(["publish", *map(str, words)]) == 0
     assert json.loads(capsys.readouterr().out) == {"published": str(tmp_path / "x")}
-    entry = pretrained.described(tmp_path / "x")
+    entry = pretrained.read_published_folder(tmp_path / "x")
     assert (entry.name, entry.data, entry.licence) == (
         "dcgan-64",
         "Believed to derive from OASIS-1.",
@@ -104,7 +104,7 @@ def test_copies_are_not_published(run, tmp_path, copying, capsys):
     assert "did you mean 'memorisation'?" in capsys.readouterr().err
     assert main([*words, "--despite-alarm", "memorisation"]) == 0
     assert "- **memorisation**: All are copies." in (tmp_path / "x" / "README.md").read_text()
-    assert "memorisation" in pretrained.described(tmp_path / "x").judged.alarms
+    assert "memorisation" in pretrained.read_published_folder(tmp_path / "x").judged.alarms
 
 
 def test_what_is_there_is_replaced_by_force_and_only_if_it_is_ours(run, tmp_path):
@@ -143,7 +143,7 @@ def test_the_best_and_files_of_their_own(run, tmp_path):
         save_generator(best, generator, recipe=recipe, nimg=16)
     nimg = load_generator_file(best)[2]
     zoo.publish(run, str(tmp_path / "x"), name="tiny", best=True, **QUICK)
-    assert pretrained.described(tmp_path / "x").nimg == nimg
+    assert pretrained.read_published_folder(tmp_path / "x").nimg == nimg
     if not there:
         best.unlink()
     save_generator(tmp_path / "alone.safetensors", generator, recipe=recipe, nimg=5)
@@ -154,7 +154,7 @@ def test_the_best_and_files_of_their_own(run, tmp_path):
     zoo.publish(
         tmp_path / "alone.safetensors", str(tmp_path / "y"), data="phantoms:4", data_statement="Phantoms.", **QUICK
     )
-    assert pretrained.described(tmp_path / "y").data == "Phantoms."
+    assert pretrained.read_published_folder(tmp_path / "y").data == "Phantoms."
 
 
 def test_to_a_hub(run, monkeypatch):
@@ -185,7 +185,7 @@ def test_to_a_hub(run, monkeypatch):
     with pytest.raises(ZooError, match="--to hf:owner/brains: ZOO_OFFLINE is set"):
         zoo.publish(run, to, name="tiny", **QUICK)
     monkeypatch.delenv("ZOO_OFFLINE")
-    monkeypatch.setattr(publish, "offline", lambda: "")
+    monkeypatch.setattr(publish, "offline_reason", lambda: "")
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     with pytest.raises(ZooError, match="no token for Hugging Face"):
         zoo.publish(run, to, name="tiny", **QUICK)
@@ -204,11 +204,14 @@ def test_to_a_hub(run, monkeypatch):
 
 
 def test_without_unseen_images_the_card_says_that_copies_cannot_be_told(run):
-    from zoo.evaluation.results import Row
-    from zoo.metrics.value import Figure, missing
+    from zoo.evaluation.results import ResultRow
+    from zoo.metrics.value import MetricValue, missing_value
 
-    figures = {"fid": Figure(value=1.0, n=24), "copies_ssim": missing("no unseen real images to tell copies from", 24)}
-    row = Row(name="tiny", kind="file", figures=figures, cost={"nimg": 1}, facts={"samples": 24})
+    figures = {
+        "fid": MetricValue(value=1.0, n=24),
+        "copies_ssim": missing_value("no unseen real images to tell copies from", 24),
+    }
+    row = ResultRow(name="tiny", kind="file", figures=figures, cost={"nimg": 1}, facts={"samples": 24})
     _, recipe, _ = load_generator_file(run / "generator.safetensors")
     small = SimpleNamespace(name="tiny", recipe=recipe, weights=run / "generator.safetensors")
     group = SimpleNamespace(data=SimpleNamespace(train=[1], unseen=[]))

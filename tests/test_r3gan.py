@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from zoo.models.base import ImageSpec
+from zoo.core.config import ImageSpec
 from zoo.models.r3gan import R3GANDiscriminator, R3GANDiscriminatorConfig, Residual
-from zoo.recipes import load
+from zoo.recipes import load_recipe
 
 
 def test_a_residual_block_begins_as_nothing() -> None:
@@ -32,5 +32,7 @@ def test_logits_have_the_scale_of_their_input() -> None:
 
 
 def test_the_papers_width_is_the_default() -> None:
-    full, half, quarter = (load(name).generator.config for name in ("r3gan-256-full", "r3gan-256", "r3gan-256-quarter"))
+    full, half, quarter = (
+        load_recipe(name).generator.config for name in ("r3gan-256-full", "r3gan-256", "r3gan-256-quarter")
+    )
     assert (full.width, half.width, quarter.width) == (1.0, 0.5, 0.25)

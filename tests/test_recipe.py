@@ -12,16 +12,16 @@ from zoo.core.schedule import Schedule
 
 @pytest.mark.parametrize("name", recipes.list_models())
 def test_round_trip(name):
-    resolved = recipes.load(name)
+    resolved = recipes.load_recipe(name)
     assert resolved.name == name
-    assert recipes.from_dict(yaml.safe_load(resolved.to_yaml()), where="again") == resolved
+    assert recipes.recipe_from_dict(yaml.safe_load(resolved.to_yaml()), where="again") == resolved
 
 
 @pytest.mark.parametrize("name", recipes.list_models())
 def test_summary_agrees_with_the_networks(name):
-    (summary,) = recipes.summaries(name)
-    resolved = recipes.load(name)
-    generator, discriminator = resolved.build("meta")
+    (summary,) = recipes.summarise_recipes(name)
+    resolved = recipes.load_recipe(name)
+    generator, discriminator = recipes.build_networks(resolved, "meta")
     assert summary["arch"] == resolved.generator.arch
     assert summary["resolution"] == generator.image.resolution == discriminator.image.resolution
     assert summary["channels"] == generator.image.channels
@@ -69,7 +69,7 @@ def test_list_models_is_natural_and_filters():
 )
 def test_what_does_not_fit_is_said_in_one_line(override, words):
     with pytest.raises(ZooError) as caught:
-        recipes.load("dcgan-64", [override])
+        recipes.load_recipe("dcgan-64", [override])
     message = str(caught.value)
     assert message.startswith("dcgan-64: ")
     assert "\n" not in message
@@ -79,14 +79,14 @@ def test_what_does_not_fit_is_said_in_one_line(override, words):
 
 def test_label_smoothing_needs_labels():
     with pytest.raises(ZooError, match=r"loss\.label_smoothing"):
-        recipes.load("dcgan-64", ["loss.name=hinge", "loss.label_smoothing=0.1"])
+        recipes.load_recipe("dcgan-64", ["loss.name=hinge", "loss.label_smoothing=0.1"])
 
 
 def test_unknown_name_and_file():
     with pytest.raises(ZooError, match=r"did you mean 'lean-256'"):
-        recipes.load("leen-256")
+        recipes.load_recipe("leen-256")
     with pytest.raises(ZooError, match=r"no recipe file nowhere/x\.yaml"):
-        recipes.load("nowhere/x.yaml")
+        recipes.load_recipe("nowhere/x.yaml")
 
 
 @pytest.mark.parametrize(
@@ -103,32 +103,32 @@ def test_broken_files(tmp_path, text, words):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(ZooError, match=words) as caught:
-        recipes.load(path)
+        recipes.load_recipe(path)
     assert str(path) in str(caught.value)
 
 
 def test_a_users_file_works_where_a_name_does(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text((recipes.RECIPES / "dcgan-64.yaml").read_text().replace("name: dcgan-64", "name: mine"))
-    assert recipes.load(path, ["train.batch=8"]).train.batch == 8
-    assert recipes.load(path).name == "mine"
+    assert recipes.load_recipe(path, ["train.batch=8"]).train.batch == 8
+    assert recipes.load_recipe(path).name == "mine"
 
 
 def test_numbers_yaml_reads_as_text():
-    assert recipes.load("dcgan-64", ["optimizer.generator.lr=1e-3"]).optimizer.generator.lr.at(0) == 1e-3
+    assert recipes.load_recipe("dcgan-64", ["optimizer.generator.lr=1e-3"]).optimizer.generator.lr.at(0) == 1e-3
 
 
 def test_whole_sections_of_another_recipe():
-    mixed = recipes.load("dcgan-256", ["discriminator=lean-256"])
-    assert mixed.discriminator == recipes.load("lean-256").discriminator
-    assert mixed.generator == recipes.load("dcgan-256").generator
+    mixed = recipes.load_recipe("dcgan-256", ["discriminator=lean-256"])
+    assert mixed.discriminator == recipes.load_recipe("lean-256").discriminator
+    assert mixed.generator == recipes.load_recipe("dcgan-256").generator
     assert mixed.parameters is None  # the counts in the file were those of the pair as written
-    thin = recipes.load("dcgan-256", ["discriminator=lean-256", "discriminator.width=0.5"])
+    thin = recipes.load_recipe("dcgan-256", ["discriminator=lean-256", "discriminator.width=0.5"])
     assert thin.discriminator.config == dataclasses.replace(mixed.discriminator.config, width=0.5)
 
 
 def test_digest_covers_what_changes_numbers():
-    base = recipes.load("dcgan-64")
+    base = recipes.load_recipe("dcgan-64")
     for same in (
         "train.kimg=7",
         "train.log_kimg=3",
@@ -137,7 +137,7 @@ def test_digest_covers_what_changes_numbers():
         "train.keep=9",
         "train.checkpoint_minutes=1",
     ):
-        assert base.with_(same).digest == base.digest, same
+        assert recipes.override_recipe(base, same).digest == base.digest, same
     for other in (
         "train.batch=32",
         "train.seed=1",
@@ -151,7 +151,7 @@ def test_digest_covers_what_changes_numbers():
         "loss.name=hinge",
         "penalties.r1.weight=1",
     ):
-        assert base.with_(other).digest != base.digest, other
+        assert recipes.override_recipe(base, other).digest != base.digest, other
 
 
 def test_schedule():
@@ -165,7 +165,7 @@ def test_a_key_stands_once(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text((recipes.RECIPES / "dcgan-64.yaml").read_text() + "\nname: again\n")
     with pytest.raises(ZooError, match=r"line \d+: is not YAML \(the key 'name' stands twice\)"):
-        recipes.load(path)
+        recipes.load_recipe(path)
 
 
 def test_sections_in_a_circle(tmp_path):
@@ -173,16 +173,16 @@ def test_sections_in_a_circle(tmp_path):
     text = (recipes.RECIPES / "lean-256.yaml").read_text()
     path.write_text(text[: text.index("generator:")] + f"generator: {path}\n" + text[text.index("discriminator:") :])
     with pytest.raises(ZooError, match="goes round in a circle"):
-        recipes.load(path)
+        recipes.load_recipe(path)
 
 
 def test_dates_and_other_yaml_values_are_no_traceback(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text((recipes.RECIPES / "dcgan-64.yaml").read_text().replace("name: dcgan-64", "name: 2024-01-01"))
     with pytest.raises(ZooError, match="name: must be text"):
-        recipes.load(path)
+        recipes.load_recipe(path)
 
 
 def test_an_architecture_set_on_a_resolved_recipe_is_not_ignored():
     with pytest.raises(ZooError, match=r"generator\..*: unknown key"):
-        recipes.load("dcgan-64").with_("arch=lean")
+        recipes.override_recipe(recipes.load_recipe("dcgan-64"), "arch=lean")

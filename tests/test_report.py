@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 from zoo.core.errors import ZooError
+from zoo.data.pixel_range import from_uint8, to_uint8
 from zoo.report import image_grid
-from zoo.report.image_grid import BACKGROUND, animate, from_uint8, grid, make_gif, save_png, to_uint8
+from zoo.report.image_grid import BACKGROUND, animate, make_gif, make_grid, save_png
 from zoo.report.plots import plot_accuracy, plot_losses, plot_ssim
 
 
@@ -51,7 +52,7 @@ def test_to_uint8_clamps_rounds_and_blackens_nan() -> None:
     ],
 )
 def test_grid_geometry(count: int, channels: int, side: int, columns: int | None, size: tuple[int, int]) -> None:
-    picture = grid(torch.from_numpy(noise(count, channels, side, side)), columns=columns)
+    picture = make_grid(torch.from_numpy(noise(count, channels, side, side)), columns=columns)
     assert picture.size == size
     assert picture.mode == ("RGB" if channels == 3 else "L")
 
@@ -59,7 +60,7 @@ def test_grid_geometry(count: int, channels: int, side: int, columns: int | None
 @pytest.mark.parametrize("channels", [1, 3])
 def test_grid_places_images_row_by_row(channels: int) -> None:
     images = noise(5, channels, 32, 32)
-    sheet = np.asarray(grid(images, columns=3, pad=4)).reshape(2 * 100 + 4, 3 * 100 + 4, channels)
+    sheet = np.asarray(make_grid(images, columns=3, pad=4)).reshape(2 * 100 + 4, 3 * 100 + 4, channels)
     for i, image in enumerate(images):
         top, left = 4 + i // 3 * 100, 4 + i % 3 * 100
         cell = sheet[top : top + 96, left : left + 96]
@@ -73,11 +74,11 @@ def test_grid_places_images_row_by_row(channels: int) -> None:
 )
 def test_grid_refuses(images: np.ndarray) -> None:
     with pytest.raises(ValueError, match="uint8 images"):
-        grid(images)
+        make_grid(images)
 
 
 def test_png_keeps_pixels_and_metadata(tmp_path: Path) -> None:
-    picture = grid(noise(4, 1, 28, 28))
+    picture = make_grid(noise(4, 1, 28, 28))
     save_png(picture, tmp_path / "new" / "grid.png", {"kimg": 120, "recipe": "Größe 64"})
     with Image.open(tmp_path / "new" / "grid.png") as saved:
         assert saved.text == {"kimg": "120", "recipe": "Größe 64"}  # type: ignore[attr-defined]
@@ -149,7 +150,7 @@ def test_animate(tmp_path: Path, channels: int) -> None:
     shown, held = read_gif(tmp_path / "walk.gif")
     assert {frame.shape for frame in shown} == {(96, 96, 3)}
     assert held == [40] * 7
-    animate([grid(noise(4, channels, 32, 32, seed=i)) for i in range(3)], tmp_path / "grids.gif", fps=1000)
+    animate([make_grid(noise(4, channels, 32, 32, seed=i)) for i in range(3)], tmp_path / "grids.gif", fps=1000)
     assert read_gif(tmp_path / "grids.gif")[1] == [20] * 3
 
 
@@ -264,7 +265,7 @@ def test_no_half_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Path(file).write_bytes(b"half")
         raise OSError("disk full")
 
-    picture, old = grid(noise(1, 1, 28, 28)), tmp_path / "a.png"
+    picture, old = make_grid(noise(1, 1, 28, 28)), tmp_path / "a.png"
     old.write_bytes(b"old")
     monkeypatch.setattr("PIL.Image.Image.save", fail)
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)

@@ -45,7 +45,7 @@ def train(name, out, *more, **options):
 
 def result(run):
     """Everything that a later step or a reader depends on, without wall-clock times."""
-    state = checkpoint.load(checkpoint.newest(run.state))["trainer"]
+    state = checkpoint.load_checkpoint(checkpoint.newest_checkpoint(run.state))["trainer"]
     rows = [
         {key: value for key, value in row.items() if key not in ("img_per_s", "data_wait_s", "time")}
         for row in run.rows()
@@ -162,7 +162,11 @@ def test_signals_finish_the_step_save_and_say_so(signum, code, tmp_path):
     assert "Traceback" not in errors
     info = json.loads((folder / "run.json").read_text())
     assert info["status"] == "interrupted"
-    assert checkpoint.load(checkpoint.newest(folder / "state"))["trainer"]["nimg"] == info["nimg"] > 0
+    assert (
+        checkpoint.load_checkpoint(checkpoint.newest_checkpoint(folder / "state"))["trainer"]["nimg"]
+        == info["nimg"]
+        > 0
+    )
 
 
 def test_interrupt_between_rows_keeps_the_row_whole(tmp_path, monkeypatch):

@@ -1,48 +1,48 @@
 """Rows of a bench, their order and their tables."""
 
-from zoo.evaluation.results import Row, from_json, over_seeds, ranked
+from zoo.evaluation.results import ResultRow, merge_seeds, rank_rows, row_from_json
 from zoo.metrics import registry
-from zoo.metrics.value import Figure, missing
+from zoo.metrics.value import MetricValue, missing_value
 from zoo.report import table
 
 
 def row(name, seed=0, error=None, **values):
-    figures = {k: Figure(value=v, low=v - 1, high=v + 1, n=10) for k, v in values.items()}
-    return Row(name=name, kind="variant", error=error, figures={} if error else figures, facts={"seeds": [seed]})
+    figures = {k: MetricValue(value=v, low=v - 1, high=v + 1, n=10) for k, v in values.items()}
+    return ResultRow(name=name, kind="variant", error=error, figures={} if error else figures, facts={"seeds": [seed]})
 
 
-METRICS = registry.columns(registry.choose(None), ["inception"])
+METRICS = registry.metric_columns(registry.choose_metrics(None), ["inception"])
 
 
 def test_a_row_survives_json():
     before = row("a", fid=3.0)
     before.alarms = [{"name": "collapse", "metric": "recall", "value": 0.0, "threshold": 0.1, "text": "x"}]
-    before.figures["kid"] = missing("too few")
-    assert from_json(before.to_json()) == before
+    before.figures["kid"] = missing_value("too few")
+    assert row_from_json(before.to_json()) == before
 
 
 def test_lower_fid_comes_first_and_broken_rows_last():
     rows = [row("bad", error="no weights"), row("b", fid=5.0, kid=1.0), row("a", fid=4.0, kid=2.0)]
-    order, by = ranked(rows, METRICS, {})
+    order, by = rank_rows(rows, METRICS, {})
     assert [found.name for found in order] == ["a", "b", "bad"]
     assert by == "fid"
 
 
 def test_what_one_row_lacks_ranks_none():
     rows = [row("a", fid=1.0, kid=2.0), row("b", kid=1.0)]
-    assert ranked(rows, METRICS, {})[1] == "kid"
-    assert [found.name for found in ranked(rows, METRICS, {})[0]] == ["b", "a"]
+    assert rank_rows(rows, METRICS, {})[1] == "kid"
+    assert [found.name for found in rank_rows(rows, METRICS, {})[0]] == ["b", "a"]
 
 
 def test_matching_is_nearness_to_unseen_reals():
     rows = [row("copier", ssim_nearest=0.99), row("good", ssim_nearest=0.84), row("blur", ssim_nearest=0.6)]
-    order, by = ranked(rows, METRICS, {"ssim_nearest": Figure(value=0.85)})
+    order, by = rank_rows(rows, METRICS, {"ssim_nearest": MetricValue(value=0.85)})
     assert ([found.name for found in order], by) == (["good", "copier", "blur"], "ssim_nearest")
-    assert ranked(rows, METRICS, {})[1] is None
+    assert rank_rows(rows, METRICS, {})[1] is None
 
 
 def test_seeds_become_a_mean_with_its_spread():
-    merged = over_seeds([row("a", 0, fid=4.0), row("a", 1, fid=6.0), row("a", 2, error="diverged")])
+    merged = merge_seeds([row("a", 0, fid=4.0), row("a", 1, fid=6.0), row("a", 2, error="diverged")])
     assert merged.figures["fid"].value == 5.0
     assert (merged.figures["fid"].low, merged.figures["fid"].high) == (3.0, 7.0)
     assert merged.spread["fid"] == {"mean": 5.0, "sd": 2**0.5, "seeds": 2}
@@ -50,13 +50,13 @@ def test_seeds_become_a_mean_with_its_spread():
     assert merged.facts["failed"] == ["diverged"]
     _, lines = table.quality({"rows": [merged.to_json()], "baselines": []}, [METRICS[0].to_json()], intervals=True)
     assert lines[0][1] == "5.0 ±1.4 sd"
-    half = over_seeds([row("a", 0, fid=4.0, kid=1.0), row("a", 1, fid=6.0)])
+    half = merge_seeds([row("a", 0, fid=4.0, kid=1.0), row("a", 1, fid=6.0)])
     assert half.figures["kid"].value is None
-    assert over_seeds([row("a", error="x")]).error == "x"
+    assert merge_seeds([row("a", error="x")]).error == "x"
     two = [row("a", 0), row("a", 1)]
     for one, count in zip(two, (16, 17), strict=True):
         one.cost = {"nimg": count, "wall_s": float(count)}
-    assert over_seeds(two).cost == {"nimg": 16, "wall_s": 16.5}
+    assert merge_seeds(two).cost == {"nimg": 16, "wall_s": 16.5}
 
 
 def test_lopsided_intervals_show_their_ends():
@@ -70,7 +70,7 @@ def test_tables_show_intervals_alarms_and_reasons():
     good, bad = row("a", fid=4.0), row("b", error="wrong | hash")
     good.alarms = [{"name": "collapse", "metric": "recall", "value": 0.0, "threshold": 0.1, "text": "All the same."}]
     good.cost = {"parameters_g": 3_574_656, "nimg": 1000, "checkpoint_bytes": 14_300_000, "wall_s": 900}
-    baseline = Row(name="black", kind="baseline", figures={"fid": missing("why")})
+    baseline = ResultRow(name="black", kind="baseline", figures={"fid": missing_value("why")})
     group = {
         "name": "64 x 64 grey",
         "rows": [good.to_json(), bad.to_json()],
@@ -82,7 +82,7 @@ def test_tables_show_intervals_alarms_and_reasons():
     assert lines[0] == ["a", "4.0 ±1.0", "10", "collapse (recall)"]
     assert lines[1] == ["b", "-", "-", "broken: wrong | hash"]
     assert lines[2] == ["(black)", "-", "0", ""]
-    text = table.markdown({"groups": [group], "metrics": metrics, "notes": ["one note"]})
+    text = table.bench_markdown({"groups": [group], "metrics": metrics, "notes": ["one note"]})
     assert "| b | - | - | broken: wrong / hash |" in text
     assert "- **a**: All the same." in text
     assert "| a | 1,000 | 3.57 M / - | - | 14.3 MB | - | - | - | 15 min |" in text

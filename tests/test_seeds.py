@@ -8,26 +8,26 @@ from zoo.runtime import rng
 
 
 def test_order_visits_every_image_once_an_epoch_whatever_the_batch():
-    order = rng.Order(0, 10)
+    order = rng.ImageOrder(0, 10)
     drawn = np.concatenate([order.take(start, 4) for start in range(0, 40, 4)])
     for epoch in drawn.reshape(4, 10):
         assert sorted(epoch) == list(range(10))
     assert not np.array_equal(drawn[:10], drawn[10:20])
-    assert np.array_equal(rng.Order(0, 10).take(13, 9), drawn[13:22])  # no memory of what was drawn before
-    three = rng.Order(0, 3)
+    assert np.array_equal(rng.ImageOrder(0, 10).take(13, 9), drawn[13:22])  # no memory of what was drawn before
+    three = rng.ImageOrder(0, 3)
     assert np.array_equal(three.take(0, 9), np.concatenate([three.take(start, 3) for start in (0, 3, 6)]))
 
 
 def test_replacement_draws_from_all_and_repeats_itself():
-    order = rng.Order(3, 5, replacement=True)
+    order = rng.ImageOrder(3, 5, replacement=True)
     drawn = np.concatenate([order.take(n, 64) for n in range(0, 640, 64)])
     assert set(drawn) == set(range(5))
     assert np.array_equal(order.take(64, 64), drawn[64:128])
 
 
 def test_streams_are_unrelated():
-    assert rng.derive(1, "latents", 2) != rng.derive(12, "latents", "") != rng.derive(1, "order", 2)
-    a, b = rng.latents(0, 0, 1000, 8), rng.latents(0, 64, 1000, 8)
+    assert rng.derive_seed(1, "latents", 2) != rng.derive_seed(12, "latents", "") != rng.derive_seed(1, "order", 2)
+    a, b = rng.draw_latents(0, 0, 1000, 8), rng.draw_latents(0, 64, 1000, 8)
     assert abs(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) < 0.05
     assert abs(a.mean()) < 0.05
     assert abs(a.std() - 1) < 0.05

@@ -10,16 +10,16 @@ import torch
 from torch import nn
 
 import zoo.runtime.speed
-from zoo import data, recipes
+from zoo import recipes
 from zoo.core.errors import ZooError
-from zoo.core.progress import Kept
-from zoo.data.loader import Feed
+from zoo.core.progress import RecordingReporter
+from zoo.data.dataset import load_dataset
+from zoo.data.loader import ImageLoader
+from zoo.data.pixel_range import to_uint8
 from zoo.models import sampling
 from zoo.models.layers import Dense, Dropout
-from zoo.report import image_grid
-from zoo.runtime.compiled import Compiled
-from zoo.runtime.speed import choose
-from zoo.training.profiling.profiler import profile
+from zoo.runtime.speed import CompiledNetwork, choose_speed
+from zoo.training.profiling.profiler import profile_steps
 from zoo.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -27,8 +27,8 @@ TINY = ["data.resolution=16", "generator.width=0.125", "discriminator.width=0.12
 
 
 def make(*overrides, name="dcgan-64", reporter=None):
-    resolved = recipes.load(name, [*TINY, *overrides])
-    return Trainer(resolved, data.load("phantoms:2", resolved.data), CPU, reporter=reporter)
+    resolved = recipes.load_recipe(name, [*TINY, *overrides])
+    return Trainer(resolved, load_dataset("phantoms:2", resolved.data), CPU, reporter=reporter)
 
 
 def after(trainer, steps=3):
@@ -62,15 +62,15 @@ def test_fused_adam_is_adam():
 
 
 def test_auto_is_bf16_where_the_hardware_has_it(monkeypatch):
-    resolved = recipes.load("dcgan-64")
-    assert choose(resolved, CPU).precision == "fp32"
+    resolved = recipes.load_recipe("dcgan-64")
+    assert choose_speed(resolved, CPU).precision == "fp32"
     monkeypatch.setattr(zoo.runtime.speed, "has_bf16", lambda device: True)
-    assert choose(resolved, CPU).precision == "bf16"
-    assert choose(recipes.load("dcgan-64", ["train.precision=fp32"]), CPU).precision == "fp32"
+    assert choose_speed(resolved, CPU).precision == "bf16"
+    assert choose_speed(recipes.load_recipe("dcgan-64", ["train.precision=fp32"]), CPU).precision == "fp32"
 
 
 def test_what_is_not_to_be_had_is_said_in_a_line_and_done_without():
-    said = Kept()
+    said = RecordingReporter()
     trainer = make("speed.cuda_graphs=true", "speed.tf32=true", "speed.resident=true", reporter=said)
     trainer.step()
     assert [line.split(":")[0] for line in said.lines] == ["speed.tf32", "speed.cuda_graphs", "speed.resident"]
@@ -79,12 +79,12 @@ def test_what_is_not_to_be_had_is_said_in_a_line_and_done_without():
 
 
 def test_switches_are_no_numbers_and_bad_ones_are_refused():
-    plain = recipes.load("dcgan-64")
-    assert recipes.load("dcgan-64", ["speed.channels_last=false", "speed.compile=true"]).digest == plain.digest
+    plain = recipes.load_recipe("dcgan-64")
+    assert recipes.load_recipe("dcgan-64", ["speed.channels_last=false", "speed.compile=true"]).digest == plain.digest
     with pytest.raises(ZooError, match=r"speed\.channels_last: .*'of'"):
-        recipes.load("dcgan-64", ["speed.channels_last=of"])
+        recipes.load_recipe("dcgan-64", ["speed.channels_last=of"])
     with pytest.raises(ZooError, match=r"speed\.chanels_last.*channels_last"):
-        recipes.load("dcgan-64", ["speed.chanels_last=true"])
+        recipes.load_recipe("dcgan-64", ["speed.chanels_last=true"])
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
@@ -141,7 +141,7 @@ def test_a_network_that_cannot_be_compiled_runs_as_it_is(monkeypatch):
         return call
 
     monkeypatch.setattr(torch, "compile", broken)
-    compiled = Compiled(network, True, said.append)
+    compiled = CompiledNetwork(network, True, said.append)
     x = torch.randn(4, 3)
     assert torch.equal(compiled(x), network(x))
     assert torch.equal(compiled(x), network(x))
@@ -152,7 +152,7 @@ def test_a_network_that_cannot_be_compiled_runs_as_it_is(monkeypatch):
 def test_a_compiled_generator_learns_what_a_plain_one_does(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     sgd = ["optimizer.generator.name=sgd", "optimizer.discriminator.name=sgd", "penalties.r1.weight=1"]
-    said = Kept()
+    said = RecordingReporter()
     compiled, plain = make(*sgd, "speed.compile=true", reporter=said), make(*sgd)
     ours, theirs = after(compiled, 2), after(plain, 2)
     if not any(line.startswith("compiled ") for line in said.lines):
@@ -182,7 +182,7 @@ SGD = ["optimizer.generator.name=sgd", "optimizer.discriminator.name=sgd", "trai
 
 @pytest.mark.parametrize("update", ["alternating", "simultaneous"])
 def test_out_of_memory_halves_the_micro_batch_and_changes_no_number(update):
-    said = Kept()
+    said = RecordingReporter()
     overrides = [*STILL, *SGD, f"train.update={update}", "train.kimg=1"]
     scarce, plenty = make(*overrides, reporter=said), make(*overrides, "train.micro_batch=2")
     for trainer in (scarce, plenty):
@@ -223,9 +223,9 @@ def test_out_of_memory_with_batch_statistics_stops_and_names_what_fits():
 
 
 def test_feed_gives_the_images_asked_for_ahead_or_not():
-    resolved = recipes.load("dcgan-64", TINY)
-    images = data.load("phantoms:2", resolved.data)
-    feed = Feed(images, CPU)
+    resolved = recipes.load_recipe("dcgan-64", TINY)
+    images = load_dataset("phantoms:2", resolved.data)
+    feed = ImageLoader(images, CPU)
     for following in (None, np.array([3, 1]), np.array([2, 0])):
         for positions in (np.array([0, 2]), np.array([3, 1])):
             assert torch.equal(feed.take(positions, following), images.take(positions))
@@ -234,8 +234,8 @@ def test_feed_gives_the_images_asked_for_ahead_or_not():
 
 
 def test_pages_that_were_read_are_let_go_and_read_again():
-    resolved = recipes.load("dcgan-64", TINY)
-    images = data.load("phantoms:2", resolved.data)
+    resolved = recipes.load_recipe("dcgan-64", TINY)
+    images = load_dataset("phantoms:2", resolved.data)
     before = images.take([0, 5])
     images.forget()
     assert torch.equal(images.take([0, 5]), before)
@@ -243,7 +243,7 @@ def test_pages_that_were_read_are_let_go_and_read_again():
 
 @pytest.mark.parametrize("more", [[], ["penalties.r1.weight=1", "penalties.r1.every=2"], ["train.update=simultaneous"]])
 def test_profile_accounts_for_a_step(more):
-    found = profile(make(*more), 0.3)
+    found = profile_steps(make(*more), 0.3)
     parts = found.parts
     phases = {"both"} if "train.update=simultaneous" in more else {"fakes", "D", "G"}
     assert {"data", "optimiser", "ema", "logging", *phases} <= parts.keys()
@@ -255,36 +255,36 @@ def test_profile_accounts_for_a_step(more):
 
 def test_work_is_counted_by_hand():
     """dcgan at 16 px, an eighth wide, simultaneous, from the shapes of its convolutions."""
-    from zoo.training.profiling.roofline import work
+    from zoo.training.profiling.roofline import count_work
 
-    resolved = recipes.load("dcgan-64", [*TINY, "train.update=alternating"])
-    images = data.load("phantoms:2", resolved.data)
+    resolved = recipes.load_recipe("dcgan-64", [*TINY, "train.update=alternating"])
+    images = load_dataset("phantoms:2", resolved.data)
     # 1x1 to 4x4, 8x8, 16x16 and back, of 100, 16, 8 and 1 channels
     g = [100 * 16 * 16, 16 * 16 * 8 * 16, 64 * 16 * 8 * 1]
     d = [64 * 16 * 1 * 8, 16 * 16 * 8 * 16, 16 * 16]
     learning_g = 3 * sum(g) - g[0]  # forward, and gradients of inputs (but of the latents) and of kernels
     learning_d = 2 * (3 * sum(d) - d[0])  # on real and on fake images
     through_d = 2 * sum(d)  # forward, and gradients of inputs
-    assert work(resolved, images).macs == learning_g + learning_d + through_d
+    assert count_work(resolved, images).macs == learning_g + learning_d + through_d
 
 
 @pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
 def test_grouped_convolutions_are_counted_by_their_groups(kind):
-    from zoo.training.profiling.roofline import Counter
+    from zoo.training.profiling.roofline import MacCounter
 
     layer, x = kind(8, 12, 3, padding=1, groups=4), torch.randn(2, 8, 5, 7, requires_grad=True)
-    with Counter() as counter:
+    with MacCounter() as counter:
         layer(x).sum().backward()
     forward = 2 * 5 * 7 * 12 * (8 // 4) * 9
     assert counter.macs == 3 * forward
 
 
 def test_lazy_penalties_count_for_their_part_of_the_work():
-    from zoo.training.profiling.roofline import work
+    from zoo.training.profiling.roofline import count_work
 
     def macs(*more):
-        resolved = recipes.load("dcgan-64", [*TINY, *more])
-        return work(resolved, data.load("phantoms:2", resolved.data)).macs
+        resolved = recipes.load_recipe("dcgan-64", [*TINY, *more])
+        return count_work(resolved, load_dataset("phantoms:2", resolved.data)).macs
 
     without, always = macs(), macs("penalties.r1.weight=1")
     lazy = macs("penalties.r1.weight=1", "penalties.r1.every=4")
@@ -313,7 +313,7 @@ def test_sampling_makes_fewer_at_once_where_memory_does_not_suffice():
     z = torch.randn(20, G.latent.dim)
     scarce = Scarce(G, 4)
     ours = sampling.in_chunks(G, z, scarce, seed=0)
-    torch.testing.assert_close(ours, sampling.images(G, z), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours, sampling.generate_images(G, z), rtol=1e-4, atol=1e-5)
     assert max(size for size in scarce.seen if size <= 4) == 4
     with pytest.raises(ZooError, match="an image does not fit the memory of cpu"):
         sampling.in_chunks(G, z, Scarce(G, 0), seed=0)
@@ -328,7 +328,7 @@ def test_memory_is_kept_without_a_word(tmp_path):
 
 def test_png_of_a_bf16_sample_is_that_of_its_rounding():
     x = torch.tensor([[[[-1.0, 0.0, 1.0, 2.0]]]]).bfloat16()
-    assert image_grid.to_uint8(x.float()).flatten().tolist() == [0, 128, 255, 255]
+    assert to_uint8(x.float()).flatten().tolist() == [0, 128, 255, 255]
 
 
 def test_a_run_goes_on_where_memory_is_laid_out_otherwise():

@@ -18,7 +18,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from zoo.core.errors import ZooError
-from zoo.data import cache
+from zoo.core.files import cache_folder
 from zoo.metrics.ssim import c_backend, c_compiler, torch_backend
 from zoo.metrics.ssim.ssim import (
     DEFINITION,
@@ -529,7 +529,7 @@ def test_a_cache_that_cannot_be_written_is_no_harm(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "file"))
-    assert cache.default_folder() == tmp_path / "file"
+    assert cache_folder() == tmp_path / "file"
     assert engine().startswith("compiled C")
     assert figure() == pytest.approx(oracle(*scans(2, 28, 1), 255), abs=1e-5)
 

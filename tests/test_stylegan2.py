@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from zoo.models.base import ImageSpec, StyleGenerator
+from zoo.core.config import ImageSpec
+from zoo.models.base import StyleGenerator
 from zoo.models.stylegan2 import ModulatedConv2d, StyleGAN2Generator, StyleGAN2GeneratorConfig
 
 

@@ -6,10 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from zoo import data, recipes
-from zoo.core.console import numbers
+from zoo import recipes
+from zoo.core.config import EmaConfig
+from zoo.core.console import format_training_row
 from zoo.core.errors import ZooError
-from zoo.report.image_grid import from_uint8
+from zoo.data.dataset import load_dataset
+from zoo.data.pixel_range import from_uint8
 from zoo.runtime import rng
 from zoo.training.ema import Ema, power_exponent
 from zoo.training.trainer import Trainer
@@ -20,13 +22,16 @@ DEVICE = torch.device("cpu")
 
 
 def make(name, *overrides):
-    resolved = recipes.load(name, overrides)
-    return Trainer(resolved, data.load("phantoms:2", resolved.data), DEVICE)
+    resolved = recipes.load_recipe(name, overrides)
+    return Trainer(resolved, load_dataset("phantoms:2", resolved.data), DEVICE)
 
 
 def by_size():
     """Every two networks by themselves; every pair of two architectures once, at the smallest size that both have."""
-    found = {name: recipes.load(name, ["generator.width=1", "discriminator.width=1"]) for name in recipes.list_models()}
+    found = {
+        name: recipes.load_recipe(name, ["generator.width=1", "discriminator.width=1"])
+        for name in recipes.list_models()
+    }
     alone = {str((one.generator, one.discriminator, one.image)): name for name, one in reversed(found.items())}
     pairs = {}
     for (name, one), (other, two) in itertools.product(found.items(), found.items()):
@@ -66,17 +71,17 @@ def test_accuracy_means_something(loss):
     assert ("d_acc_pairs" in row) == pairs
     assert ("d_acc_real" in row) == ("d_acc_fake" in row) == (not pairs)
     moved = row | {key: row[key] + 3 for key in ("d_real", "d_fake")}
-    assert (numbers(row) == numbers(moved)) == pairs
+    assert (format_training_row(row) == format_training_row(moved)) == pairs
 
 
 def reference_batches(trainer):
     """What the trainer draws for its first steps, drawn again."""
     seed, size = trainer.recipe.train.seed, trainer.recipe.train.batch
-    order = rng.Order(seed, len(trainer.data.train))
+    order = rng.ImageOrder(seed, len(trainer.data.train))
     for nimg in range(0, 3 * size, size):
         yield (
             from_uint8(trainer.data.take(trainer.data.train[order.take(nimg, size)])),
-            rng.latents(seed, nimg, size, trainer.G.latent.dim),
+            rng.draw_latents(seed, nimg, size, trainer.G.latent.dim),
         )
 
 
@@ -160,7 +165,7 @@ def test_accumulation_records_batch_statistics_once():
     """Alternating with micro-batches makes the fakes twice; running statistics count them once."""
     trainer = make("dcgan-64", *TINY, "train.micro_batch=2", "optimizer.generator.lr=0")
     twin = make("dcgan-64", *TINY)
-    z = rng.latents(trainer.recipe.train.seed, 0, 4, trainer.G.latent.dim)
+    z = rng.draw_latents(trainer.recipe.train.seed, 0, 4, trainer.G.latent.dim)
     with torch.no_grad():
         for part in z.split(2):
             twin.G(part)
@@ -207,7 +212,7 @@ def test_ema_follows_its_half_life_and_keeps_its_own_statistics():
     trainer.step()
     after = next(trainer.G.parameters())
     torch.testing.assert_close(next(trainer.ema.module.parameters()), (before + after) / 2)
-    z = torch.randn(64, trainer.G.latent.dim, generator=rng.generator("z"))
+    z = torch.randn(64, trainer.G.latent.dim, generator=rng.seeded_generator("z"))
     averaged = trainer.averaged()
     inside = averaged(z)
     averaged.train()
@@ -219,8 +224,8 @@ def test_ema_by_a_power_weighs_each_image_by_it():
     std = 0.1
     exponent = power_exponent(std)
     assert (exponent + 1) ** 0.5 / (exponent + 2) / (exponent + 3) ** 0.5 == pytest.approx(std)
-    G = recipes.load("dcgan-64", ["data.resolution=8", *THIN]).build()[0]
-    ema = Ema(G, recipes.EmaConfig(power_std=std))
+    G = recipes.load_recipe("dcgan-64", ["data.resolution=8", *THIN]).build()[0]
+    ema = Ema(G, EmaConfig(power_std=std))
     values = torch.rand(200)
     for step, value in enumerate(values, 1):
         for parameter in G.parameters():
@@ -246,7 +251,7 @@ def test_g_is_updated_after_so_many_batches_of_ds(steps):
 
 def test_more_steps_of_d_want_alternating_updates():
     with pytest.raises(ZooError, match="d_steps: simultaneous updates are one each"):
-        recipes.load("dcgan-64", ["train.d_steps=2", "train.update=simultaneous"])
+        recipes.load_recipe("dcgan-64", ["train.d_steps=2", "train.update=simultaneous"])
 
 
 def test_losses_of_ds_own_are_minimised_and_logged():

@@ -8,7 +8,7 @@ from PIL import Image
 import zoo
 from zoo.cli.main import main
 from zoo.core.errors import ZooError
-from zoo.training.sweep import best, tune
+from zoo.training.sweep import best_factor, tune
 
 SET = ["data.resolution=16", "generator.width=0.1", "discriminator.width=0.1", "train.batch=8"]
 R1 = [*SET, "penalties.r1.weight=[[0, 1], [1, 0.5]]"]
@@ -39,7 +39,7 @@ def test_a_sweep_and_the_same_command_again(swept, monkeypatch, capsys):
         for key in ("loss_d", "loss_g", "gap", "ssim_nearest", "ssim_nearest_unseen", "ssim_pairwise"):
             assert isinstance(row[key], float), key
         assert row["best"]["metric"] == "ssim"
-    assert best(document) in document["rows"]
+    assert best_factor(document) in document["rows"]
     with Image.open(folder / "tune.png") as picture:
         assert picture.width > picture.height / 2 > 300
     monkeypatch.setattr("zoo.training.trainer.Trainer.step", lambda self: pytest.fail("trained again"))
@@ -68,7 +68,7 @@ def test_longer_goes_on_and_what_fails_stops_no_other(tmp_path, monkeypatch):
     assert broken["error"] == "MemoryError: no memory"
     assert steps == [0, 16, 24]
     assert whole["nimg"] == 32
-    assert best(document) == whole
+    assert best_factor(document) == whole
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import zoo
 from zoo.training import generator_file
 from zoo.training.loop import CollapsedError
 from zoo.training.trainer import Trainer
-from zoo.training.validation import Watch
+from zoo.training.validation import Validator
 
 TINY = ["data.resolution=16", "generator.width=0.1", "discriminator.width=0.1", "train.batch=8"]
 LOOKS = ["train.log_kimg=0.008", "train.sample_kimg=0.008", "train.checkpoint_kimg=0.016", "train.evaluate_share=1"]
@@ -52,7 +52,7 @@ def test_every_look_is_in_the_log_beside_the_same_of_real_images(tmp_path):
 
 
 def test_looks_keep_to_their_share_of_the_time(trainer):
-    watch = Watch(trainer, Said())
+    watch = Validator(trainer, Said())
     assert watch.due(0.0)
     watch.took(1.0)
     assert not watch.due(39.0)  # two seconds of 39 are more than a twentieth
@@ -60,13 +60,13 @@ def test_looks_keep_to_their_share_of_the_time(trainer):
     watch.took(2.0)
     assert not watch.due(99.0)
     assert watch.due(100.0)
-    again = Watch(trainer, Said(), watch.state_dict())
+    again = Validator(trainer, Said(), watch.state_dict())
     assert not again.due(99.0)
 
 
 def test_real_unseen_images_ring_no_alarm_and_one_picture_does(trainer):
     said = Said()
-    watch = Watch(trainer, said)
+    watch = Validator(trainer, said)
     unseen = reals(trainer, trainer.data.unseen)
     assert len(unseen) == 64
     assert watch.look(unseen)["alarms"] == []
@@ -81,7 +81,7 @@ def test_real_unseen_images_ring_no_alarm_and_one_picture_does(trainer):
 
 def test_shifted_training_images_ring_the_other_alarm(trainer):
     copied = torch.roll(reals(trainer, trainer.data.train[::3][:64]), 1, dims=3)
-    row = Watch(trainer, Said()).look(copied)
+    row = Validator(trainer, Said()).look(copied)
     assert "copies_ncc" in [alarm["metric"] for alarm in row["alarms"] if alarm["name"] == "memorisation"]
 
 
@@ -99,7 +99,7 @@ def test_the_best_generator_is_kept_beside_the_last(tmp_path):
 
 
 def test_another_measure_of_the_best_begins_anew(trainer):
-    watch = Watch(trainer, Said(), {"best": {"metric": "fid", "value": 0.001, "nimg": 8}})
+    watch = Validator(trainer, Said(), {"best": {"metric": "fid", "value": 0.001, "nimg": 8}})
     row = {"ssim_nearest": 0.5, "ssim_nearest_unseen": 0.9, "ssim_pairwise": 0.7, "ssim_pairwise_real": 0.6}
     assert watch.improved(row, 16)
     assert watch.best == {"metric": "ssim", "value": pytest.approx(0.5), "nimg": 16}
@@ -112,9 +112,9 @@ def test_the_best_by_kid_needs_weights_before_the_first_step(tmp_path):
 
 
 def test_kid_in_training_is_that_of_more_fakes(tmp_path, monkeypatch):
-    from zoo.metrics.features.extractor import space
+    from zoo.metrics.features.extractor import load_extractor
 
-    monkeypatch.setattr("zoo.training.validation.space", lambda name, **options: space("random"))
+    monkeypatch.setattr("zoo.training.validation.space", lambda name, **options: load_extractor("random"))
     monkeypatch.setattr("zoo.training.validation.RANKED", 32)
     run = train(tmp_path, "train.best=kid", kimg=0.016)
     rows = run.rows()
@@ -130,7 +130,7 @@ def test_a_run_that_stays_collapsed_is_stopped_on_request(tmp_path, monkeypatch)
         always.append(1)
         return {"alarms": []}
 
-    monkeypatch.setattr(Watch, "look", look)
+    monkeypatch.setattr(Validator, "look", look)
     with pytest.raises(CollapsedError, match=r"collapsed by nimg 40: .*stop_on_collapse=false"):
         train(tmp_path, "train.stop_on_collapse=true", kimg=0.08)
     run = zoo.Run(tmp_path / "dcgan-64-000")
@@ -142,7 +142,7 @@ def test_a_run_that_stays_collapsed_is_stopped_on_request(tmp_path, monkeypatch)
 
 
 def test_growing_variety_is_no_reason_to_stop(trainer):
-    watch = Watch(trainer, Said())
+    watch = Validator(trainer, Said())
     watch.ringing = [0.99, 0.98, 0.97, 0.97, 0.96]
     assert not watch.collapsed()
     watch.ringing = [0.96, 0.97, 0.97, 0.97, 0.97]

@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zoo.core.config import Recipe as Recipe
     from zoo.core.errors import ZooError as ZooError
     from zoo.evaluation.bench import bench as bench
     from zoo.evaluation.compare import compare as compare
@@ -21,17 +22,16 @@ if TYPE_CHECKING:
     from zoo.hub.load import LoadedGenerator as LoadedGenerator
     from zoo.hub.load import load_generator as load_generator
     from zoo.models.registry import list_architectures as list_architectures
-    from zoo.recipes import Recipe as Recipe
     from zoo.recipes import create as create
     from zoo.recipes import list_models as list_models
-    from zoo.recipes import load as load_recipe  # noqa: F401
+    from zoo.recipes import load_recipe as load_recipe
     from zoo.training.run_folder import Run as Run
     from zoo.training.train import train as train
 
 _HOMES = {
     "GeneratedDataset": "zoo.hub.generated_dataset",
     "LoadedGenerator": "zoo.hub.load",
-    "Recipe": "zoo.recipes",
+    "Recipe": "zoo.core.config",
     "Run": "zoo.training.run_folder",
     "ZooError": "zoo.core.errors",
     "bench": "zoo.evaluation.bench",
@@ -40,7 +40,7 @@ _HOMES = {
     "list_architectures": "zoo.models.registry",
     "list_models": "zoo.recipes",
     "load_generator": "zoo.hub.load",
-    "load_recipe": "zoo.recipes:load",
+    "load_recipe": "zoo.recipes",
     "publish": "zoo.evaluation.publish",
     "train": "zoo.training.train",
 }
@@ -50,8 +50,7 @@ __all__ = sorted(_HOMES)
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'zoo' has no attribute {name!r}")
-    module, _, attribute = _HOMES[name].partition(":")
-    return getattr(importlib.import_module(module), attribute or name)
+    return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

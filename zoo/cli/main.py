@@ -12,12 +12,12 @@ from typing import Any, NoReturn
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 2 for what the user can mend, 130 or 143 after a signal."""
-    from zoo.core.errors import Interrupted, ZooError, nearest
+    from zoo.core.errors import Interrupted, ZooError, suggest
 
     parser = _parser()
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
-        options.parser.error(f"unknown {unknown[0]}{nearest(unknown[0].partition('=')[0], options.parser.flags())}")
+        options.parser.error(f"unknown {unknown[0]}{suggest(unknown[0].partition('=')[0], options.parser.flags())}")
     try:
         options.command(options)
         if sys.stdout is not None:  # which a shell may have closed
@@ -40,12 +40,12 @@ class _Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, with the nearest match."""
 
     def error(self, message: str) -> NoReturn:
-        from zoo.core.errors import nearest
+        from zoo.core.errors import suggest
 
         wrong = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
         if wrong:
             choices = re.findall(r"[\w-]+", wrong[2])
-            message = f"no {wrong[1]!r}{nearest(wrong[1], choices)}; one of {', '.join(choices)}"
+            message = f"no {wrong[1]!r}{suggest(wrong[1], choices)}; one of {', '.join(choices)}"
         print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
         raise SystemExit(2)
 
@@ -233,12 +233,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list(options: argparse.Namespace) -> None:
-    from zoo.core.errors import ZooError, nearest
-    from zoo.recipes import list_models, summaries
+    from zoo.core.errors import ZooError, suggest
+    from zoo.recipes import list_models, summarise_recipes
 
-    rows = list(summaries(options.pattern))
+    rows = list(summarise_recipes(options.pattern))
     if not rows:
-        raise ZooError(f"no recipe matches {options.pattern!r}{nearest(options.pattern, list_models())}")
+        raise ZooError(f"no recipe matches {options.pattern!r}{suggest(options.pattern, list_models())}")
     if options.json:
         return _print_json(rows)
     lines = []
@@ -253,10 +253,10 @@ def _show(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from zoo import recipes
-    from zoo.models.summary import describe
+    from zoo.recipes import summarise_recipe
 
-    resolved = recipes.load(options.name, options.set)
-    networks = dict(zip(("generator", "discriminator"), describe(resolved), strict=True))
+    resolved = recipes.load_recipe(options.name, options.set)
+    networks = dict(zip(("generator", "discriminator"), summarise_recipe(resolved), strict=True))
     if options.json:
         layers = {side: asdict(network) for side, network in networks.items()}
         return _print_json({"recipe": resolved.to_dict(), "digest": resolved.digest, **layers})
@@ -271,7 +271,7 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from zoo.core.console import numbers
+    from zoo.core.console import format_training_row
     from zoo.training.train import train
 
     if options.classes:
@@ -303,7 +303,7 @@ def _train(options: argparse.Namespace) -> None:
     last = (run.rows() or [{}])[-1]
     if options.json:
         return _print_json({"run": str(run.path), **run.info, "last": last})
-    print(f"{run.path}: {last.get('nimg', 0):,} images  {numbers(last)}")
+    print(f"{run.path}: {last.get('nimg', 0):,} images  {format_training_row(last)}")
     for name in ("training.gif", "losses.png", "d_accuracy.png", "samples", "generator.safetensors"):
         print(f"  {run.path / name}")
     return None
@@ -312,13 +312,13 @@ def _train(options: argparse.Namespace) -> None:
 def _profile(options: argparse.Namespace) -> None:
     from zoo.core.errors import ZooError
     from zoo.training.profiling.profiler import NAMES
-    from zoo.training.train import profile
+    from zoo.training.train import profile_recipe
 
     if options.name is None or options.resume or options.new or options.kimg:
         raise ZooError("--profile takes a recipe, and neither --resume, --new nor --kimg: it trains nothing")
     if options.deterministic or options.tensorboard:
         raise ZooError("--profile: takes neither --deterministic nor --tensorboard")
-    found, speed = profile(
+    found, speed = profile_recipe(
         options.name, data=options.data, device=options.device, precision=options.precision, set=options.set
     )
     if options.json:
@@ -342,7 +342,7 @@ def _profile(options: argparse.Namespace) -> None:
 
 
 def _tune(options: argparse.Namespace) -> None:
-    from zoo.training.sweep import best, tune
+    from zoo.training.sweep import best_factor, tune
 
     document = tune(
         options.name,
@@ -368,7 +368,7 @@ def _tune(options: argparse.Namespace) -> None:
     headings = ["factor>", f"{document['param']}>", "D loss>", "G loss>", "D(x) - D(G(z))>"]
     headings += ["SSIM nearest / real>", "SSIM pairwise / real>", "best look>", "alarms"]
     _print_table(headings, lines)
-    if (row := best(document)) is not None:
+    if (row := best_factor(document)) is not None:
         print(f"nearest to real images: x{row['factor']:g}")
     print(f"  {document['picture']}")
     return None
@@ -378,12 +378,12 @@ def _runs(options: argparse.Namespace) -> None:
     from pathlib import Path
 
     from zoo.core.errors import ZooError
-    from zoo.training.run_folder import find, open_run
+    from zoo.training.run_folder import find_runs, open_run
 
     if not Path(options.out).is_dir():
         raise ZooError(f"no folder {options.out}; `zoo train NAME` makes runs in ./runs")
     rows: list[dict[str, Any]] = []
-    for run in find(Path(options.out)):
+    for run in find_runs(Path(options.out)):
         try:
             info = open_run(run.path).info
         except (ZooError, ValueError) as error:
@@ -473,7 +473,7 @@ def _bench(options: argparse.Namespace) -> None:
     from pathlib import Path
 
     from zoo.core.errors import ZooError
-    from zoo.evaluation.bench import bench, broken
+    from zoo.evaluation.bench import bench, failed_rows
 
     document = bench(
         options.targets,
@@ -498,7 +498,7 @@ def _bench(options: argparse.Namespace) -> None:
             _print_group(group, document["metrics"])
         for name in ("report.html", "table.md", "results.jsonl"):
             print(f"  {Path(options.out) / name}")
-    if lines := broken(document):
+    if lines := failed_rows(document):
         sys.stdout.flush()
         for line in lines:
             print(f"zoo: {line}", file=sys.stderr)
@@ -527,9 +527,9 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _weights(options: argparse.Namespace) -> None:
-    from zoo.hub.pretrained import catalogue
+    from zoo.hub.pretrained import load_catalogue
 
-    entries = catalogue().values()
+    entries = load_catalogue().values()
     if options.json:
         return _print_json([entry.to_json() for entry in entries])
     if not entries:
@@ -615,12 +615,12 @@ def _data_check(options: argparse.Namespace) -> None:
 
     from rich.console import Console
 
-    from zoo.data.check import check, print_report
+    from zoo.data.check import check_images, print_check_report
 
-    report = check(options.path, out=Path(options.out) if options.out else None, resolution=options.resolution)
+    report = check_images(options.path, out=Path(options.out) if options.out else None, resolution=options.resolution)
     if options.json:
         return _print_json(report.to_json())
-    print_report(report, Console())
+    print_check_report(report, Console())
     return None
 
 

@@ -60,10 +60,10 @@ class Display:
         """Training has come to ``nimg`` images; ``row`` holds means as in the log."""
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=nimg)
-            self._numbers = numbers(row)
+            self._numbers = format_training_row(row)
         elif time.monotonic() - self._last > 30:
             self._last = time.monotonic()
-            self.console.print(f"{self._label}: {nimg} images, {numbers(row)}", markup=False)
+            self.console.print(f"{self._label}: {nimg} images, {format_training_row(row)}", markup=False)
 
     def due(self) -> bool:
         """Whether another :meth:`moved` would show: numbers are read off the device no oftener than that."""
@@ -93,7 +93,7 @@ class Display:
         self.console.print(f"warning: {message}", style="yellow", markup=False)
 
 
-def numbers(row: dict[str, Any]) -> str:
+def format_training_row(row: dict[str, Any]) -> str:
     """A row of the log in one line: ``D(x)`` and ``D(G(z))`` as probabilities, accuracies in percent.
 
     Where logits have no zero (relativistic and Wasserstein losses): their difference, and the share of pairs of a real

@@ -25,22 +25,26 @@ class Interrupted(Exception):  # noqa: N818 (it is no error)
         self.signum = signum
 
 
-def words(error: BaseException) -> str:
+def error_message(error: BaseException) -> str:
     """Why, as the system says it, on one line and without the file's name: ``"No space left on device"``."""
     return getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def told(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Any failure on one line: what was said for people as it is, anything else with its kind before it."""
-    return words(error) if isinstance(error, ZooError | OSError) else f"{type(error).__name__}: {words(error)}"
+    return (
+        error_message(error)
+        if isinstance(error, ZooError | OSError)
+        else f"{type(error).__name__}: {error_message(error)}"
+    )
 
 
-def reason(error: BaseException) -> str:
+def error_reason(error: BaseException) -> str:
     """The same in lower case, for the middle of a sentence."""
-    return words(error).lower()
+    return error_message(error).lower()
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
+def suggest(word: str, choices: Iterable[str]) -> str:
     """``" (did you mean 'x'?)"`` for the choice that ``word`` most resembles, or ``""`` where none comes near."""
     found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
     return f" (did you mean {found[0]!r}?)" if found else ""

@@ -10,7 +10,7 @@ from typing import IO
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replace_file(path: Path) -> Iterator[Path]:
     """A file beside ``path`` to write to: it takes its place, durably, when the block ends, and vanishes on an error.
 
     Makes the folder.
@@ -34,7 +34,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO]:
     """:func:`replacing` as an open file."""
     with (
-        replacing(path) as temporary,
+        replace_file(path) as temporary,
         temporary.open(mode, encoding=None if "b" in mode else "utf-8") as file,
     ):
         yield file
@@ -46,3 +46,10 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def cache_folder() -> Path:
+    """$ZOO_CACHE, else zoo in $XDG_CACHE_HOME, else ~/.cache/zoo."""
+    if os.environ.get("ZOO_CACHE"):
+        return Path(os.environ["ZOO_CACHE"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "zoo"

@@ -24,7 +24,7 @@ class Reporter(Protocol):
         """One line that may need mending."""
 
 
-class Silent:
+class SilentReporter:
     """The reporter that says nothing."""
 
     def start(self, task: str, total: int) -> None: ...
@@ -34,7 +34,7 @@ class Silent:
     def warn(self, message: str) -> None: ...
 
 
-class Kept(Silent):
+class RecordingReporter(SilentReporter):
     """The reporter that keeps what is said.
 
     Attributes:

@@ -14,7 +14,7 @@ import typing
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from zoo.core.errors import ZooError, nearest
+from zoo.core.errors import ZooError, suggest
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class SchemaError(ZooError):
         super().__init__(f"{path}: {message}" if path else message)
 
 
-def build(kind: Any, data: Any, path: str = "") -> Any:
+def from_plain(kind: Any, data: Any, path: str = "") -> Any:
     """``data`` (as YAML gives it) as a ``kind``.
 
     Args:
@@ -74,7 +74,7 @@ def build(kind: Any, data: Any, path: str = "") -> Any:
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
-        value = build(arguments[0], data, path)
+        value = from_plain(arguments[0], data, path)
         for bound in arguments[1:]:
             if isinstance(bound, Range) and not bound.admits(value):
                 raise SchemaError(path, f"must be {bound}, not {value}")
@@ -83,7 +83,7 @@ def build(kind: Any, data: Any, path: str = "") -> Any:
         return _build_union(kind, arguments, data, path)
     if origin is Literal:
         if data not in arguments or isinstance(data, bool) != any(data is a for a in arguments if isinstance(a, bool)):
-            hint = nearest(str(data), [str(a) for a in arguments])
+            hint = suggest(str(data), [str(a) for a in arguments])
             raise SchemaError(path, f"must be one of {', '.join(map(str, arguments))}, not {data!r}{hint}")
         return data
     if origin is tuple:
@@ -91,7 +91,7 @@ def build(kind: Any, data: Any, path: str = "") -> Any:
     if origin is dict:
         if not isinstance(data, dict):
             raise SchemaError(path, f"must be a mapping, not {data!r}")
-        return {str(key): build(arguments[1], value, _join(path, key)) for key, value in data.items()}
+        return {str(key): from_plain(arguments[1], value, _join(path, key)) for key, value in data.items()}
     if hasattr(kind, "parse"):
         try:
             return kind.parse(data)
@@ -104,16 +104,16 @@ def build(kind: Any, data: Any, path: str = "") -> Any:
     return _build_scalar(kind, data, path)
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """The inverse of :func:`build`: dataclasses and tuples to mappings and lists, ready for YAML or JSON."""
     if hasattr(value, "plain"):
         return value.plain()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [to_plain(item) for item in value]
     return value
 
 
@@ -125,13 +125,13 @@ def _build_dataclass(kind: Any, data: Any, path: str) -> Any:
     for key in data:
         if key not in fields:
             raise SchemaError(
-                _join(path, key), f"unknown key{nearest(str(key), fields)}; allowed here: {', '.join(_keys(kind))}"
+                _join(path, key), f"unknown key{suggest(str(key), fields)}; allowed here: {', '.join(_keys(kind))}"
             )
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in data:
             raise SchemaError(_join(path, name), "is missing")
-    values = {key: build(hints[key], value, _join(path, key)) for key, value in data.items()}
+    values = {key: from_plain(hints[key], value, _join(path, key)) for key, value in data.items()}
     try:
         return kind(**values)
     except ValueError as error:
@@ -144,23 +144,23 @@ def _build_union(kind: Any, arguments: tuple[Any, ...], data: Any, path: str) ->
     failures = []
     for choice in (a for a in arguments if a is not type(None)):
         try:
-            return build(choice, data, path)
+            return from_plain(choice, data, path)
         except SchemaError as error:
             failures.append(error)
     if len(failures) == 1:
         raise failures[0]
     words = [word for a in arguments if typing.get_origin(a) is Literal for word in typing.get_args(a)]
-    raise SchemaError(path, f"must be {_describe(kind)}, not {data!r}{nearest(str(data), words)}")
+    raise SchemaError(path, f"must be {_describe(kind)}, not {data!r}{suggest(str(data), words)}")
 
 
 def _build_tuple(kind: Any, arguments: tuple[Any, ...], data: Any, path: str) -> tuple[Any, ...]:
     if not isinstance(data, list | tuple):
         raise SchemaError(path, f"must be {_describe(kind)}, not {data!r}")
     if len(arguments) == 2 and arguments[1] is Ellipsis:
-        return tuple(build(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(data))
+        return tuple(from_plain(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(data))
     if len(data) != len(arguments):
         raise SchemaError(path, f"must be {_describe(kind)}, not {len(data)} of them")
-    return tuple(build(a, item, f"{path}[{i}]") for i, (a, item) in enumerate(zip(arguments, data, strict=True)))
+    return tuple(from_plain(a, item, f"{path}[{i}]") for i, (a, item) in enumerate(zip(arguments, data, strict=True)))
 
 
 def _build_scalar(kind: Any, data: Any, path: str) -> Any:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from zoo.core.progress import Reporter
 
 T = TypeVar("T")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-def stream(
+def map_chunks(
     function: Callable[[range], T], total: int, chunk: int, *, task: str, reporter: Reporter
 ) -> Iterator[tuple[range, T]]:
     """``(part, function(part))`` for ``range(total)`` in parts of ``chunk``, in order; errors come up where they fall.
@@ -43,3 +45,24 @@ def _next(pending: deque[tuple[range, Future[T]]], reporter: Reporter) -> tuple[
     result = future.result()
     reporter.advance(len(part))
     return part, result
+
+
+def map_ahead(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """``map(work, items)`` by ``threads`` threads; items are drawn here, no more of them than keep the threads busy.
+
+    Good for work that lets go of the interpreter's lock. One thread: done here, when it is asked for.
+    """
+    if threads == 1:
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

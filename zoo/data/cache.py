@@ -23,25 +23,26 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from zoo.core.errors import ZooError, words
+from zoo.core.errors import ZooError, error_message
 from zoo.core.files import atomic_file
 from zoo.core.progress import Reporter
-from zoo.core.threads import stream
+from zoo.core.threads import map_chunks
 from zoo.data.decode import Array, UnreadableError, decode
-from zoo.data.resize import Window, fitted, grey, levels, thumbnail
-from zoo.data.sources import Source, blake
-from zoo.data.subjects import HASH_SIDE, difference_hash, near_duplicates, subjects_of
-from zoo.data.windowing import DeepError, dtype_window, mixed, percentile_window
+from zoo.data.near_duplicates import HASH_SIDE, difference_hash, near_duplicates
+from zoo.data.resize import Window, resize_image, thumbnail, to_8_bit, to_grey
+from zoo.data.sources import Source, hash_bytes
+from zoo.data.subjects import find_subjects
+from zoo.data.windowing import DeepError, dtype_window, mixed_depths_error, percentile_window
 
 if TYPE_CHECKING:
-    from zoo.recipes import DataConfig
+    from zoo.core.config import DataConfig
 
 FORMAT = 1  # to be raised whenever the same files and settings would give other pixels or other facts
 STALE = 24 * 3600  # seconds after which what a killed process left behind is swept away
 
 
 @dataclass
-class Facts:
+class SetFacts:
     """What is known of a set beside its pixels; lists run along the images unless said otherwise.
 
     Attributes:
@@ -65,26 +66,21 @@ class Facts:
     notes: list[str] = field(default_factory=list)
 
 
-def default_folder() -> Path:
-    """$ZOO_CACHE, else zoo in $XDG_CACHE_HOME, else ~/.cache/zoo."""
-    if os.environ.get("ZOO_CACHE"):
-        return Path(os.environ["ZOO_CACHE"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "zoo"
-
-
-def fetch(source: Source, config: DataConfig, reporter: Reporter, root: Path) -> tuple[np.memmap, Facts, str]:
+def load_or_build_cache(
+    source: Source, config: DataConfig, reporter: Reporter, root: Path
+) -> tuple[np.memmap, SetFacts, str]:
     """The set's images (N, C, R, R) uint8, its facts and its key; built if it is not there or damaged.
 
     Raises:
         ZooError: the source cannot be read or holds nothing, or the cache cannot be written.
     """
-    place = root / "index" / f"{blake(os.fsencode(source.location))}.json" if source.location else None
+    place = root / "index" / f"{hash_bytes(os.fsencode(source.location))}.json" if source.location else None
     signature = source.signature()
     content = known = _recall(place, signature)
     if content is None:
         content = source.content(reporter)
     settings = [FORMAT, content, config.resolution, config.channels, config.fit, config.window]
-    key = blake(json.dumps(settings))
+    key = hash_bytes(json.dumps(settings))
     folder = root / "sets" / key
     try:
         found = _read(folder, config)
@@ -96,7 +92,7 @@ def fetch(source: Source, config: DataConfig, reporter: Reporter, root: Path) ->
                 json.dump({"signature": signature, "content": content}, file)
     except OSError as error:
         raise ZooError(
-            f"{root}: the cache cannot be written ({words(error)}); make room, or set ZOO_CACHE to another folder"
+            f"{root}: the cache cannot be written ({error_message(error)}); make room, or set ZOO_CACHE to another folder"
         ) from error
     if found is None:
         raise ZooError(f"{folder}: the cache was damaged while it was written; run again")
@@ -112,10 +108,10 @@ def _recall(place: Path | None, signature: str) -> str | None:
     return None
 
 
-def _read(folder: Path, config: DataConfig) -> tuple[np.memmap, Facts] | None:
+def _read(folder: Path, config: DataConfig) -> tuple[np.memmap, SetFacts] | None:
     """A set that is there and whole, or None."""
     try:
-        facts = Facts(**json.loads((folder / "set.json").read_text()))
+        facts = SetFacts(**json.loads((folder / "set.json").read_text()))
         facts.window = tuple(facts.window) if facts.window else None  # type: ignore[assignment]
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         size = (folder / "images.npy").stat().st_size
@@ -175,7 +171,7 @@ class _Row(NamedTuple):
     deep: bool = False
 
 
-def _decode(source: Source, config: DataConfig, file: IO[bytes], reporter: Reporter) -> tuple[Facts, str]:
+def _decode(source: Source, config: DataConfig, file: IO[bytes], reporter: Reporter) -> tuple[SetFacts, str]:
     """Write all images that can be read; the facts, and the content that was really met."""
     explicit = config.window if isinstance(config.window, tuple | list) else None
     window: Window | None = (float(explicit[0]), float(explicit[1])) if explicit else None
@@ -189,7 +185,7 @@ def _decode(source: Source, config: DataConfig, file: IO[bytes], reporter: Repor
 
 def _write(
     source: Source, config: DataConfig, window: Window | None, dtype: str | None, file: IO[bytes], reporter: Reporter
-) -> tuple[Facts, str]:
+) -> tuple[SetFacts, str]:
     def row(index: int) -> _Row:
         digest, raw, reason = source.digest(index)
         try:
@@ -199,11 +195,11 @@ def _write(
             if picture.deep and window is None:
                 raise DeepError(picture.pixels.dtype)
             if picture.deep and dtype and dtype != picture.pixels.dtype:
-                raise mixed(source.label, {dtype, str(picture.pixels.dtype)})
+                raise mixed_depths_error(source.label, {dtype, str(picture.pixels.dtype)})
             # 8 bits are taken as they are unless people themselves have set a window.
-            values = levels(picture.pixels, window if picture.deep or dtype is None else None)
-            image = fitted(values, resolution=config.resolution, channels=config.channels, fit=config.fit)
-            near = difference_hash(thumbnail(grey(values), HASH_SIDE + 1, HASH_SIDE))
+            values = to_8_bit(picture.pixels, window if picture.deep or dtype is None else None)
+            image = resize_image(values, resolution=config.resolution, channels=config.channels, fit=config.fit)
+            near = difference_hash(thumbnail(to_grey(values), HASH_SIDE + 1, HASH_SIDE))
             return _Row(digest, "", image, near, picture.deep)
         except UnreadableError as error:
             if source.strict:
@@ -214,14 +210,14 @@ def _write(
         return [row(index) for index in part]
 
     total, listing = len(source.names), source.listing
-    facts = Facts(problems=[(problem.name, problem.reason) for problem in listing.problems])
+    facts = SetFacts(problems=[(problem.name, problem.reason) for problem in listing.problems])
     kept: list[int] = []
     digests: list[bytes] = []
     near: list[bytes] = []
     deep = 0
     file.seek(0)
     start = _header(file, (total, config.channels, config.resolution, config.resolution))
-    for part, found in stream(rows, total, source.chunk, task="decoding", reporter=reporter):
+    for part, found in map_chunks(rows, total, source.chunk, task="decoding", reporter=reporter):
         for index, made in zip(part, found, strict=True):
             digests.append(made.digest)
             if made.image is None:
@@ -240,12 +236,12 @@ def _write(
 
     facts.names = [source.names[index] for index in kept]
     facts.splits = [listing.splits[index] for index in kept] if listing.splits else None
-    facts.subjects = subjects_of(facts.names, split=facts.splits is not None)
+    facts.subjects = find_subjects(facts.names, split=facts.splits is not None)
     if facts.splits is None and facts.subjects is None:
         facts.groups = near_duplicates(
             np.frombuffer(b"".join(near), np.uint8).reshape(len(near), -1), reporter
         ).tolist()
-    facts.duplicates = equals(digests[index] for index in kept)
+    facts.duplicates = group_equal(digests[index] for index in kept)
     facts.window = window
     if 0 < deep < len(kept) and dtype:
         facts.notes.append(
@@ -254,7 +250,7 @@ def _write(
     return facts, source.combine(digests)
 
 
-def equals(digests: Iterable[bytes]) -> list[list[int]]:
+def group_equal(digests: Iterable[bytes]) -> list[list[int]]:
     """The positions at which the same digest stands more than once."""
     places: dict[bytes, list[int]] = {}
     for position, digest in enumerate(digests):

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from zoo.core.errors import ZooError, words
-from zoo.core.progress import Reporter, Silent
-from zoo.core.threads import stream
-from zoo.data.cache import equals
-from zoo.data.decode import Array, Picture, UnreadableError, decode, quiet_pillow
-from zoo.data.resize import Window, fitted, grey, levels, thumbnail
+from zoo.core.errors import ZooError, error_message
+from zoo.core.progress import Reporter, SilentReporter
+from zoo.core.threads import map_chunks
+from zoo.data.cache import group_equal
+from zoo.data.decode import Array, DecodedImage, UnreadableError, decode, silence_pillow
+from zoo.data.near_duplicates import HASH_SIDE, difference_hash, near_duplicates
+from zoo.data.resize import Window, resize_image, thumbnail, to_8_bit, to_grey
 from zoo.data.sources import CHECKED, PhantomSource, Problem, Source, open_source
-from zoo.data.subjects import HASH_SIDE, difference_hash, near_duplicates, subjects_of
+from zoo.data.subjects import find_subjects
 from zoo.data.windowing import DeepError, window_and_range
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class _Found:
                 mine += value
 
 
-def check(
+def check_images(
     path: str | Path | None, *, out: Path | None = None, resolution: int = 64, reporter: Reporter | None = None
 ) -> CheckReport:
     """Look at every picture of a set, and write ``contact_sheet.png`` and ``histogram.png``.
@@ -113,8 +114,8 @@ def check(
     """
     if resolution < 1:
         raise ZooError(f"--resolution {resolution}: must be at least 1")
-    reporter = reporter or Silent()
-    with closing(open_source(path, resolution=resolution, channels=None)) as source, quiet_pillow():
+    reporter = reporter or SilentReporter()
+    with closing(open_source(path, resolution=resolution, channels=None)) as source, silence_pillow():
         window, span = None, (0.0, 255.0)
         try:
             found = _look(source, resolution, window, span, reporter)
@@ -131,11 +132,11 @@ def check(
             _histogram(report, folder / "histogram.png")
             report.files = [str(folder / "contact_sheet.png"), str(folder / "histogram.png")]
     except OSError as error:
-        raise ZooError(f"{folder}: cannot be written ({words(error)}); give another folder") from error
+        raise ZooError(f"{folder}: cannot be written ({error_message(error)}); give another folder") from error
     return report
 
 
-def print_report(report: CheckReport, console: Console) -> None:
+def print_check_report(report: CheckReport, console: Console) -> None:
     """The report as a table for people."""
     from rich.table import Table
 
@@ -193,12 +194,12 @@ def _look(source: Source, resolution: int, window: Window | None, span: Window, 
             note(found, index, digest, picture)
         return found
 
-    def note(found: _Found, index: int, digest: bytes, picture: Picture) -> None:
+    def note(found: _Found, index: int, digest: bytes, picture: DecodedImage) -> None:
         pixels = picture.pixels
-        values = levels(pixels, window if picture.deep else None)
+        values = to_8_bit(pixels, window if picture.deep else None)
         found.kept.append(index)
         found.digests.append(digest)
-        found.near.append(difference_hash(thumbnail(grey(values), HASH_SIDE + 1, HASH_SIDE)))
+        found.near.append(difference_hash(thumbnail(to_grey(values), HASH_SIDE + 1, HASH_SIDE)))
         found.sizes[f"{pixels.shape[1]}x{pixels.shape[0]}"] += 1
         found.modes[picture.mode] += 1
         found.bits[picture.bits] += 1
@@ -206,11 +207,11 @@ def _look(source: Source, resolution: int, window: Window | None, span: Window, 
         found.histogram += np.bincount(np.rint(places.clip(0, BINS - 1)).astype(int).ravel(), minlength=BINS)
         if index in wanted:
             channels = 3 if pixels.ndim == 3 and pixels.shape[2] == 3 else 1
-            made = fitted(values, resolution=resolution, channels=channels, fit="pad")
+            made = resize_image(values, resolution=resolution, channels=channels, fit="pad")
             found.thumbs.append(np.broadcast_to(made, (3, resolution, resolution)))
 
     sums = _Found()
-    for _, found in stream(look, len(source.names), source.chunk, task="looking", reporter=reporter):
+    for _, found in map_chunks(look, len(source.names), source.chunk, task="looking", reporter=reporter):
         sums.merge(found)
     return sums
 
@@ -219,7 +220,7 @@ def _report(source: Source, found: _Found, window: Window | None, span: Window, 
     listing = source.listing
     names = [listing.names[index] for index in found.kept]
     splits = [listing.splits[index] for index in found.kept] if listing.splits else None
-    subjects = subjects_of(names, split=splits is not None)
+    subjects = find_subjects(names, split=splits is not None)
     groups: Counter[int] = Counter()
     if names:
         hashes = np.frombuffer(b"".join(found.near), np.uint8).reshape(len(names), -1)
@@ -239,7 +240,7 @@ def _report(source: Source, found: _Found, window: Window | None, span: Window, 
         range=span,
         histogram=found.histogram.tolist(),
         window=window,
-        duplicates=[[names[index] for index in group] for group in equals(found.digests)],
+        duplicates=[[names[index] for index in group] for group in group_equal(found.digests)],
         near_duplicates=sum(count for count in groups.values() if count > 1),
         near_groups=sum(count > 1 for count in groups.values()),
         shared_subjects=sorted(subject for subject, where in homes.items() if len(where) > 1),

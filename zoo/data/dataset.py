@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo.core.errors import ZooError, words
-from zoo.core.progress import Reporter, Silent
-from zoo.data.cache import Facts, default_folder, fetch
-from zoo.data.decode import quiet_pillow
-from zoo.data.labels import MANIFEST, labels_of, numbered_classes
+from zoo.core.errors import ZooError, error_message
+from zoo.core.files import cache_folder
+from zoo.core.progress import Reporter, SilentReporter
+from zoo.data.cache import SetFacts, load_or_build_cache
+from zoo.data.decode import silence_pillow
+from zoo.data.labels import MANIFEST, index_classes, read_labels
 from zoo.data.resize import Window
-from zoo.data.sources import ArraySource, PhantomSource, Problem, Source, blake, open_source
-from zoo.data.subjects import enumerated, hold_out
+from zoo.data.sources import ArraySource, PhantomSource, Problem, Source, hash_bytes, open_source
+from zoo.data.subjects import enumerated, hold_out_subjects
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from zoo.recipes import DataConfig
+    from zoo.core.config import DataConfig
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,7 +82,7 @@ class Dataset:
             )
 
 
-def load(
+def load_dataset(
     path: str | Path | None,
     config: DataConfig,
     *,
@@ -100,15 +101,15 @@ def load(
     Raises:
         ZooError: the path, the pictures or the settings will not do, or the cache cannot be written.
     """
-    reporter = reporter or Silent()
+    reporter = reporter or SilentReporter()
     _check(config)
-    with closing(open_source(path, resolution=config.resolution, channels=config.channels)) as source, quiet_pillow():
+    with closing(open_source(path, resolution=config.resolution, channels=config.channels)) as source, silence_pillow():
         if config.channels not in (1, 3) and not isinstance(source, ArraySource):
             raise ZooError(
                 f"data.channels: {source.label} gives pictures of 1 or 3 channels, not {config.channels}; "
                 "other numbers come from .npy and .npz files that have them"
             )
-        images, facts, key = fetch(source, config, reporter, cache_dir or default_folder())
+        images, facts, key = load_or_build_cache(source, config, reporter, cache_dir or cache_folder())
         return _assembled(source, config, images, facts, key, reporter)
 
 
@@ -120,7 +121,7 @@ def _check(config: DataConfig) -> None:
 
 
 def _assembled(
-    source: Source, config: DataConfig, images: np.memmap, facts: Facts, key: str, reporter: Reporter
+    source: Source, config: DataConfig, images: np.memmap, facts: SetFacts, key: str, reporter: Reporter
 ) -> Dataset:
     label, count = source.label, len(facts.names)
     problems = [Problem(*problem) for problem in facts.problems]
@@ -139,7 +140,7 @@ def _assembled(
         others = " and ".join(sorted({split for split in facts.splits if split != "train"}, reverse=True))
         description += f", {count - seen.sum()} ({others}) held out"
     else:
-        held = hold_out(groups, config.holdout)
+        held = hold_out_subjects(groups, config.holdout)
         seen = np.array([group not in held for group in groups])
         kind = "subject" if subjects else "group"
         if not subjects and held:
@@ -155,10 +156,10 @@ def _assembled(
     classes: dict[str, float] = {}
     if config.labels is not None:
         try:
-            found = labels_of(facts.names, config.labels, source.manifest(), label, split=bool(facts.splits))
+            found = read_labels(facts.names, config.labels, source.manifest(), label, split=bool(facts.splits))
         except (OSError, UnicodeDecodeError) as error:
-            raise ZooError(f"{label}: {MANIFEST} cannot be read ({words(error)})") from None
-        labels, classes = numbered_classes(found, train, list(config.classes), label)
+            raise ZooError(f"{label}: {MANIFEST} cannot be read ({error_message(error)})") from None
+        labels, classes = index_classes(found, train, list(config.classes), label)
         description += f", {len(classes)} classes"
 
     # What a set's own splits share is left out of the unseen ones: whatever judges by them must be able to trust them.
@@ -186,7 +187,7 @@ def _assembled(
         subjects=facts.subjects,
         train=train.astype(np.int64),
         unseen=unseen.astype(np.int64),
-        digest=blake(
+        digest=hash_bytes(
             key, train.astype("<i8").tobytes(), *(() if labels is None else (labels.astype("<i8").tobytes(),))
         ),
         window=facts.window,

@@ -38,7 +38,7 @@ class UnreadableError(Exception):
 
 
 @dataclass(frozen=True)
-class Picture:
+class DecodedImage:
     """Pixels as stored.
 
     Attributes:
@@ -58,7 +58,7 @@ class Picture:
 
 
 @contextlib.contextmanager
-def quiet_pillow() -> Iterator[None]:
+def silence_pillow() -> Iterator[None]:
     """Pillow's own words, about odd metadata and pictures that are refused anyway, are not for people.
 
     Held once around a whole job by the thread that starts it, since warning filters belong to the process.
@@ -74,7 +74,7 @@ def quiet_pillow() -> Iterator[None]:
         log.setLevel(level)
 
 
-def decode(raw: bytes | Array) -> Picture:
+def decode(raw: bytes | Array) -> DecodedImage:
     """A file's bytes, or one picture of an array, as a :class:`Picture`.
 
     Raises:
@@ -84,14 +84,14 @@ def decode(raw: bytes | Array) -> Picture:
         pixels = (
             raw.astype(np.uint8) * 255 if raw.dtype == bool else raw.astype(raw.dtype.newbyteorder("="), copy=False)
         )
-        return Picture(_finite(pixels), str(raw.dtype), 1 if raw.dtype == bool else 8 * raw.dtype.itemsize)
+        return DecodedImage(_finite(pixels), str(raw.dtype), 1 if raw.dtype == bool else 8 * raw.dtype.itemsize)
     if not raw:
         raise UnreadableError("an empty file")
     try:
         with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
             _judge(image)
             pixels = _pixels(ImageOps.exif_transpose(image))
-            return Picture(_finite(pixels), image.mode, 1 if image.mode == "1" else 8 * pixels.dtype.itemsize)
+            return DecodedImage(_finite(pixels), image.mode, 1 if image.mode == "1" else 8 * pixels.dtype.itemsize)
     except UnreadableError:
         raise
     except Image.DecompressionBombError as error:

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from zoo.core.errors import ZooError
-from zoo.core.progress import Reporter, Silent
-from zoo.core.threads import stream
-from zoo.data.dataset import Dataset, load
-from zoo.data.decode import UnreadableError, decode, quiet_pillow
+from zoo.core.progress import Reporter, SilentReporter
+from zoo.core.threads import map_chunks
+from zoo.data.dataset import Dataset, load_dataset
+from zoo.data.decode import UnreadableError, decode, silence_pillow
 from zoo.data.sources import Source, is_phantoms, open_source
-from zoo.data.subjects import enumerated, numbered, subjects_of
+from zoo.data.subjects import enumerated, find_subjects, subject_indices
 
 if TYPE_CHECKING:
-    from zoo.recipes import DataConfig
+    from zoo.core.config import DataConfig
 
 Array = np.ndarray[Any, Any]
 
@@ -85,7 +85,7 @@ class ImageSet:
     def halves(self) -> tuple[ImageSet, ImageSet] | None:
         """Two halves without a common subject, or None where there is but one."""
         keys = self.subjects or [str(i) for i in range(len(self))]
-        number = np.array(numbered(keys))
+        number = np.array(subject_indices(keys))
         if not number.any():
             return None
         odd = number % 2 == 1
@@ -111,7 +111,7 @@ def describe_shape(shape: tuple[int, int, int]) -> str:
     return f"{height} x {width} {'grey' if channels == 1 else 'RGB' if channels == 3 else f'of {channels} channels'}"
 
 
-def trained_and_unseen(data: Dataset) -> tuple[ImageSet, ImageSet | None]:
+def train_and_heldout(data: Dataset) -> tuple[ImageSet, ImageSet | None]:
     """The images of a set that are trained on, and those of unseen subjects, if there are any."""
     whole = ImageSet(images=data.images, label=data.description, names=data.names, subjects=data.subjects)
     unseen = whole.part(data.unseen, "unseen subjects") if len(data.unseen) else None
@@ -131,9 +131,9 @@ def read_images(
     Raises:
         ZooError: nothing there, or sizes or channels that differ, or more than 8 bits a channel.
     """
-    reporter = reporter or Silent()
+    reporter = reporter or SilentReporter()
     if fit is not None:
-        data = load(path, fit, reporter=reporter, cache_dir=cache_dir)
+        data = load_dataset(path, fit, reporter=reporter, cache_dir=cache_dir)
         return ImageSet(
             images=data.images,
             label=data.description,
@@ -143,11 +143,11 @@ def read_images(
         )
     if isinstance(path, str) and is_phantoms(path):
         raise ZooError(f"{path}: phantoms are drawn at any size; say which, with --fit pad --resolution R")
-    with closing(open_source(path, resolution=0, channels=None)) as source, quiet_pillow():
+    with closing(open_source(path, resolution=0, channels=None)) as source, silence_pillow():
         return _read(source, reporter)
 
 
-def alike(sets: Sequence[ImageSet]) -> list[ImageSet]:
+def match_image_sets(sets: Sequence[ImageSet]) -> list[ImageSet]:
     """The same sets, of one channel if no picture in any of them has a colour: every figure is the same.
 
     A set that is grey by chance, as what a collapsed generator makes may be, stays as it is among coloured ones.
@@ -171,7 +171,7 @@ def _read(source: Source, reporter: Reporter) -> ImageSet:
     images: list[Array] = []
     names: list[str] = []
     bad: list[str] = []
-    for part, found in stream(decoded, len(source.names), source.chunk, task="decoding", reporter=reporter):
+    for part, found in map_chunks(decoded, len(source.names), source.chunk, task="decoding", reporter=reporter):
         for index, picture in zip(part, found, strict=True):
             if isinstance(picture, str):
                 bad.append(f"{source.names[index]} ({picture})")
@@ -186,7 +186,7 @@ def _read(source: Source, reporter: Reporter) -> ImageSet:
         reporter.warn(f"{source.label}: {len(bad)} left out: {enumerated(bad)}")
     stacked = np.stack(images)
     split = source.listing.splits is not None
-    return ImageSet(images=stacked, label=source.label, names=names, subjects=subjects_of(names, split=split))
+    return ImageSet(images=stacked, label=source.label, names=names, subjects=find_subjects(names, split=split))
 
 
 def _decoded(source: Source, index: int) -> Array | str:

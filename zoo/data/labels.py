@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from zoo.core.errors import ZooError, nearest
+from zoo.core.errors import ZooError, suggest
 
 FOLDER = "folder"
 MANIFEST = "manifest.csv"
 FILE_COLUMNS = ("file", "filename", "path", "image", "name")
 
 
-def labels_of(names: Sequence[str], source: str, manifest: str | None, label: str, *, split: bool = False) -> list[str]:
+def read_labels(
+    names: Sequence[str], source: str, manifest: str | None, label: str, *, split: bool = False
+) -> list[str]:
     """The class of each picture.
 
     Args:
@@ -43,7 +45,7 @@ def labels_of(names: Sequence[str], source: str, manifest: str | None, label: st
     return found
 
 
-def numbered_classes(
+def index_classes(
     found: Sequence[str], train: np.ndarray[Any, np.dtype[np.int64]], wanted: Sequence[str], label: str
 ) -> tuple[np.ndarray[Any, np.dtype[np.int64]], dict[str, float]]:
     """Classes as numbers (N,), and the classes' names, sorted, with their shares of the pictures at ``train``.
@@ -85,7 +87,7 @@ def _of_manifest(
         raise ZooError(f"data.labels: {label}: {MANIFEST} has no column file, which names the pictures")
     if column not in columns:
         others = [name for name in columns if name != file]
-        raise ZooError(f"data.labels: {label}: {MANIFEST} has no column {column!r}{nearest(column, others)}")
+        raise ZooError(f"data.labels: {label}: {MANIFEST} has no column {column!r}{suggest(column, others)}")
     known = {(row[file] or "").replace("\\", "/"): (row[column] or "").strip() for row in rows}
     found = [known.get(name) or known.get(short) or "" for name, short in zip(names, inner, strict=True)]
     missing = [name for name, value in zip(names, found, strict=True) if not value]

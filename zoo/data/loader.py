@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.core.progress import Reporter, Silent
+from zoo.core.progress import Reporter, SilentReporter
 from zoo.data.dataset import Dataset
 
 Positions = np.ndarray[Any, np.dtype[np.int64]]
@@ -18,7 +18,7 @@ MAPPED = "read from the memory map, a batch ahead"
 FORGET = 64 << 20  # bytes read from the map before its pages are let go: a run's memory does not grow with its set
 
 
-class Feed:
+class ImageLoader:
     """Gives the images at given positions, uint8, on a device.
 
     Where the whole training set fits into ``share`` of the device's free memory, it lies there and batches are gathered
@@ -52,7 +52,7 @@ class Feed:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="zoo-feed")
         self._resident: Tensor | None = None
         self.where = MAPPED
-        self.reporter = reporter = reporter or Silent()
+        self.reporter = reporter = reporter or SilentReporter()
         if device.type != "cuda":
             if resident is True:
                 reporter.say(f"speed.resident: {device.type} shares the memory the images are mapped into; off")

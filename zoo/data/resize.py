@@ -23,7 +23,7 @@ Window = tuple[float, float]
 Fit = Literal["pad", "crop", "stretch"]
 
 
-def levels(pixels: Array, window: Window | None) -> Array:
+def to_8_bit(pixels: Array, window: Window | None) -> Array:
     """Pixels to float32 of [0, 255], the same shape; ``window`` becomes black and white, None changes nothing."""
     values = pixels.astype(np.float32)
     if window is None:
@@ -32,7 +32,7 @@ def levels(pixels: Array, window: Window | None) -> Array:
     return np.clip((values - np.float32(low)) * np.float32(255 / (high - low)), 0, 255)
 
 
-def grey(values: Array) -> Array:
+def to_grey(values: Array) -> Array:
     """(H, W) or (H, W, C) to (H, W): luminance (ITU-R 601) of three channels, the mean of any other number."""
     if values.ndim == 2:
         return values
@@ -41,13 +41,13 @@ def grey(values: Array) -> Array:
     return values.mean(axis=2)
 
 
-def fitted(values: Array, *, resolution: int, channels: int, fit: Fit) -> Array:
+def resize_image(values: Array, *, resolution: int, channels: int, fit: Fit) -> Array:
     """Float32 levels (H, W) or (H, W, C) in [0, 255] to uint8 (channels, resolution, resolution).
 
     One channel of several is luminance; several of one are copies of it; any other number must be the picture's own.
     """
     if channels == 1 or values.ndim == 2 or values.shape[2] == 1:
-        planes = [grey(values)]
+        planes = [to_grey(values)]
     else:
         planes = [values[:, :, channel] for channel in range(channels)]
     done = np.stack([_resized(_square(plane, fit), resolution) for plane in planes])

@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from zoo.core.errors import ZooError, nearest, words
+from zoo.core.errors import ZooError, error_message, suggest
 from zoo.core.progress import Reporter
-from zoo.core.threads import stream
+from zoo.core.threads import map_chunks
 from zoo.data.decode import MAX_BYTES, MAX_PIXELS, SUFFIXES, Array, UnreadableError
 from zoo.data.labels import MANIFEST
-from zoo.data.subjects import natural
+from zoo.data.subjects import natural_sort_key
 
 SPLITS = {
     "train": "train",
@@ -130,12 +130,12 @@ class Source:
         def digests(part: range) -> list[bytes]:
             return [self.digest(index)[0] for index in part]
 
-        jobs = stream(digests, len(self.names), self.chunk, task="reading", reporter=reporter)
+        jobs = map_chunks(digests, len(self.names), self.chunk, task="reading", reporter=reporter)
         return self.combine(digest for _, found in jobs for digest in found)
 
     def combine(self, digests: Iterable[bytes]) -> str:
         """What :meth:`content` is, from the digests of all pictures."""
-        return blake(*self.names, *(self.listing.splits or ()), *digests)
+        return hash_bytes(*self.names, *(self.listing.splits or ()), *digests)
 
     def digest(self, index: int) -> tuple[bytes, bytes | Array | None, str]:
         """A picture's digest with what was read, or with None and why it was not."""
@@ -151,7 +151,7 @@ class Source:
             lzma.LZMAError,
         ) as error:
             self.steady = self.steady and not isinstance(error, OSError)
-            reason = words(error)
+            reason = error_message(error)
             return hashlib.blake2b(f"unread: {reason}".encode(), digest_size=16).digest(), None, reason
         state = hashlib.blake2b(digest_size=16)
         if isinstance(raw, np.ndarray):
@@ -174,10 +174,12 @@ class FolderSource(Source):
 
     @cached_property
     def listing(self) -> Listing:
-        return organise(list(self._stats), list(self._stats), self.label)
+        return organise_files(list(self._stats), list(self._stats), self.label)
 
     def signature(self) -> str:
-        return blake(*(f"{name}\n{size}\n{mtime}" for name, (size, mtime) in self._stats.items() if _is_picture(name)))
+        return hash_bytes(
+            *(f"{name}\n{size}\n{mtime}" for name, (size, mtime) in self._stats.items() if _is_picture(name))
+        )
 
     def raw(self, index: int) -> bytes:
         name = self.listing.entries[index]
@@ -202,12 +204,12 @@ class ZipSource(Source):
         try:
             return zipfile.ZipFile(self.path)
         except (OSError, zipfile.BadZipFile) as error:
-            raise ZooError(f"{self.path}: not a zip that can be read ({words(error)})") from error
+            raise ZooError(f"{self.path}: not a zip that can be read ({error_message(error)})") from error
 
     @cached_property
     def listing(self) -> Listing:
         infos = [info for info in self._zip.infolist() if not info.is_dir()]
-        return organise([info.filename for info in infos], infos, self.label)
+        return organise_files([info.filename for info in infos], infos, self.label)
 
     def signature(self) -> str:
         return _stat_signature(self.path)
@@ -246,7 +248,7 @@ class ArraySource(Source):
                 with self.path.open("rb") as file:  # numpy itself would leave a damaged one open
                     array = self._chosen(np.load(file, allow_pickle=False))
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            reason = "it holds Python objects" if "allow_pickle" in str(error) else words(error)
+            reason = "it holds Python objects" if "allow_pickle" in str(error) else error_message(error)
             raise ZooError(f"{self.path}: not an array that can be read ({reason})") from error
         if array.dtype.kind not in "biuf":
             raise ZooError(f"{self.path}: {array.dtype} are no intensities; it takes bool, integers and floats")
@@ -320,7 +322,7 @@ class PhantomSource(Source):
         return Listing(list(range(total)), names)
 
     def signature(self) -> str:
-        return blake("phantoms", str(self.subjects), str(self.resolution), str(self._version))
+        return hash_bytes("phantoms", str(self.subjects), str(self.resolution), str(self._version))
 
     def content(self, reporter: Reporter) -> str:
         return self.signature()
@@ -336,7 +338,7 @@ def is_phantoms(path: str | Path | None) -> bool:
     return path is None or (isinstance(path, str) and re.match(r"phantoms(:|$)", path) is not None)
 
 
-def address(path: str | Path | None) -> str:
+def data_address(path: str | Path | None) -> str:
     """``path`` in a form that :func:`open_source` takes from any folder."""
     return str(path or "phantoms") if is_phantoms(path) else str(Path(path or "").expanduser().resolve())
 
@@ -358,7 +360,7 @@ def open_source(path: str | Path | None, *, resolution: int, channels: int | Non
     except OSError as error:
         if isinstance(error, FileNotFoundError | NotADirectoryError):
             raise ZooError(f"{path}: {_missing(path)}") from error
-        raise ZooError(f"{path}: {words(error)}") from error
+        raise ZooError(f"{path}: {error_message(error)}") from error
     if not stat.S_ISDIR(mode):
         kinds: dict[str, Callable[[Path], Source]] = {
             ".zip": ZipSource,
@@ -376,7 +378,7 @@ def open_source(path: str | Path | None, *, resolution: int, channels: int | Non
     return FolderSource(path)
 
 
-def organise(paths: Sequence[str], entries: Sequence[Any], label: str) -> Listing:
+def organise_files(paths: Sequence[str], entries: Sequence[Any], label: str) -> Listing:
     """Relative paths to a :class:`Listing`: hidden files and masks dropped, shared leading folders cut, splits read.
 
     Cutting shared folders is what makes a nested archive, its inner folder and a zip of either the same set.
@@ -413,14 +415,14 @@ def organise(paths: Sequence[str], entries: Sequence[Any], label: str) -> Listin
         ]
         kept = [(parts, entry) for parts, entry in kept if parts[0] in split_of]
         order = list(SPLITS.values())
-        kept.sort(key=lambda item: (order.index(split_of[item[0][0]]), natural("/".join(item[0]))))
+        kept.sort(key=lambda item: (order.index(split_of[item[0][0]]), natural_sort_key("/".join(item[0]))))
         splits = [split_of[parts[0]] for parts, _ in kept]
     else:
-        kept.sort(key=lambda item: natural("/".join(item[0])))
+        kept.sort(key=lambda item: natural_sort_key("/".join(item[0])))
     return Listing([entry for _, entry in kept], ["/".join(parts) for parts, _ in kept], splits, others, problems)
 
 
-def blake(*parts: str | bytes) -> str:
+def hash_bytes(*parts: str | bytes) -> str:
     """A digest of 32 hexadecimal digits of a list of texts and bytes."""
     state = hashlib.blake2b(digest_size=16)
     for part in parts:
@@ -443,7 +445,7 @@ def _walk(root: Path) -> Iterable[tuple[str, tuple[int, int]]]:
     seen = set()
 
     def refuse(error: OSError) -> None:
-        raise ZooError(f"{error.filename}: {words(error)}") from error
+        raise ZooError(f"{error.filename}: {error_message(error)}") from error
 
     for folder, folders, files in os.walk(root, onerror=refuse, followlinks=True):
         here = Path(folder).stat()
@@ -469,7 +471,7 @@ def _check_bytes(size: int) -> None:
 
 def _stat_signature(path: Path) -> str:
     found = path.stat()
-    return blake(f"{found.st_size}\n{found.st_mtime_ns}")
+    return hash_bytes(f"{found.st_size}\n{found.st_mtime_ns}")
 
 
 def _short(path: Path) -> str:
@@ -485,4 +487,4 @@ def _missing(path: Path) -> str:
         there = [*os.listdir(parent), "phantoms"]  # noqa: PTH208 (names are what is wanted)
     except OSError:
         there = []
-    return f"there is no {path.name!r} in {parent.resolve()}{nearest(path.name, there)}"
+    return f"there is no {path.name!r} in {parent.resolve()}{suggest(path.name, there)}"

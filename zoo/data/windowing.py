@@ -9,7 +9,7 @@ import numpy as np
 
 from zoo.core.errors import ZooError
 from zoo.core.progress import Reporter
-from zoo.core.threads import stream
+from zoo.core.threads import map_chunks
 from zoo.data.decode import Array, UnreadableError, decode
 from zoo.data.resize import Window
 from zoo.data.sources import Source
@@ -45,7 +45,7 @@ class Counts:
             self.lower[upper] = self.lower.get(upper, 0) + found
 
 
-def measure(source: Source, reporter: Reporter, percentiles: Sequence[float] = PERCENTILES) -> tuple[float, ...]:
+def measure_range(source: Source, reporter: Reporter, percentiles: Sequence[float] = PERCENTILES) -> tuple[float, ...]:
     """Exact percentiles (no interpolation) of the pixels of all deep pictures; memory does not grow with the set.
 
     uint16 takes one pass over the pictures. Anything else is compared as float32 and takes two: pixels become integers
@@ -57,7 +57,7 @@ def measure(source: Source, reporter: Reporter, percentiles: Sequence[float] = P
     """
     first = _count(source, reporter, [])
     if len(first.dtypes) > 1:
-        raise mixed(source.label, first.dtypes)
+        raise mixed_depths_error(source.label, first.dtypes)
     total = int(first.upper.sum())
     ranks = [min(total - 1, max(0, int(np.ceil(total * p / 100)) - 1)) for p in percentiles]
     below = np.cumsum(first.upper)
@@ -80,7 +80,7 @@ def percentile_window(source: Source, reporter: Reporter) -> Window:
 
 def window_and_range(source: Source, reporter: Reporter) -> tuple[Window, Window]:
     """:func:`percentile_window`, and the least and greatest intensity, from the same passes."""
-    low, high, least, most = measure(source, reporter, (*PERCENTILES, 0, 100))
+    low, high, least, most = measure_range(source, reporter, (*PERCENTILES, 0, 100))
     if low == high:
         low, high = least, most
     return ((low, high) if low < high else (low, low + 1)), (least, most)
@@ -92,7 +92,7 @@ def dtype_window(dtype: str) -> Window:
     return (0.0, 1.0) if kind.kind == "f" else (float(np.iinfo(kind).min), float(np.iinfo(kind).max))
 
 
-def mixed(label: str, dtypes: set[str]) -> ZooError:
+def mixed_depths_error(label: str, dtypes: set[str]) -> ZooError:
     return ZooError(f"{label}: {' and '.join(sorted(dtypes))} pictures side by side: set data.window to [black, white]")
 
 
@@ -109,7 +109,9 @@ def _count(source: Source, reporter: Reporter, wanted: Sequence[int]) -> Counts:
         return counts
 
     sums = Counts()
-    for _, counts in stream(count, len(source.names), source.chunk, task="measuring intensities", reporter=reporter):
+    for _, counts in map_chunks(
+        count, len(source.names), source.chunk, task="measuring intensities", reporter=reporter
+    ):
         sums.merge(counts)
     return sums
 

@@ -12,27 +12,28 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from zoo import data as data_package
 from zoo import recipes
+from zoo.core.config import Recipe
 from zoo.core.console import Display
-from zoo.core.errors import Interrupted, ZooError, nearest, reason, told
-from zoo.core.files import atomic_file
-from zoo.evaluation.evaluate_generators import Group, Judging
-from zoo.evaluation.results import Entry, Plain
+from zoo.core.errors import Interrupted, ZooError, describe_error, error_reason, suggest
+from zoo.core.files import atomic_file, cache_folder
+from zoo.data.dataset import load_dataset
+from zoo.evaluation.evaluate_generators import EvaluatedGroup, GeneratorEvaluator
+from zoo.evaluation.results import Plain, Target
 from zoo.hub import pretrained
-from zoo.metrics import registry, result_cache
-from zoo.metrics.features.select_extractors import chosen_spaces
+from zoo.metrics import registry
+from zoo.metrics.features.select_extractors import select_extractors
 from zoo.metrics.ssim import ssim
-from zoo.recipes import Recipe
+from zoo.recipes import override_recipe
 from zoo.report.html.page import write_page
-from zoo.report.table import markdown
-from zoo.runtime.device import choose_device, environment
+from zoo.report.table import bench_markdown
+from zoo.runtime.device import choose_device, describe_environment
 from zoo.training import run_folder
 from zoo.training.generator_file import load_generator_file
 from zoo.training.run_folder import Run
 from zoo.training.train import train, with_classes
 
-SAMPLES = 2000  # fakes a row; FID depends on it, so it does not depend on the device
+NUM_SAMPLES = 2000  # fakes a row; FID depends on it, so it does not depend on the device
 KIMG = 10.0  # thousands of images each recipe is trained for, unless something else is asked for
 
 # Without runs and names: two families at 32 pixels, a matter of minutes on two cores.
@@ -99,7 +100,7 @@ def bench(
     choose_device(device)
     out, runs = Path(out), Path(runs)
     judged_by, data = data, data or os.environ.get("ZOO_DATA") or None
-    targets = list(targets) or [str(run.path) for run in run_folder.find(runs) if run.generator_file.is_file()]
+    targets = list(targets) or [str(run.path) for run in run_folder.find_runs(runs) if run.generator_file.is_file()]
     if not targets:
         where = "built-in phantom brains" if data is None else f"{data}"
         display.say(f"no trained runs in {runs}: training {' and '.join(SMALL_SET)}, small, on {where}")
@@ -132,12 +133,12 @@ def bench(
         display.warn("--set, --seeds and --train-kimg say how recipes are trained; runs and files stay as they are")
     for what in found:
         if isinstance(what, list):
-            data_package.load(data, what[0].data, reporter=display)
+            load_dataset(data, what[0].data, reporter=display)
     _writable(out)
     entries = [
         entry
         for what in found
-        for entry in ([what] if isinstance(what, Entry) else [training.entry(variant) for variant in what])
+        for entry in ([what] if isinstance(what, Target) else [training.entry(variant) for variant in what])
     ]
     entries = _distinct(entries)
     groups, lost = judging.groups(entries)
@@ -175,12 +176,12 @@ def report(
         ZooError: as :func:`bench`, or the run is broken.
     """
     display = display or Display()
-    entry = found_one(target, runs)
+    entry = find_target(target, runs)
     assert entry.weights is not None
     name = "report.html" if entry.kind == "run" else f"{entry.name}-report.html"
     folder = entry.weights.parent if entry.kind == "run" or Path(target).is_file() else Path()
     page = Path(out) if out is not None else folder / name
-    judging, groups = judged_alone(
+    judging, groups = evaluate_target(
         entry,
         data=data,
         metrics=metrics,
@@ -194,21 +195,21 @@ def report(
     return page
 
 
-def found_one(target: str | Path, runs: str | Path) -> Entry:
+def find_target(target: str | Path, runs: str | Path) -> Target:
     """The trained run, the generator's file or the packaged weights that ``target`` names.
 
     Raises:
         ZooError: there is none, or it is broken.
     """
     entry = _found(str(target), Path(runs), None)
-    assert isinstance(entry, Entry)
+    assert isinstance(entry, Target)
     if entry.error is not None:
         raise ZooError(f"{target}: {entry.error}")
     return entry
 
 
-def judged_alone(
-    entry: Entry,
+def evaluate_target(
+    entry: Target,
     *,
     data: str | Path | None,
     metrics: Sequence[str] | None,
@@ -217,7 +218,7 @@ def judged_alone(
     samples: int | None,
     device: str,
     display: Display,
-) -> tuple[Judging, list[Group]]:
+) -> tuple[GeneratorEvaluator, list[EvaluatedGroup]]:
     """One generator's row, in the only group, and what it was judged with; arguments as of :func:`bench`.
 
     Raises:
@@ -229,7 +230,7 @@ def judged_alone(
         spaces=spaces,
         weights=weights,
         samples=samples,
-        keep=result_cache.default_folder() / "judged",
+        keep=cache_folder() / "judged",
         device=device,
         display=display,
     )
@@ -250,17 +251,17 @@ def _judging(
     keep: Path,
     device: str,
     display: Display,
-) -> Judging:
+) -> GeneratorEvaluator:
     if samples is not None and samples < 2:
         raise ZooError(f"--samples {samples}: must be at least 2")
-    wanted, where = registry.choose(metrics), choose_device(device)
+    wanted, where = registry.choose_metrics(metrics), choose_device(device)
     notes: list[str] = []
-    found = chosen_spaces(spaces, metrics, weights=weights, device=where, reporter=display, notes=notes)
-    return Judging(
+    found = select_extractors(spaces, metrics, weights=weights, device=where, reporter=display, notes=notes)
+    return GeneratorEvaluator(
         data=data,
         metrics=wanted,
         spaces=found,
-        samples=SAMPLES if samples is None else samples,
+        samples=NUM_SAMPLES if samples is None else samples,
         keep=keep,
         device=where,
         display=display,
@@ -290,12 +291,12 @@ class _Training:
         more = [f"train.kimg={self.kimg!r}"]
         if self.precision is not None:
             more.append(f"train.precision={self.precision}")
-        return [recipes.load(name, [*self.set, *more, f"train.seed={seed}"]) for seed in range(self.seeds)]
+        return [recipes.load_recipe(name, [*self.set, *more, f"train.seed={seed}"]) for seed in range(self.seeds)]
 
-    def entry(self, recipe: Recipe) -> Entry:
+    def entry(self, recipe: Recipe) -> Target:
         """Train it, unless that is done; a seed that cannot be trained says why."""
-        group = f"{recipe.name} {recipe.with_('train.seed=0').digest}"
-        images = data_package.load(self.data, recipe.data, reporter=self.display)
+        group = f"{recipe.name} {override_recipe(recipe, 'train.seed=0').digest}"
+        images = load_dataset(self.data, recipe.data, reporter=self.display)
         run, beyond = self._before(with_classes(recipe, images), images.digest)
         try:
             run = run or train(
@@ -310,9 +311,9 @@ class _Training:
         except Interrupted:
             raise
         except Exception as error:  # such as no memory: the others can still be trained
-            why = told(error)
+            why = describe_error(error)
             self.display.warn(f"{recipe.name}: {why}")
-            return Entry(name=recipe.name, kind="variant", group=group, recipe=recipe, error=why)
+            return Target(name=recipe.name, kind="variant", group=group, recipe=recipe, error=why)
         return replace(_run_entry(run, recipe.name, "variant"), group=group)
 
     def _before(self, recipe: Recipe, data_digest: str) -> tuple[Run | None, bool]:
@@ -322,20 +323,20 @@ class _Training:
         batch = recipe.train.batch
         length = -(-round(self.kimg * 1000) // batch) * batch
         beyond = False
-        for old, info in run_folder.alike(self.out, recipe.name, recipe.digest, data_digest):
+        for old, info in run_folder.find_equal_runs(self.out, recipe.name, recipe.digest, data_digest):
             if info["status"] == "finished" and info["nimg"] == length and old.generator_file.is_file():
                 return old, False
             beyond = beyond or (info["status"] != "finished" and info["nimg"] > length)
         return None, beyond
 
 
-def _run_entry(run: Run, name: str, kind: str) -> Entry:
-    recipe = recipes.load(run.recipe_file)
+def _run_entry(run: Run, name: str, kind: str) -> Target:
+    recipe = recipes.load_recipe(run.recipe_file)
     group = str(run.path.resolve())
-    return Entry(name=name, kind=kind, group=group, weights=run.generator_file, recipe=recipe, run=run)
+    return Target(name=name, kind=kind, group=group, weights=run.generator_file, recipe=recipe, run=run)
 
 
-def _found(target: str, runs: Path, training: _Training | None) -> Entry | list[Recipe]:
+def _found(target: str, runs: Path, training: _Training | None) -> Target | list[Recipe]:
     """What a word on the command line stands for: a file, a run, or a recipe to be trained.
 
     Raises:
@@ -349,8 +350,8 @@ def _found(target: str, runs: Path, training: _Training | None) -> Entry | list[
         try:
             recipe = load_generator_file(path)[1]
         except ZooError as error:
-            return Entry(name=path.name, kind="file", group=group, error=str(error))
-        return Entry(name=path.stem, kind="file", group=group, weights=path, recipe=recipe, run=_run_of(path))
+            return Target(name=path.name, kind="file", group=group, error=str(error))
+        return Target(name=path.stem, kind="file", group=group, weights=path, recipe=recipe, run=_run_of(path))
     if path.is_dir() and not is_recipe:
         try:
             found = run_folder.open_run(path)
@@ -358,21 +359,21 @@ def _found(target: str, runs: Path, training: _Training | None) -> Entry | list[
                 raise ZooError(f"{path}: has no generator.safetensors yet; the first checkpoint writes it")
             return _run_entry(found, found.name, "run")
         except ZooError as error:
-            return Entry(name=path.name, kind="run", group=group, error=str(error))
-    entries = pretrained.catalogue()
+            return Target(name=path.name, kind="run", group=group, error=str(error))
+    entries = pretrained.load_catalogue()
     if target in entries and (not is_recipe or training is None):
         weights = entries[target].path(Display())
-        return Entry(name=target, kind="file", group=target, weights=weights, recipe=load_generator_file(weights)[1])
-    known = [*(recipes.list_models() if training else []), *entries, *(run.name for run in run_folder.find(runs))]
+        return Target(name=target, kind="file", group=target, weights=weights, recipe=load_generator_file(weights)[1])
+    known = [*(recipes.list_models() if training else []), *entries, *(run.name for run in run_folder.find_runs(runs))]
     if not is_recipe or training is None:
         kinds = "run, file or recipe" if training else "run or file"
-        raise ZooError(f"no {kinds} {target!r}{nearest(target, known)}")
+        raise ZooError(f"no {kinds} {target!r}{suggest(target, known)}")
     return training.variant(target)
 
 
-def _identity(what: Entry | list[Recipe]) -> str:
+def _identity(what: Target | list[Recipe]) -> str:
     """Equal for what is the same by any name."""
-    return what.group if isinstance(what, Entry) else f"{what[0].name} {what[0].digest}"
+    return what.group if isinstance(what, Target) else f"{what[0].name} {what[0].digest}"
 
 
 def _run_of(file: Path) -> Run | None:
@@ -383,13 +384,13 @@ def _run_of(file: Path) -> Run | None:
         return None
 
 
-def _distinct(entries: Sequence[Entry]) -> list[Entry]:
+def _distinct(entries: Sequence[Target]) -> list[Target]:
     """Each group a name of its own: where names clash, runs and files go by their paths, variants by their digests."""
     groups: dict[str, dict[str, None]] = {}
     for entry in entries:
         groups.setdefault(entry.name, {})[entry.group] = None
 
-    def name(entry: Entry) -> str:
+    def name(entry: Target) -> str:
         if len(groups[entry.name]) == 1:
             return entry.name
         return f"{entry.name} ({entry.group[-8:]})" if entry.kind == "variant" else str(entry.weights or entry.group)
@@ -404,23 +405,23 @@ def _writable(out: Path) -> None:
         with tempfile.TemporaryFile(dir=out):
             pass
     except OSError as error:
-        raise ZooError(f"{out}: cannot be written ({reason(error)})") from None
+        raise ZooError(f"{out}: cannot be written ({error_reason(error)})") from None
 
 
-def _document(title: str, kind: str, judging: Judging, groups: Sequence[Group]) -> Plain:
+def _document(title: str, kind: str, judging: GeneratorEvaluator, groups: Sequence[EvaluatedGroup]) -> Plain:
     return {
         "title": title,
         "kind": kind,
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": " ".join(["zoo", *sys.argv[1:]]),
-        "environment": {**environment(judging.device, "fp32"), "ssim_engine": ssim.engine()},
+        "environment": {**describe_environment(judging.device, "fp32"), "ssim_engine": ssim.engine()},
         "metrics": [metric.to_json() for metric in judging.columns],
         "groups": [group.to_json() for group in groups],
         "notes": judging.notes,
     }
 
 
-def _write(out: Path, document: Plain, groups: Sequence[Group], *, no_reals: bool) -> None:
+def _write(out: Path, document: Plain, groups: Sequence[EvaluatedGroup], *, no_reals: bool) -> None:
     """``results.jsonl``, ``table.md`` and ``report.html``, each whole or as it was."""
     try:
         with atomic_file(out / "results.jsonl", "w") as file:
@@ -429,21 +430,21 @@ def _write(out: Path, document: Plain, groups: Sequence[Group], *, no_reals: boo
                     line = {"group": group["name"], "data_digest": group["data"]["digest"], **row}
                     file.write(json.dumps({**line, "versions": document["environment"]}) + "\n")
         with atomic_file(out / "table.md", "w") as file:
-            file.write(markdown(document))
+            file.write(bench_markdown(document))
     except OSError as error:
-        raise ZooError(f"{out}: cannot be written ({reason(error)})") from None
+        raise ZooError(f"{out}: cannot be written ({error_reason(error)})") from None
     _write_page(out / "report.html", document, groups, no_reals=no_reals)
 
 
-def _write_page(path: Path, document: Plain, groups: Sequence[Group], *, no_reals: bool) -> None:
+def _write_page(path: Path, document: Plain, groups: Sequence[EvaluatedGroup], *, no_reals: bool) -> None:
     pictures = {name: shown for group in groups for name, shown in group.pictures.items()}
     try:
         write_page(path, document, pictures, {group.name: group.reals for group in groups}, no_reals=no_reals)
     except OSError as error:
-        raise ZooError(f"{path}: cannot be written ({reason(error)})") from None
+        raise ZooError(f"{path}: cannot be written ({error_reason(error)})") from None
 
 
-def broken(document: Mapping[str, Any]) -> list[str]:
+def failed_rows(document: Mapping[str, Any]) -> list[str]:
     """A line for each row that could not be judged."""
     rows = [row for group in document["groups"] for row in group["rows"]]
     whole = [f"{row['name']}: {row['error']}" for row in rows if row["error"] is not None]

@@ -7,15 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from zoo.core.config import DataConfig
 from zoo.core.console import Display
 from zoo.core.errors import ZooError
-from zoo.data.image_set import ImageSet, alike, describe_shape, read_images
-from zoo.evaluation.results import Row
+from zoo.data.image_set import ImageSet, describe_shape, match_image_sets, read_images
+from zoo.evaluation.results import ResultRow
 from zoo.metrics import evaluate_images, registry
-from zoo.metrics.features.select_extractors import chosen_spaces
+from zoo.metrics.features.select_extractors import select_extractors
 from zoo.metrics.ssim import ssim
-from zoo.recipes import DataConfig
-from zoo.runtime.device import choose_device, environment
+from zoo.runtime.device import choose_device, describe_environment
 
 
 def compare(
@@ -59,19 +59,21 @@ def compare(
         ZooError: bad input, shapes that differ, or weights that are not to be had.
     """
     display = display or Display()
-    wanted, where = registry.choose(metrics), choose_device(device)
+    wanted, where = registry.choose_metrics(metrics), choose_device(device)
     notes: list[str] = []
     config = _fit(fit, resolution, channels)
     paths = [path for path in (fakes, reals, unseen) if path is not None]
     sets = [read_images(path, fit=config, reporter=display) for path in paths]
     if config is not None:
         sets = _through_one_window(sets, paths, config, display)
-    made, real, *others = alike(sets)
+    made, real, *others = match_image_sets(sets)
     for images in (made, *others):
-        evaluate_images.check(images, real)  # before weights are looked for
+        evaluate_images.check_shapes(images, real)  # before weights are looked for
     other = others[0] if others else None
-    found = chosen_spaces(spaces, metrics, weights=weights, device=where, reporter=display, notes=notes)
-    judged = evaluate_images.Judge(real, other, metrics=wanted, spaces=found, reporter=display, intervals=intervals)
+    found = select_extractors(spaces, metrics, weights=weights, device=where, reporter=display, notes=notes)
+    judged = evaluate_images.ImageEvaluator(
+        real, other, metrics=wanted, spaces=found, reporter=display, intervals=intervals
+    )
     verdict = judged.judge(made)
     beside = judged.floors() if floors else {}
     return {
@@ -91,9 +93,9 @@ def compare(
             }
             for pair in verdict.pairs
         ],
-        "metrics": [metric.to_json() for metric in registry.columns(wanted, [space.name for space in found])],
-        "definitions": evaluate_images.definitions(found),
-        "environment": {**environment(where, "fp32"), "ssim_engine": ssim.engine()},
+        "metrics": [metric.to_json() for metric in registry.metric_columns(wanted, [space.name for space in found])],
+        "definitions": evaluate_images.metric_definitions(found),
+        "environment": {**describe_environment(where, "fp32"), "ssim_engine": ssim.engine()},
         "notes": notes,
     }
 
@@ -103,7 +105,7 @@ def as_group(found: dict[str, Any]) -> dict[str, Any]:
     names = [metric["name"] for metric in found["metrics"]]
 
     def row(name: str, kind: str, figures: dict[str, Any]) -> dict[str, Any]:
-        plain = Row(name=name, kind=kind).to_json()
+        plain = ResultRow(name=name, kind=kind).to_json()
         picked = {metric: figures[metric] for metric in names if metric in figures}
         return {**plain, "figures": picked, "alarms": figures["alarms"]}
 

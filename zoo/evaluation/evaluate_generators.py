@@ -19,23 +19,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from zoo import data as data_package
+from zoo.core.config import DataConfig
 from zoo.core.console import Display
-from zoo.core.errors import Interrupted, ZooError, told, words
-from zoo.core.files import atomic_file, replacing
-from zoo.data import Dataset
-from zoo.data.image_set import ImageSet, describe_shape, trained_and_unseen
-from zoo.evaluation.results import Entry, Plain, Row, from_json, over_seeds, ranked
+from zoo.core.errors import Interrupted, ZooError, describe_error, error_message
+from zoo.core.files import atomic_file, replace_file
+from zoo.data.dataset import Dataset, load_dataset
+from zoo.data.image_set import ImageSet, describe_shape, train_and_heldout
+from zoo.evaluation.results import Plain, ResultRow, Target, merge_seeds, rank_rows, row_from_json
 from zoo.hub.load import LoadedGenerator, load_generator
 from zoo.metrics import registry
-from zoo.metrics.evaluate_images import Judge, Pair
-from zoo.metrics.features.extractor import Space
+from zoo.metrics.evaluate_images import ImageEvaluator, NearestPair
+from zoo.metrics.features.extractor import FeatureExtractor
 from zoo.metrics.ssim import ssim
 from zoo.models import sampling
-from zoo.models.summary import describe
-from zoo.recipes import DataConfig
+from zoo.recipes import summarise_recipe
 from zoo.report.html.page import RowPictures
-from zoo.runtime.device import environment
+from zoo.runtime.device import describe_environment
 
 SEED = 0  # of the latents that fakes are made from
 SHOWN = {64: 64, 128: 25}  # images in a grid, by the largest size they are for
@@ -45,13 +44,13 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass(kw_only=True)
-class Group:
+class EvaluatedGroup:
     """Rows of one shape, best first, with the pictures of each and some real images."""
 
     shape: tuple[int, int, int]
     data: Dataset
-    rows: list[Row] = field(default_factory=list)
-    baselines: list[Row] = field(default_factory=list)
+    rows: list[ResultRow] = field(default_factory=list)
+    baselines: list[ResultRow] = field(default_factory=list)
     ranked_by: str | None = None
     pictures: dict[str, RowPictures] = field(default_factory=dict)
     reals: Array = field(default_factory=lambda: np.empty((0, 1, 8, 8), np.uint8))
@@ -79,7 +78,7 @@ class Group:
         }
 
 
-class Judging:
+class GeneratorEvaluator:
     """Judges entries, group by group.
 
     Args:
@@ -97,7 +96,7 @@ class Judging:
         *,
         data: str | Path | None,
         metrics: Sequence[str],
-        spaces: Sequence[Space],
+        spaces: Sequence[FeatureExtractor],
         samples: int,
         keep: Path,
         device: torch.device,
@@ -106,11 +105,11 @@ class Judging:
     ) -> None:
         self.data, self.metrics, self.spaces, self.samples = data, list(metrics), list(spaces), samples
         self.keep, self.device, self.display, self.notes = keep, device, display, notes
-        self.columns = registry.columns(metrics, [space.name for space in spaces])
+        self.columns = registry.metric_columns(metrics, [space.name for space in spaces])
 
-    def groups(self, entries: Sequence[Entry]) -> tuple[list[Group], list[Row]]:
+    def groups(self, entries: Sequence[Target]) -> tuple[list[EvaluatedGroup], list[ResultRow]]:
         """All groups, and the rows that belong to none because they are broken from the start."""
-        shapes: dict[tuple[int, int, int], list[Entry]] = {}
+        shapes: dict[tuple[int, int, int], list[Target]] = {}
         lost = []
         for entry in entries:
             if entry.recipe is None:
@@ -137,18 +136,18 @@ class Judging:
             made[-1].rows += lost
         return made, lost
 
-    def _group(self, shape: tuple[int, int, int], entries: Sequence[Entry]) -> Group:
+    def _group(self, shape: tuple[int, int, int], entries: Sequence[Target]) -> EvaluatedGroup:
         """One shape's rows.
 
         Raises:
             ZooError: there is no reference to judge them by.
         """
         reference, config = self._reference(entries)
-        reals, unseen = trained_and_unseen(reference)
-        judge = Judge(reals, unseen, metrics=self.metrics, spaces=self.spaces, reporter=self.display)
-        group = Group(shape=shape, data=reference)
+        reals, unseen = train_and_heldout(reference)
+        judge = ImageEvaluator(reals, unseen, metrics=self.metrics, spaces=self.spaces, reporter=self.display)
+        group = EvaluatedGroup(shape=shape, data=reference)
         group.baselines = [
-            Row(
+            ResultRow(
                 name=name,
                 kind="baseline",
                 figures=verdict.figures,
@@ -156,19 +155,19 @@ class Judging:
             )
             for name, verdict in judge.floors().items()
         ]
-        together: dict[str, list[Row]] = {}
+        together: dict[str, list[ResultRow]] = {}
         for entry in entries:
             row = self._row(entry, judge, reference, config, group.pictures)
             together.setdefault(entry.group, []).append(row)
-        rows = [over_seeds(rows) for rows in together.values()]
+        rows = [merge_seeds(rows) for rows in together.values()]
         ideal = group.baselines[0].figures if unseen is not None else {}
-        group.rows, group.ranked_by = ranked(rows, self.columns, ideal)
+        group.rows, group.ranked_by = rank_rows(rows, self.columns, ideal)
         source = unseen if unseen is not None else reals
         some = np.random.default_rng(0).permutation(len(source))[:40]
         group.reals = np.array(source.images[some])
         return group
 
-    def _reference(self, entries: Sequence[Entry]) -> tuple[Dataset, DataConfig]:
+    def _reference(self, entries: Sequence[Target]) -> tuple[Dataset, DataConfig]:
         """The images that were asked for, or those of the first run that has them."""
         configs = [entry.recipe.data for entry in entries if entry.recipe is not None]
         path = self.data or os.environ.get("ZOO_DATA")
@@ -180,17 +179,22 @@ class Judging:
                 assert entry.recipe is not None
                 try:
                     config = entry.recipe.data
-                    return data_package.load(entry.run.info["data"], config, reporter=self.display), config
+                    return load_dataset(entry.run.info["data"], config, reporter=self.display), config
                 except ZooError as found:
                     error = found
             raise error
         if path is None:
             raise ZooError(f"{entries[0].name}: does not say what it was trained on; give --data")
-        return data_package.load(path, configs[0], reporter=self.display), configs[0]
+        return load_dataset(path, configs[0], reporter=self.display), configs[0]
 
     def _row(
-        self, entry: Entry, judge: Judge, reference: Dataset, config: DataConfig, pictures: dict[str, RowPictures]
-    ) -> Row:
+        self,
+        entry: Target,
+        judge: ImageEvaluator,
+        reference: Dataset,
+        config: DataConfig,
+        pictures: dict[str, RowPictures],
+    ) -> ResultRow:
         """One generator; whatever is wrong with it is said in its row and stops no other."""
         if entry.error is not None:
             return _broken(entry, entry.error)
@@ -200,7 +204,7 @@ class Judging:
         except Interrupted:
             raise
         except Exception as error:  # no memory, a damaged log, a network's own mistake: none may cost the other rows
-            why = told(error)
+            why = describe_error(error)
             self.display.warn(f"{entry.name}: {why}")
             return _broken(entry, why)
         if note:
@@ -209,7 +213,7 @@ class Judging:
         pictures.setdefault(entry.name, shown)
         return row
 
-    def _related(self, entry: Entry, reference: Dataset, config: DataConfig) -> str | None:
+    def _related(self, entry: Target, reference: Dataset, config: DataConfig) -> str | None:
         """Make sure that a run saw the reference, or a part of it, and none of the unseen images.
 
         Raises:
@@ -225,7 +229,7 @@ class Judging:
         if (own_config.fit, own_config.window) != (config.fit, config.window):
             raise ZooError(f"{other}: fitted by {own_config.fit}, not {config.fit}, or windowed otherwise")
         try:
-            own = data_package.load(info["data"], own_config, reporter=self.display)
+            own = load_dataset(info["data"], own_config, reporter=self.display)
         except ZooError as error:
             raise ZooError(f"{other}, and those cannot be looked at ({error})") from None
         if own.digest != info["data_digest"]:
@@ -241,7 +245,7 @@ class Judging:
             raise ZooError(f"{other}: {strange} of its {len(seen)} are not among them")
         return f"{len(own.train):,} of the {len(reference.train):,} training images"
 
-    def _judged(self, entry: Entry, judge: Judge) -> tuple[Row, RowPictures]:
+    def _judged(self, entry: Target, judge: ImageEvaluator) -> tuple[ResultRow, RowPictures]:
         assert entry.weights is not None
         generator = load_generator(entry.weights, device=str(self.device))
         with entry.weights.open("rb") as file:
@@ -269,8 +273,8 @@ class Judging:
         return row, shown
 
     def _measure(
-        self, entry: Entry, generator: LoadedGenerator, judge: Judge
-    ) -> tuple[Row, dict[str, Array], list[Pair]]:
+        self, entry: Target, generator: LoadedGenerator, judge: ImageEvaluator
+    ) -> tuple[ResultRow, dict[str, Array], list[NearestPair]]:
         self.display.start(f"sampling {entry.name}", self.samples)
         began = time.monotonic()
         try:
@@ -281,7 +285,7 @@ class Judging:
         self.display.say(f"judging {entry.name}: {self.samples} images")
         verdict = judge.judge(ImageSet(images=fakes, label=entry.name))
         recipe = generator.recipe
-        row = Row(
+        row = ResultRow(
             name=entry.name,
             kind=entry.kind,
             figures=verdict.figures,
@@ -293,7 +297,7 @@ class Judging:
                 "seeds": [recipe.train.seed],
                 "samples": self.samples,
                 "sample_seed": SEED,
-                "environment": environment(self.device, "fp32"),
+                "environment": describe_environment(self.device, "fp32"),
                 "ssim_engine": ssim.engine(),
                 "judged": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             },
@@ -307,39 +311,39 @@ class Judging:
         }
         return row, arrays, pairs
 
-    def _recall(self, key: str) -> tuple[Row, dict[str, Array], list[Pair]] | None:
+    def _recall(self, key: str) -> tuple[ResultRow, dict[str, Array], list[NearestPair]] | None:
         """A row that was finished before; None where there is none or it is damaged."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
             plain = json.loads((self.keep / f"{key}.json").read_text(encoding="utf-8"))
             with (self.keep / f"{key}.npz").open("rb") as file:  # opened here: numpy never closes a damaged one
                 archive = np.load(file, allow_pickle=False)
                 arrays = {name: archive[name] for name in ("fakes", "pairs", "strip")}
-            return from_json(plain["row"]), arrays, [Pair(**pair) for pair in plain["pairs"]]
+            return row_from_json(plain["row"]), arrays, [NearestPair(**pair) for pair in plain["pairs"]]
         return None
 
-    def _remember(self, key: str, row: Row, arrays: dict[str, Array], pairs: Sequence[Pair]) -> None:
+    def _remember(self, key: str, row: ResultRow, arrays: dict[str, Array], pairs: Sequence[NearestPair]) -> None:
         """Generated pictures only: of real ones their numbers."""
         try:
-            with replacing(self.keep / f"{key}.npz") as temporary, temporary.open("wb") as file:
+            with replace_file(self.keep / f"{key}.npz") as temporary, temporary.open("wb") as file:
                 np.savez(file, **arrays)  # type: ignore[arg-type]
             with atomic_file(self.keep / f"{key}.json", "w") as file:
                 json.dump({"row": row.to_json(), "pairs": [vars(pair) for pair in pairs]}, file)
         except OSError as error:
             self.display.warn(
-                f"{self.keep}: cannot be written ({words(error)}): the same call will judge this row again"
+                f"{self.keep}: cannot be written ({error_message(error)}): the same call will judge this row again"
             )
 
 
-def _broken(entry: Entry, why: str) -> Row:
+def _broken(entry: Target, why: str) -> ResultRow:
     seeds = [entry.recipe.train.seed] if entry.recipe is not None else []
-    return Row(name=entry.name, kind=entry.kind, error=why, facts={"seeds": seeds})
+    return ResultRow(name=entry.name, kind=entry.kind, error=why, facts={"seeds": seeds})
 
 
-def _costs(entry: Entry) -> Plain:
+def _costs(entry: Target) -> Plain:
     """What a network is made of, and what its training took, from its run."""
     assert entry.recipe is not None
     assert entry.weights is not None
-    G, D = describe(entry.recipe)
+    G, D = summarise_recipe(entry.recipe)
     rows = entry.run.rows() if entry.run is not None else []
     speeds = [row["img_per_s"] for row in rows if row.get("img_per_s")]
     info = entry.run.info if entry.run is not None else {}
@@ -367,7 +371,7 @@ def _walk(generator: LoadedGenerator) -> Array:
     return generator.decode(torch.cat(points), seed=1, label=0 if generator.classes else None).numpy()
 
 
-def _caption(pair: Pair, reals: ImageSet) -> str:
+def _caption(pair: NearestPair, reals: ImageSet) -> str:
     figures = [f"{name} {value:.3f}" for name, value in (("NCC", pair.ncc), ("SSIM", pair.ssim)) if value is not None]
     return ", ".join([*figures, reals.names[pair.real] if reals.names else f"image {pair.real}"])
 

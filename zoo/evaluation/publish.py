@@ -25,20 +25,21 @@ from typing import Any
 
 import torch
 
+from zoo.core.config import Recipe
 from zoo.core.console import Display
-from zoo.core.errors import ZooError, nearest, reason, words
-from zoo.core.schema import plain
+from zoo.core.errors import ZooError, error_message, error_reason, suggest
+from zoo.core.schema import to_plain
 from zoo.core.version import version
-from zoo.evaluation.bench import found_one, judged_alone
-from zoo.evaluation.evaluate_generators import SEED, Group
-from zoo.evaluation.results import Entry, Plain, Row
-from zoo.hub.download import offline
+from zoo.evaluation.bench import evaluate_target, find_target
+from zoo.evaluation.evaluate_generators import SEED, EvaluatedGroup
+from zoo.evaluation.results import Plain, ResultRow, Target
+from zoo.hub.download import offline_reason
 from zoo.hub.load import load_generator
-from zoo.hub.pretrained import CARD, Check, Judged, Measured, Packaged
+from zoo.hub.pretrained import CARD, EvaluationFacts, MeasuredValue, PretrainedWeights, SampleCheck
 from zoo.metrics.evaluate_images import COPIES
-from zoo.recipes import Recipe
+from zoo.recipes import override_recipe
 from zoo.report import image_grid
-from zoo.report.number_format import listed
+from zoo.report.number_format import join_words
 from zoo.report.table import markdown_table, quality
 from zoo.training.generator_file import load_generator_file, save_generator
 
@@ -150,7 +151,7 @@ def publish(
     display = display or Display()
     for alarm in despite_alarm:
         if alarm not in ALARMS:
-            raise ZooError(f"--despite-alarm {alarm}: must be one of {', '.join(ALARMS)}{nearest(alarm, ALARMS)}")
+            raise ZooError(f"--despite-alarm {alarm}: must be one of {', '.join(ALARMS)}{suggest(alarm, ALARMS)}")
     entry = _chosen(target, runs, best)
     assert entry.recipe is not None
     name = name or entry.recipe.name
@@ -164,7 +165,7 @@ def publish(
     with place as folder:
         try:
             small = _write_weights(entry, name, folder)
-            judging, groups = judged_alone(
+            judging, groups = evaluate_target(
                 small,
                 data=data,
                 metrics=None,
@@ -189,12 +190,12 @@ def publish(
             found = _draw(found, folder)
             _write_card(found, groups[0], judging.columns, judging.notes, folder, to)
         except OSError as error:
-            raise ZooError(f"{to}: cannot be written ({reason(error)})") from None
+            raise ZooError(f"{to}: cannot be written ({error_reason(error)})") from None
         return place.take(folder)
 
 
-def _chosen(target: str | os.PathLike[str], runs: str | Path, best: bool) -> Entry:
-    entry = found_one(os.fspath(target), runs)
+def _chosen(target: str | os.PathLike[str], runs: str | Path, best: bool) -> Target:
+    entry = find_target(os.fspath(target), runs)
     if not best:
         return entry
     if entry.kind != "run" or entry.run is None:
@@ -202,7 +203,7 @@ def _chosen(target: str | os.PathLike[str], runs: str | Path, best: bool) -> Ent
     file = entry.run.best_file
     if not file.is_file():
         raise ZooError(f"{target}: has no {file.name}; train.best says by what it is chosen")
-    return Entry(name=entry.name, kind="file", group=entry.group, weights=file, recipe=entry.recipe, run=entry.run)
+    return Target(name=entry.name, kind="file", group=entry.group, weights=file, recipe=entry.recipe, run=entry.run)
 
 
 def _text(given: str | None, option: str) -> str | None:
@@ -213,7 +214,7 @@ def _text(given: str | None, option: str) -> str | None:
         if len(given) < 200 and Path(given).is_file():
             given = Path(given).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ZooError(f"{option} {given}: cannot be read ({reason(error)})") from None
+        raise ZooError(f"{option} {given}: cannot be read ({error_reason(error)})") from None
     if not given.strip():
         raise ZooError(f"{option}: says nothing")
     if len(given.split()) == 1 and ("/" in given or Path(given).suffix):
@@ -221,34 +222,36 @@ def _text(given: str | None, option: str) -> str | None:
     return " ".join(given.split())
 
 
-def _known_data(entry: Entry) -> str:
+def _known_data(entry: Target) -> str:
     if entry.run is None:
         raise ZooError(f"{entry.name}: its file does not say what it was trained on; say it by --data-statement")
     where, _, counts = entry.run.info["data_description"].partition(": ")
     return f"Trained on {'phantoms: ' if where.startswith('phantoms') else ''}{counts}."  # no word of their folder
 
 
-def _write_weights(entry: Entry, name: str, folder: Path) -> Entry:
+def _write_weights(entry: Target, name: str, folder: Path) -> Target:
     """fp16 weights and the recipe; returns what is to be judged."""
     assert entry.weights is not None
     generator, recipe, nimg = load_generator_file(entry.weights)
     if recipe.train.init_from is not None:  # whose folder is nobody's business
-        recipe = recipe.with_(f"train.init_from={json.dumps(Path(recipe.train.init_from).name)}")
+        recipe = override_recipe(recipe, f"train.init_from={json.dumps(Path(recipe.train.init_from).name)}")
     path = folder / f"{name}.safetensors"
     save_generator(path, generator, recipe=recipe, nimg=nimg, dtype=torch.float16)
     text = f"# As trained, every default filled in. Digest {recipe.digest}.\n{recipe.to_yaml()}"
     (folder / "recipe.yaml").write_text(text, encoding="utf-8")
-    return Entry(name=name, kind="file", group=name, weights=path, recipe=recipe, run=entry.run)
+    return Target(name=name, kind="file", group=name, weights=path, recipe=recipe, run=entry.run)
 
 
-def _described(entry: Entry, row: Row, group: Group, said: str, licence: str, space: str | None) -> Packaged:
+def _described(
+    entry: Target, row: ResultRow, group: EvaluatedGroup, said: str, licence: str, space: str | None
+) -> PretrainedWeights:
     """What the catalogue says of it."""
     recipe, path = entry.recipe, entry.weights
     assert recipe is not None
     assert path is not None
     figures = {name: row.figures[name] for name in KEPT if name in row.figures}
     data = group.data
-    return Packaged(
+    return PretrainedWeights(
         name=entry.name,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         size=path.stat().st_size,
@@ -261,11 +264,11 @@ def _described(entry: Entry, row: Row, group: Group, said: str, licence: str, sp
         licence=licence,
         train_seeds=(recipe.train.seed,),
         metrics={
-            name: Measured(value=figure.value, low=figure.low, high=figure.high)
+            name: MeasuredValue(value=figure.value, low=figure.low, high=figure.high)
             for name, figure in figures.items()
             if figure.value is not None
         },
-        judged=Judged(
+        judged=EvaluationFacts(
             samples=row.facts["samples"],
             seed=SEED,
             space=space,
@@ -276,25 +279,25 @@ def _described(entry: Entry, row: Row, group: Group, said: str, licence: str, sp
     )
 
 
-def _draw(entry: Packaged, folder: Path) -> Packaged:
+def _draw(entry: PretrainedWeights, folder: Path) -> PretrainedWeights:
     """Write the picture of the first images; returns the entry with what they are."""
     generator = load_generator(folder / f"{entry.name}.safetensors", precision="fp32")
     images = generator.sample(CHECKED)
     columns = 8 if entry.resolution <= 128 else 4
-    image_grid.save_png(image_grid.grid(images, columns), folder / "samples.png", {"model": entry.name, "seed": 0})
+    image_grid.save_png(image_grid.make_grid(images, columns), folder / "samples.png", {"model": entry.name, "seed": 0})
     levels = images.double()
-    check = Check(mean=round(float(levels.mean()), 4), std=round(float(levels.std()), 4), columns=columns)
-    return Packaged(**{**vars(entry), "check": check})
+    check = SampleCheck(mean=round(float(levels.mean()), 4), std=round(float(levels.std()), 4), columns=columns)
+    return PretrainedWeights(**{**vars(entry), "check": check})
 
 
 def _write_card(
-    entry: Packaged, group: Group, columns: Sequence[Any], notes: Sequence[str], folder: Path, to: str
+    entry: PretrainedWeights, group: EvaluatedGroup, columns: Sequence[Any], notes: Sequence[str], folder: Path, to: str
 ) -> None:
     """README.md and card.json."""
     document = group.to_json()
     row = document["rows"][0]
     content: Plain = {
-        "entry": plain(entry),
+        "entry": to_plain(entry),
         "figures": row["figures"],
         "alarms": row["alarms"],
         "baselines": {base["name"]: base["figures"] for base in document["baselines"]},
@@ -308,7 +311,7 @@ def _write_card(
     (folder / "README.md").write_text(_card(entry, recipe, row, table, notes, to), encoding="utf-8")
 
 
-def _card(entry: Packaged, recipe: Recipe, row: Plain, table: str, notes: Sequence[str], to: str) -> str:
+def _card(entry: PretrainedWeights, recipe: Recipe, row: Plain, table: str, notes: Sequence[str], to: str) -> str:
     """The model card, in Markdown under the header that Hugging Face reads."""
     judged = entry.judged
     assert judged is not None
@@ -333,7 +336,7 @@ def _card(entry: Packaged, recipe: Recipe, row: Plain, table: str, notes: Sequen
         recipe=entry.recipe,
         digest=entry.recipe_digest,
         nimg=f"{entry.nimg:,}",
-        seeds=listed([str(seed) for seed in entry.train_seeds]),
+        seeds=join_words([str(seed) for seed in entry.train_seeds]),
         last=CHECKED - 1,
         load=load,
         file=file,
@@ -369,7 +372,7 @@ class _Folder:
             self.path.absolute().parent.mkdir(parents=True, exist_ok=True)
             self._work = tempfile.TemporaryDirectory(prefix=f".{self.path.name}.", dir=self.path.absolute().parent)
         except OSError as error:
-            raise ZooError(f"{to}: cannot be written ({reason(error)})") from None
+            raise ZooError(f"{to}: cannot be written ({error_reason(error)})") from None
 
     def __enter__(self) -> Path:
         made = Path(self._work.__enter__()) / "new"
@@ -388,7 +391,7 @@ class _Folder:
         except OSError as error:
             if (made.with_name("old")).exists() and not self.path.exists():
                 made.with_name("old").rename(self.path)
-            raise ZooError(f"{self.path}: cannot be written ({reason(error)})") from None
+            raise ZooError(f"{self.path}: cannot be written ({error_reason(error)})") from None
         return str(self.path)
 
 
@@ -399,7 +402,7 @@ class _Hub:
         self.repo = to.removeprefix("hf:")
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo):
             raise ZooError(f"--to {to}: must read hf:owner/name")
-        if why := offline():
+        if why := offline_reason():
             raise ZooError(f"--to {to}: {why}; publish to a folder, and upload that later")
         import huggingface_hub
 
@@ -409,7 +412,7 @@ class _Hub:
         try:
             there = self.api.repo_exists(self.repo) and self.api.file_exists(self.repo, CARD)
         except Exception as error:  # of many kinds: no network, no rights, no such owner
-            raise ZooError(f"--to {to}: {words(error)}") from None
+            raise ZooError(f"--to {to}: {error_message(error)}") from None
         if there and not force:
             raise ZooError(f"--to {to}: holds published weights already; --force replaces their card and picture")
         self._work = tempfile.mkdtemp(prefix="zoo-publish-")
@@ -428,5 +431,5 @@ class _Hub:
                 repo_id=self.repo, folder_path=str(made), commit_message=f"Published by zoo {version()}"
             )
         except Exception as error:
-            raise ZooError(f"hf:{self.repo}: cannot be uploaded ({words(error)})") from None
+            raise ZooError(f"hf:{self.repo}: cannot be uploaded ({error_message(error)})") from None
         return f"https://huggingface.co/{self.repo}"

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from zoo.core.config import Recipe
 from zoo.metrics.registry import Metric
-from zoo.metrics.value import Figure, missing
-from zoo.recipes import Recipe
+from zoo.metrics.value import MetricValue, missing_value
 from zoo.training.run_folder import Run
 
 Plain = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class Target:
     """One generator to be judged, or why it cannot be.
 
     Attributes:
@@ -40,7 +40,7 @@ class Entry:
 
 
 @dataclass(kw_only=True)
-class Row:
+class ResultRow:
     """What is known of one entry, of several seeds of one variant, or of a baseline.
 
     Attributes:
@@ -51,7 +51,7 @@ class Row:
     name: str
     kind: str
     error: str | None = None
-    figures: dict[str, Figure] = field(default_factory=dict)
+    figures: dict[str, MetricValue] = field(default_factory=dict)
     alarms: list[Plain] = field(default_factory=list)
     cost: Plain = field(default_factory=dict)
     facts: Plain = field(default_factory=dict)
@@ -65,24 +65,24 @@ class Row:
         return {**row, "spread": self.spread} if self.spread else row
 
 
-def from_json(plain: Plain) -> Row:
+def row_from_json(plain: Plain) -> ResultRow:
     """The inverse of :meth:`Row.to_json`."""
     known = {"name", "kind", "error", "figures", "alarms", "cost", "spread"}
-    return Row(
+    return ResultRow(
         **{key: plain[key] for key in known - {"figures", "spread"}},
-        figures={name: Figure(**figure) for name, figure in plain["figures"].items()},
+        figures={name: MetricValue(**figure) for name, figure in plain["figures"].items()},
         facts={key: value for key, value in plain.items() if key not in known},
         spread=plain.get("spread", {}),
     )
 
 
-def over_seeds(rows: Sequence[Row]) -> Row:
+def merge_seeds(rows: Sequence[ResultRow]) -> ResultRow:
     """One row of several training seeds: means, intervals that hold all of theirs, every alarm that rang."""
     whole = [row for row in rows if row.error is None]
     if len(rows) == 1 or not whole:
         return rows[0]
     first = whole[0]
-    merged = Row(name=first.name, kind=first.kind, facts={**first.facts})
+    merged = ResultRow(name=first.name, kind=first.kind, facts={**first.facts})
     for key in ("seeds", "key", "weights_sha256"):
         values = [row.facts[key] for row in whole if key in row.facts]
         merged.facts[key] = [seed for seeds in values for seed in seeds] if key == "seeds" else values
@@ -92,10 +92,10 @@ def over_seeds(rows: Sequence[Row]) -> Row:
         values = [row.figures[name].value for row in whole if name in row.figures]
         known = [value for value in values if value is not None]
         if not known or len(known) < len(whole):
-            merged.figures[name] = missing("for all training seeds", figure.n)
+            merged.figures[name] = missing_value("for all training seeds", figure.n)
             continue
         lows, highs = ([getattr(row.figures[name], end) for row in whole] for end in ("low", "high"))
-        merged.figures[name] = Figure(
+        merged.figures[name] = MetricValue(
             value=statistics.fmean(known),
             low=min(lows) if None not in lows else None,
             high=max(highs) if None not in highs else None,
@@ -114,7 +114,9 @@ def over_seeds(rows: Sequence[Row]) -> Row:
     return merged
 
 
-def ranked(rows: Sequence[Row], metrics: Sequence[Metric], ideal: dict[str, Figure]) -> tuple[list[Row], str | None]:
+def rank_rows(
+    rows: Sequence[ResultRow], metrics: Sequence[Metric], ideal: dict[str, MetricValue]
+) -> tuple[list[ResultRow], str | None]:
     """Best first by the first metric that all whole rows have; broken ones last. With that metric's name.
 
     Args:
@@ -127,7 +129,7 @@ def ranked(rows: Sequence[Row], metrics: Sequence[Metric], ideal: dict[str, Figu
         if not whole or None in values or (metric.better == "match" and aim is None) or metric.family == "copies":
             continue
 
-        def distance(row: Row, metric: Metric = metric, aim: float | None = aim) -> float:
+        def distance(row: ResultRow, metric: Metric = metric, aim: float | None = aim) -> float:
             value = row.figures[metric.name].value
             assert value is not None
             return {"lower": value, "higher": -value}.get(metric.better, abs(value - (aim or 0.0)))

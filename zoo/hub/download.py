@@ -11,7 +11,7 @@ from pathlib import Path
 
 import filelock
 
-from zoo.core.errors import ZooError, reason, words
+from zoo.core.errors import ZooError, error_message, error_reason
 from zoo.core.progress import Reporter
 
 CHUNK = 1 << 16  # bytes
@@ -19,7 +19,7 @@ PATIENCE = 30  # seconds without a byte
 TRIES = 4  # in one call, as long as each brings some bytes
 
 
-def offline() -> str:
+def offline_reason() -> str:
     """Which switch forbids downloads, or nothing."""
     for name in ("ZOO_OFFLINE", "HF_HUB_OFFLINE"):
         if os.environ.get(name, "").strip().lower() not in ("", "0", "false", "no", "off"):
@@ -27,7 +27,7 @@ def offline() -> str:
     return ""
 
 
-def address(url: str) -> str:
+def download_url(url: str) -> str:
     """``hf:owner/name/file`` as the address it stands for; others as they are."""
     match = re.fullmatch(r"hf:([^/]+/[^/]+)/(.+)", url)
     if match is None:
@@ -36,12 +36,12 @@ def address(url: str) -> str:
     return f"{home}/{match[1]}/resolve/main/{match[2]}"
 
 
-def whole(path: Path, size: int, sha256: str) -> bool:
+def has_hash(path: Path, size: int, sha256: str) -> bool:
     """Whether ``path`` is the file of ``size`` bytes and that hash."""
     return path.is_file() and path.stat().st_size == size and _digest(path) == sha256
 
 
-def fetch(url: str, path: Path, *, size: int, sha256: str, reporter: Reporter) -> None:
+def download_file(url: str, path: Path, *, size: int, sha256: str, reporter: Reporter) -> None:
     """Make ``path`` the file at ``url``, unless it is that already.
 
     Until it is whole it lies beside as ``<name>.part``, which the next call goes on with. Several processes take turns.
@@ -58,22 +58,22 @@ def fetch(url: str, path: Path, *, size: int, sha256: str, reporter: Reporter) -
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(path.with_name(f".{path.name}.lock")):
-            if whole(path, size, sha256):
+            if has_hash(path, size, sha256):
                 return
-            reporter.say(f"downloading {address(url)} ({size / 1e6:.1f} MB) into {path.parent}")
+            reporter.say(f"downloading {download_url(url)} ({size / 1e6:.1f} MB) into {path.parent}")
             reporter.start(f"{path.name} (kB)", size // 1000)
             try:
-                _fill(address(url), part, size, reporter)
+                _fill(download_url(url), part, size, reporter)
             finally:
                 reporter.stop()
-            if not whole(part, size, sha256):
+            if not has_hash(part, size, sha256):
                 part.unlink()
-                raise ZooError(f"{address(url)}: is another file than the one expected (wrong hash)")
+                raise ZooError(f"{download_url(url)}: is another file than the one expected (wrong hash)")
             with part.open("rb") as file:
                 os.fsync(file.fileno())
             part.replace(path)
     except OSError as error:
-        raise ZooError(f"{path}: cannot be written ({reason(error)})") from None
+        raise ZooError(f"{path}: cannot be written ({error_reason(error)})") from None
 
 
 def _fill(url: str, part: Path, size: int, reporter: Reporter) -> None:
@@ -115,7 +115,7 @@ def _append(url: str, part: Path, have: int, size: int, reporter: Reporter) -> i
             raise _other(url, part) from None
         raise
     except Exception as error:  # of many kinds: names, routes, certificates
-        raise _NetworkError(words(getattr(error, "reason", None) or error)) from None
+        raise _NetworkError(error_message(getattr(error, "reason", None) or error)) from None
     with answer:
         ranged = answer.status == 206
         said = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
@@ -129,7 +129,7 @@ def _append(url: str, part: Path, have: int, size: int, reporter: Reporter) -> i
                 try:
                     data = answer.read(CHUNK)
                 except Exception as error:
-                    raise _NetworkError(words(error)) from None
+                    raise _NetworkError(error_message(error)) from None
                 if not data:
                     return have
                 file.write(data)

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zoo.core.errors import ZooError
+from zoo.data.pixel_range import to_uint8
 from zoo.hub.load import LoadedGenerator, load_generator
 from zoo.models import sampling
-from zoo.report.image_grid import to_uint8
 from zoo.runtime import rng
 
-CHUNK = sampling.CHUNK
+CHUNK = sampling.SAMPLING_BATCH
 
 
 class GeneratedDataset(Dataset):
@@ -86,6 +86,6 @@ class GeneratedDataset(Dataset):
             z = rng.fixed_latents(self.seed, min(CHUNK, self.n - first), self.generator.latent.dim, first=first)
             G, speed = self.generator.generator, self.generator.speed
             label = None if self._classes is None else self._classes[first : first + len(z)]
-            made = sampling.images(G, z, label=label, seed=self.seed, first=chunk, speed=speed)
+            made = sampling.generate_images(G, z, label=label, seed=self.seed, first=chunk, speed=speed)
             self._chunks[chunk] = to_uint8(made)
         return self._chunks[chunk]

@@ -9,16 +9,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from zoo.core.config import ImageSpec, LatentSpec, Recipe
 from zoo.core.console import Display
-from zoo.core.errors import ZooError, nearest
+from zoo.core.errors import ZooError, suggest
+from zoo.data.pixel_range import to_uint8
 from zoo.hub import pretrained
 from zoo.models import sampling
-from zoo.models.base import Generator, ImageSpec, LatentSpec, StyleGenerator
-from zoo.recipes import Recipe, list_models
-from zoo.report.image_grid import to_uint8
+from zoo.models.base import Generator, StyleGenerator
+from zoo.recipes import list_models, override_recipe
 from zoo.runtime import rng
 from zoo.runtime.device import choose_device
-from zoo.runtime.speed import Speed, choose
+from zoo.runtime.speed import Speed, choose_speed
 from zoo.training import run_folder
 from zoo.training.generator_file import load_generator_file
 
@@ -36,7 +37,7 @@ class LoadedGenerator(nn.Module):
 
     def __init__(self, generator: Generator, recipe: Recipe, nimg: int, speed: Speed | None = None) -> None:
         super().__init__()
-        self.speed = speed or choose(recipe, torch.device("cpu"))
+        self.speed = speed or choose_speed(recipe, torch.device("cpu"))
         self.generator = self.speed.network(generator)
         self.recipe, self.nimg = recipe, nimg
         self.eval().requires_grad_(False)
@@ -108,11 +109,13 @@ class LoadedGenerator(nn.Module):
         """
         labels = self.labels(label, len(z), seed)
         if truncation is None:
-            made = sampling.images(self.generator, z, label=labels, seed=seed, speed=self.speed, advance=advance)
+            made = sampling.generate_images(
+                self.generator, z, label=labels, seed=seed, speed=self.speed, advance=advance
+            )
             return to_uint8(made)
         w = self._styles(z, labels, "truncation")
-        w = sampling.truncated(self.generator, w, truncation)
-        return to_uint8(sampling.synthesised(self.generator, w, seed=seed, speed=self.speed))
+        w = sampling.truncate_styles(self.generator, w, truncation)
+        return to_uint8(sampling.synthesise_images(self.generator, w, seed=seed, speed=self.speed))
 
     def mix(self, rows: int, columns: int, seed: int = 0, *, crossover: int | None = None) -> Tensor:
         """Style mixing (Karras et al. 2019, figure 3): uint8 ((rows + 1) * (columns + 1), C, H, W), read as a table.
@@ -136,7 +139,7 @@ class LoadedGenerator(nn.Module):
         table = [w.new_zeros(w.shape[1:]), *fine]
         for source in coarse:
             table += [source, *(torch.cat([source[:cut], other[cut:]]) for other in fine)]
-        images = to_uint8(sampling.synthesised(self.generator, torch.stack(table), seed=seed, speed=self.speed))
+        images = to_uint8(sampling.synthesise_images(self.generator, torch.stack(table), seed=seed, speed=self.speed))
         images[0] = 0
         return images
 
@@ -159,7 +162,7 @@ class LoadedGenerator(nn.Module):
             number = int(number)
         if isinstance(number, str) or not 0 <= number < self.image.classes:
             known = ", ".join(self.classes)
-            raise ZooError(f"no class {label!r}{nearest(str(label), self.classes)}; {self.recipe.name} knows {known}")
+            raise ZooError(f"no class {label!r}{suggest(str(label), self.classes)}; {self.recipe.name} knows {known}")
         return torch.full((n,), number)
 
     def _styles(self, z: Tensor, label: Tensor | None, what: str) -> Tensor:
@@ -192,8 +195,8 @@ def load_generator(
         ZooError: nothing there, nothing trained yet, or a damaged file.
     """
     generator, recipe, nimg = load_generator_file(_locate(source, Path(runs)))
-    how = recipe if precision is None else recipe.with_(f"train.precision={precision}")
-    return LoadedGenerator(generator, recipe, nimg, choose(how, choose_device(device)))
+    how = recipe if precision is None else override_recipe(recipe, f"train.precision={precision}")
+    return LoadedGenerator(generator, recipe, nimg, choose_speed(how, choose_device(device)))
 
 
 def _locate(source: str | os.PathLike[str], runs: Path) -> Path:
@@ -205,18 +208,18 @@ def _locate(source: str | os.PathLike[str], runs: Path) -> Path:
     name = os.fspath(source)
     if path.suffix or "/" in name:
         raise ZooError(f"no run or file {source}")
-    for candidate in reversed(run_folder.find(runs, name)):
+    for candidate in reversed(run_folder.find_runs(runs, name)):
         if candidate.generator_file.is_file():
             return candidate.generator_file
     if (runs / name).is_dir():
         return _trained(run_folder.open_run(runs / name))
-    entries = pretrained.catalogue()
+    entries = pretrained.load_catalogue()
     if name in entries:
         return entries[name].path(Display())
     if name in list_models():
         raise ZooError(f"nothing trained of {name} in {runs}, nor packaged; `zoo train {name}` trains it")
-    known = [*list_models(), *entries, *(other.name for other in run_folder.find(runs))]
-    raise ZooError(f"no run, file or recipe {name!r}{nearest(name, known)}")
+    known = [*list_models(), *entries, *(other.name for other in run_folder.find_runs(runs))]
+    raise ZooError(f"no run, file or recipe {name!r}{suggest(name, known)}")
 
 
 def _trained(found: run_folder.Run) -> Path:

@@ -17,13 +17,12 @@ from typing import Annotated, Any
 
 import yaml
 
-from zoo.core.errors import ZooError, reason
-from zoo.core.files import atomic_file, replacing
-from zoo.core.progress import Reporter, Silent
-from zoo.core.schema import Count, NonNegative, Range, build, plain
-from zoo.data.cache import default_folder
-from zoo.hub.download import address, fetch, offline, whole
-from zoo.recipes import read_yaml
+from zoo.core.errors import ZooError, error_reason
+from zoo.core.files import atomic_file, cache_folder, replace_file
+from zoo.core.progress import Reporter, SilentReporter
+from zoo.core.schema import Count, NonNegative, Range, from_plain, to_plain
+from zoo.core.yaml_io import read_yaml
+from zoo.hub.download import download_file, download_url, has_hash, offline_reason
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]  # of a checkout; of an installed package, the folder it lies in
@@ -35,7 +34,7 @@ Level = Annotated[float, Range(low=0, high=255)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class MeasuredValue:
     """A figure and its 95 % interval, as far as there is one."""
 
     value: float
@@ -44,7 +43,7 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
+class EvaluationFacts:
     """By what the figures were measured."""
 
     samples: Count  # fakes
@@ -56,7 +55,7 @@ class Judged:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
+class SampleCheck:
     """What images 0 to 15 of seed 0 are, in fp32 on a CPU; tests hold it true.
 
     Attributes:
@@ -73,7 +72,7 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Packaged:
+class PretrainedWeights:
     """One trained generator of the catalogue.
 
     Attributes:
@@ -81,7 +80,7 @@ class Packaged:
         sha256: of the file.
         size: of the file, in bytes.
         recipe: the name of the recipe, as trained.
-        recipe_digest: its :attr:`zoo.recipes.Recipe.digest`.
+        recipe_digest: its :attr:`zoo.core.config.Recipe.digest`.
         nimg: images it was trained on.
         data: what is to be said of the training images.
         licence: under which terms it may be used.
@@ -105,10 +104,10 @@ class Packaged:
     file: str | None = None
     url: str | None = None
     train_seeds: tuple[int, ...] = ()
-    metrics: dict[str, Measured] = field(default_factory=dict)
-    judged: Judged | None = None
+    metrics: dict[str, MeasuredValue] = field(default_factory=dict)
+    judged: EvaluationFacts | None = None
     card: str | None = None
-    check: Check | None = None
+    check: SampleCheck | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w-]+", self.name):  # one with a dot would be taken for a file
@@ -130,7 +129,7 @@ class Packaged:
     @property
     def cached(self) -> Path:
         """Where it is kept, or is to be put, if it did not come along. Another version of it is another file."""
-        return default_folder() / "weights" / f"{self.name}-{self.sha256[:8]}.safetensors"
+        return cache_folder() / "weights" / f"{self.name}-{self.sha256[:8]}.safetensors"
 
     @property
     def where(self) -> str:
@@ -139,7 +138,7 @@ class Packaged:
             return "packaged" if str(self.file).startswith("zoo/") else "in the repository"
         if self.cached.is_file():
             return "cached"
-        return f"to fetch: {address(self.url)}" if self.url is not None else f"to be put into {self.cached}"
+        return f"to fetch: {download_url(self.url)}" if self.url is not None else f"to be put into {self.cached}"
 
     def path(self, reporter: Reporter | None = None) -> Path:
         """The file, fetched if it has to be, and verified.
@@ -148,28 +147,28 @@ class Packaged:
             ZooError: it is another one than the catalogue's, or not to be had; says which file is to be put where.
         """
         if self.local is not None:
-            if not whole(self.local, self.size, self.sha256):
+            if not has_hash(self.local, self.size, self.sha256):
                 raise ZooError(f"{self.local}: is not the file of the catalogue (wrong hash); install it again")
             return self.local
-        if whole(self.cached, self.size, self.sha256):
+        if has_hash(self.cached, self.size, self.sha256):
             return self.cached
-        why = offline() if self.url is not None else "it has no public address"
+        why = offline_reason() if self.url is not None else "it has no public address"
         if self.url is None or why:
-            source = f"{address(self.url)} as " if self.url is not None else ""
+            source = f"{download_url(self.url)} as " if self.url is not None else ""
             raise ZooError(
                 f"no weights of {self.name} here, and {why}: put {source}{self.cached.name} ({self.size / 1e6:.1f} MB, "
                 f"SHA-256 {self.sha256[:16]}...) into {self.cached.parent}"
             )
-        fetch(self.url, self.cached, size=self.size, sha256=self.sha256, reporter=reporter or Silent())
+        download_file(self.url, self.cached, size=self.size, sha256=self.sha256, reporter=reporter or SilentReporter())
         return self.cached
 
     def to_json(self) -> dict[str, Any]:
         """Plain data with all attributes, where it is, and ``path`` if it is here."""
         here = self.local or (self.cached if self.cached.is_file() else None)
-        return {**plain(self), "where": self.where, "path": str(here) if here else None}
+        return {**to_plain(self), "where": self.where, "path": str(here) if here else None}
 
 
-def catalogue(path: Path | None = None) -> dict[str, Packaged]:
+def load_catalogue(path: Path | None = None) -> dict[str, PretrainedWeights]:
     """The entries of ``pretrained.yaml``, or of another such file, by name.
 
     Raises:
@@ -179,13 +178,15 @@ def catalogue(path: Path | None = None) -> dict[str, Packaged]:
     entries = {}
     for name, keys in read_yaml(path, "a catalogue of weights").items():
         try:
-            entries[str(name)] = build(Packaged, {"name": str(name), **keys} if isinstance(keys, dict) else keys, name)
+            entries[str(name)] = from_plain(
+                PretrainedWeights, {"name": str(name), **keys} if isinstance(keys, dict) else keys, name
+            )
         except ZooError as error:
             raise ZooError(f"{path.name}: {error}") from None
     return entries
 
 
-def described(folder: Path) -> Packaged:
+def read_published_folder(folder: Path) -> PretrainedWeights:
     """The entry that a folder made by ``zoo publish`` describes, as yet without ``file`` and ``url``.
 
     Raises:
@@ -194,22 +195,22 @@ def described(folder: Path) -> Packaged:
     try:
         content = json.loads((folder / CARD).read_text(encoding="utf-8"))
     except OSError as error:
-        raise ZooError(f"{folder}: `zoo publish` did not make it ({reason(error)}: {CARD})") from None
+        raise ZooError(f"{folder}: `zoo publish` did not make it ({error_reason(error)}: {CARD})") from None
     except ValueError:
         raise ZooError(f"{folder / CARD}: is damaged") from None
     known = content.get("entry") if isinstance(content, dict) else None
     try:
-        entry: Packaged = build(Packaged, known)
+        entry: PretrainedWeights = from_plain(PretrainedWeights, known)
     except ZooError as error:
         raise ZooError(f"{folder / CARD}: {error}") from None
-    if not whole(folder / f"{entry.name}.safetensors", entry.size, entry.sha256):
+    if not has_hash(folder / f"{entry.name}.safetensors", entry.size, entry.sha256):
         raise ZooError(f"{folder}: {entry.name}.safetensors is not there, or not the one that {CARD} describes")
     return entry
 
 
-def add(
+def add_to_catalogue(
     folder: Path, *, to: str | None = IN_PACKAGE, url: str | None = None, root: Path = ROOT, listed: Path | None = None
-) -> Packaged:
+) -> PretrainedWeights:
     """Enter a published folder in the catalogue, in place of an entry of that name.
 
     Args:
@@ -223,14 +224,14 @@ def add(
     Raises:
         ZooError: the folder is not whole, or a place cannot be written.
     """
-    entry, listed = described(folder), listed or CATALOGUE
+    entry, listed = read_published_folder(folder), listed or CATALOGUE
     beside = to or IN_PACKAGE
     copies = {"card": ("README.md", f"{entry.name}.md"), "grid": ("samples.png", f"{entry.name}.png")}
     if to is not None:
         copies["file"] = (f"{entry.name}.safetensors", f"{entry.name}.safetensors")
     try:
         for source, target in copies.values():
-            with replacing(root / beside / target) as temporary:
+            with replace_file(root / beside / target) as temporary:
                 if source == "README.md":
                     text = (folder / source).read_text(encoding="utf-8")
                     temporary.write_text(text.replace("(samples.png)", f"({entry.name}.png)"), encoding="utf-8")
@@ -239,27 +240,29 @@ def add(
         places = {key: f"{beside}/{target}" for key, (_, target) in copies.items()}
         check = replace(entry.check, grid=places["grid"]) if entry.check else None
         entry = replace(entry, file=places.get("file"), url=url, card=places["card"], check=check)
-        before = catalogue(listed) if listed.exists() else {}
+        before = load_catalogue(listed) if listed.exists() else {}
         entries = {**before, entry.name: entry}
         with atomic_file(listed, "w") as file:
             file.write(_to_yaml(entries, listed.read_text(encoding="utf-8") if listed.exists() else ""))
         for path in _files(before[entry.name]) - _files(entry) if entry.name in before else set():
             (root / path).unlink(missing_ok=True)
     except OSError as error:
-        raise ZooError(f"{root}: cannot be written ({reason(error)})") from None
+        raise ZooError(f"{root}: cannot be written ({error_reason(error)})") from None
     return entry
 
 
-def _files(entry: Packaged) -> set[str]:
+def _files(entry: PretrainedWeights) -> set[str]:
     found = (entry.file, entry.card, entry.check.grid if entry.check else None)
     return {path for path in found if path is not None}
 
 
-def _to_yaml(entries: Mapping[str, Packaged], before: str) -> str:
+def _to_yaml(entries: Mapping[str, PretrainedWeights], before: str) -> str:
     """Sorted by name, without what is not known, under the comment that ``before`` begins with."""
     head = re.match(r"(#.*\n)*", before)
     content = {
-        name: {key: value for key, value in plain(entries[name]).items() if key != "name" and value not in (None, [])}
+        name: {
+            key: value for key, value in to_plain(entries[name]).items() if key != "name" and value not in (None, [])
+        }
         for name in sorted(entries)
     }
     return (head[0] if head else "") + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=118)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from zoo.core.errors import ZooError, reason
+from zoo.core.errors import ZooError, error_reason
 from zoo.core.files import atomic_file
 from zoo.hub.load import LoadedGenerator
 from zoo.models import sampling
@@ -25,7 +25,7 @@ def save_images(
     """
     try:
         if out.suffix == ".png":
-            image_grid.save_png(image_grid.grid(images, columns), out, metadata)
+            image_grid.save_png(image_grid.make_grid(images, columns), out, metadata)
         elif out.suffix == ".npz":
             with atomic_file(out) as file:
                 np.savez_compressed(file, images=images.numpy())
@@ -34,10 +34,10 @@ def save_images(
         else:
             digits = len(str(len(images) - 1))
             for index, image in enumerate(images):
-                picture = image_grid.picture(image)
+                picture = image_grid.tile_image(image)
                 image_grid.save_png(picture, out / f"{index:0{digits}d}.png", metadata)
     except OSError as error:
-        raise ZooError(f"{out}: cannot be written ({reason(error)})") from None
+        raise ZooError(f"{out}: cannot be written ({error_reason(error)})") from None
 
 
 def save_walk(
@@ -65,9 +65,9 @@ def save_walk(
         for index in range(points)
         for frame in range(frames)
     ]
-    grids = [image_grid.grid(generator.decode(z, seed=seed, truncation=truncation)) for z in path]
+    grids = [image_grid.make_grid(generator.decode(z, seed=seed, truncation=truncation)) for z in path]
     try:
         image_grid.animate(grids, out)
     except OSError as error:
-        raise ZooError(f"{out}: cannot be written ({reason(error)})") from None
+        raise ZooError(f"{out}: cannot be written ({error_reason(error)})") from None
     return len(path)

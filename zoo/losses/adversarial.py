@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.runtime.precision import full
+from zoo.runtime.precision import upcast
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loss:
+class AdversarialLoss:
     """Both sides of an adversarial game.
 
     Attributes:
@@ -44,54 +44,56 @@ def nonsaturating_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tenso
 
 def nonsaturating_g(real: Tensor | None, fake: Tensor) -> Tensor:
     """-log sigmoid(fake) (Goodfellow et al. 2014, section 3), unsmoothed."""
-    return F.softplus(-full(fake)).mean()
+    return F.softplus(-upcast(fake)).mean()
 
 
 def least_squares_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
     """((real - 1)^2 + fake^2) / 2 (Mao et al. 2017, eq. 9)."""
-    return 0.5 * ((full(real) - 1).square().mean() + full(fake).square().mean())
+    return 0.5 * ((upcast(real) - 1).square().mean() + upcast(fake).square().mean())
 
 
 def least_squares_g(real: Tensor | None, fake: Tensor) -> Tensor:
     """(fake - 1)^2 / 2 (Mao et al. 2017, eq. 9)."""
-    return 0.5 * (full(fake) - 1).square().mean()
+    return 0.5 * (upcast(fake) - 1).square().mean()
 
 
 def hinge_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
     """max(0, 1 - real) + max(0, 1 + fake) (Lim & Ye 2017; Miyato et al. 2018, eq. 16)."""
-    return F.relu(1 - full(real)).mean() + F.relu(1 + full(fake)).mean()
+    return F.relu(1 - upcast(real)).mean() + F.relu(1 + upcast(fake)).mean()
 
 
 def wasserstein_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
     """fake - real (Arjovsky et al. 2017). Wants a penalty beside it."""
-    return full(fake).mean() - full(real).mean()
+    return upcast(fake).mean() - upcast(real).mean()
 
 
 def wasserstein_g(real: Tensor | None, fake: Tensor) -> Tensor:
     """-fake; the generator's side of the Wasserstein and of the hinge loss."""
-    return -full(fake).mean()
+    return -upcast(fake).mean()
 
 
 def relativistic_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
     """softplus(fake - real) on pairs (Jolicoeur-Martineau 2018; Huang et al. 2024, eq. 2)."""
-    return F.softplus(full(fake) - full(real)).mean()
+    return F.softplus(upcast(fake) - upcast(real)).mean()
 
 
 def relativistic_g(real: Tensor | None, fake: Tensor) -> Tensor:
     """softplus(real - fake) on pairs: D's loss with the roles exchanged."""
     assert real is not None
-    return F.softplus(full(real) - full(fake)).mean()
+    return F.softplus(upcast(real) - upcast(fake)).mean()
 
 
 LOSSES = {
-    "nonsaturating": Loss(discriminator=nonsaturating_d, generator=nonsaturating_g, smooths=True),
-    "least_squares": Loss(discriminator=least_squares_d, generator=least_squares_g),
-    "hinge": Loss(discriminator=hinge_d, generator=wasserstein_g),
-    "wasserstein": Loss(discriminator=wasserstein_d, generator=wasserstein_g, zero=False),
-    "relativistic": Loss(discriminator=relativistic_d, generator=relativistic_g, needs_real=True, zero=False),
+    "nonsaturating": AdversarialLoss(discriminator=nonsaturating_d, generator=nonsaturating_g, smooths=True),
+    "least_squares": AdversarialLoss(discriminator=least_squares_d, generator=least_squares_g),
+    "hinge": AdversarialLoss(discriminator=hinge_d, generator=wasserstein_g),
+    "wasserstein": AdversarialLoss(discriminator=wasserstein_d, generator=wasserstein_g, zero=False),
+    "relativistic": AdversarialLoss(
+        discriminator=relativistic_d, generator=relativistic_g, needs_real=True, zero=False
+    ),
 }
 
 
 def _bce(logits: Tensor, target: float) -> Tensor:
-    logits = full(logits)
+    logits = upcast(logits)
     return (F.softplus(logits) - target * logits).mean()

@@ -12,11 +12,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from zoo.core.config import Recipe
 from zoo.core.schedule import Schedule
 from zoo.losses.adversarial import LOSSES
 from zoo.losses.penalties import PENALTIES, Differentiated
-from zoo.losses.step_outputs import Step
-from zoo.recipes import Recipe
+from zoo.losses.step_outputs import StepOutputs
 
 Phase = Literal["D", "G"]
 
@@ -27,7 +27,7 @@ class Term:
 
     name: str
     phase: Phase
-    function: Callable[[Step], Tensor]
+    function: Callable[[StepOutputs], Tensor]
     weight: Schedule
     every: int = 1
     differentiates: Differentiated | None = None  # with respect to what it takes a gradient
@@ -112,7 +112,7 @@ class Objective:
             module.settle()  # type: ignore[operator]
 
 
-def evaluate(terms: list[Term], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+def evaluate_terms(terms: list[Term], step: StepOutputs) -> tuple[Tensor, dict[str, Tensor]]:
     """Sum of weighted terms, and each term's own unweighted value for the log, detached."""
     total = torch.zeros((), dtype=step.fake.dtype, device=step.fake.device)
     values = {}
@@ -123,7 +123,7 @@ def evaluate(terms: list[Term], step: Step) -> tuple[Tensor, dict[str, Tensor]]:
     return total, values
 
 
-def _own(name: str) -> Callable[[Step], Tensor]:
+def _own(name: str) -> Callable[[StepOutputs], Tensor]:
     return lambda step: step.auxiliary[name]
 
 

@@ -15,9 +15,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from zoo.losses.step_outputs import Step
+from zoo.losses.step_outputs import StepOutputs
 from zoo.runtime import distributed
-from zoo.runtime.precision import full
+from zoo.runtime.precision import upcast
 
 Differentiated = Literal["real", "fake", "between", "styles"]
 
@@ -34,14 +34,14 @@ class Penalty:
         needs_styles: G must have a mapping network.
     """
 
-    make: Callable[[], Callable[[Step], Tensor]]
+    make: Callable[[], Callable[[StepOutputs], Tensor]]
     weight: Callable[[int, int], float]
     phase: Literal["D", "G"] = "D"
     differentiates: Differentiated | None = None
     needs_styles: bool = False
 
 
-def gamma(resolution: int, batch: int) -> float:
+def default_gamma(resolution: int, batch: int) -> float:
     """A start for the weight of R1 and R2: 0.0002 resolution^2 / batch (Karras et al. 2020, ADA, appendix C)."""
     return 0.0002 * resolution**2 / batch
 
@@ -57,14 +57,14 @@ def gradient_penalty(images: Tensor, logits: Tensor) -> Tensor:
     return 0.5 * _slopes(images, logits).mean()
 
 
-def r1(step: Step) -> Tensor:
+def r1(step: StepOutputs) -> Tensor:
     """:func:`gradient_penalty` on real images."""
     assert step.real is not None
     assert step.real_logits is not None
     return gradient_penalty(step.real, step.real_logits)
 
 
-def r2(step: Step) -> Tensor:
+def r2(step: StepOutputs) -> Tensor:
     """:func:`gradient_penalty` on fakes."""
     return gradient_penalty(step.fake, step.fake_logits)
 
@@ -77,7 +77,7 @@ class Interpolated:
     def __init__(self, centre: float) -> None:
         self.centre = centre
 
-    def __call__(self, step: Step) -> Tensor:
+    def __call__(self, step: StepOutputs) -> Tensor:
         assert step.real is not None
         assert step.judge is not None
         u = torch.rand(len(step.fake), 1, 1, 1, dtype=step.fake.dtype, device=step.fake.device)
@@ -102,9 +102,9 @@ class LeCam(nn.Module):
         self.register_buffer("means", torch.zeros(2))  # of D(real) and D(fake)
         self.register_buffer("seen", torch.zeros(3))  # their sums in this step, and the images' number
 
-    def forward(self, step: Step) -> Tensor:
+    def forward(self, step: StepOutputs) -> Tensor:
         assert step.real_logits is not None
-        real, fake = full(step.real_logits), full(step.fake_logits)
+        real, fake = upcast(step.real_logits), upcast(step.fake_logits)
         mean_real, mean_fake = self.means.clone()
         with torch.no_grad():
             n = len(real)
@@ -114,7 +114,7 @@ class LeCam(nn.Module):
     @torch.no_grad()
     def settle(self) -> None:
         """Move the means by what all processes saw in this step."""
-        sums = distributed.differentiable_sum(self.seen)
+        sums = distributed.all_reduce_sum(self.seen)
         fresh = sums[:2] / sums[2].clamp(min=1)
         self.means.lerp_(fresh, (1 - self.DECAY) * (sums[2] > 0))
         self.seen.zero_()
@@ -134,7 +134,7 @@ class PathLength(nn.Module):
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("seen", torch.zeros(2))
 
-    def forward(self, step: Step) -> Tensor:
+    def forward(self, step: StepOutputs) -> Tensor:
         G: Any = step.G
         assert step.z is not None
         half = slice(0, max(1, len(step.z) // 2))
@@ -142,10 +142,10 @@ class PathLength(nn.Module):
         w = w[:, None].expand(-1, G.num_styles, -1).contiguous()
         if not w.requires_grad:
             w.requires_grad_()
-        images = full(G.synthesis(w))
+        images = upcast(G.synthesis(w))
         y = torch.randn_like(images) / (images.shape[2] * images.shape[3]) ** 0.5
         (gradient,) = torch.autograd.grad((images * y).sum(), w, create_graph=True)
-        lengths = full(gradient).square().sum(2).mean(1).clamp(min=1e-12).sqrt()
+        lengths = upcast(gradient).square().sum(2).mean(1).clamp(min=1e-12).sqrt()
         with torch.no_grad():
             self.seen += torch.stack([lengths.sum(), lengths.new_full((), len(lengths))])
         return (lengths - self.mean.clone()).square().mean()
@@ -153,14 +153,14 @@ class PathLength(nn.Module):
     @torch.no_grad()
     def settle(self) -> None:
         """As LeCam's."""
-        total, count = distributed.differentiable_sum(self.seen)
+        total, count = distributed.all_reduce_sum(self.seen)
         self.mean.lerp_(total / count.clamp(min=1), (1 - self.DECAY) * (count > 0))
         self.seen.zero_()
 
 
 PENALTIES = {
-    "r1": Penalty(make=lambda: r1, weight=gamma, differentiates="real"),
-    "r2": Penalty(make=lambda: r2, weight=gamma, differentiates="fake"),
+    "r1": Penalty(make=lambda: r1, weight=default_gamma, differentiates="real"),
+    "r2": Penalty(make=lambda: r2, weight=default_gamma, differentiates="fake"),
     "gp1": Penalty(make=lambda: Interpolated(1.0), weight=lambda size, batch: 10.0, differentiates="between"),
     "gp0": Penalty(make=lambda: Interpolated(0.0), weight=lambda size, batch: 10.0, differentiates="between"),
     "lecam": Penalty(make=LeCam, weight=lambda size, batch: 0.1),
@@ -172,5 +172,5 @@ PENALTIES = {
 
 def _slopes(images: Tensor, logits: Tensor) -> Tensor:
     """(N,) squared norms of d logits / d images."""
-    (gradient,) = torch.autograd.grad(full(logits).sum(), images, create_graph=True)
-    return full(gradient).square().sum(dim=(1, 2, 3))
+    (gradient,) = torch.autograd.grad(upcast(logits).sum(), images, create_graph=True)
+    return upcast(gradient).square().sum(dim=(1, 2, 3))

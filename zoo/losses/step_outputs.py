@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from zoo.models.base import Generator
 
 
 @dataclass(kw_only=True)
-class Step:
+class StepOutputs:
     """One forward pass of both networks, which every term of a phase shares.
 
     Attributes:
@@ -37,4 +36,4 @@ class Step:
     label: Tensor | None = None
     auxiliary: dict[str, Tensor] = field(default_factory=dict)
     judge: Callable[[Tensor], Tensor] | None = None
-    G: Generator | None = None
+    G: nn.Module | None = None

@@ -26,7 +26,7 @@ from typing import Any, Literal, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
-from zoo.metrics.value import Figure, missing
+from zoo.metrics.value import MetricValue, missing_value
 
 Floats = npt.NDArray[np.float64]
 Direction = Literal["higher", "lower"]
@@ -74,14 +74,14 @@ class Alarm:
         return asdict(self)
 
 
-def memorisation(
+def memorisation_alarm(
     metric: str,
     fakes: npt.ArrayLike,
     unseen: npt.ArrayLike,
     *,
     unseen_subjects: Sequence[str] | None = None,
     closer: Direction = "higher",
-) -> tuple[Figure, Alarm | None]:
+) -> tuple[MetricValue, Alarm | None]:
     """The share of fakes that are nearer to a training image than unseen real images come, and whether that is copying.
 
     Args:
@@ -109,23 +109,23 @@ def memorisation(
     real, who = real[finite], who.reshape(-1)[finite]
     people = len(np.unique(who))
     if not len(near):
-        return missing("no fakes"), None
+        return missing_value("no fakes"), None
     if not len(real):
-        return missing("no unseen real images to tell copies from", len(near)), None
+        return missing_value("no unseen real images to tell copies from", len(near)), None
     if len(real) < FEWEST or people < FEWEST_SUBJECTS:
         of = "" if unseen_subjects is None else f" of {people} subject{'s' if people > 1 else ''}"
         least = f"{FEWEST} of {FEWEST_SUBJECTS} subjects"
         why = f"{len(real)} unseen images{of}, too few to tell copies from (at least {least})"
-        return missing(why, len(near)), None
+        return missing_value(why, len(near)), None
     limit = NEAR * float(np.quantile(real, TENTH))
     if limit <= max(SAME, SAME * 100 * float(np.median(real))):
-        return missing("a tenth of the unseen images or more are training images themselves", len(near)), None
+        return missing_value("a tenth of the unseen images or more are training images themselves", len(near)), None
     copies, n = int((near < limit).sum()), len(near)
     allowed = max(ALLOWED, _upper_share(real < limit, who))
     most = most_by_chance(n, allowed)
     edge = f"above {1 - limit:.4g}" if closer == "higher" else f"below {limit:.3g}"
     low, high = proportion_interval(copies, n)
-    figure = Figure(value=copies / n, low=low, high=high, n=n, note=f"copies: {edge}")
+    figure = MetricValue(value=copies / n, low=low, high=high, n=n, note=f"copies: {edge}")
     if copies <= most:
         return figure, None
     text = (
@@ -136,14 +136,14 @@ def memorisation(
     return figure, Alarm(name="memorisation", metric=metric, value=copies / n, threshold=most / n, text=text)
 
 
-def twins(pairs: npt.ArrayLike) -> float | None:
+def duplicate_fraction(pairs: npt.ArrayLike) -> float | None:
     """The share of pairs of fakes that are one picture, from the SSIM of all pairs; None: no pairs."""
     ssim = np.asarray(pairs, np.float64)
     ssim = ssim[np.isfinite(ssim)]
     return float((ssim > TWIN).mean()) if len(ssim) else None
 
 
-def collapse(
+def collapse_alarms(
     *,
     ssim_pairwise: float | None,
     ssim_pairwise_real: float | None,

@@ -34,8 +34,8 @@ from typing import Any
 
 import numpy as np
 
-from zoo.data.subjects import numbered
-from zoo.metrics.value import Figure
+from zoo.data.subjects import subject_indices
+from zoo.metrics.value import MetricValue
 
 FEWEST = 4  # units on a side; of fewer there are no two halves worth comparing
 
@@ -43,7 +43,7 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class Halves:
+class HalfSamples:
     """Half-samples of one set.
 
     Attributes:
@@ -61,7 +61,7 @@ class Halves:
         return math.sqrt(drawn / (self.units - drawn))
 
 
-def half_samples(groups: Sequence[Hashable] | int, replicates: int, rng: np.random.Generator) -> Halves:
+def draw_half_samples(groups: Sequence[Hashable] | int, replicates: int, rng: np.random.Generator) -> HalfSamples:
     """``replicates`` times half of the subjects, without replacement.
 
     Args:
@@ -73,20 +73,20 @@ def half_samples(groups: Sequence[Hashable] | int, replicates: int, rng: np.rand
     if isinstance(groups, int):
         unit_of, units = np.arange(groups), groups
     else:
-        unit_of = np.array(numbered(groups), np.int64)
+        unit_of = np.array(subject_indices(groups), np.int64)
         units = len(set(groups))
     if units < 2:
         raise ValueError(f"{units} units have no halves")
     drawn = np.zeros((replicates, units), bool)
     for row in drawn:
         row[rng.permutation(units)[: units // 2]] = True
-    return Halves(drawn[:, unit_of], units)
+    return HalfSamples(drawn[:, unit_of], units)
 
 
-def interval(
+def confidence_interval(
     point: float,
     replicates: Sequence[float] | Array,
-    *sides: Halves,
+    *sides: HalfSamples,
     lowest: float = -math.inf,
     highest: float = math.inf,
 ) -> tuple[float, float]:
@@ -105,7 +105,7 @@ def interval(
 
 
 def share_interval(
-    point: float, replicates: Sequence[float] | Array, *sides: Halves, of: Halves
+    point: float, replicates: Sequence[float] | Array, *sides: HalfSamples, of: HalfSamples
 ) -> tuple[float, float]:
     """The 95 % interval of a share, in [0, 1]: that of :func:`interval` wherever it stays inside.
 
@@ -128,7 +128,7 @@ def share_interval(
     return min(point, max(0.0, min(low, wilson_low))), max(point, min(1.0, max(high, wilson_high)))
 
 
-def _spread(replicates: Sequence[float] | Array, sides: Sequence[Halves]) -> tuple[float, float]:
+def _spread(replicates: Sequence[float] | Array, sides: Sequence[HalfSamples]) -> tuple[float, float]:
     """The standard deviation of the figure, and the quantile of Student's distribution that goes with it."""
     values = np.asarray(replicates, np.float64)
     units = min(side.units for side in sides)
@@ -136,7 +136,7 @@ def _spread(replicates: Sequence[float] | Array, sides: Sequence[Halves]) -> tup
     return float(spread), student(1 / (1 / (len(values) - 1) + 1 / (units - 1)))
 
 
-def mean_figure(
+def mean_with_interval(
     values: Sequence[float] | Array,
     groups: Sequence[Hashable] | None = None,
     *,
@@ -144,7 +144,7 @@ def mean_figure(
     seed: int = 0,
     lowest: float = -math.inf,
     highest: float = math.inf,
-) -> Figure:
+) -> MetricValue:
     """The mean of one value an image, with its interval: nearest-real SSIM, for one.
 
     Args:
@@ -155,14 +155,14 @@ def mean_figure(
     point, count = float(values.mean()), len(values)
     units = count if groups is None else len(set(groups))
     if units < FEWEST:
-        return Figure(value=point, n=count, note=too_few(units, groups is not None))
-    halves = half_samples(count if groups is None else groups, replicates, np.random.default_rng(seed))
+        return MetricValue(value=point, n=count, note=too_few_note(units, groups is not None))
+    halves = draw_half_samples(count if groups is None else groups, replicates, np.random.default_rng(seed))
     means = halves.masks @ values / halves.masks.sum(axis=1)
-    low, high = interval(point, means, halves, lowest=lowest, highest=highest)
-    return Figure(value=point, low=low, high=high, n=count)
+    low, high = confidence_interval(point, means, halves, lowest=lowest, highest=highest)
+    return MetricValue(value=point, low=low, high=high, n=count)
 
 
-def too_few(units: int, subjects: bool) -> str:
+def too_few_note(units: int, subjects: bool) -> str:
     """Why there is no interval."""
     kind = "subject" if subjects else "image"
     return f"no interval: {units} {kind}{'' if units == 1 else 's'}, fewer than {FEWEST}"

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 
 from zoo.core.errors import ZooError
-from zoo.core.progress import Reporter, Silent
+from zoo.core.progress import Reporter, SilentReporter
 from zoo.data.image_set import ImageSet, describe_shape
-from zoo.data.subjects import numbered
+from zoo.data.subjects import subject_indices
 from zoo.metrics import alarms, confidence, feature_metrics, nearest_image, registry, result_cache
 from zoo.metrics.alarms import Alarm
-from zoo.metrics.features.extractor import Space
+from zoo.metrics.baselines import baseline_images
+from zoo.metrics.features.extractor import FeatureExtractor
 from zoo.metrics.prdc import K_DENSITY, K_PRECISION
 from zoo.metrics.ssim import ssim
-from zoo.metrics.value import Figure, missing
-from zoo.runtime import rng
+from zoo.metrics.value import MetricValue, missing_value
 
 Array = np.ndarray[Any, Any]
 
@@ -44,7 +44,7 @@ COPIES: dict[str, alarms.Direction] = {"copies_ssim": "higher", "copies_ncc": "l
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
+class NearestPair:
     """A fake and the training image nearest to it."""
 
     fake: int
@@ -54,12 +54,12 @@ class Pair:
 
 
 @dataclass(kw_only=True)
-class Verdict:
+class Evaluation:
     """What was found of one set of fakes."""
 
-    figures: dict[str, Figure] = field(default_factory=dict)
+    figures: dict[str, MetricValue] = field(default_factory=dict)
     alarms: list[Alarm] = field(default_factory=list)
-    pairs: list[Pair] = field(default_factory=list)
+    pairs: list[NearestPair] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Metric names to figures, and ``alarms``."""
@@ -67,13 +67,13 @@ class Verdict:
         return {**plain, "alarms": [alarm.to_json() for alarm in self.alarms]}
 
 
-class Judge:
+class ImageEvaluator:
     """Judges sets of fakes against training images, and against what unseen real images score.
 
     Args:
         reals: the reference.
         unseen: real images of other subjects: the ceiling, and what copying is told from; None: there are none.
-        metrics: names, as :func:`zoo.metrics.registry.choose` gives them.
+        metrics: names, as :func:`zoo.metrics.registry.choose_metrics` gives them.
         spaces: feature spaces, the first the one that ranks.
         reporter: who is told how far it is.
         folder: the cache; None: the usual one.
@@ -89,37 +89,37 @@ class Judge:
         unseen: ImageSet | None = None,
         *,
         metrics: Sequence[str],
-        spaces: Sequence[Space] = (),
+        spaces: Sequence[FeatureExtractor] = (),
         reporter: Reporter | None = None,
         folder: Path | None = None,
         intervals: bool = True,
     ) -> None:
         self.reals, self.unseen = reals, unseen
         self.metrics, self.spaces = list(metrics), list(spaces)
-        self.reporter = reporter or Silent()
+        self.reporter = reporter or SilentReporter()
         self.folder, self.intervals = folder, intervals
         if unseen is not None:
-            check(unseen, reals)
+            check_shapes(unseen, reals)
 
-    def judge(self, fakes: ImageSet) -> Verdict:
+    def judge(self, fakes: ImageSet) -> Evaluation:
         """All metrics of ``fakes``, and the alarms.
 
         Raises:
             ZooError: their shape is not the reference's.
         """
-        check(fakes, self.reals)
+        check_shapes(fakes, self.reals)
         scores = self._scores(fakes, self.reals)
-        verdict = Verdict(figures=self._figures(fakes, self.reals, scores), pairs=_pairs(scores))
+        verdict = Evaluation(figures=self._figures(fakes, self.reals, scores), pairs=_pairs(scores))
         self._memorisation(scores, verdict, len(fakes))
         verdict.alarms[:0] = self._collapse(verdict.figures, len(fakes), len(self.reals))
         verdict.figures = {name: verdict.figures[name] for name in self._order() if name in verdict.figures}
         return verdict
 
-    def _collapse(self, figures: Mapping[str, Figure], n: int, reals: int) -> list[Alarm]:
+    def _collapse(self, figures: Mapping[str, MetricValue], n: int, reals: int) -> list[Alarm]:
         values = {name: figure.value for name, figure in figures.items()}
         paired = {"ssim_pairwise", "ssim_twins"} & set(self.metrics)
         real = self.real_pairs if paired else {}
-        return alarms.collapse(
+        return alarms.collapse_alarms(
             ssim_pairwise=values.get("ssim_pairwise"),
             ssim_pairwise_real=real.get("ssim_pairwise"),
             ssim_twins=values.get("ssim_twins"),
@@ -141,48 +141,48 @@ class Judge:
         def compute() -> dict[str, Any]:
             return {name: self._pairwise(self.reals, name).value for name in ("ssim_pairwise", "ssim_twins")}
 
-        key = ["pairs", result_cache.content_digest(self.reals.images), ssim.DEFINITION, PAIRED, alarms.TWIN]
-        return result_cache.remember(key, compute, folder=self.folder)
+        key = ["pairs", result_cache.digest_images(self.reals.images), ssim.DEFINITION, PAIRED, alarms.TWIN]
+        return result_cache.cached_result(key, compute, folder=self.folder)
 
-    def floors(self) -> dict[str, Verdict]:
+    def floors(self) -> dict[str, Evaluation]:
         """The same figures of what nobody trained: unseen subjects (the ceiling), one half of the training images
         against the other, the mean image, black, and noise. Remembered by content.
         """
-        found: dict[str, Verdict] = {}
+        found: dict[str, Evaluation] = {}
         if self.unseen is not None:
             found["unseen subjects"] = self._floor("unseen", self.unseen, self.reals)
         if halves := self.reals.halves():
             found["train half against half"] = self._floor("halves", *halves)
         count = min(len(self.reals), NOISE)
-        for name, images in nobodys(self.reals, count).items():
+        for name, images in baseline_images(self.reals, count).items():
             every = np.broadcast_to(images, (count, *self.reals.shape))
             found[name] = self._floor(name, ImageSet(images=every, label=name), self.reals)
         return found
 
-    def _floor(self, name: str, fakes: ImageSet, reals: ImageSet) -> Verdict:
+    def _floor(self, name: str, fakes: ImageSet, reals: ImageSet) -> Evaluation:
         def compute() -> dict[str, Any]:
             self.reporter.say(f"measuring the baseline {name!r}: {len(fakes)} images")
             figures = self._figures(fakes, reals, self._scores(fakes, reals))
             why = "these are what copies are told from" if name == "unseen" else "nothing was generated"
-            copied = {metric: missing(why, len(fakes)) for metric in self._of("copies") if metric not in figures}
+            copied = {metric: missing_value(why, len(fakes)) for metric in self._of("copies") if metric not in figures}
             return {metric: figure.to_json() for metric, figure in (figures | copied).items()}
 
-        figures = result_cache.remember(["floor", name, self.key], compute, folder=self.folder)
-        found = {metric: Figure(**figures[metric]) for metric in self._order() if metric in figures}
-        return Verdict(figures=found, alarms=self._collapse(found, len(fakes), len(reals)))
+        figures = result_cache.cached_result(["floor", name, self.key], compute, folder=self.folder)
+        found = {metric: MetricValue(**figures[metric]) for metric in self._order() if metric in figures}
+        return Evaluation(figures=found, alarms=self._collapse(found, len(fakes), len(reals)))
 
     @cached_property
     def key(self) -> list[Any]:
         """What figures depend on besides the fakes."""
-        unseen = result_cache.content_digest(self.unseen.images) if self.unseen is not None else None
+        unseen = result_cache.digest_images(self.unseen.images) if self.unseen is not None else None
         spaces = [space.identity for space in self.spaces]
-        texts = list(definitions(self.spaces).values())
+        texts = list(metric_definitions(self.spaces).values())
         people = [
-            numbered(some.subjects) if some is not None and some.subjects is not None else None
+            subject_indices(some.subjects) if some is not None and some.subjects is not None else None
             for some in (self.reals, self.unseen)
         ]
         return [
-            result_cache.content_digest(self.reals.images),
+            result_cache.digest_images(self.reals.images),
             unseen,
             people,
             spaces,
@@ -192,7 +192,7 @@ class Judge:
         ]
 
     def _order(self) -> list[str]:
-        return [metric.name for metric in registry.columns(self.metrics, [space.name for space in self.spaces])]
+        return [metric.name for metric in registry.metric_columns(self.metrics, [space.name for space in self.spaces])]
 
     def _of(self, family: str) -> list[str]:
         return [name for name in self.metrics if registry.METRICS[name].family == family]
@@ -220,22 +220,22 @@ class Judge:
                 ].numpy()
         return scores
 
-    def _features(self, images: ImageSet, once: bool, space: Space) -> Array:
+    def _features(self, images: ImageSet, once: bool, space: FeatureExtractor) -> Array:
         if images.places is not None:  # half of the reals, which need not be looked at again
             return self._features(self.reals, False, space)[images.places]
         if not once:
-            return result_cache.features(images.images, space, folder=self.folder, reporter=self.reporter)
+            return result_cache.cached_features(images.images, space, folder=self.folder, reporter=self.reporter)
         return np.repeat(space(np.array(images.images[:1])), len(images), axis=0)
 
-    def _figures(self, fakes: ImageSet, reals: ImageSet, scores: _Scores) -> dict[str, Figure]:
+    def _figures(self, fakes: ImageSet, reals: ImageSet, scores: _Scores) -> dict[str, MetricValue]:
         """What can be said of any two sets."""
-        figures: dict[str, Figure] = {}
+        figures: dict[str, MetricValue] = {}
         wanted = self._of("features")
         if wanted and not self.spaces:
-            figures |= {name: missing("no feature network's weights", len(fakes)) for name in wanted}
+            figures |= {name: missing_value("no feature network's weights", len(fakes)) for name in wanted}
         for place, (ours, theirs) in enumerate(scores.features if wanted else []):
-            suffix = f"_{registry.short(self.spaces[place].name)}" if place else ""
-            found = feature_metrics.distances(
+            suffix = f"_{registry.short_extractor_name(self.spaces[place].name)}" if place else ""
+            found = feature_metrics.feature_distances(
                 ours,
                 theirs,
                 fake_groups=fakes.subjects,
@@ -256,16 +256,16 @@ class Judge:
             figures["ncc_nearest"] = self._mean(scores.ncc, fakes)
         return figures
 
-    def _mean(self, values: Array | None, images: ImageSet) -> Figure:
+    def _mean(self, values: Array | None, images: ImageSet) -> MetricValue:
         assert values is not None
         if not self.intervals:
-            return Figure(value=float(values.mean()), n=len(values))
-        return confidence.mean_figure(values, images.subjects, lowest=-1, highest=1)
+            return MetricValue(value=float(values.mean()), n=len(values))
+        return confidence.mean_with_interval(values, images.subjects, lowest=-1, highest=1)
 
-    def _pairwise(self, images: ImageSet, name: str) -> Figure:
+    def _pairwise(self, images: ImageSet, name: str) -> MetricValue:
         """Mean over the pairs of up to PAIRED images; halves of them for the interval."""
         pairs = self._pairs_of(images, name)
-        if isinstance(pairs, Figure):
+        if isinstance(pairs, MetricValue):
             return pairs
         values, places = pairs
         count = len(places)
@@ -275,28 +275,28 @@ class Judge:
             values = (values > alarms.TWIN).astype(np.float64)
             value = float(values.mean())
         if not self.intervals or count < confidence.FEWEST:
-            return Figure(value=value, n=count)
+            return MetricValue(value=value, n=count)
         groups = [images.subjects[i] for i in places] if images.subjects else count
         if not isinstance(groups, int) and len(set(groups)) < confidence.FEWEST:
-            return Figure(value=value, n=count, note=confidence.too_few(len(set(groups)), subjects=True))
+            return MetricValue(value=value, n=count, note=confidence.too_few_note(len(set(groups)), subjects=True))
         table = np.zeros((count, count))
         table[np.triu_indices(count, 1)] = values
-        halves = confidence.half_samples(groups, PAIR_REPLICATES, np.random.default_rng(0))
+        halves = confidence.draw_half_samples(groups, PAIR_REPLICATES, np.random.default_rng(0))
         means = [table[mask][:, mask].sum() / (mask.sum() * (mask.sum() - 1) / 2) for mask in halves.masks]
         if share:
             low, high = confidence.share_interval(value, means, halves, of=halves)
         else:
-            low, high = confidence.interval(value, means, halves, lowest=-1, highest=1)
-        return Figure(value=value, low=low, high=high, n=count)
+            low, high = confidence.confidence_interval(value, means, halves, lowest=-1, highest=1)
+        return MetricValue(value=value, low=low, high=high, n=count)
 
-    def _pairs_of(self, images: ImageSet, name: str) -> tuple[Array, Array] | Figure:
+    def _pairs_of(self, images: ImageSet, name: str) -> tuple[Array, Array] | MetricValue:
         """The SSIM of all pairs of some images, and which; or why there is none."""
         if len(images) < 2:
-            return missing("fewer than 2 images", len(images))
+            return missing_value("fewer than 2 images", len(images))
         places = np.sort(np.random.default_rng(0).permutation(len(images))[:PAIRED])
         multi = name == "ms_ssim_pairwise"
         if multi and min(images.shape[1:]) <= ssim.MS_SSIM_SMALLEST:
-            return missing(f"MS-SSIM takes images above {ssim.MS_SSIM_SMALLEST} pixels", len(images))
+            return missing_value(f"MS-SSIM takes images above {ssim.MS_SSIM_SMALLEST} pixels", len(images))
         if _unique(images.images):
             return np.ones(len(places) * (len(places) - 1) // 2), places
         x = torch.from_numpy(np.array(images.images[places]))
@@ -306,19 +306,19 @@ class Judge:
         parts = [ssim.ms_ssim(x[one[i : i + 64]], x[other[i : i + 64]], 255) for i in range(0, len(one), 64)]
         return torch.cat(parts).double().numpy(), places
 
-    def _memorisation(self, scores: _Scores, verdict: Verdict, n: int) -> None:
+    def _memorisation(self, scores: _Scores, verdict: Evaluation, n: int) -> None:
         """Three ways to tell copies, each against what unseen images score."""
         for name, direction in COPIES.items():
             if name not in self.metrics:
                 continue
             ours = scores.of(name)
             if ours is None:
-                verdict.figures[name] = missing("no feature network's weights", n)
+                verdict.figures[name] = missing_value("no feature network's weights", n)
                 continue
             if self.unseen is None:
-                verdict.figures[name] = missing("no unseen real images to tell copies from", n)
+                verdict.figures[name] = missing_value("no unseen real images to tell copies from", n)
                 continue
-            verdict.figures[name], alarm = alarms.memorisation(
+            verdict.figures[name], alarm = alarms.memorisation_alarm(
                 name,
                 ours,
                 np.asarray(self._unseen_scores[name]),
@@ -339,7 +339,7 @@ class Judge:
             found = {name: scores.of(name) for name in COPIES if name in self.metrics}
             return {name: values.tolist() for name, values in found.items() if values is not None}
 
-        return result_cache.remember(["unseen", self.key], compute, folder=self.folder)
+        return result_cache.cached_result(["unseen", self.key], compute, folder=self.folder)
 
 
 @dataclass
@@ -358,7 +358,7 @@ class _Scores:
         return {"copies_ssim": self.ssim, "copies_ncc": self.distance, "copies_features": self.feature_distance}[metric]
 
 
-def check(images: ImageSet, reals: ImageSet) -> None:
+def check_shapes(images: ImageSet, reals: ImageSet) -> None:
     """Make sure that two sets can be compared.
 
     Raises:
@@ -375,25 +375,14 @@ def check(images: ImageSet, reals: ImageSet) -> None:
         )
 
 
-def definitions(spaces: Sequence[Space]) -> dict[str, str]:
+def metric_definitions(spaces: Sequence[FeatureExtractor]) -> dict[str, str]:
     """What every figure is, to the letter."""
     texts = {"alarms": THRESHOLDS, "ssim": ssim.DEFINITION, "ms_ssim": ssim.MS_DEFINITION}
     texts |= {"ncc": nearest_image.DEFINITION, "distribution": DISTRIBUTION}
-    return texts | {f"features_{registry.short(space.name)}": space.identity for space in spaces}
+    return texts | {f"features_{registry.short_extractor_name(space.name)}": space.identity for space in spaces}
 
 
-def nobodys(reals: ImageSet, noise: int = 1) -> dict[str, Array]:
-    """Pictures that nobody made: the mean of the reals and a black one, (1, C, H, W), and some of noise."""
-    mean = _mean_image(reals.images)[None]
-    draws = np.random.default_rng(rng.derive("noise"))
-    return {
-        "dataset mean": mean,
-        "black": np.zeros_like(mean),
-        "noise": draws.integers(0, 256, (noise, *reals.shape), np.uint8),
-    }
-
-
-def _pairs(scores: _Scores) -> list[Pair]:
+def _pairs(scores: _Scores) -> list[NearestPair]:
     """The fakes most like one training image, most alike first: by correlation, else by SSIM."""
     order = scores.ncc if scores.ncc is not None else scores.ssim
     index = scores.ncc_index if scores.ncc is not None else scores.ssim_index
@@ -403,7 +392,7 @@ def _pairs(scores: _Scores) -> list[Pair]:
     for fake in np.argsort(-order, kind="stable")[:PAIRS].tolist():
         same = scores.ssim_index is not None and scores.ssim_index[fake] == index[fake]
         found.append(
-            Pair(
+            NearestPair(
                 fake=fake,
                 real=int(index[fake]),
                 ssim=float(scores.ssim[fake]) if scores.ssim is not None and same else None,
@@ -417,10 +406,3 @@ def _unique(images: Any) -> bool:
     """Whether all are one picture: its figures need be taken only once."""
     first = np.asarray(images[:1])
     return len(images) > 1 and all((images[i : i + 256] == first).all() for i in range(0, len(images), 256))
-
-
-def _mean_image(images: Any) -> Array:
-    total = np.zeros(images.shape[1:], np.int64)
-    for start in range(0, len(images), 256):
-        total += images[start : start + 256].sum(axis=0, dtype=np.int64)
-    return np.rint(total / len(images)).astype(np.uint8)

@@ -8,21 +8,26 @@ from typing import Any
 
 import numpy as np
 
-from zoo.core.errors import ZooError, nearest
-from zoo.core.progress import Reporter, Silent
-from zoo.data.subjects import numbered
+from zoo.core.errors import ZooError, suggest
+from zoo.core.progress import Reporter, SilentReporter
+from zoo.data.subjects import subject_indices
 from zoo.metrics import result_cache
-from zoo.metrics.confidence import FEWEST, Halves, half_samples, interval, share_interval, too_few
+from zoo.metrics.confidence import (
+    FEWEST,
+    HalfSamples,
+    confidence_interval,
+    draw_half_samples,
+    share_interval,
+    too_few_note,
+)
 from zoo.metrics.fid import frechet_distance, half_fids
 from zoo.metrics.kid import KID_MAX_IMAGES, half_kids, kernel_distance
-from zoo.metrics.prdc import K_DENSITY, K_PRECISION, Neighbours, density_coverage, precision_recall
-from zoo.metrics.value import Figure, missing
-
-__all__ = ["METRICS", "density_coverage", "distances", "precision_recall"]
+from zoo.metrics.prdc import K_DENSITY, K_PRECISION, Neighbours
+from zoo.metrics.value import MetricValue, missing_value
 
 Array = np.ndarray[Any, Any]
 
-METRICS = ("fid", "kid", "precision", "recall", "density", "coverage")
+FEATURE_METRICS = ("fid", "kid", "precision", "recall", "density", "coverage")
 
 VERSION = 2  # to be raised whenever the same features would have other figures
 REPLICATES = 100
@@ -30,19 +35,19 @@ FEW_REPLICATES = 24  # where one costs from a tenth of a second up: of FID, and 
 _SHARES = {"precision": 0, "recall": 1, "coverage": 1}  # of the fakes (0) or the reals (1)
 
 
-def distances(
+def feature_distances(
     fakes: Array,
     reals: Array,
     *,
     fake_groups: Sequence[Hashable] | None = None,
     real_groups: Sequence[Hashable] | None = None,
-    metrics: Sequence[str] = METRICS,
+    metrics: Sequence[str] = FEATURE_METRICS,
     replicates: int = REPLICATES,
     seed: int = 0,
     reporter: Reporter | None = None,
     remember: bool = False,
     folder: Path | None = None,
-) -> dict[str, Figure]:
+) -> dict[str, MetricValue]:
     """The figures asked for, each with its 95 % interval from half-samples (`zoo.metrics.confidence`).
 
     Args:
@@ -66,8 +71,10 @@ def distances(
         ValueError: features of different spaces, or groups that are not one an image.
     """
     for name in metrics:
-        if name not in METRICS:
-            raise ZooError(f"no metric {name!r} of features; there are {', '.join(METRICS)}{nearest(name, METRICS)}")
+        if name not in FEATURE_METRICS:
+            raise ZooError(
+                f"no metric {name!r} of features; there are {', '.join(FEATURE_METRICS)}{suggest(name, FEATURE_METRICS)}"
+            )
     fakes, reals = np.asarray(fakes), np.asarray(reals)
     if fakes.ndim != 2 or reals.ndim != 2 or fakes.shape[1] != reals.shape[1]:
         raise ValueError(f"distances takes features (N, D) and (M, D), not {fakes.shape} and {reals.shape}")
@@ -76,13 +83,13 @@ def distances(
             raise ValueError(f"{len(groups)} groups for {len(features)} images")
     if remember:
         sides = [
-            [result_cache.array_digest(features), None if groups is None else numbered(groups)]
+            [result_cache.digest_array(features), None if groups is None else subject_indices(groups)]
             for features, groups in ((fakes, fake_groups), (reals, real_groups))
         ]
         key = ["distances", VERSION, *sides, list(metrics), replicates, seed]
 
         def compute() -> dict[str, Any]:
-            found = distances(
+            found = feature_distances(
                 fakes,
                 reals,
                 metrics=metrics,
@@ -94,15 +101,21 @@ def distances(
             )
             return {name: figure.to_json() for name, figure in found.items()}
 
-        kept = result_cache.remember(key, compute, folder=folder)
-        return {name: Figure(**kept[name]) for name in metrics}
+        kept = result_cache.cached_result(key, compute, folder=folder)
+        return {name: MetricValue(**kept[name]) for name in metrics}
     for features, kind in ((fakes, "fakes"), (reals, "reals")):
         if not np.isfinite(features).all():
-            return {name: missing(f"the features of the {kind} are not all finite", len(fakes)) for name in metrics}
+            return {
+                name: missing_value(f"the features of the {kind} are not all finite", len(fakes)) for name in metrics
+            }
     work = _Work(fakes, reals, fake_groups, real_groups, replicates, seed)
-    reporter = reporter or Silent()
-    found: dict[str, Figure] = {}
-    families = ((work.fid, METRICS[:1]), (work.kid, METRICS[1:2]), (work.neighbours, METRICS[2:]))
+    reporter = reporter or SilentReporter()
+    found: dict[str, MetricValue] = {}
+    families = (
+        (work.fid, FEATURE_METRICS[:1]),
+        (work.kid, FEATURE_METRICS[1:2]),
+        (work.neighbours, FEATURE_METRICS[2:]),
+    )
     wanted = [(family, [name for name in names if name in metrics]) for family, names in families]
     reporter.start("measuring", len(metrics))
     for family, names in wanted:
@@ -127,16 +140,16 @@ class _Work:
     ) -> None:
         self.fakes, self.reals = fakes, reals
         self.groups = (fake_groups, real_groups)
-        self.sides: tuple[Halves, Halves] | None = None
+        self.sides: tuple[HalfSamples, HalfSamples] | None = None
         self.why = ""  # there is no interval
         for features, groups in ((fakes, fake_groups), (reals, real_groups)):
             units = len(features) if groups is None else len(set(groups))
             if units < FEWEST:
-                self.why = self.why or too_few(units, groups is not None)
+                self.why = self.why or too_few_note(units, groups is not None)
         if not self.why and replicates >= 2:
             rng = np.random.default_rng(seed)
             left, right = (
-                half_samples(len(features) if groups is None else groups, replicates, rng)
+                draw_half_samples(len(features) if groups is None else groups, replicates, rng)
                 for features, groups in ((fakes, fake_groups), (reals, real_groups))
             )
             self.sides = (left, right)
@@ -154,16 +167,16 @@ class _Work:
         share_of: int | None = None,
         note: str = "",
         error: float | None = None,
-    ) -> Figure:
+    ) -> MetricValue:
         """A figure with the interval of its replicates; without, if there are none."""
         if not self.sides or len(values) < 2:
             note = "; ".join(filter(None, [note, self.why]))
-            return Figure(value=point, n=len(self.fakes), note=note, error=error)
+            return MetricValue(value=point, n=len(self.fakes), note=note, error=error)
         if share_of is None:
-            low, high = interval(point, values, *self.sides, lowest=lowest)
+            low, high = confidence_interval(point, values, *self.sides, lowest=lowest)
         else:
             low, high = share_interval(point, values, *self.sides, of=self.sides[share_of])
-        return Figure(value=point, low=low, high=high, n=len(self.fakes), note=note, error=error)
+        return MetricValue(value=point, low=low, high=high, n=len(self.fakes), note=note, error=error)
 
     def lacking(self, fakes: int, reals: int) -> str:
         """Why a figure that needs so many images cannot be had, or nothing."""
@@ -179,9 +192,9 @@ class _Work:
             return True
         return not self.sides
 
-    def fid(self, names: Sequence[str]) -> dict[str, Figure]:
+    def fid(self, names: Sequence[str]) -> dict[str, MetricValue]:
         if why := self.lacking(2, 2):
-            return dict.fromkeys(names, missing(why, len(self.fakes)))
+            return dict.fromkeys(names, missing_value(why, len(self.fakes)))
         fewest, width = min(len(self.fakes), len(self.reals)), self.fakes.shape[1]
         note = f"{fewest} images span {fewest - 1} of {width} dimensions: read KID beside it" if fewest <= width else ""
         values: list[float] = []
@@ -190,9 +203,9 @@ class _Work:
             values = half_fids(self.fakes, self.reals, self.sides[0].masks[few], self.sides[1].masks[few])
         return {"fid": self.figure(frechet_distance(self.fakes, self.reals), values, lowest=0.0, note=note)}
 
-    def kid(self, names: Sequence[str]) -> dict[str, Figure]:
+    def kid(self, names: Sequence[str]) -> dict[str, MetricValue]:
         if why := self.lacking(2, 2):
-            return dict.fromkeys(names, missing(why, len(self.fakes)))
+            return dict.fromkeys(names, missing_value(why, len(self.fakes)))
         values: Array = np.empty(0)
         if not self.halves_lack(2, 2) and self.sides:
             some = [self._some(side) for side in (0, 1)]  # its price is the square of their number
@@ -208,15 +221,15 @@ class _Work:
             return slice(None)
         return np.sort(np.random.default_rng(side).choice(count, KID_MAX_IMAGES, replace=False))
 
-    def neighbours(self, names: Sequence[str]) -> dict[str, Figure]:
-        found: dict[str, Figure] = {}
+    def neighbours(self, names: Sequence[str]) -> dict[str, MetricValue]:
+        found: dict[str, MetricValue] = {}
         k_precision: int | None = K_PRECISION if {"precision", "recall"} & set(names) else None
         k_density: int | None = K_DENSITY if {"density", "coverage"} & set(names) else None
         if k_precision and (why := self.lacking(K_PRECISION + 1, K_PRECISION + 1)):
-            found |= dict.fromkeys(("precision", "recall"), missing(why, len(self.fakes)))
+            found |= dict.fromkeys(("precision", "recall"), missing_value(why, len(self.fakes)))
             k_precision = None
         if k_density and (why := self.lacking(1, K_DENSITY + 1)):
-            found |= dict.fromkeys(("density", "coverage"), missing(why, len(self.fakes)))
+            found |= dict.fromkeys(("density", "coverage"), missing_value(why, len(self.fakes)))
             k_density = None
         if k_precision or k_density:
             search = Neighbours(self.reals, self.fakes, precision=k_precision, density=k_density)

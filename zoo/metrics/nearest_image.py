@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.core.errors import ZooError
-from zoo.core.progress import Reporter, Silent
+from zoo.core.progress import Reporter, SilentReporter
 
 REACH = 2  # pixels to either side, along both axes
 SIDE = 32  # boxes along the shorter side of a low-passed image, about
@@ -83,7 +83,7 @@ def nearest_copy(
         raise ValueError(f"nearest_copy compares images of one shape, not {tuple(x.shape)} with {tuple(reals.shape)}")
     who = _numbers(subjects, len(reals), x.device)
     _grid(x)  # refuses early
-    reporter = reporter or Silent()
+    reporter = reporter or SilentReporter()
     reporter.start("searching for copies", len(reals) + len(x))
     table = _low_passed_reals(reals, chunk, x.device, reporter)
     found = [_empty(x.device)]

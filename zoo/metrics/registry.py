@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from zoo.core.errors import ZooError, nearest
+from zoo.core.errors import ZooError, suggest
 
 INCEPTION = "inception"  # the space that FID and its like are understood to be of
 
@@ -39,8 +39,8 @@ class Metric:
 
     def of_space(self, space: str, name: str) -> Metric:
         """The same, called ``name``, in another feature space than Inception's."""
-        sentence = self.sentence.replace("the Inception features", f"the features ({short(space)})")
-        return replace(self, name=name, title=f"{self.title} ({short(space)})", sentence=sentence)
+        sentence = self.sentence.replace("the Inception features", f"the features ({short_extractor_name(space)})")
+        return replace(self, name=name, title=f"{self.title} ({short_extractor_name(space)})", sentence=sentence)
 
 
 METRICS = {
@@ -170,22 +170,22 @@ GROUPS = {"all": list(METRICS)} | {
 }
 
 
-def short(space: str) -> str:
+def short_extractor_name(space: str) -> str:
     """A feature space's name in the names of figures: ``timm:vit_x.y`` is ``vit_x``."""
     return space.removeprefix("timm:").partition(".")[0]
 
 
-def listed(words: Iterable[str]) -> list[str]:
+def split_names(words: Iterable[str]) -> list[str]:
     """Names from words that may hold several, with commas between them."""
     return [part.strip() for word in words for part in word.split(",") if part.strip()]
 
 
-def insists(wanted: Sequence[str] | None) -> bool:
+def requires_features(wanted: Sequence[str] | None) -> bool:
     """Whether figures of features were asked for as such, so that a command without weights must not go on."""
-    return not {"all", "features", "copies_features", *GROUPS["features"]}.isdisjoint(listed(wanted or ()))
+    return not {"all", "features", "copies_features", *GROUPS["features"]}.isdisjoint(split_names(wanted or ()))
 
 
-def choose(wanted: Sequence[str] | None) -> list[str]:
+def choose_metrics(wanted: Sequence[str] | None) -> list[str]:
     """Names of metrics, in the order of the catalogue, from names and groups (``ssim``); None: the default ones.
 
     Raises:
@@ -194,23 +194,26 @@ def choose(wanted: Sequence[str] | None) -> list[str]:
     if wanted is None:
         return [metric.name for metric in METRICS.values() if metric.default]
     chosen: set[str] = set()
-    for name in listed(wanted):
+    for name in split_names(wanted):
         if name not in METRICS and name not in GROUPS:
             known = [*METRICS, *GROUPS]
-            raise ZooError(f"--metrics {name}: is none{nearest(name, known)}; one of {', '.join(known)}")
+            raise ZooError(f"--metrics {name}: is none{suggest(name, known)}; one of {', '.join(known)}")
         chosen.update(GROUPS.get(name, [name]))
     if not chosen:
         raise ZooError(f"--metrics: names none; some of {', '.join([*METRICS, *GROUPS])}")
     return [name for name in METRICS if name in chosen]
 
 
-def columns(names: Iterable[str], spaces: Sequence[str]) -> list[Metric]:
+def metric_columns(names: Iterable[str], spaces: Sequence[str]) -> list[Metric]:
     """The metrics of a table: those of the first space under their own names, those of others behind them with the
     space's. A space that is not Inception stands in the title.
     """
     chosen = [METRICS[name] for name in names]
     others = [
-        m.of_space(space, f"{m.name}_{short(space)}") for space in spaces[1:] for m in chosen if m.family == "features"
+        m.of_space(space, f"{m.name}_{short_extractor_name(space)}")
+        for space in spaces[1:]
+        for m in chosen
+        if m.family == "features"
     ]
     if spaces and spaces[0] != INCEPTION:
         chosen = [m.of_space(spaces[0], m.name) if m.family == "features" else m for m in chosen]

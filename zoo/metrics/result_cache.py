@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from zoo.core.errors import words
-from zoo.core.files import atomic_file, replacing
-from zoo.core.progress import Reporter, Silent
-from zoo.data.cache import default_folder
-from zoo.metrics.features.extractor import Space
+from zoo.core.errors import error_message
+from zoo.core.files import atomic_file, cache_folder, replace_file
+from zoo.core.progress import Reporter, SilentReporter
+from zoo.metrics.features.extractor import FeatureExtractor
 
 Array = np.ndarray[Any, Any]
 
@@ -32,14 +31,14 @@ _CHUNK = 256  # images looked at between two words of progress
 _BYTES = 2**25  # of images hashed at once
 
 
-def content_digest(images: Array) -> str:
+def digest_images(images: Array) -> str:
     """A hash of uint8 images (N, C, H, W): equal for equal pixels and shape. A memory map is read in pieces."""
     if images.dtype != np.uint8:
         raise ValueError(f"content_digest takes uint8 images, not {images.dtype}")
-    return array_digest(images)
+    return digest_array(images)
 
 
-def array_digest(array: Array) -> str:
+def digest_array(array: Array) -> str:
     """A hash of any array: equal for equal values, shape and type. A memory map is read in pieces."""
     digest = hashlib.blake2b(f"{array.shape} {array.dtype}".encode(), digest_size=16)
     step = max(1, _BYTES // max(1, array[:1].nbytes))
@@ -48,7 +47,9 @@ def array_digest(array: Array) -> str:
     return digest.hexdigest()
 
 
-def features(images: Array, space: Space, *, folder: Path | None = None, reporter: Reporter | None = None) -> Array:
+def cached_features(
+    images: Array, space: FeatureExtractor, *, folder: Path | None = None, reporter: Reporter | None = None
+) -> Array:
     """Features float32 (N, dim) of uint8 images (N, C, H, W), from the cache if they have been looked at before.
 
     Args:
@@ -61,9 +62,9 @@ def features(images: Array, space: Space, *, folder: Path | None = None, reporte
     Raises:
         ZooError: as the space does.
     """
-    reporter = reporter or Silent()
-    folder = folder or default_folder() / "features"
-    path = folder / f"{_key([FORMAT, content_digest(images), space.identity])}.npy"
+    reporter = reporter or SilentReporter()
+    folder = folder or cache_folder() / "features"
+    path = folder / f"{_key([FORMAT, digest_images(images), space.identity])}.npy"
     found = _read(path, len(images))
     if found is not None:
         return found
@@ -71,18 +72,18 @@ def features(images: Array, space: Space, *, folder: Path | None = None, reporte
         reporter.warn(f"{path}: the cache was damaged; these features are computed again")
     made = _computed(images, space, reporter)
     try:
-        with replacing(path) as temporary, temporary.open("wb") as file:
+        with replace_file(path) as temporary, temporary.open("wb") as file:
             np.save(file, made)
             file.write(_seal(made))
     except OSError as error:
-        reporter.warn(f"{folder}: features cannot be kept for the next time ({words(error)})")
+        reporter.warn(f"{folder}: features cannot be kept for the next time ({error_message(error)})")
         return made
     _trim(folder, path)
     found = _read(path, len(images))
     return made if found is None else found
 
 
-def remember(
+def cached_result(
     key_parts: Sequence[Any], compute: Callable[[], dict[str, Any]], *, folder: Path | None = None
 ) -> dict[str, Any]:
     """``compute()``, or what it returned when it was last called with this key.
@@ -92,7 +93,7 @@ def remember(
         compute: returns plain values too. What is returned is always what JSON makes of them (tuples are lists).
         folder: where results are kept; None: figures in the cache.
     """
-    path = (folder or default_folder() / "figures") / f"{_key([FORMAT, *key_parts])}.json"
+    path = (folder or cache_folder() / "figures") / f"{_key([FORMAT, *key_parts])}.json"
     with contextlib.suppress(OSError, ValueError):  # not there, or damaged
         found = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(found, dict):
@@ -104,7 +105,7 @@ def remember(
     return result
 
 
-def _computed(images: Array, space: Space, reporter: Reporter) -> Array:
+def _computed(images: Array, space: FeatureExtractor, reporter: Reporter) -> Array:
     if not len(images):
         return np.empty((0, space.dim), np.float32)
     parts = []

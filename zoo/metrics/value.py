@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figure:
+class MetricValue:
     """One metric of one set of images.
 
     Attributes:
@@ -36,6 +36,6 @@ class Figure:
         )
 
 
-def missing(why: str, n: int = 0) -> Figure:
+def missing_value(why: str, n: int = 0) -> MetricValue:
     """A figure that is not available, and why."""
-    return Figure(value=None, n=n, note=f"not available: {why}")
+    return MetricValue(value=None, n=n, note=f"not available: {why}")

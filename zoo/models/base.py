@@ -8,58 +8,12 @@ Discriminators return logits: where an original ended in a sigmoid, the sigmoid 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from zoo.core.schema import Positive
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageSpec:
-    """What pictures are: square, ``resolution`` pixels a side, with 1 (grey), 3 (RGB) or any number of channels; and of
-    which classes, as shares of the set, where networks are told them.
-    """
-
-    resolution: int
-    channels: int
-    shares: tuple[float, ...] = ()
-
-    @property
-    def classes(self) -> int:
-        """How many classes; 0: networks are told none."""
-        return len(self.shares)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LatentSpec:
-    """What a generator is fed: ``dim`` independent standard normal numbers an image."""
-
-    dim: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkConfig:
-    """What every network can be told. Architectures add their own fields; all are plain data and round-trip to YAML."""
-
-    conditional: ClassVar[bool] = False  # whether the network can be told classes
-    spectral: ClassVar[bool] = (
-        True  # whether spectral norm suits it: not where weights are scaled in use, or begin at 0
-    )
-
-    width: Positive = 1.0  # scales every channel count inside the network (see zoo.models.layers.scaled)
-    spectral_norm: bool = (
-        False  # weights divided by their largest singular values (see zoo.models.layers.spectrally_normed)
-    )
-
-    def validate(self, image: ImageSpec) -> None:
-        """Refuse pictures this network cannot make or judge.
-
-        Raises:
-            ValueError: one line naming the sizes it takes.
-        """
+from zoo.core.config import ImageSpec, LatentSpec, NetworkConfig
 
 
 class Generator(nn.Module):
@@ -90,7 +44,7 @@ class Discriminator(nn.Module):
         image: the pictures it judges.
         auxiliary: weights of losses of its own, by name, which :meth:`judged` gives.
         pretrained: its submodules that begin with timm's weights: their names, and timm's. Building a network reads
-            no file (see ``zoo.training.generator_file.load_pretrained``).
+            no file (see ``zoo.training.warm_start.load_pretrained_backbones``).
     """
 
     auxiliary: Mapping[str, float] = MappingProxyType({})

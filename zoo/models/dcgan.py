@@ -19,10 +19,11 @@ import torch
 from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
+from zoo.core.config import ImageSpec, LatentSpec, NetworkConfig
 from zoo.core.schema import Count
-from zoo.models.base import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
-from zoo.models.layers import dcgan_normal, doublings, one_hot, scaled
-from zoo.models.registry import register
+from zoo.models.base import Discriminator, Generator
+from zoo.models.layers import count_doublings, dcgan_normal, one_hot, scale_channels
+from zoo.models.registry import register_architecture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +34,14 @@ class DCGANGeneratorConfig(NetworkConfig):
     base: Count = 64  # channels at half the image's resolution; twice as many at each halving, down to 4 x 4
 
     def validate(self, image: ImageSpec) -> None:
-        doublings(image.resolution, "a DCGAN generator")
+        count_doublings(image.resolution, "a DCGAN generator")
 
 
 class DCGANGenerator(Generator):
     def __init__(self, config: DCGANGeneratorConfig, image: ImageSpec) -> None:
         super().__init__(config, image, LatentSpec(dim=config.latent))
-        stages = doublings(image.resolution, "a DCGAN generator")
-        widths = [scaled(config.base * 2**stage, config.width) for stage in reversed(range(stages))]
+        stages = count_doublings(image.resolution, "a DCGAN generator")
+        widths = [scale_channels(config.base * 2**stage, config.width) for stage in reversed(range(stages))]
         layers: list[nn.Module] = [
             Rearrange("n c -> n c 1 1"),
             nn.ConvTranspose2d(config.latent + image.classes, widths[0], 4, bias=False),  # 1 x 1 to 4 x 4
@@ -69,14 +70,14 @@ class DCGANDiscriminatorConfig(NetworkConfig):
     base: Count = 64  # channels at half the image's resolution; twice as many at each halving, down to 4 x 4
 
     def validate(self, image: ImageSpec) -> None:
-        doublings(image.resolution, "a DCGAN discriminator")
+        count_doublings(image.resolution, "a DCGAN discriminator")
 
 
 class DCGANDiscriminator(Discriminator):
     def __init__(self, config: DCGANDiscriminatorConfig, image: ImageSpec) -> None:
         super().__init__(config, image)
-        stages = doublings(image.resolution, "a DCGAN discriminator")
-        widths = [scaled(config.base * 2**stage, config.width) for stage in range(stages)]
+        stages = count_doublings(image.resolution, "a DCGAN discriminator")
+        widths = [scale_channels(config.base * 2**stage, config.width) for stage in range(stages)]
         layers: list[nn.Module] = [  # no norm next to the pictures: the paper found it unstable
             nn.Conv2d(image.channels + image.classes, widths[0], 4, stride=2, padding=1, bias=False),
             nn.LeakyReLU(0.2),
@@ -97,7 +98,7 @@ class DCGANDiscriminator(Discriminator):
         return self.layers(x)
 
 
-register(
+register_architecture(
     "dcgan",
     generator=(DCGANGeneratorConfig, DCGANGenerator),
     discriminator=(DCGANDiscriminatorConfig, DCGANDiscriminator),

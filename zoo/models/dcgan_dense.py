@@ -13,19 +13,20 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from zoo.core.config import ImageSpec, LatentSpec, NetworkConfig
 from zoo.core.schema import Count, Share
-from zoo.models.base import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
+from zoo.models.base import Discriminator, Generator
 from zoo.models.layers import (
     KERAS_NORM,
     Dropout,
     check_multiple,
     dense_start,
-    doubling,
+    doubling_conv,
     glorot_uniform,
-    halving,
-    scaled,
+    halving_conv,
+    scale_channels,
 )
-from zoo.models.registry import register
+from zoo.models.registry import register_architecture
 
 
 def glorot_normal(module: nn.Module) -> None:
@@ -49,12 +50,12 @@ class DCGANDenseGenerator(Generator):
     def __init__(self, config: DCGANDenseGeneratorConfig, image: ImageSpec) -> None:
         super().__init__(config, image, LatentSpec(dim=config.latent))
         size = image.resolution // 2 ** (len(config.transposes) + 1)
-        channels = scaled(config.start, config.width)
+        channels = scale_channels(config.start, config.width)
         layers: list[nn.Module] = [dense_start(config.latent, channels, size, nn.ReLU())]
-        for out in (scaled(c, config.width) for c in config.transposes):
-            layers += [doubling(channels, out, 3, bias=False), nn.BatchNorm2d(out, **KERAS_NORM), nn.ReLU()]
+        for out in (scale_channels(c, config.width) for c in config.transposes):
+            layers += [doubling_conv(channels, out, 3, bias=False), nn.BatchNorm2d(out, **KERAS_NORM), nn.ReLU()]
             channels = out
-        layers += [doubling(channels, image.channels, 3, bias=False), nn.Tanh()]
+        layers += [doubling_conv(channels, image.channels, 3, bias=False), nn.Tanh()]
         self.layers = nn.Sequential(*layers).apply(glorot_normal)
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
@@ -80,9 +81,11 @@ class DCGANDenseDiscriminator(Discriminator):
         super().__init__(config, image)
         layers: list[nn.Module] = []
         channels = image.channels
-        for out, dropout in zip((scaled(c, config.width) for c in config.channels), config.dropouts, strict=True):
+        for out, dropout in zip(
+            (scale_channels(c, config.width) for c in config.channels), config.dropouts, strict=True
+        ):
             layers += [
-                halving(channels, out, 3, bias=False),
+                halving_conv(channels, out, 3, bias=False),
                 nn.BatchNorm2d(out, **KERAS_NORM),
                 Dropout(dropout),
                 nn.LeakyReLU(0.2),
@@ -96,7 +99,7 @@ class DCGANDenseDiscriminator(Discriminator):
         return self.layers(x).squeeze(1)
 
 
-register(
+register_architecture(
     "dcgan_dense",
     generator=(DCGANDenseGeneratorConfig, DCGANDenseGenerator),
     discriminator=(DCGANDenseDiscriminatorConfig, DCGANDenseDiscriminator),

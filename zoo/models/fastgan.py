@@ -22,10 +22,19 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from zoo.core.config import ImageSpec, LatentSpec, NetworkConfig
 from zoo.core.schema import Count, NonNegative
-from zoo.models.base import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
-from zoo.models.layers import ExcitedBody, doublings, gated, glorot_uniform, scaled, spectrally_normed, within
-from zoo.models.registry import register
+from zoo.models.base import Discriminator, Generator
+from zoo.models.layers import (
+    ExcitedBody,
+    apply_spectral_norm,
+    clip_output,
+    count_doublings,
+    gated_block,
+    glorot_uniform,
+    scale_channels,
+)
+from zoo.models.registry import register_architecture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +43,7 @@ class FastGANGeneratorConfig(NetworkConfig):
     base: Count = 64  # channels at 128 px; twice as many at 64 and 32 px, and from there at each halving, down to 4 x 4
 
     def validate(self, image: ImageSpec) -> None:
-        doublings(image.resolution, "a FastGAN generator")
+        count_doublings(image.resolution, "a FastGAN generator")
 
 
 class FastGANGenerator(Generator):
@@ -44,7 +53,7 @@ class FastGANGenerator(Generator):
         self.body = ExcitedBody(config.latent, image.channels, image.resolution, base, deep=True)
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        return within(self.body(z))
+        return clip_output(self.body(z))
 
 
 class Down(nn.Module):
@@ -92,7 +101,7 @@ class FastGANDiscriminator(Discriminator):
         self.auxiliary = {"reconstruction": config.reconstruction}
         sizes = [size for count in range(1, 32) if (size := image.resolution >> count) >= 8]
         base = config.base * config.width
-        widths = [scaled(128, base / size) for size in sizes]
+        widths = [scale_channels(128, base / size) for size in sizes]
         large: list[nn.Module] = [
             nn.Conv2d(image.channels, widths[0], 4, stride=2, padding=1),
             nn.LeakyReLU(0.2),
@@ -111,7 +120,7 @@ class FastGANDiscriminator(Discriminator):
         # Of zero it would be no use before it has been learnt.
         nn.init.uniform_(self.large.get_parameter("0.bias"), -1.0, 1.0)
         for judging in (self.large, self.small, self.verdict):
-            spectrally_normed(judging)
+            apply_spectral_norm(judging)
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         """Images (N, C, H, W) in [-1, 1] to logits (N, 25), of places that overlap."""
@@ -135,8 +144,8 @@ class FastGANDiscriminator(Discriminator):
         size = 8
         while size < self.image.resolution // 2:
             size *= 2
-            out = scaled(64, base / size)
-            layers.append(gated(channels, out, double=True))
+            out = scale_channels(64, base / size)
+            layers.append(gated_block(channels, out, double=True))
             channels = out
         return nn.Sequential(*layers, nn.Conv2d(channels, self.image.channels, 3, padding=1))
 
@@ -147,7 +156,7 @@ def quarters(x: Tensor, which: Tensor) -> Tensor:
     return parts[torch.arange(len(x), device=x.device), which]
 
 
-register(
+register_architecture(
     "fastgan",
     generator=(FastGANGeneratorConfig, FastGANGenerator),
     discriminator=(FastGANDiscriminatorConfig, FastGANDiscriminator),

@@ -30,12 +30,12 @@ from torch.nn.utils import parametrizations, parametrize
 KERAS_NORM: dict[str, Any] = {"momentum": 0.01, "eps": 1e-3}
 
 
-def scaled(channels: int, width: float) -> int:
+def scale_channels(channels: int, width: float) -> int:
     """``channels`` times ``width``, rounded, at least 1: the one way a network gets thinner or wider."""
     return max(1, round(channels * width))
 
 
-def doublings(resolution: int, network: str) -> int:
+def count_doublings(resolution: int, network: str) -> int:
     """How many doublings lead from 4 pixels to ``resolution``: 1 to 8, 4 to 64.
 
     Args:
@@ -64,7 +64,7 @@ def check_stages(resolution: int, channels: Sequence[int], network: str, side: s
         ValueError: they are too few, or no doublings lead there.
     """
     most = len(channels)
-    if doublings(resolution, network) + 1 > most:
+    if count_doublings(resolution, network) + 1 > most:
         sizes = ", ".join(str(4 << count) for count in range(1, most))
         raise ValueError(
             f"{network} of {most} resolutions takes {sizes} pixels, not {resolution}; give {side}.channels one more "
@@ -82,12 +82,12 @@ def check_multiple(resolution: int, factor: int, network: str) -> None:
         raise ValueError(f"{network} takes multiples of {factor} pixels, not {resolution}")
 
 
-def halving(channels: int, out: int, kernel: int, *, bias: bool) -> nn.Conv2d:
+def halving_conv(channels: int, out: int, kernel: int, *, bias: bool) -> nn.Conv2d:
     """An odd ``kernel`` at stride 2, Keras' "same" in the mirror: (N, channels, 2h, 2w) to (N, out, h, w)."""
     return nn.Conv2d(channels, out, kernel, stride=2, padding=kernel // 2, bias=bias)
 
 
-def doubling(channels: int, out: int, kernel: int, *, bias: bool) -> nn.ConvTranspose2d:
+def doubling_conv(channels: int, out: int, kernel: int, *, bias: bool) -> nn.ConvTranspose2d:
     """The transpose of ``halving``: (N, channels, h, w) to (N, out, 2h, 2w)."""
     return nn.ConvTranspose2d(channels, out, kernel, stride=2, padding=kernel // 2, output_padding=1, bias=bias)
 
@@ -177,10 +177,10 @@ def one_hot(label: Tensor | None, classes: int) -> Tensor:
     Raises:
         ValueError: no label.
     """
-    return F.one_hot(told(label), classes)
+    return F.one_hot(require_label(label), classes)
 
 
-def told(label: Tensor | None) -> Tensor:
+def require_label(label: Tensor | None) -> Tensor:
     """``label``, by a network that cannot do without.
 
     Raises:
@@ -203,7 +203,7 @@ class GatedLinearUnit(nn.Module):
         return value * gate.sigmoid()
 
 
-def gated(channels: int, out: int, *, double: bool) -> nn.Sequential:
+def gated_block(channels: int, out: int, *, double: bool) -> nn.Sequential:
     """3 x 3 convolution, batch norm and gated linear unit: (N, channels, h, w) to
     (N, out, h, w), at twice the resolution (nearest neighbours) where ``double``.
     """
@@ -247,8 +247,10 @@ class ExcitedBody(nn.Module):
 
     def __init__(self, latent: int, channels: int, resolution: int, base: float, *, deep: bool) -> None:
         super().__init__()
-        sizes = [4 << count for count in range(doublings(resolution, "a generator with skip-layer excitation") + 1)]
-        widths = [scaled(64 if size < 64 else 128, base / size) for size in sizes]
+        sizes = [
+            4 << count for count in range(count_doublings(resolution, "a generator with skip-layer excitation") + 1)
+        ]
+        widths = [scale_channels(64 if size < 64 else 128, base / size) for size in sizes]
         self.start = nn.Sequential(
             Rearrange("n c -> n c 1 1"),
             nn.ConvTranspose2d(latent, 2 * widths[0], 4, bias=False),  # 1 x 1 to 4 x 4
@@ -257,9 +259,9 @@ class ExcitedBody(nn.Module):
         )
         self.blocks = nn.ModuleList()
         for index, (inside, out) in enumerate(pairwise(widths)):
-            block = gated(inside, out, double=True)
+            block = gated_block(inside, out, double=True)
             if deep and index % 2 == 0:
-                block.extend(gated(out, out, double=False))
+                block.extend(gated_block(out, out, double=False))
             self.blocks.append(block)
         pairs = zip(widths, widths[4:], strict=False)
         self.excitations = nn.ModuleList(SkipLayerExcitation(inside, out) for inside, out in pairs)
@@ -306,7 +308,7 @@ def blur_up(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-def spectrally_normed(network: nn.Module) -> nn.Module:
+def apply_spectral_norm(network: nn.Module) -> nn.Module:
     """``network``, every convolution and dense layer divided by its largest singular value, which one step of power
     iteration a forward pass follows (Miyato et al. 2018, arXiv:1802.05957, section 2.1). In place.
 
@@ -364,7 +366,7 @@ class _Masked(torch.autograd.Function):
         return _Masked.apply(gradient, mask), None
 
 
-def within(x: Tensor) -> Tensor:
+def clip_output(x: Tensor) -> Tensor:
     """Image values cut to [-1, 1], so that a generator can make the black of a medical picture exactly: anything below
     will do. What is cut still learns where its gradient leads back inside; where it leads further out it is dropped.
     """

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
+from zoo.core.config import ImageSpec, LatentSpec, NetworkConfig
 from zoo.core.schema import Count, Share
-from zoo.models.base import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
-from zoo.models.layers import KERAS_NORM, Dense, Dropout, check_multiple, glorot_uniform, scaled
-from zoo.models.registry import register
+from zoo.models.base import Discriminator, Generator
+from zoo.models.layers import KERAS_NORM, Dense, Dropout, check_multiple, glorot_uniform, scale_channels
+from zoo.models.registry import register_architecture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,20 +37,20 @@ class LeanGenerator(Generator):
     def __init__(self, config: LeanGeneratorConfig, image: ImageSpec) -> None:
         super().__init__(config, image, LatentSpec(dim=config.latent))
         size = image.resolution // 2 ** len(config.transposes)
-        channels = scaled(config.start, config.width)
+        channels = scale_channels(config.start, config.width)
         layers: list[nn.Module] = [
             Dense(config.latent, channels * size * size),
             nn.LeakyReLU(0.2),
             Rearrange("n (c h w) -> n c h w", h=size, w=size),
         ]
-        for out in (scaled(c, config.width) for c in config.transposes):
+        for out in (scale_channels(c, config.width) for c in config.transposes):
             layers += [
                 nn.ConvTranspose2d(channels, out, 4, stride=2, padding=1, bias=False),
                 nn.BatchNorm2d(out, **KERAS_NORM),
                 nn.LeakyReLU(0.2),
             ]
             channels = out
-        for out in (scaled(c, config.width) for c in config.convolutions):
+        for out in (scale_channels(c, config.width) for c in config.convolutions):
             layers += [
                 nn.Conv2d(channels, out, 3, padding=1, bias=False),
                 nn.BatchNorm2d(out, **KERAS_NORM),
@@ -78,7 +79,7 @@ class LeanDiscriminator(Discriminator):
         super().__init__(config, image)
         layers: list[nn.Module] = []
         channels = image.channels
-        for out in (scaled(c, config.width) for c in config.channels):
+        for out in (scale_channels(c, config.width) for c in config.channels):
             layers += [
                 nn.Conv2d(channels, out, 4, stride=2, padding=1),
                 nn.BatchNorm2d(out, **KERAS_NORM),
@@ -94,7 +95,7 @@ class LeanDiscriminator(Discriminator):
         return self.layers(x).squeeze(1)
 
 
-register(
+register_architecture(
     "lean",
     generator=(LeanGeneratorConfig, LeanGenerator),
     discriminator=(LeanDiscriminatorConfig, LeanDiscriminator),

@@ -12,19 +12,20 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from zoo.core.config import ImageSpec, LatentSpec, NetworkConfig
 from zoo.core.schema import Count, Share
-from zoo.models.base import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
+from zoo.models.base import Discriminator, Generator
 from zoo.models.layers import (
     KERAS_NORM,
     Dropout,
     check_multiple,
     dense_start,
-    doubling,
+    doubling_conv,
     glorot_uniform,
-    halving,
-    scaled,
+    halving_conv,
+    scale_channels,
 )
-from zoo.models.registry import register
+from zoo.models.registry import register_architecture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +48,8 @@ class MultiresGenerator(Generator):
     def __init__(self, config: MultiresGeneratorConfig, image: ImageSpec) -> None:
         super().__init__(config, image, LatentSpec(dim=config.latent))
         size = image.resolution // 2 ** len(config.transposes)
-        channels = scaled(config.start, config.width)
-        first, *rest = (scaled(c, config.width) for c in config.transposes)
+        channels = scale_channels(config.start, config.width)
+        first, *rest = (scale_channels(c, config.width) for c in config.transposes)
 
         def normed(layer: nn.Module, out: int) -> list[nn.Module]:
             return [layer, nn.BatchNorm2d(out, **KERAS_NORM), nn.LeakyReLU(config.slope)]
@@ -57,9 +58,9 @@ class MultiresGenerator(Generator):
         layers += normed(nn.ConvTranspose2d(channels, first, 5, padding=2, bias=False), first)
         channels = first
         for out in rest:
-            layers += normed(doubling(channels, out, 5, bias=False), out)
+            layers += normed(doubling_conv(channels, out, 5, bias=False), out)
             channels = out
-        layers += [doubling(channels, image.channels, 5, bias=False), nn.Tanh()]
+        layers += [doubling_conv(channels, image.channels, 5, bias=False), nn.Tanh()]
         self.layers = nn.Sequential(*layers).apply(glorot_uniform)
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
@@ -83,8 +84,8 @@ class MultiresDiscriminator(Discriminator):
         super().__init__(config, image)
         layers: list[nn.Module] = []
         channels = image.channels
-        for out in (scaled(c, config.width) for c in config.channels):
-            layers.append(halving(channels, out, 5, bias=True))
+        for out in (scale_channels(c, config.width) for c in config.channels):
+            layers.append(halving_conv(channels, out, 5, bias=True))
             if config.norm:
                 layers.append(nn.BatchNorm2d(out, **KERAS_NORM))
             layers += [nn.LeakyReLU(config.slope), Dropout(config.dropout)]
@@ -97,7 +98,7 @@ class MultiresDiscriminator(Discriminator):
         return self.layers(x).squeeze(1)
 
 
-register(
+register_architecture(
     "multires",
     generator=(MultiresGeneratorConfig, MultiresGenerator),
     discriminator=(MultiresDiscriminatorConfig, MultiresDiscriminator),

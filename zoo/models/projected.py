@@ -20,10 +20,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from zoo.core.config import ImageSpec, LatentSpec, NetworkConfig
 from zoo.core.schema import Count
-from zoo.models.base import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
-from zoo.models.layers import ExcitedBody, doublings, glorot_uniform, scaled, spectrally_normed, told
-from zoo.models.registry import register
+from zoo.models.base import Discriminator, Generator
+from zoo.models.layers import (
+    ExcitedBody,
+    apply_spectral_norm,
+    count_doublings,
+    glorot_uniform,
+    require_label,
+    scale_channels,
+)
+from zoo.models.registry import register_architecture
 
 FEATURES = "tf_efficientnet_lite0"  # timm's name of the frozen network
 COARSEST = 32  # pixels of what it is shown to one of its last maps; the three scales before have half as many each
@@ -38,7 +46,7 @@ class ProjectedGeneratorConfig(NetworkConfig):
     embedding: Count = 128  # numbers a class adds to them, where there are classes
 
     def validate(self, image: ImageSpec) -> None:
-        doublings(image.resolution, "a projected GAN's generator")
+        count_doublings(image.resolution, "a projected GAN's generator")
 
 
 class ProjectedGenerator(Generator):
@@ -56,7 +64,7 @@ class ProjectedGenerator(Generator):
             ValueError: there are classes and no labels.
         """
         if self.embedding is not None:
-            z = torch.cat([z, self.embedding(told(label)).to(z.dtype)], dim=1)
+            z = torch.cat([z, self.embedding(require_label(label)).to(z.dtype)], dim=1)
         return self.body(z)
 
 
@@ -191,7 +199,7 @@ class Head(nn.Module):
         x = self.layers(x)
         logits = self.verdict(x)
         if self.embedding is not None:
-            label_is = self.embedding(told(label))
+            label_is = self.embedding(require_label(label))
             logits = logits + torch.einsum("nchw, nc -> nhw", x, label_is.to(x.dtype)).unsqueeze(1) / x.shape[1] ** 0.5
         return logits.flatten(1)
 
@@ -222,7 +230,7 @@ class ProjectedDiscriminator(Discriminator):
         super().__init__(config, image)
         self.pretrained = {"features": FEATURES} if config.pretrained else {}
         self.features = Features(config.size(image))
-        widths = [scaled(config.base * 2**scale, config.width) for scale in range(len(self.features.channels))]
+        widths = [scale_channels(config.base * 2**scale, config.width) for scale in range(len(self.features.channels))]
         self.mixing = Mixing(self.features.channels, widths)
         coarsest = config.size(image) // COARSEST
         further = max(0, (coarsest // 4).bit_length() - 1)  # to verdicts of at most 7 x 7; 4 x 4 from 128 px or 256
@@ -230,14 +238,14 @@ class ProjectedDiscriminator(Discriminator):
             Head(width, len(widths) - 1 - scale + further, widths[-1], image.classes)
             for scale, width in enumerate(widths)
         )
-        spectrally_normed(self.heads.apply(glorot_uniform))
+        apply_spectral_norm(self.heads.apply(glorot_uniform))
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         maps = self.mixing(self.features(x))
         return torch.cat([head(each, label) for head, each in zip(self.heads, maps, strict=True)], dim=1)
 
 
-register(
+register_architecture(
     "projected",
     generator=(ProjectedGeneratorConfig, ProjectedGenerator),
     discriminator=(ProjectedDiscriminatorConfig, ProjectedDiscriminator),

@@ -20,10 +20,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.core.config import ImageSpec, LatentSpec, NetworkConfig
 from zoo.core.schema import Count
-from zoo.models.base import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
-from zoo.models.layers import blur_down, blur_up, check_stages, doublings, scaled, told, within
-from zoo.models.registry import register
+from zoo.models.base import Discriminator, Generator
+from zoo.models.layers import (
+    blur_down,
+    blur_up,
+    check_stages,
+    clip_output,
+    count_doublings,
+    require_label,
+    scale_channels,
+)
+from zoo.models.registry import register_architecture
 
 SLOPE = 0.2
 GAIN = math.sqrt(2 / (1 + SLOPE**2))  # He et al. 2015, equation 15
@@ -102,8 +111,8 @@ class R3GANGeneratorConfig(R3GANConfig):
 class R3GANGenerator(Generator):
     def __init__(self, config: R3GANGeneratorConfig, image: ImageSpec) -> None:
         super().__init__(config, image, LatentSpec(dim=config.latent))
-        stages = doublings(image.resolution, "an R3GAN generator")
-        widths = [scaled(c, config.width) for c in config.channels[: stages + 1]]
+        stages = count_doublings(image.resolution, "an R3GAN generator")
+        widths = [scale_channels(c, config.width) for c in config.channels[: stages + 1]]
         count = config.blocks * len(widths)
         self.embedding = nn.Embedding(image.classes, config.embedding) if image.classes else None
         inside = config.latent + (config.embedding if image.classes else 0)
@@ -120,8 +129,8 @@ class R3GANGenerator(Generator):
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         if self.embedding is not None:
-            z = torch.cat([z, self.embedding(told(label))], 1)
-        return within(self.to_image(self.layers(self.basis * self.linear(z)[..., None, None])))
+            z = torch.cat([z, self.embedding(require_label(label))], 1)
+        return clip_output(self.to_image(self.layers(self.basis * self.linear(z)[..., None, None])))
 
 
 class Up(nn.Module):
@@ -155,8 +164,8 @@ class R3GANDiscriminatorConfig(R3GANConfig):
 class R3GANDiscriminator(Discriminator):
     def __init__(self, config: R3GANDiscriminatorConfig, image: ImageSpec) -> None:
         super().__init__(config, image)
-        stages = doublings(image.resolution, "an R3GAN discriminator")
-        widths = [scaled(c, config.width) for c in reversed(config.channels[: stages + 1])]
+        stages = count_doublings(image.resolution, "an R3GAN discriminator")
+        widths = [scale_channels(c, config.width) for c in reversed(config.channels[: stages + 1])]
         count = config.blocks * len(widths)
         layers: list[nn.Module] = [convolution(image.channels, widths[0], 1)]
         for width, after in pairwise([*widths, widths[-1]]):
@@ -174,10 +183,10 @@ class R3GANDiscriminator(Discriminator):
         x = self.linear(self.basis(self.layers(x)).flatten(1))
         if self.embedding is None:
             return x.squeeze(1)
-        return (x * self.embedding(told(label))).sum(1) / math.sqrt(x.shape[1])
+        return (x * self.embedding(require_label(label))).sum(1) / math.sqrt(x.shape[1])
 
 
-register(
+register_architecture(
     "r3gan",
     generator=(R3GANGeneratorConfig, R3GANGenerator),
     discriminator=(R3GANDiscriminatorConfig, R3GANDiscriminator),

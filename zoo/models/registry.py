@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zoo.models.base import Discriminator, Generator, NetworkConfig
+    from zoo.core.config import NetworkConfig
+    from zoo.models.base import Discriminator, Generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class Architecture:
 _architectures: dict[str, Architecture] = {}
 
 
-def register(
+def register_architecture(
     name: str,
     *,
     generator: tuple[type[NetworkConfig], type[Generator]],
@@ -69,7 +70,7 @@ def list_architectures() -> list[str]:
     return sorted(_architectures)
 
 
-def architecture(name: str) -> Architecture:
+def get_architecture(name: str) -> Architecture:
     """The architecture called ``name``.
 
     Raises:

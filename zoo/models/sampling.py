@@ -13,10 +13,10 @@ from zoo.models.base import Generator, StyleGenerator
 from zoo.runtime import rng
 from zoo.runtime.speed import Speed
 
-CHUNK = 16  # images made at once; fixed, because what a generator draws inside is drawn a chunk at a time
+SAMPLING_BATCH = 16  # images made at once; fixed, because what a generator draws inside is drawn a chunk at a time
 
 
-def images(
+def generate_images(
     generator: Generator,
     z: Tensor,
     *,
@@ -33,11 +33,11 @@ def images(
     in which precision; None: in the weights'. ``label`` (N,): classes; None: as often as in training, by ``seed``.
     """
     if label is None:
-        label = rng.fixed_labels(seed, len(z), generator.image.shares, first * CHUNK)
+        label = rng.fixed_labels(seed, len(z), generator.image.shares, first * SAMPLING_BATCH)
     return in_chunks(generator, z, generator, label=label, seed=seed, first=first, speed=speed, advance=advance)
 
 
-def synthesised(generator: Generator, w: Tensor, *, seed: int = 0, speed: Speed | None = None) -> Tensor:
+def synthesise_images(generator: Generator, w: Tensor, *, seed: int = 0, speed: Speed | None = None) -> Tensor:
     """Like :func:`images`, from styles (N, num_styles, dim) of a generator that has them."""
     assert isinstance(generator, StyleGenerator)
     return in_chunks(generator, w, generator.synthesis, seed=seed, speed=speed)
@@ -60,14 +60,14 @@ def in_chunks(
     """
     device = next(generator.parameters()).device
     made = []
-    with rng.forked(device):
-        for index, chunk in enumerate(inputs.split(CHUNK), first):
-            torch.manual_seed(rng.derive(seed, "noise", index))
+    with rng.fork_rng(device):
+        for index, chunk in enumerate(inputs.split(SAMPLING_BATCH), first):
+            torch.manual_seed(rng.derive_seed(seed, "noise", index))
             # A last chunk is filled up: what a device draws for eight images need not begin what it draws for sixteen.
             whole = [_filled(chunk).to(device)]
             if label is not None:
-                place = (index - first) * CHUNK
-                whole.append(_filled(label[place : place + CHUNK]).to(device))
+                place = (index - first) * SAMPLING_BATCH
+                whole.append(_filled(label[place : place + SAMPLING_BATCH]).to(device))
             with contextlib.nullcontext() if speed is None else speed.autocast():
                 made.append(_fitting(function, *whole)[: len(chunk)])
             if advance is not None:
@@ -76,7 +76,7 @@ def in_chunks(
 
 
 def _filled(chunk: Tensor) -> Tensor:
-    return torch.cat([chunk, chunk[:1].expand(CHUNK - len(chunk), *chunk.shape[1:])])
+    return torch.cat([chunk, chunk[:1].expand(SAMPLING_BATCH - len(chunk), *chunk.shape[1:])])
 
 
 def _fitting(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -94,13 +94,13 @@ def _fitting(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def truncated(generator: Generator, w: Tensor, psi: float) -> Tensor:
+def truncate_styles(generator: Generator, w: Tensor, psi: float) -> Tensor:
     """Styles (N, ..., dim) moved towards the mean style: mean + psi (w - mean) (Karras et al. 2019, appendix B).
 
     The mean is that of 4,096 fixed latents, so that it needs no state of its own.
     """
     assert isinstance(generator, StyleGenerator)
-    z = torch.randn(4096, generator.latent.dim, generator=rng.generator("mean style"))
+    z = torch.randn(4096, generator.latent.dim, generator=rng.seeded_generator("mean style"))
     label = rng.fixed_labels(0, len(z), generator.image.shares)
     mean = generator.mapping(z.to(w.device), None if label is None else label.to(w.device)).mean(0)
     return torch.lerp(mean.expand_as(w), w, psi)

@@ -21,10 +21,11 @@ import torch
 from einops import repeat
 from torch import Tensor, nn
 
+from zoo.core.config import ImageSpec, LatentSpec, NetworkConfig
 from zoo.core.schema import Count, Share
-from zoo.models.base import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
-from zoo.models.layers import Dropout, doublings, glorot_uniform, scaled
-from zoo.models.registry import register
+from zoo.models.base import Discriminator, Generator
+from zoo.models.layers import Dropout, count_doublings, glorot_uniform, scale_channels
+from zoo.models.registry import register_architecture
 
 
 def adain(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -102,7 +103,7 @@ class StyleGANGeneratorConfig(NetworkConfig):
     mixing: Share = 0.5  # probability that a training image mixes the styles of two latents
 
     def validate(self, image: ImageSpec) -> None:
-        doublings(image.resolution, "a StyleGAN generator")
+        count_doublings(image.resolution, "a StyleGAN generator")
 
 
 class StyleGANGenerator(Generator):
@@ -110,9 +111,9 @@ class StyleGANGenerator(Generator):
 
     def __init__(self, config: StyleGANGeneratorConfig, image: ImageSpec) -> None:
         super().__init__(config, image, LatentSpec(dim=config.latent))
-        channels = scaled(config.channels, config.width)
+        channels = scale_channels(config.channels, config.width)
         self.mixing = config.mixing
-        self.num_styles = doublings(image.resolution, "a StyleGAN generator") + 1
+        self.num_styles = count_doublings(image.resolution, "a StyleGAN generator") + 1
         mapping: list[nn.Module] = []
         for inside, out in pairwise([config.latent, *[channels] * config.depth]):
             mapping += [nn.Linear(inside, out), nn.LeakyReLU(0.2)]
@@ -166,7 +167,7 @@ class StyleGANDiscriminatorConfig(NetworkConfig):
 
     def validate(self, image: ImageSpec) -> None:
         most = len(self.channels)
-        if doublings(image.resolution, "a StyleGAN discriminator") > most:
+        if count_doublings(image.resolution, "a StyleGAN discriminator") > most:
             sizes = ", ".join(str(4 << count) for count in range(1, most + 1))
             raise ValueError(
                 f"a StyleGAN discriminator of {most} stages takes {sizes} pixels, not {image.resolution}; "
@@ -177,13 +178,13 @@ class StyleGANDiscriminatorConfig(NetworkConfig):
 class StyleGANDiscriminator(Discriminator):
     def __init__(self, config: StyleGANDiscriminatorConfig, image: ImageSpec) -> None:
         super().__init__(config, image)
-        stages = doublings(image.resolution, "a StyleGAN discriminator")
+        stages = count_doublings(image.resolution, "a StyleGAN discriminator")
         layers: list[nn.Module] = []
         channels = image.channels
-        for out in (scaled(c, config.width) for c in config.channels[-stages:]):
+        for out in (scale_channels(c, config.width) for c in config.channels[-stages:]):
             layers += [nn.Conv2d(channels, out, 3, padding=1), nn.AvgPool2d(2), nn.LeakyReLU(0.2)]
             channels = out
-        dense = scaled(config.dense, config.width)
+        dense = scale_channels(config.dense, config.width)
         layers += [
             nn.Conv2d(channels, channels, 3, padding=1),
             nn.LeakyReLU(0.2),
@@ -198,7 +199,7 @@ class StyleGANDiscriminator(Discriminator):
         return self.layers((x + 1) / 2).squeeze(1)  # its original's pictures are in [0, 1]
 
 
-register(
+register_architecture(
     "stylegan",
     generator=(StyleGANGeneratorConfig, StyleGANGenerator),
     discriminator=(StyleGANDiscriminatorConfig, StyleGANDiscriminator),

@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from einops import repeat
 from torch import Tensor, nn
 
+from zoo.core.config import ImageSpec, LatentSpec, NetworkConfig
 from zoo.core.schema import Count, Share
-from zoo.models.base import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
+from zoo.models.base import Discriminator, Generator
 from zoo.models.layers import (
     EqualizedConv2d,
     EqualizedLinear,
@@ -32,11 +33,11 @@ from zoo.models.layers import (
     blur_down,
     blur_up,
     check_stages,
-    doublings,
+    count_doublings,
     one_hot,
-    scaled,
+    scale_channels,
 )
-from zoo.models.registry import register
+from zoo.models.registry import register_architecture
 
 GAIN = math.sqrt(2)  # keeps deviations at one through a leaky ReLU of slope 0.2, nearly
 SLOPE = 0.2
@@ -110,8 +111,8 @@ class StyleGAN2Generator(Generator):
 
     def __init__(self, config: StyleGAN2GeneratorConfig, image: ImageSpec) -> None:
         super().__init__(config, image, LatentSpec(dim=config.latent))
-        stages = doublings(image.resolution, "a StyleGAN2 generator")
-        widths = [scaled(c, config.width) for c in config.channels[: stages + 1]]
+        stages = count_doublings(image.resolution, "a StyleGAN2 generator")
+        widths = [scale_channels(c, config.width) for c in config.channels[: stages + 1]]
         self.mixing = config.mixing
         self.num_styles = 2 * stages + 1
         self.embedding = EqualizedLinear(image.classes, config.latent) if image.classes else None
@@ -204,8 +205,8 @@ class StyleGAN2DiscriminatorConfig(NetworkConfig):
 class StyleGAN2Discriminator(Discriminator):
     def __init__(self, config: StyleGAN2DiscriminatorConfig, image: ImageSpec) -> None:
         super().__init__(config, image)
-        stages = doublings(image.resolution, "a StyleGAN2 discriminator")
-        widths = [scaled(c, config.width) for c in reversed(config.channels[: stages + 1])]
+        stages = count_doublings(image.resolution, "a StyleGAN2 discriminator")
+        widths = [scale_channels(c, config.width) for c in reversed(config.channels[: stages + 1])]
         self.from_image = EqualizedConv2d(image.channels, widths[0], 1, gain=GAIN)
         self.blocks = nn.Sequential(*(Residual(before, after) for before, after in pairwise(widths)))
         self.deviation = MinibatchStd(config.group) if config.group > 1 else None
@@ -233,7 +234,7 @@ def _unit(x: Tensor) -> Tensor:
     return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
 
 
-register(
+register_architecture(
     "stylegan2",
     generator=(StyleGAN2GeneratorConfig, StyleGAN2Generator),
     discriminator=(StyleGAN2DiscriminatorConfig, StyleGAN2Discriminator),

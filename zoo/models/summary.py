@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from zoo.recipes import Recipe
+from zoo.core.config import ImageSpec
+from zoo.models.base import Discriminator, Generator
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layer:
+class LayerSummary:
     """A row of a layer table, for one image."""
 
     name: str
@@ -25,28 +26,26 @@ class Layer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Description:
-    layers: list[Layer]
+class NetworkSummary:
+    layers: list[LayerSummary]
     parameters: int
     macs: int
 
 
-def trainable(network: nn.Module) -> int:
+def count_parameters(network: nn.Module) -> int:
     """How many parameters learn."""
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
-def describe(recipe: Recipe) -> tuple[Description, Description]:
-    """Generator and discriminator of a recipe, from shapes alone: nothing is allocated or computed."""
-    G, D = recipe.build("meta")
-    image = recipe.image
+def summarise_networks(G: Generator, D: Discriminator, image: ImageSpec) -> tuple[NetworkSummary, NetworkSummary]:
+    """Layer tables of a generator and a discriminator on the meta device: nothing is allocated or computed."""
     z = torch.empty(1, G.latent.dim, device="meta")
     x = torch.empty(1, image.channels, image.resolution, image.resolution, device="meta")
     label = torch.zeros(1, dtype=torch.int64, device="meta") if image.classes else None
     return _describe(G.eval(), z, label), _describe(D.eval(), x, label)
 
 
-def _describe(network: nn.Module, inputs: Tensor, label: Tensor | None) -> Description:
+def _describe(network: nn.Module, inputs: Tensor, label: Tensor | None) -> NetworkSummary:
     """Shapes of one image's way through are seen by hooks; two floating-point operations are one multiply-add.
 
     A row is a module without parts, or one that has weights beside its parts, whose rows count for themselves.
@@ -78,7 +77,7 @@ def _describe(network: nn.Module, inputs: Tensor, label: Tensor | None) -> Descr
         return [other for other in found if not any(other.startswith(f"{above}.") for above in found)]
 
     layers = [
-        Layer(
+        LayerSummary(
             name=name,
             kind=type(module).__name__,
             output=seen.get(name, ()),
@@ -87,9 +86,9 @@ def _describe(network: nn.Module, inputs: Tensor, label: Tensor | None) -> Descr
         )
         for name, module in rows.items()
     ]
-    return Description(
+    return NetworkSummary(
         layers=layers,
-        parameters=trainable(network),
+        parameters=count_parameters(network),
         macs=counter.get_total_flops() // 2,
     )
 

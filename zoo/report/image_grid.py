@@ -12,13 +12,12 @@ from math import ceil, sqrt
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from zoo.core.errors import ZooError
-from zoo.core.files import replacing
+from zoo.core.files import replace_file
 
 BACKGROUND = 40  # between the cells: dark as scans are, yet not their black
 SMALL, CELL = 64, 96  # images of up to SMALL pixels a side are enlarged to cells of at least CELL
@@ -29,21 +28,7 @@ GIF_BYTES = 10 * 2**20
 GIF_HOLD = 2.0  # seconds the last frame stays
 
 
-def to_uint8(images: Tensor) -> Tensor:
-    """Float images aiming at [-1, 1] to uint8 of the same shape: clamped, ``round(x * 127.5 + 127.5)``; NaN is black.
-
-    `from_uint8` is the inverse: ``to_uint8(from_uint8(u))`` is ``u`` for every value.
-    """
-    levels = images.detach().float().nan_to_num(nan=-1.0).clamp(-1, 1) * 127.5 + 127.5
-    return levels.round().to(torch.uint8)
-
-
-def from_uint8(images: Tensor) -> Tensor:
-    """uint8 images to float32 in [-1, 1]: ``u / 127.5 - 1``, so 0 is -1 and 255 is 1. The inverse of `to_uint8`."""
-    return images.float() / 127.5 - 1
-
-
-def grid(images: Tensor | np.ndarray, columns: int | None = None, pad: int = 2) -> Image.Image:
+def make_grid(images: Tensor | np.ndarray, columns: int | None = None, pad: int = 2) -> Image.Image:
     """Images in rows on a dark ground, the first at the top left; mode L for grey, RGB for three channels.
 
     Args:
@@ -71,7 +56,7 @@ def grid(images: Tensor | np.ndarray, columns: int | None = None, pad: int = 2) 
     return Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
 
 
-def picture(image: Tensor | np.ndarray) -> Image.Image:
+def tile_image(image: Tensor | np.ndarray) -> Image.Image:
     """One uint8 image (C, H, W) as it is, pixel for pixel; shown like those of :func:`grid`."""
     array = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
     return Image.fromarray(array.transpose(1, 2, 0) if len(array) == 3 else array[0])
@@ -82,7 +67,7 @@ def save_png(image: Image.Image, path: Path, metadata: Mapping[str, object] | No
     info = PngInfo()
     for key, value in (metadata or {}).items():
         info.add_text(key, str(value))
-    with replacing(path) as temp:
+    with replace_file(path) as temp:
         image.save(temp, format="PNG", pnginfo=info, optimize=True)
 
 
@@ -120,7 +105,7 @@ def animate(images: Tensor | np.ndarray | Sequence[Image.Image], out: Path, fps:
         fps: frames a second, up to 50; a GIF counts in hundredths of a second, so 30 comes out as 33.
     """
     if isinstance(images, Tensor | np.ndarray):
-        images = [grid(image[None], pad=0) for image in images]
+        images = [make_grid(image[None], pad=0) for image in images]
     if not images:
         raise ZooError("no pictures to make an animation of")
     _write_gif(images, out, [1 / min(fps, 50.0)] * len(images))
@@ -154,7 +139,7 @@ def _write_gif(
         data = _encode(ready if mode == "L" else _one_palette(ready), seconds)
         if len(data) <= GIF_BYTES:
             break
-    with replacing(out) as temp:
+    with replace_file(out) as temp:
         temp.write_bytes(data)
 
 

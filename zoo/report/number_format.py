@@ -11,14 +11,14 @@ NONE = DASH
 VALUE_DIGITS, END_DIGITS = 4, 3  # of a figure, and of the ends of its interval: those are known less well
 
 
-def finite(value: Any) -> float | None:
+def finite_or_none(value: Any) -> float | None:
     """A real number as a float; None for everything else, NaN and infinities included."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
 
 
-def figure(value: float, decimals: int, digits: int = VALUE_DIGITS) -> str:
+def format_value(value: float, decimals: int, digits: int = VALUE_DIGITS) -> str:
     """``137.7`` of 137.731 with 2 decimals: at most ``digits`` significant ones, and at most ``decimals`` decimals.
 
     What stands in front of the point is always whole.
@@ -26,18 +26,18 @@ def figure(value: float, decimals: int, digits: int = VALUE_DIGITS) -> str:
     return _signed(value, max(0, min(decimals, digits - _before(value))))
 
 
-def interval(low: float, high: float, decimals: int) -> str:
+def format_interval(low: float, high: float, decimals: int) -> str:
     """``131-144`` with an en dash between narrow spaces; both ends with as many decimals as the larger has room for."""
     places = max(0, min(decimals, END_DIGITS - _before(max(abs(low), abs(high)))))
     return f"{_signed(low, places)}{NARROW}{DASH}{NARROW}{_signed(high, places)}"
 
 
-def whole(value: float) -> str:
+def format_whole(value: float) -> str:
     """``5,472``."""
     return _signed(value, 0)
 
 
-def short(value: float, unit: str = "") -> str:
+def format_count(value: float, unit: str = "") -> str:
     """``3.57 M``: three digits, with k, M, G or T for thousands, millions ... and ``unit`` behind it."""
     prefix = ""
     for prefix in ("", "k", "M", "G", "T"):
@@ -48,7 +48,7 @@ def short(value: float, unit: str = "") -> str:
     return f"{text} {prefix}{unit}".rstrip()
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """``8.2 s``, ``42 s``, ``14 min 42 s``, ``3 h 05 min``, ``2 d 4 h``."""
     total = round(seconds)
     if total < 10:
@@ -62,12 +62,12 @@ def duration(seconds: float) -> str:
     return f"{total // 86400} d {total % 86400 // 3600} h"
 
 
-def rate(value: float) -> str:
+def format_rate(value: float) -> str:
     """Per second: ``1,250``, ``43.2``, ``0.213``."""
     return _signed(value, max(0, 3 - _before(value)))
 
 
-def listed(items: Sequence[str]) -> str:
+def join_words(items: Sequence[str]) -> str:
     """``a, b and c``."""
     return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
 

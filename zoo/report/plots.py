@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo.core.files import replacing
+from zoo.core.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -155,7 +155,7 @@ def plot_sweep(runs: Mapping[str, Sequence[Row]], strips: Mapping[str, Image.Ima
         _plain(one)
     axes[-1].set_axis_off()
     axes[-1].legend(*axes[0].get_legend_handles_labels(), loc="upper left", frameon=False, fontsize=10.5)
-    with replacing(path) as temp:
+    with replace_file(path) as temp:
         figure.savefig(temp, format="png")
     return True
 
@@ -290,5 +290,5 @@ def _finish(figure: Figure, path: Path) -> None:
     last.set_xlim(left=0)
     last.xaxis.set_major_formatter("{x:,g}")
     last.set_xlabel("thousands of images seen", color=INK, fontsize=11)
-    with replacing(path) as temp:
+    with replace_file(path) as temp:
         figure.savefig(temp, format="png")

@@ -102,7 +102,7 @@ def costs(group: Group) -> Table:
     return headings, rows
 
 
-def markdown(document: Mapping[str, Any]) -> str:
+def bench_markdown(document: Mapping[str, Any]) -> str:
     """The whole document: a quality and a cost table a group, alarms and notes in words."""
     parts = []
     for group in document["groups"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from zoo.core.version import version
 from zoo.runtime import distributed
 
 
-def environment(device: torch.device, precision: str) -> dict[str, Any]:
+def describe_environment(device: torch.device, precision: str) -> dict[str, Any]:
     """Device, threads, precision, processes and versions, as plain values."""
     cuda = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if cuda else torch.backends.cpu.get_cpu_capability()
@@ -28,7 +29,7 @@ def environment(device: torch.device, precision: str) -> dict[str, Any]:
         "hardware": name,
         "threads": torch.get_num_threads(),
         "precision": precision,
-        "processes": distributed.world().size,
+        "processes": distributed.current_world().size,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
 
@@ -58,7 +59,7 @@ def peak_memory(device: torch.device) -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def environment_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Why a resumed run will not be bit-exact: one entry for each thing that changed."""
     changed = [f"{key} {before[key]} -> {now[key]}" for key in now if key in before and before[key] != now[key]]
     if now["device"] != "cpu" and not now["deterministic"]:
@@ -79,7 +80,7 @@ def choose_device(name: str) -> torch.device:
         there.insert(0, "cuda")
     kind, _, index = (there[0] if name == "auto" else name).partition(":")
     count = torch.cuda.device_count() if kind == "cuda" else 1
-    if kind == "cuda" and distributed.launched():
+    if kind == "cuda" and distributed.is_launched():
         if index:
             raise ZooError(f"--device {name}: torchrun's processes take a GPU each; --device cuda")
         if not distributed.local_rank() < count:
@@ -88,3 +89,16 @@ def choose_device(name: str) -> torch.device:
     if kind not in there or (index and not (index.isdigit() and int(index) < count)):
         raise ZooError(f"--device {name}: not on this machine, which has {', '.join(there)}")
     return torch.device(kind, int(index)) if index else torch.device(kind)
+
+
+@contextlib.contextmanager
+def single_threaded_torch() -> Iterator[int]:
+    """How many there are. Torch itself is kept to one meanwhile: a pool of its own beside another is two for each core,
+    and where cores are short they wait for one another a thousand times longer than the work takes.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)

@@ -48,14 +48,14 @@ class World:
         return slice(self.rank * each, (self.rank + 1) * each)
 
 
-def launched() -> bool:
+def is_launched() -> bool:
     """Whether torchrun, or something that speaks as it does, started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
-def restarted() -> bool:
+def was_restarted() -> bool:
     """Whether torchrun started the processes again, after one of them died. All must ask together."""
-    return any(everyones(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0))
+    return any(all_gather(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0))
 
 
 def local_rank() -> int:
@@ -64,7 +64,7 @@ def local_rank() -> int:
 
 
 @contextlib.contextmanager
-def joined(device: torch.device) -> Iterator[World]:
+def join_world(device: torch.device) -> Iterator[World]:
     """The world this process belongs to, joined for as long as the context lasts.
 
     Tensors on a GPU travel by NCCL, those on a CPU by gloo.
@@ -72,8 +72,8 @@ def joined(device: torch.device) -> Iterator[World]:
     Raises:
         ZooError: the processes do not find one another.
     """
-    if not launched() or dist.is_initialized():
-        yield world()
+    if not is_launched() or dist.is_initialized():
+        yield current_world()
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
@@ -85,7 +85,7 @@ def joined(device: torch.device) -> Iterator[World]:
     except (RuntimeError, ValueError) as error:
         raise ZooError(f"torchrun's processes do not find one another: {str(error).splitlines()[0]}") from None
     try:
-        yield world()
+        yield current_world()
     finally:
         dist.destroy_process_group()
 
@@ -117,7 +117,7 @@ def _generation(store: Any, rank: int, size: int) -> str:
     return f"zoo/{mine}"
 
 
-def world() -> World:
+def current_world() -> World:
     """The world as it is now."""
     return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else World()
 
@@ -128,7 +128,7 @@ def barrier() -> None:
         dist.barrier()
 
 
-def agreed(value: Any) -> Any:
+def broadcast(value: Any) -> Any:
     """The first process's plain ``value``, in all of them."""
     if not dist.is_initialized():
         return value
@@ -137,7 +137,7 @@ def agreed(value: Any) -> Any:
     return box[0]
 
 
-def everyones(value: Any) -> list[Any]:
+def all_gather(value: Any) -> list[Any]:
     """Every process's plain ``value``, in order, in all of them."""
     if not dist.is_initialized():
         return [value]
@@ -173,7 +173,7 @@ def _dense(tensor: Tensor) -> bool:
     return tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last)
 
 
-def is_peers(error: RuntimeError) -> bool:
+def is_lost_peer(error: RuntimeError) -> bool:
     """Whether a collective failed because another process is no longer there."""
     text = str(error).lower()
     words = ("connection closed", "connection reset", "gloo", "nccl", "broken pipe", "timed out", "store")
@@ -194,6 +194,6 @@ class _Sum(torch.autograd.Function):
         return _Sum.apply(gradients[0])
 
 
-def differentiable_sum(x: Tensor) -> Tensor:
+def all_reduce_sum(x: Tensor) -> Tensor:
     """The sum of every process's ``x``; differentiable as often as one likes, through all of them."""
     return _Sum.apply(x) if dist.is_initialized() else x

@@ -6,6 +6,6 @@ import torch
 from torch import Tensor
 
 
-def full(x: Tensor) -> Tensor:
+def upcast(x: Tensor) -> Tensor:
     """``x`` in single precision, or in double where it is: what losses, norms and their sums are computed in."""
     return x if x.dtype == torch.float64 else x.float()

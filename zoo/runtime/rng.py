@@ -17,19 +17,19 @@ import torch
 from torch import Tensor
 
 
-def derive(*parts: int | str) -> int:
+def derive_seed(*parts: int | str) -> int:
     """A 63-bit seed from any mix of words and numbers; unrelated for parts that differ at all."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
-def generator(*parts: int | str) -> torch.Generator:
+def seeded_generator(*parts: int | str) -> torch.Generator:
     """A CPU generator seeded by :func:`derive`."""
-    return torch.Generator().manual_seed(derive(*parts))
+    return torch.Generator().manual_seed(derive_seed(*parts))
 
 
 @contextlib.contextmanager
-def forked(device: torch.device) -> Iterator[None]:
+def fork_rng(device: torch.device) -> Iterator[None]:
     """Whatever is seeded and drawn inside, torch's own random state is afterwards what it was."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         state = torch.mps.get_rng_state() if device.type == "mps" else None
@@ -40,9 +40,9 @@ def forked(device: torch.device) -> Iterator[None]:
                 torch.mps.set_rng_state(state)
 
 
-def latents(seed: int, nimg: int, batch: int, dim: int) -> Tensor:
+def draw_latents(seed: int, nimg: int, batch: int, dim: int) -> Tensor:
     """Standard normal (batch, dim) for the step that begins after ``nimg`` images."""
-    return torch.randn(batch, dim, generator=generator(seed, "latents", nimg))
+    return torch.randn(batch, dim, generator=seeded_generator(seed, "latents", nimg))
 
 
 def fixed_latents(seed: int, count: int, dim: int, *, first: int = 0) -> Tensor:
@@ -50,7 +50,7 @@ def fixed_latents(seed: int, count: int, dim: int, *, first: int = 0) -> Tensor:
     on ``count``.
     """
     places = range(first, first + count)
-    return torch.stack([torch.randn(dim, generator=generator(seed, "sample", index)) for index in places])
+    return torch.stack([torch.randn(dim, generator=seeded_generator(seed, "sample", index)) for index in places])
 
 
 def fixed_labels(seed: int, count: int, shares: Sequence[float], first: int = 0) -> Tensor | None:
@@ -58,11 +58,11 @@ def fixed_labels(seed: int, count: int, shares: Sequence[float], first: int = 0)
     if not shares:
         return None
     edges = np.cumsum(shares) / np.sum(shares)
-    u = [derive(seed, "label", index) / 2**63 for index in range(first, first + count)]
+    u = [derive_seed(seed, "label", index) / 2**63 for index in range(first, first + count)]
     return torch.from_numpy(np.searchsorted(edges, u, side="right").clip(max=len(shares) - 1))
 
 
-class Order:
+class ImageOrder:
     """Which images the ``nimg``-th to ``nimg + batch``-th are.
 
     ``shuffle``: an endless walk through permutations, one an epoch, each a function of (seed, epoch); batches cross
@@ -77,7 +77,7 @@ class Order:
     def take(self, nimg: int, batch: int) -> np.ndarray:
         """(batch,) int64 positions in [0, size)."""
         if self.replacement:
-            return np.random.default_rng(derive(self.seed, "order", nimg)).integers(self.size, size=batch)
+            return np.random.default_rng(derive_seed(self.seed, "order", nimg)).integers(self.size, size=batch)
         parts = []
         while batch:
             epoch, start = divmod(nimg, self.size)
@@ -88,11 +88,11 @@ class Order:
 
     def _permuted(self, epoch: int) -> np.ndarray:
         if epoch != self._epoch:
-            rng = np.random.default_rng(derive(self.seed, "order", epoch))
+            rng = np.random.default_rng(derive_seed(self.seed, "order", epoch))
             self._epoch, self._permutation = epoch, rng.permutation(self.size)
         return self._permutation
 
 
-def flips(seed: int, nimg: int, batch: int) -> Tensor:
+def draw_flips(seed: int, nimg: int, batch: int) -> Tensor:
     """(batch,) bool, each True with probability one half."""
-    return torch.rand(batch, generator=generator(seed, "flips", nimg)) < 0.5
+    return torch.rand(batch, generator=seeded_generator(seed, "flips", nimg)) < 0.5

@@ -11,6 +11,7 @@ import ctypes
 import importlib.util
 import os
 import platform
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -18,7 +19,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from zoo.recipes import Recipe
+from zoo.core.config import Recipe
 from zoo.runtime import distributed
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -29,7 +30,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """What is on, on ``device``; see :class:`zoo.recipes.SpeedConfig`."""
+    """What is on, on ``device``; see :class:`zoo.core.config.SpeedConfig`."""
 
     device: torch.device
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -68,7 +69,7 @@ class Speed:
             _keep_freed_memory()
 
 
-def choose(recipe: Recipe, device: torch.device, say: Callable[[str], None] | None = None) -> Speed:
+def choose_speed(recipe: Recipe, device: torch.device, say: Callable[[str], None] | None = None) -> Speed:
     """The switches of ``recipe`` on ``device``; ``say`` is told in a line of each that was asked for and is not to be
     had.
     """
@@ -86,7 +87,7 @@ def choose(recipe: Recipe, device: torch.device, say: Callable[[str], None] | No
         return not why_not and (helps if value == "auto" else bool(value))
 
     # Several processes' norms talk inside a pass; one that records or compiles, or fails to, must not do it alone.
-    talking = distributed.world().size > 1 and recipe.train.sync_batch_norm
+    talking = distributed.current_world().size > 1 and recipe.train.sync_batch_norm
     alone = "needs one process, or train.sync_batch_norm: false" if talking else None
     no_cuda = None if cuda else f"needs CUDA, and this is {device.type}"
     old = None if not cuda or torch.cuda.get_device_capability(device) >= (8, 0) else "needs an Ampere GPU or later"
@@ -115,7 +116,7 @@ def has_bf16(device: torch.device) -> bool:
     return False
 
 
-def compile_cache(folder: os.PathLike[str] | str) -> None:
+def set_compile_cache(folder: os.PathLike[str] | str) -> None:
     """Keep what torch.compile makes in ``folder``, unless the user has said where."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.fspath(folder))
 
@@ -131,3 +132,56 @@ def _keep_freed_memory() -> None:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, -1)
         mallopt(_M_TOP_PAD, 64 << 20)
+
+
+def is_compiler_error(error: BaseException) -> bool:
+    """Whether it was the compiler that failed, and not what it compiled."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "torch._functorch"))
+
+
+class CompiledNetwork:
+    """A network's forward pass, compiled at its first call.
+
+    Random numbers are drawn by torch's own kernels, as in the network itself. A network that cannot be compiled runs
+    as it is, and a line says so.
+
+    Args:
+        network: what to call.
+        on: compile it.
+        say: is told that compilation begins, how long it took, and of failures.
+    """
+
+    def __init__(self, network: nn.Module, on: bool, say: Callable[[str], None]) -> None:
+        self.network, self.say = network, say
+        self._function: Callable[[Tensor, Tensor | None], Tensor] | None = None
+        self._called = False
+        if on:
+            import torch._inductor.config as inductor
+
+            inductor.fallback_random = True
+            self._function = torch.compile(network, dynamic=False)
+
+    def __call__(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        if self._function is None:
+            return self.network(x, label)
+        name, start = type(self.network).__name__, time.monotonic()
+        if not self._called:
+            self.say(f"compiling {name} (once: it is kept for later runs)")
+        try:
+            result = self._function(x, label)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a compiler, or its absence, may answer
+            self.give_up(error)
+            return self.network(x, label)
+        if not self._called:
+            self._called = True
+            self.say(f"compiled {name} in {time.monotonic() - start:.1f} s")
+        return result
+
+    def give_up(self, error: Exception) -> None:
+        """Call the network itself from here on."""
+        if self._function is not None:
+            self._function = None
+            words = str(error).strip().splitlines() or [type(error).__name__]
+            self.say(f"speed.compile: {type(self.network).__name__}: {words[0]}; off")

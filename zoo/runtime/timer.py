@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 
 
-class Stopwatch:
+class Timer:
     """Seconds by name, taken only when ``on``; then a GPU is waited for at both ends of each measurement."""
 
     def __init__(self, device: torch.device) -> None:
@@ -29,11 +29,11 @@ class Stopwatch:
             self.seconds[name] = self.seconds.get(name, 0.0) + self._now() - start
 
     def _now(self) -> float:
-        wait(self.device)
+        synchronize(self.device)
         return time.perf_counter()
 
 
-def wait(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Until the device has done what it was asked."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.recipes import AugmentConfig
+from zoo.core.config import AugmentConfig
 from zoo.runtime import distributed, rng
 
 SHIFT = 0.125  # of the side, at most
@@ -28,9 +28,9 @@ PASSES = ("D real", "D fake", "G fake", "G real")  # what is drawn apart; G's ow
 _ROW, _COLUMN, _BRIGHTNESS, _CONTRAST, _CUT_ROW, _CUT_COLUMN, _CUTS, _FLIPS = range(8)
 
 
-def draw(config: AugmentConfig, seed: int, nimg: int, batch: int, p: float = 1.0) -> Tensor:
+def draw_augmentations(config: AugmentConfig, seed: int, nimg: int, batch: int, p: float = 1.0) -> Tensor:
     """Parameters (batch, passes, 8) for the step that begins after ``nimg`` images; ``p``: of each transformation."""
-    generator = rng.generator(seed, "augment", nimg)
+    generator = rng.seeded_generator(seed, "augment", nimg)
     shape = (batch, len(PASSES))
     u = torch.rand(*shape, 8, generator=generator)
     happens = torch.rand(*shape, 5, generator=generator) < p
@@ -48,7 +48,7 @@ def draw(config: AugmentConfig, seed: int, nimg: int, batch: int, p: float = 1.0
     return found
 
 
-def augmented(x: Tensor, draws: Tensor, policy: Collection[str]) -> Tensor:
+def augment_images(x: Tensor, draws: Tensor, policy: Collection[str]) -> Tensor:
     """Images (N, C, H, W) in [-1, 1], transformed by ``draws`` (N, 8); those of other policies are not looked at."""
     if "xflip" in policy:
         x = torch.where(_column(draws, _FLIPS) > 0.5, x.flip(3), x)
@@ -92,19 +92,21 @@ class Ada:
         self._steps += 1
         if self._steps < self.EVERY or self._signs is None:
             return
-        mean = sum(distributed.everyones(self._signs.item())) / self._steps
+        mean = sum(distributed.all_gather(self._signs.item())) / self._steps
         by = batch * self._steps / (self.config.speed_kimg * 1000)
         self.p = min(max(self.p + (by if mean > self.config.target else -by), 0.0), self.config.most)
         self._signs, self._steps = None, 0
 
     def state_dict(self) -> dict[str, Any]:
         """What all processes have seen; they must ask together."""
-        signs = distributed.everyones(0.0 if self._signs is None else self._signs.item())
+        signs = distributed.all_gather(0.0 if self._signs is None else self._signs.item())
         return {"p": self.p, "signs": sum(signs), "steps": self._steps}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         self.p, self._steps = state["p"], state["steps"]
-        own = state["signs"] if distributed.world().first else 0.0  # of all, by whichever processes they are now
+        own = (
+            state["signs"] if distributed.current_world().first else 0.0
+        )  # of all, by whichever processes they are now
         self._signs = torch.tensor(own, device=device)
 
 

@@ -16,11 +16,11 @@ from typing import IO, Any
 
 import torch
 
-from zoo.core.errors import ZooError, reason
+from zoo.core.errors import ZooError, error_reason
 from zoo.core.files import atomic_file
 
 
-def save(folder: Path, nimg: int, state: dict[str, Any], *, keep: int) -> Path:
+def save_checkpoint(folder: Path, nimg: int, state: dict[str, Any], *, keep: int) -> Path:
     """Write ``state`` as the newest checkpoint and delete all but the newest ``keep``.
 
     Raises:
@@ -43,21 +43,21 @@ def save(folder: Path, nimg: int, state: dict[str, Any], *, keep: int) -> Path:
         cause = hashing.failure if hashing is not None and hashing.failure is not None else error
         with contextlib.suppress(OSError):
             _sum(path).unlink()
-        before = newest(folder)
+        before = newest_checkpoint(folder)
         kept = f"the previous checkpoint {before} is intact" if before else "there was no earlier checkpoint"
-        raise ZooError(f"{path}: cannot write the checkpoint ({reason(cause)}); {kept}") from None
+        raise ZooError(f"{path}: cannot write the checkpoint ({error_reason(cause)}); {kept}") from None
     for old in _all(folder)[keep:]:
         old.unlink(missing_ok=True)
         _sum(old).unlink(missing_ok=True)
     return path
 
 
-def newest(folder: Path) -> Path | None:
+def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint's file, unverified."""
     return next(iter(_all(folder)), None)
 
 
-def load_newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
+def load_newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
     """The newest whole checkpoint, on the CPU; damaged ones are passed over with a warning. None: there is none.
 
     Raises:
@@ -66,7 +66,7 @@ def load_newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | N
     paths = _all(folder)
     for path in paths:
         try:
-            return load(path)
+            return load_checkpoint(path)
         except ZooError as error:
             warn(str(error))
     if paths:
@@ -74,7 +74,7 @@ def load_newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | N
     return None
 
 
-def load(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path) -> dict[str, Any]:
     """One checkpoint, verified against its sum, on the CPU.
 
     Raises:

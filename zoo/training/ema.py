@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zoo.core.config import EmaConfig
 from zoo.models.base import Generator
-from zoo.models.batch_norm import batch_norms, momentum
-from zoo.recipes import EmaConfig
+from zoo.models.batch_norm import batch_norm_momentum, batch_norms
 
 CALIBRATION_BATCH = 16  # no larger than the smallest batches that nets are trained with: it must fit memory
 
@@ -76,7 +76,7 @@ class Ema:
         for norm in norms:
             norm.reset_running_stats()
             norm.train()
-        with momentum(self.module, None):
+        with batch_norm_momentum(self.module, None):
             for index, batch in enumerate(z.split(CALIBRATION_BATCH)):
                 own = slice(index * CALIBRATION_BATCH, (index + 1) * CALIBRATION_BATCH)
                 self.module(batch, None if label is None else label[own])

@@ -6,24 +6,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from zoo.core.config import Recipe
 from zoo.core.errors import ZooError
 from zoo.core.files import atomic_file
-from zoo.core.progress import Reporter
 from zoo.core.version import version
-from zoo.metrics.features import backbone_weights
-from zoo.models.base import Discriminator, Generator
-from zoo.recipes import Recipe, from_dict
-from zoo.training import checkpoint
-from zoo.training.run_folder import open_run
+from zoo.models.base import Generator
+from zoo.recipes import build_networks, recipe_from_dict
 
 
 def save_generator(
@@ -81,10 +77,10 @@ def load_generator_file(path: Path) -> tuple[Generator, Recipe, int]:
     if "recipe" not in metadata:
         raise ZooError(f"{path}: holds weights but no recipe in its metadata, so the network cannot be built")
     try:
-        recipe, nimg = from_dict(json.loads(metadata["recipe"]), where=str(path)), int(metadata.get("nimg", 0))
+        recipe, nimg = recipe_from_dict(json.loads(metadata["recipe"]), where=str(path)), int(metadata.get("nimg", 0))
     except (ValueError, TypeError):
         raise ZooError(f"{path}: the recipe in its metadata is damaged, so the network cannot be built") from None
-    generator, _ = recipe.build("meta")
+    generator, _ = build_networks(recipe, "meta")
     generator = generator.to_empty(device="cpu").eval()
     try:
         generator.load_state_dict(tensors)
@@ -115,69 +111,3 @@ def _hash(tensors: Mapping[str, Tensor]) -> str:
         state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         state.update(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
     return state.hexdigest()
-
-
-def initialise(source: str, networks: dict[str, nn.Module], say: Callable[[str], None]) -> None:
-    """Start ``networks`` (``G``, ``D``, ``ema``) from another run's newest checkpoint, or all but D from a
-    generator's file.
-
-    What does not match by name and shape keeps its fresh weights and is listed.
-
-    Raises:
-        ZooError: nothing to load there, or nothing in it matches.
-    """
-    for side, tensors in _tensors(source, say).items():
-        target = networks[side].state_dict()
-        fitting = {name: t for name, t in tensors.items() if name in target and target[name].shape == t.shape}
-        if not any(t.dim() > 1 for t in fitting.values()):
-            raise ZooError(f"train.init_from: nothing in {source} fits this recipe's {side}")
-        networks[side].load_state_dict(fitting, strict=False)
-        left = [name for name in target if name not in fitting]
-        say(f"{side}: {len(fitting)} of {len(target)} tensors from {source}")
-        if left:
-            say(f"{side}: fresh, because missing there or of another shape: {', '.join(left)}")
-
-
-def _tensors(source: str, say: Callable[[str], None]) -> dict[str, dict[str, Tensor]]:
-    path = Path(source)
-    if path.is_dir():
-        state = checkpoint.load_newest(open_run(path).state, say)
-        if state is None:
-            raise ZooError(f"train.init_from: the run {source} has no checkpoint")
-    elif not path.is_file():
-        raise ZooError(f"train.init_from: no run or file {source}")
-    elif path.suffix == ".safetensors":
-        try:
-            state = safetensors.torch.load_file(path)
-        except (OSError, safetensors.SafetensorError):
-            raise ZooError(f"train.init_from: {source} is not a safetensors file, or damaged") from None
-    else:
-        state = checkpoint.load_tensors(path)
-    sides: Any = {"G": state, "ema": state}
-    if isinstance(state, dict) and isinstance(trainer := state.get("trainer"), dict):
-        sides = {"G": trainer.get("generator"), "D": trainer.get("discriminator"), "ema": trainer.get("ema")}
-    for tensors in sides.values():
-        if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-            raise ZooError(f"train.init_from: {source} holds no network's tensors by name")
-    return sides
-
-
-def load_pretrained(network: Discriminator, reporter: Reporter) -> None:
-    """Give the parts of ``network`` that were trained elsewhere their weights (``Discriminator.pretrained``).
-
-    Building a network touches no file, so that a new run does this, and one that is resumed need not.
-
-    Raises:
-        ZooError: a file is not to be had (see ``zoo.metrics.features.backbone_weights``), or is that of another network.
-    """
-    for part, name in network.pretrained.items():
-        path = backbone_weights.timm_model(name, None, reporter)
-        state = backbone_weights.read(path)
-        try:
-            cast(Any, network.get_submodule(part)).adopt(state)
-        except KeyError as error:
-            raise ZooError(f"{path}: not the weights of timm's {name}: {error.args[0]} is missing") from None
-        except RuntimeError as error:
-            raise ZooError(
-                f"{path}: not the weights of timm's {name} ({str(error).splitlines()[-1].strip()})"
-            ) from None

@@ -16,7 +16,7 @@ from zoo.runtime import distributed
 from zoo.training.run_folder import Run
 
 
-class Meters:
+class MeanMeters:
     """Means of scalars between two rows of the log, summed on the device without waiting for it.
 
     The sums are part of a checkpoint, so that a row that spans a kill is the row of an unbroken run.
@@ -54,13 +54,13 @@ class Meters:
         """Means since the last reset, over all processes, which must ask together (this waits for the device)."""
         sums = self.sums
         values = torch.stack(list(sums.values())).tolist() if sums else []
-        parts = distributed.everyones((dict(zip(sums, values, strict=True)), self.batches))
+        parts = distributed.all_gather((dict(zip(sums, values, strict=True)), self.batches))
         # By name: one process may know of a penalty that was due before the others came.
         names = dict.fromkeys(name for part, _ in parts for name in part)
         totals, counts = ({n: sum(part[side].get(n, 0.0) for part in parts) for n in names} for side in (0, 1))
         return {name: totals[name] / counts[name] for name in names}
 
-    def merge(self, other: Meters) -> None:
+    def merge(self, other: MeanMeters) -> None:
         """Add what ``other`` has summed."""
         for names, vector in other._sums.items():
             self._sums[names] = self._sums[names] + vector if names in self._sums else vector
@@ -104,7 +104,7 @@ class LogFile:
         self._file.close()
 
 
-class Board:
+class TensorBoardWriter:
     """The same numbers for TensorBoard, in the run's folder ``tensorboard``.
 
     Raises:

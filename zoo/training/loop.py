@@ -15,15 +15,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from zoo.core.console import Display
-from zoo.core.errors import Interrupted, ZooError, reason
+from zoo.core.errors import Interrupted, ZooError, error_reason
 from zoo.runtime import distributed
-from zoo.runtime.device import environment, peak_memory, reset_peak_memory
+from zoo.runtime.device import describe_environment, peak_memory, reset_peak_memory
 from zoo.training import checkpoint, generator_file
-from zoo.training.logger import Board, LogFile
+from zoo.training.logger import LogFile, TensorBoardWriter
 from zoo.training.run_folder import Run
-from zoo.training.sample_grids import Snapshots
+from zoo.training.sample_grids import SampleGrids
 from zoo.training.trainer import Trainer
-from zoo.training.validation import JUDGED, PATIENCE, Watch
+from zoo.training.validation import COLLAPSE_PATIENCE_CHECKS, NUM_VALIDATION_IMAGES, Validator
 
 ALWAYS = 32  # grids and checkpoints that are made whatever they cost; later ones only within their share of the time
 
@@ -36,7 +36,7 @@ class CollapsedError(ZooError):
     """The generator makes much the same picture whatever its latent, and ``train.stop_on_collapse`` is on."""
 
 
-class Loop:
+class TrainingLoop:
     """Drives a trainer until its recipe's length is reached, and keeps its run's folder."""
 
     def __init__(
@@ -47,18 +47,18 @@ class Loop:
         *,
         elapsed: float,
         watch: dict[str, Any] | None,
-        board: Board | None,
+        board: TensorBoardWriter | None,
     ) -> None:
         self.trainer, self.run, self.display, self.board = trainer, run, display, board
-        self.first = distributed.world().first  # of several processes, the one that writes, looks and speaks
-        self.alone = distributed.world().size == 1
+        self.first = distributed.current_world().first  # of several processes, the one that writes, looks and speaks
+        self.alone = distributed.current_world().size == 1
         self.signum: int | None = None  # the signal that ends training, once all processes know of it
         self.config = trainer.recipe.train
         self.total = round(self.config.kimg * 1000)
         self.elapsed = elapsed  # seconds of training before this process
         self.started = time.monotonic()
-        self.snapshots = Snapshots(trainer, run)
-        self.watch = Watch(trainer, display, watch)
+        self.snapshots = SampleGrids(trainer, run)
+        self.watch = Validator(trainer, display, watch)
         if run.best_file.is_file():  # which may be of a look after the checkpoint that this run goes on from
             self.watch.best = run.info.get("best")
         reset_peak_memory(trainer.device)
@@ -93,9 +93,9 @@ class Loop:
             self._fail(str(error))
             raise
         except OSError as error:
-            last = checkpoint.newest(self.run.state)
+            last = checkpoint.newest_checkpoint(self.run.state)
             kept = f"the last checkpoint {last} is intact" if last else "no checkpoint had been written yet"
-            message = f"{self.run.path}: cannot be written ({reason(error)}); {kept}"
+            message = f"{self.run.path}: cannot be written ({error_reason(error)}); {kept}"
             self._fail(message)
             raise ZooError(message) from None
         if self.signum:
@@ -157,10 +157,10 @@ class Loop:
             late, self.signum = self._asked(late, self.signum, time.monotonic() - start)
         if late or self._due(self.config.checkpoint_kimg, before, now):
             self._save()
-        if sampling_due and self.config.stop_on_collapse and distributed.agreed(self.watch.collapsed()):
+        if sampling_due and self.config.stop_on_collapse and distributed.broadcast(self.watch.collapsed()):
             self._save()
             raise CollapsedError(
-                f"{self.run.path}: collapsed by nimg {now}: at the last {PATIENCE} looks fakes were much the same, and "
+                f"{self.run.path}: collapsed by nimg {now}: at the last {COLLAPSE_PATIENCE_CHECKS} looks fakes were much the same, and "
                 f"not becoming more varied; saved, and `zoo train --resume {self.run.path} --set "
                 "train.stop_on_collapse=false` goes on regardless"
             )
@@ -173,7 +173,7 @@ class Loop:
         self.ask_in -= 1
         if self.ask_in > 0:
             return False, None
-        lates, signals, took = zip(*distributed.everyones((late, signum or 0, seconds)), strict=True)
+        lates, signals, took = zip(*distributed.all_gather((late, signum or 0, seconds)), strict=True)
         self.ask_in = max(1, int(2 / max(took)))
         return any(lates), max(signals) or None
 
@@ -185,23 +185,23 @@ class Loop:
             return False
         elapsed = time.monotonic() - self.started
         affordable = self.aside <= (self.config.evaluate_share or 0.05) * elapsed
-        return distributed.agreed(now <= ALWAYS * every_kimg * 1000 or affordable)
+        return distributed.broadcast(now <= ALWAYS * every_kimg * 1000 or affordable)
 
     def _look(self, *, last: bool) -> dict[str, Any]:
         """A grid; and figures for the log, unless looking would take more than its share of the time."""
-        due = distributed.agreed(last or self.watch.due(self.elapsed + time.monotonic() - self.started))
+        due = distributed.broadcast(last or self.watch.due(self.elapsed + time.monotonic() - self.started))
         if due and self.first:
             self.watch.reference()
         start = time.monotonic()
         ranked = self.watch.ranked_features() if due else None  # by all processes, each its part
         if not self.first:
             return {}
-        fakes = self.snapshots.fakes(max(JUDGED, self.snapshots.count) if due else self.snapshots.count)
+        fakes = self.snapshots.fakes(max(NUM_VALIDATION_IMAGES, self.snapshots.count) if due else self.snapshots.count)
         self.snapshots.save(fakes)
         if not due:
             self.aside += time.monotonic() - start
             return {}
-        row = self.watch.look(fakes[:JUDGED], ranked)
+        row = self.watch.look(fakes[:NUM_VALIDATION_IMAGES], ranked)
         nimg = self.trainer.nimg
         if self.watch.improved(row, nimg):
             best = self.watch.best or {}
@@ -227,9 +227,9 @@ class Loop:
         }
 
     def _check(self) -> None:
-        name = next((name for name in distributed.everyones(self.trainer.nonfinite()) if name is not None), None)
+        name = next((name for name in distributed.all_gather(self.trainer.nonfinite()) if name is not None), None)
         if name is not None:
-            last = checkpoint.newest(self.run.state)
+            last = checkpoint.newest_checkpoint(self.run.state)
             good = f"the last good checkpoint is {last}" if last else "no checkpoint had been written yet"
             raise DivergedError(f"{self.run.path}: {name} became NaN or infinite by nimg {self.trainer.nimg}; {good}")
 
@@ -256,9 +256,9 @@ class Loop:
             "elapsed": self.elapsed + time.monotonic() - self.started,
             "watch": self.watch.state_dict(),
             "window": self.trainer.data.window,
-            "environment": environment(self.trainer.device, self.trainer.speed.precision),
+            "environment": describe_environment(self.trainer.device, self.trainer.speed.precision),
         }
-        checkpoint.save(self.run.state, nimg, content, keep=self.config.keep)
+        checkpoint.save_checkpoint(self.run.state, nimg, content, keep=self.config.keep)
         self.run.write_info(nimg=nimg, peak_memory_bytes=peak_memory(self.trainer.device))
         self.saved_at = time.monotonic()
         self.aside += self.saved_at - start

@@ -21,9 +21,9 @@ from typing import Any
 
 import filelock
 
-from zoo.core.errors import ZooError, nearest, reason
+from zoo.core.config import Recipe
+from zoo.core.errors import ZooError, error_reason, suggest
 from zoo.core.files import atomic_file
-from zoo.recipes import Recipe
 
 INFO = ("recipe", "recipe_digest", "data", "data_digest", "data_description", "status", "nimg", "kimg")
 
@@ -86,7 +86,7 @@ class Run:
             file.write("\n")
 
     def write_recipe(self, recipe: Recipe) -> None:
-        """The resolved recipe; :func:`zoo.recipes.load` takes the file."""
+        """The resolved recipe; :func:`zoo.recipes.load_recipe` takes the file."""
         with atomic_file(self.recipe_file, "w") as file:
             file.write(f"# As trained, every default filled in. Digest {recipe.digest}.\n{recipe.to_yaml()}")
 
@@ -137,7 +137,7 @@ class Run:
                     yield row
 
 
-def create(out: Path, name: str) -> Run:
+def create_run(out: Path, name: str) -> Run:
     """A new folder ``out/<name>-<NNN>`` with the next free number.
 
     Raises:
@@ -145,7 +145,7 @@ def create(out: Path, name: str) -> Run:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        number = max((int(run.name.rsplit("-", 1)[1]) for run in find(out, name)), default=-1) + 1
+        number = max((int(run.name.rsplit("-", 1)[1]) for run in find_runs(out, name)), default=-1) + 1
         while True:
             try:
                 (out / f"{name}-{number:03d}").mkdir()
@@ -153,14 +153,14 @@ def create(out: Path, name: str) -> Run:
             except FileExistsError:  # another process took it meanwhile
                 number += 1
     except OSError as error:
-        raise ZooError(f"{out}: cannot make a run folder ({reason(error)})") from None
+        raise ZooError(f"{out}: cannot make a run folder ({error_reason(error)})") from None
     run = Run(out / f"{name}-{number:03d}")
     run.state.mkdir()
     run.samples.mkdir()
     return run
 
 
-def find(out: Path, name: str | None = None) -> list[Run]:
+def find_runs(out: Path, name: str | None = None) -> list[Run]:
     """Runs in ``out``, of one recipe or of all, oldest number first."""
     if not out.is_dir():
         return []
@@ -172,11 +172,11 @@ def find(out: Path, name: str | None = None) -> list[Run]:
     return [run for _, _, run in sorted(runs, key=lambda item: item[:2])]
 
 
-def alike(out: Path, name: str, recipe_digest: str, data_digest: str) -> Iterator[tuple[Run, dict[str, Any]]]:
+def find_equal_runs(out: Path, name: str, recipe_digest: str, data_digest: str) -> Iterator[tuple[Run, dict[str, Any]]]:
     """Runs of a recipe's name in ``out`` with these numbers and images, newest first, and what they say of themselves;
     broken ones are passed over.
     """
-    for old in reversed(find(out, name)):
+    for old in reversed(find_runs(out, name)):
         try:
             info = open_run(old.path).info
         except (ZooError, ValueError):
@@ -193,8 +193,8 @@ def open_run(path: str | Path) -> Run:
     """
     run = Run(path)
     if not run.path.is_dir():
-        siblings = [other.name for other in find(run.path.parent)]
-        raise ZooError(f"no run {path}{nearest(run.name, siblings)}")
+        siblings = [other.name for other in find_runs(run.path.parent)]
+        raise ZooError(f"no run {path}{suggest(run.name, siblings)}")
     if not run.recipe_file.is_file() or not (run.path / "run.json").is_file():
         raise ZooError(f"{path}: is not a run (no recipe.yaml and run.json in it)")
     try:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from zoo.data.pixel_range import to_uint8
 from zoo.models import sampling
 from zoo.report import image_grid, plots
 from zoo.runtime import rng
@@ -13,7 +14,7 @@ from zoo.training.run_folder import Run
 from zoo.training.trainer import Trainer
 
 
-class Snapshots:
+class SampleGrids:
     """Pictures of the averaged generator, from the same latents every time."""
 
     def __init__(self, trainer: Trainer, run: Run) -> None:
@@ -24,23 +25,21 @@ class Snapshots:
     def first(self) -> None:
         """Real images, and what the untrained generator makes."""
         data = self.trainer.data
-        order = rng.Order(rng.derive(self._seed, "reals"), len(data.train))
+        order = rng.ImageOrder(rng.derive_seed(self._seed, "reals"), len(data.train))
         some = data.train[order.take(0, min(self.count, len(data.train)))]
-        image_grid.save_png(image_grid.grid(data.take(some)), self.run.samples / "reals.png")
-        image_grid.save_png(image_grid.grid(self.fakes(self.count)), self.run.samples / "fakes_init.png")
+        image_grid.save_png(image_grid.make_grid(data.take(some)), self.run.samples / "reals.png")
+        image_grid.save_png(image_grid.make_grid(self.fakes(self.count)), self.run.samples / "fakes_init.png")
 
     def fakes(self, count: int) -> Tensor:
         """uint8 (count, C, R, R): the same images for the same weights, and the first of them for a smaller count."""
         z = rng.fixed_latents(self._seed, count, self.trainer.G.latent.dim)
-        return image_grid.to_uint8(
-            sampling.images(self.trainer.averaged(), z, seed=self._seed, speed=self.trainer.speed)
-        )
+        return to_uint8(sampling.generate_images(self.trainer.averaged(), z, seed=self._seed, speed=self.trainer.speed))
 
     def save(self, fakes: Tensor) -> None:
         """A grid of the first of ``fakes``."""
         nimg = self.trainer.nimg
         image_grid.save_png(
-            image_grid.grid(fakes[: self.count]),
+            image_grid.make_grid(fakes[: self.count]),
             self.run.samples / f"fakes-{nimg / 1000:010.3f}.png",
             {"nimg": nimg, "seed": self._seed},
         )

@@ -14,13 +14,14 @@ from typing import Any
 
 from PIL import Image
 
-from zoo import data as data_package
 from zoo import recipes
+from zoo.core.config import Recipe
 from zoo.core.console import Display
-from zoo.core.errors import Interrupted, ZooError, nearest, reason, told
+from zoo.core.errors import Interrupted, ZooError, describe_error, error_reason, suggest
 from zoo.core.files import atomic_file
+from zoo.data.dataset import load_dataset
 from zoo.losses.penalties import PENALTIES
-from zoo.recipes import Recipe
+from zoo.recipes import override_recipe
 from zoo.report.plots import plot_sweep
 from zoo.training import run_folder
 from zoo.training.run_folder import Run
@@ -75,7 +76,7 @@ def tune(
     data = data or os.environ.get("ZOO_DATA") or None
     variants = _variants(name, param, _factors(factors), kimg, set)
     resolved = variants[0].recipe
-    data_package.load(data, resolved.data, reporter=display).require(resolved.train.batch)
+    load_dataset(data, resolved.data, reporter=display).require(resolved.train.batch)
     folder = Path(out) / f"{resolved.name}-{param}"
     found = [_trained(variant, folder, data, device, display) for variant in variants]
     rows = [_row(variant, run, error) for variant, (run, error) in zip(variants, found, strict=True)]
@@ -98,11 +99,11 @@ def tune(
             file.write("\n")
         plot_sweep(curves, strips, folder / "tune.png", f"{resolved.name}: {param}")
     except OSError as error:
-        raise ZooError(f"{folder}: cannot be written ({reason(error)})") from None
+        raise ZooError(f"{folder}: cannot be written ({error_reason(error)})") from None
     return document
 
 
-def best(document: Plain) -> Plain | None:
+def best_factor(document: Plain) -> Plain | None:
     """The row whose best look was the best, where all that have one chose it by the same metric."""
     rows = [row for row in document["rows"] if row["best"] is not None and row["error"] is None]
     if len({row["best"]["metric"] for row in rows}) != 1:
@@ -141,7 +142,7 @@ def _variants(
         raise ZooError(f"--param {param}: is the sweep's own: --kimg N says the length, --set train.seed=1 the seed")
     if any(text.partition("=")[0].strip() == "train.kimg" for text in set):
         raise ZooError("--set train.kimg: is the sweep's own; --kimg N says it")
-    before = recipes.load(name, set)
+    before = recipes.load_recipe(name, set)
     value = _value(before, param)
     if not any(_numbers(value)):
         raise ZooError(f"--param {param}: is 0, which stays 0 by any factor; --set {param}=... gives it a size")
@@ -149,7 +150,7 @@ def _variants(
     for factor in factors:
         scaled = _scaled(value, factor)
         overrides = [f"{param}={json.dumps(scaled)}", f"train.kimg={kimg!r}", *_cadences(before, kimg, set)]
-        recipe = before.with_(*overrides)
+        recipe = override_recipe(before, *overrides)
         if factor != 1 and recipe.digest == before.digest:
             raise ZooError(f"--param {param}: changes no number of training")
         found.append(_Variant(factor=factor, value=scaled, recipe=recipe))
@@ -168,7 +169,7 @@ def _value(recipe: Recipe, path: str) -> Number:
         if not isinstance(found, dict) or key not in found:
             known = [known for known, value in _leaves(content) if _is_number(value)]
             raise ZooError(
-                f"--param {path}: {recipe.name} has no such number{nearest(path, known)}; `zoo show {recipe.name}` "
+                f"--param {path}: {recipe.name} has no such number{suggest(path, known)}; `zoo show {recipe.name}` "
                 f"shows those it has, --set {path}=... gives it one"
             )
         found = found[key]
@@ -223,12 +224,12 @@ def _trained(
 ) -> tuple[Run | None, str | None]:
     """Its run, and why it failed if it did; of one that failed there may be a run."""
     recipe, out = variant.recipe, folder / f"x{variant.factor:g}"
-    images = data_package.load(data, recipe.data, reporter=display)
+    images = load_dataset(data, recipe.data, reporter=display)
     recipe = with_classes(recipe, images)
     batch = recipe.train.batch
     length = -(-round(1000 * recipe.train.kimg) // batch) * batch
     shorter, longer = None, False
-    for old, info in run_folder.alike(out, recipe.name, recipe.digest, images.digest):
+    for old, info in run_folder.find_equal_runs(out, recipe.name, recipe.digest, images.digest):
         if info["status"] == "finished" and info["nimg"] == length:
             display.say(f"{old.path}: was trained before")
             return old, None
@@ -248,9 +249,9 @@ def _trained(
     except Interrupted:
         raise
     except Exception as error:  # diverged, no memory: the others can still be trained
-        why = told(error)
+        why = describe_error(error)
         display.warn(f"x{variant.factor:g}: {why}")
-        return next(iter(reversed(run_folder.find(out, recipe.name))), None), why
+        return next(iter(reversed(run_folder.find_runs(out, recipe.name))), None), why
 
 
 def _row(variant: _Variant, run: Run | None, error: str | None) -> Plain:

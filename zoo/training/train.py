@@ -13,24 +13,26 @@ from typing import Any, TextIO
 
 import torch
 
-from zoo import data as data_package
 from zoo import recipes
+from zoo.core.config import Recipe
 from zoo.core.console import Display
-from zoo.core.errors import ZooError, reason
+from zoo.core.errors import ZooError, error_reason
+from zoo.core.files import cache_folder
 from zoo.core.version import version
-from zoo.data import Dataset
-from zoo.data.cache import default_folder
-from zoo.recipes import Recipe
+from zoo.data.dataset import Dataset, load_dataset
+from zoo.data.sources import data_address
+from zoo.recipes import override_recipe
 from zoo.runtime import distributed, speed
-from zoo.runtime.device import choose_device, differences, environment
+from zoo.runtime.device import choose_device, describe_environment, environment_changes
 from zoo.runtime.speed import Speed
-from zoo.training import checkpoint, generator_file, run_folder
-from zoo.training.logger import Board
-from zoo.training.loop import Loop
+from zoo.training import checkpoint, run_folder
+from zoo.training.logger import TensorBoardWriter
+from zoo.training.loop import TrainingLoop
 from zoo.training.profiling import profiler
-from zoo.training.profiling.profiler import Profile
+from zoo.training.profiling.profiler import StepProfile
 from zoo.training.run_folder import Run
 from zoo.training.trainer import Trainer
+from zoo.training.warm_start import load_pretrained_backbones, warm_start
 
 
 def train(
@@ -87,7 +89,7 @@ def train(
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
     if tensorboard:
-        Board.require()
+        TensorBoardWriter.require()
     if (recipe is None) == (resume is None):
         raise ZooError(
             "give a recipe or --resume RUN, not both"
@@ -95,8 +97,8 @@ def train(
             else "give a recipe's name or file, or --resume RUN; `zoo list` shows the recipes"
         )
     where = choose_device(device)
-    speed.compile_cache(default_folder() / "compiled")
-    with distributed.joined(where) as world:
+    speed.set_compile_cache(cache_folder() / "compiled")
+    with distributed.join_world(where) as world:
         launch = _Launch(
             device=where,
             display=(display or Display()) if world.first else Display(quiet=True),
@@ -109,11 +111,11 @@ def train(
             assert recipe is not None
             resolved = _resolved(recipe, settings)
             # A group that torchrun has started again goes on; it is not asked for a new run once more.
-            again = distributed.restarted()
+            again = distributed.was_restarted()
             return launch.start(resolved, _source(data), Path(out), new=new and not again, again=again)
 
 
-def profile(
+def profile_recipe(
     recipe: str | Path | Recipe,
     *,
     data: str | Path | None = None,
@@ -122,7 +124,7 @@ def profile(
     seconds: float = 10.0,
     display: Display | None = None,
     set: list[str] | tuple[str, ...] = (),
-) -> tuple[Profile, Speed]:
+) -> tuple[StepProfile, Speed]:
     """Where a step of ``recipe`` spends its time on this machine, and the switches that are on; nothing is written.
 
     Args:
@@ -134,14 +136,14 @@ def profile(
     """
     resolved = _resolved(recipe, _settings(set, precision))
     display = display or Display()
-    speed.compile_cache(default_folder() / "compiled")
-    images = data_package.load(_source(data), resolved.data, reporter=display)
+    speed.set_compile_cache(cache_folder() / "compiled")
+    images = load_dataset(_source(data), resolved.data, reporter=display)
     images.require(resolved.train.batch)
     resolved = with_classes(resolved, images)
     trainer = Trainer(resolved, images, choose_device(device), reporter=display)
     display.say(f"{images.description}: {trainer.feed.where}")
     with contextlib.closing(trainer.feed):
-        return profiler.profile(trainer, seconds), trainer.speed
+        return profiler.profile_steps(trainer, seconds), trainer.speed
 
 
 def _settings(settings: Sequence[str], precision: str | None) -> list[str]:
@@ -149,7 +151,7 @@ def _settings(settings: Sequence[str], precision: str | None) -> list[str]:
 
 
 def _resolved(recipe: str | Path | Recipe, settings: Sequence[str]) -> Recipe:
-    return recipe.with_(*settings) if isinstance(recipe, Recipe) else recipes.load(recipe, settings)
+    return override_recipe(recipe, *settings) if isinstance(recipe, Recipe) else recipes.load_recipe(recipe, settings)
 
 
 def _source(data: str | Path | None) -> str | Path | None:
@@ -163,7 +165,7 @@ def _told_of_others(world: distributed.World) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if world.size == 1 or not distributed.is_peers(error):
+        if world.size == 1 or not distributed.is_lost_peer(error):
             raise
         raise ZooError(
             f"another process of this run has gone ({str(error).splitlines()[0]}); saved is what the last checkpoint "
@@ -193,22 +195,24 @@ class _Launch:
         images = self._load(data, resolved)
         resolved = with_classes(resolved, images)
         found = None if new or not self.first else _unfinished(out, resolved, images)
-        path = distributed.agreed(str(found.path) if found is not None else None)
+        path = distributed.broadcast(str(found.path) if found is not None else None)
         if path is not None:
             old = run_folder.open_run(path) if self.first else Run(path)
-            info = distributed.agreed(old.info if self.first else None)
+            info = distributed.broadcast(old.info if self.first else None)
             if again and info["status"] == "failed":  # of its own, which trying once more does not mend
                 raise ZooError(info["reason"])
             with self._claim(old):
                 return self._go_on(old, resolved, images, self._state(old))
         trainer = self._trainer(resolved, images)
-        fresh = Run(distributed.agreed(str(run_folder.create(out, resolved.name).path) if self.first else None))
+        fresh = Run(distributed.broadcast(str(run_folder.create_run(out, resolved.name).path) if self.first else None))
         with self._claim(fresh):
             try:
                 self._describe(fresh, resolved, images, data)
             except OSError as error:
-                raise ZooError(f"{fresh.path}: cannot be written ({reason(error)})") from None
-            processes = f" in {distributed.world().size} processes" if distributed.world().size > 1 else ""
+                raise ZooError(f"{fresh.path}: cannot be written ({error_reason(error)})") from None
+            processes = (
+                f" in {distributed.current_world().size} processes" if distributed.current_world().size > 1 else ""
+            )
             self.display.say(
                 f"{fresh.path}: {resolved.name}, {resolved.train.kimg:g} kimg, on {self.device}{processes}"
             )
@@ -222,7 +226,7 @@ class _Launch:
         fresh.write_info(
             recipe=resolved.name,
             recipe_digest=resolved.digest,
-            data=data_package.address(data),
+            data=data_address(data),
             data_digest=images.digest,
             data_description=images.description,
             window=images.window,
@@ -235,10 +239,10 @@ class _Launch:
 
     def resume(self, old: Run, settings: list[str], data: str | Path | None) -> Run:
         """Go on with ``old``, longer or with other cadences where ``settings`` say so."""
-        before = recipes.load(old.recipe_file)
-        resolved = recipes.load(old.recipe_file, settings)
+        before = recipes.load_recipe(old.recipe_file)
+        resolved = recipes.load_recipe(old.recipe_file, settings)
         same_precision = f"train.precision={before.train.precision}"
-        changing = [text for text in settings if before.with_(text, same_precision).digest != before.digest]
+        changing = [text for text in settings if override_recipe(before, text, same_precision).digest != before.digest]
         if changing:
             raise ZooError(
                 f"{old.path}: {', '.join(changing)} changes its numbers; length, cadences and precision may change on "
@@ -254,7 +258,7 @@ class _Launch:
 
     @property
     def first(self) -> bool:
-        return distributed.world().first
+        return distributed.current_world().first
 
     def _claim(self, folder: Run) -> contextlib.AbstractContextManager[None]:
         """The run's lock, which one process holds for all."""
@@ -263,7 +267,7 @@ class _Launch:
     def _load(self, data: str | Path | None, resolved: Recipe) -> Dataset:
         if distributed.local_rank() > 0:  # one process a host makes the cache
             distributed.barrier()
-        images = data_package.load(data, resolved.data, reporter=self.display)
+        images = load_dataset(data, resolved.data, reporter=self.display)
         if distributed.local_rank() == 0:
             distributed.barrier()
         images.require(resolved.train.batch)
@@ -275,7 +279,9 @@ class _Launch:
 
         The first process reads it for all.
         """
-        state = distributed.agreed(checkpoint.load_newest(old.state, self.display.warn) if self.first else None)
+        state = distributed.broadcast(
+            checkpoint.load_newest_checkpoint(old.state, self.display.warn) if self.first else None
+        )
         with contextlib.suppress(BrokenPipeError):  # nobody reads it
             if self.first:
                 print(f"resuming {old.path} at nimg {_nimg(state)}", file=self.announce, flush=True)
@@ -284,13 +290,13 @@ class _Launch:
     def _go_on(self, old: Run, resolved: Recipe, images: Dataset, state: State | None) -> Run:
         nimg = _nimg(state)
         if state is not None:
-            if state["environment"].get("processes", 1) == distributed.world().size:
+            if state["environment"].get("processes", 1) == distributed.current_world().size:
                 torch.set_num_threads(state["environment"]["threads"])
-            precision = speed.choose(resolved, self.device).precision
-            changed = differences(state["environment"], environment(self.device, precision))
+            precision = speed.choose_speed(resolved, self.device).precision
+            changed = environment_changes(state["environment"], describe_environment(self.device, precision))
             if changed:
                 self.display.say(f"not bit-exact: {', '.join(changed)}")
-        if distributed.agreed(
+        if distributed.broadcast(
             nimg >= resolved.train.kimg * 1000 and old.info["status"] == "finished" if self.first else None
         ):
             self.display.say(f"{old.path} is finished; --kimg M beyond {nimg / 1000:g} extends it")
@@ -306,20 +312,20 @@ class _Launch:
     def _trainer(self, resolved: Recipe, images: Dataset, *, initialise: bool = True) -> Trainer:
         trainer = Trainer(resolved, images, self.device, reporter=self.display)
         if initialise:
-            generator_file.load_pretrained(trainer.D, self.display)
+            load_pretrained_backbones(trainer.D, self.display)
         if initialise and resolved.train.init_from is not None:
             networks = {"G": trainer.G, "D": trainer.D, "ema": trainer.ema.module}
-            generator_file.initialise(resolved.train.init_from, networks, self.display.say)
+            warm_start(resolved.train.init_from, networks, self.display.say)
         return trainer
 
     def _train(self, folder: Run, trainer: Trainer, state: State | None) -> Run:
         if self.first:
-            now = environment(self.device, trainer.speed.precision)
+            now = describe_environment(self.device, trainer.speed.precision)
             folder.write_info(device=str(self.device), environment=now, speed=trainer.speed.to_json())
-        board = Board(folder, trainer.nimg) if self.tensorboard and self.first else None
+        board = TensorBoardWriter(folder, trainer.nimg) if self.tensorboard and self.first else None
         before = state or {"elapsed": 0.0}
         elapsed, watch = before["elapsed"], before.get("watch")
-        Loop(trainer, folder, self.display, elapsed=elapsed, watch=watch, board=board).train()
+        TrainingLoop(trainer, folder, self.display, elapsed=elapsed, watch=watch, board=board).train()
         return folder
 
 
@@ -332,7 +338,7 @@ def with_classes(resolved: Recipe, images: Dataset) -> Recipe:
 
 def _unfinished(out: Path, resolved: Recipe, images: Dataset) -> Run | None:
     """The newest run of the same numbers and images that has not come to its end."""
-    for old, info in run_folder.alike(out, resolved.name, resolved.digest, images.digest):
+    for old, info in run_folder.find_equal_runs(out, resolved.name, resolved.digest, images.digest):
         if info["status"] != "finished" and not old.locked():
             return old
     return None

@@ -27,37 +27,36 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zoo.core.config import OptimizerConfig, Recipe
 from zoo.core.errors import ZooError
-from zoo.core.progress import Reporter, Silent
-from zoo.data import Dataset
-from zoo.data.loader import Feed, Positions
-from zoo.losses.objective import Objective, Phase, Term, evaluate
-from zoo.losses.step_outputs import Step
+from zoo.core.progress import Reporter, SilentReporter
+from zoo.data.dataset import Dataset
+from zoo.data.loader import ImageLoader, Positions
+from zoo.data.pixel_range import from_uint8
+from zoo.losses.objective import Objective, Phase, Term, evaluate_terms
+from zoo.losses.step_outputs import StepOutputs
 from zoo.models.base import Generator
-from zoo.models.batch_norm import has_batch_statistics, has_dense_norm, momentum
-from zoo.models.sync_norm import synchronise
-from zoo.recipes import OptimizerConfig, Recipe
-from zoo.report.image_grid import from_uint8
+from zoo.models.batch_norm import batch_norm_momentum, has_batch_statistics, has_dense_norm, synchronise_batch_norms
+from zoo.recipes import build_networks
 from zoo.runtime import distributed, rng
-from zoo.runtime.compiled import Compiled, is_compilers
-from zoo.runtime.precision import full
-from zoo.runtime.speed import choose
-from zoo.runtime.timer import Stopwatch
-from zoo.training.augment import PASSES, Ada, augmented, draw
+from zoo.runtime.precision import upcast
+from zoo.runtime.speed import CompiledNetwork, choose_speed, is_compiler_error
+from zoo.runtime.timer import Timer
+from zoo.training.augment import PASSES, Ada, augment_images, draw_augmentations
 from zoo.training.ema import CALIBRATION_BATCH, Ema
 from zoo.training.graphs import Graphs
-from zoo.training.logger import Meters
+from zoo.training.logger import MeanMeters
 
 
 @dataclass
-class Part:
+class MicroBatch:
     """A micro-batch on its way through a step.
 
     Attributes:
         real: images.
         z: latents.
         label: classes of both, where there are any.
-        draws: what augmentation does to each, where there is one (see ``zoo.training.augment.draw``).
+        draws: what augmentation does to each, where there is one (see ``zoo.training.augment.draw_augmentations``).
         share: of the global batch.
         index: its number in the global batch.
         fake: what G made of ``z``, with its graph where G learns from it.
@@ -98,15 +97,15 @@ class Trainer:
         self, recipe: Recipe, data: Dataset, device: torch.device, *, reporter: Reporter | None = None
     ) -> None:
         self.recipe, self.data, self.device = recipe, data, device
-        self.reporter = reporter or Silent()
-        self.world = distributed.world()
-        self.speed = choose(recipe, device, self.reporter.say)
+        self.reporter = reporter or SilentReporter()
+        self.world = distributed.current_world()
+        self.speed = choose_speed(recipe, device, self.reporter.say)
         self.speed.begin()
-        self.stopwatch = Stopwatch(device)
+        self.timer = Timer(device)
         self._local = self._share_of_batch()
         self.micro_batch = self._fitting(recipe.train.micro_batch)
-        torch.manual_seed(rng.derive(recipe.train.seed, "weights"))
-        G, D = recipe.build()
+        torch.manual_seed(rng.derive_seed(recipe.train.seed, "weights"))
+        G, D = build_networks(recipe)
         self.G, self.D = self.speed.network(G).train(), self.speed.network(D).train()
         for side, network in (("generator", G), ("discriminator", D)):
             if self.micro_batch < 2 and has_dense_norm(network):
@@ -114,8 +113,8 @@ class Trainer:
                 raise ZooError(f"train.{key}: the {side} normalises over the batch and takes at least 2 images at once")
         self.ema = Ema(self.G, recipe.ema)
         if self.world.size > 1 and recipe.train.sync_batch_norm:
-            synchronise(self.G)
-            synchronise(self.D)
+            synchronise_batch_norms(self.G)
+            synchronise_batch_norms(self.D)
         self.optimizers = {
             "G": _optimizer(recipe.optimizer.generator, self.G, fused=self.speed.fused),
             "D": _optimizer(recipe.optimizer.discriminator, self.D, fused=self.speed.fused),
@@ -123,19 +122,21 @@ class Trainer:
         self.objective = Objective(recipe, self.D.auxiliary)
         self.objective.memory.to(device)
         self.ada = Ada(recipe.augment) if recipe.augment is not None and recipe.augment.name == "ada" else None
-        self.meters = Meters()
+        self.meters = MeanMeters()
         self.nimg = 0
-        self._order = rng.Order(recipe.train.seed, len(data.train), replacement=recipe.data.order == "replacement")
+        self._order = rng.ImageOrder(recipe.train.seed, len(data.train), replacement=recipe.data.order == "replacement")
         self._following: tuple[int, Positions] | None = None
         config = recipe.speed
-        self.feed = Feed(data, device, resident=config.resident, share=config.resident_share, reporter=self.reporter)
+        self.feed = ImageLoader(
+            data, device, resident=config.resident, share=config.resident_share, reporter=self.reporter
+        )
         # The passes of a simultaneous step share D's graph, of which a compiled D would take all gradients twice.
         alternating = recipe.train.update == "alternating"
         self._compiled = {
-            "G": Compiled(self.G, self.speed.compile, self.reporter.say),
-            "D": Compiled(self.D, self.speed.compile and alternating, self.reporter.say),
+            "G": CompiledNetwork(self.G, self.speed.compile, self.reporter.say),
+            "D": CompiledNetwork(self.D, self.speed.compile and alternating, self.reporter.say),
         }
-        self._graphs: Graphs[Part] | None = None
+        self._graphs: Graphs[MicroBatch] | None = None
         if self.speed.cuda_graphs:
             self._graphs = Graphs([self.G, self.D, self.objective.memory], self.reporter.say)
 
@@ -143,7 +144,7 @@ class Trainer:
         """Show both networks one batch."""
         config = self.recipe.train
         self._set_learning_rates()
-        with self.stopwatch("data"):
+        with self.timer("data"):
             batch = self._batch()
         if config.update == "simultaneous":
             self._phase("both", batch, self._segment_both)
@@ -159,16 +160,16 @@ class Trainer:
         if self.ada is not None:
             self.ada.stepped(config.batch)
         self.nimg += config.batch
-        with self.stopwatch("ema"):
+        with self.timer("ema"):
             self.ema.update(self.G, self.nimg, config.batch)
 
     def _phase(
         self,
         name: str,
-        batch: Part,
-        segment: Callable[[Part], None],
-        before: list[Part] | None = None,
-    ) -> list[Part]:
+        batch: MicroBatch,
+        segment: Callable[[MicroBatch], None],
+        before: list[MicroBatch] | None = None,
+    ) -> list[MicroBatch]:
         """Gradients of a phase, accumulated over micro-batches, in smaller ones where memory does not suffice.
 
         Args:
@@ -188,7 +189,7 @@ class Trainer:
                 break
             except RuntimeError as error:
                 fits = not _is_out_of_memory(error)
-                if fits and not is_compilers(error):
+                if fits and not is_compiler_error(error):
                     raise
                 for compiled in self._compiled.values() if fits else ():
                     compiled.give_up(error)  # a backward pass is compiled when it is first taken
@@ -210,7 +211,7 @@ class Trainer:
             part.values = []
         return parts
 
-    def _run(self, name: str, parts: list[Part], segment: Callable[[Part], None]) -> None:
+    def _run(self, name: str, parts: list[MicroBatch], segment: Callable[[MicroBatch], None]) -> None:
         whole = len(parts) == 1
         for part in parts:
             if name != "both" and part.fake is None:
@@ -220,15 +221,15 @@ class Trainer:
             if not whole:
                 part.fake = None
 
-    def _segment(self, name: str, part: Part, segment: Callable[[Part], None], whole: bool) -> None:
+    def _segment(self, name: str, part: MicroBatch, segment: Callable[[MicroBatch], None], whole: bool) -> None:
         """One segment, with the random state that belongs to it; its launches recorded where that can be."""
         due = self._due("D") + self._due("G")
 
         def seed() -> None:
             # What is drawn inside depends on what is being done, not on what was done before.
-            torch.manual_seed(rng.derive(self.recipe.train.seed, "inside", name, self.nimg, part.index))
+            torch.manual_seed(rng.derive_seed(self.recipe.train.seed, "inside", name, self.nimg, part.index))
 
-        with self.stopwatch(name):
+        with self.timer(name):
             if self._graphs is None or not whole or any(len(term.weight.points) > 1 for term in due):
                 seed()
                 segment(part)
@@ -238,52 +239,52 @@ class Trainer:
                 last = name in ("G", "both") or (name == "D" and not self._moves_g)
                 self._graphs.run(name, variant, part, segment, seed, first=first, last=last)
 
-    def _segment_fakes(self, part: Part, *, graph: bool) -> None:
+    def _segment_fakes(self, part: MicroBatch, *, graph: bool) -> None:
         """Fakes; without their ``graph`` where they are for D alone and are made again when G learns."""
         with self.speed.autocast(enabled=not _differentiates(self._due("G"))):
             if graph:
                 part.fake = self._fakes(part)
             else:
-                with torch.no_grad(), momentum(self.G, 0.0):
+                with torch.no_grad(), batch_norm_momentum(self.G, 0.0):
                     part.fake = self._fakes(part)
 
-    def _segment_d(self, part: Part) -> None:
+    def _segment_d(self, part: MicroBatch) -> None:
         terms = self._due("D")
         assert part.fake is not None
         with self.speed.autocast(enabled=not _differentiates(terms)):
             step = self._show(part, part.fake.detach(), terms, phase="D")
         part.values = [self._backward("D", terms, step, part.share)]
 
-    def _segment_g(self, part: Part) -> None:
+    def _segment_g(self, part: MicroBatch) -> None:
         terms = self._due("G")
         assert part.fake is not None
         with _frozen(self.D), self.speed.autocast(enabled=not _differentiates(terms)):
             step = self._show(part, part.fake, terms, phase="G")
         part.values = [self._backward("G", terms, step, part.share)]
 
-    def _segment_both(self, part: Part) -> None:
+    def _segment_both(self, part: MicroBatch) -> None:
         terms = {phase: self._due(phase) for phase in ("D", "G")}
         with self.speed.autocast(enabled=not _differentiates(terms["D"] + terms["G"])):
             step = self._show(part, self._fakes(part), terms["D"], phase="D")
         d = self._backward("D", terms["D"], step, part.share, retain_graph=True)
         part.values = [d, self._backward("G", terms["G"], step, part.share)]
 
-    def _batch(self) -> Part:
+    def _batch(self) -> MicroBatch:
         """This process's part of what is drawn for the whole batch. Fakes are of the classes that the reals are of."""
         config, seed = self.recipe.train, self.recipe.train.seed
         cut = self.world.cut(config.batch)
         positions = self._positions(self.nimg)
         real = from_uint8(self.feed.take(positions, self._positions(self.nimg + config.batch)))
         if self.recipe.data.xflip:
-            flips = self._sent(rng.flips(seed, self.nimg, config.batch)[cut, None, None, None])
+            flips = self._sent(rng.draw_flips(seed, self.nimg, config.batch)[cut, None, None, None])
             real = torch.where(flips, real.flip(3), real)
-        z = self._sent(rng.latents(seed, self.nimg, config.batch, self.G.latent.dim)[cut])
-        part = Part(self.speed.images(real.to(self._dtype)), z.to(self._dtype), 0.0, 0)
+        z = self._sent(rng.draw_latents(seed, self.nimg, config.batch, self.G.latent.dim)[cut])
+        part = MicroBatch(self.speed.images(real.to(self._dtype)), z.to(self._dtype), 0.0, 0)
         if self.data.labels is not None:
             part.label = self._sent(torch.from_numpy(self.data.labels[positions]))
         if self.recipe.augment is not None:
             p = 1.0 if self.ada is None else self.ada.p
-            part.draws = self._sent(draw(self.recipe.augment, seed, self.nimg, config.batch, p)[cut])
+            part.draws = self._sent(draw_augmentations(self.recipe.augment, seed, self.nimg, config.batch, p)[cut])
         return part
 
     def _sent(self, tensor: Tensor) -> Tensor:
@@ -297,18 +298,18 @@ class Trainer:
             self._following = (nimg, np.ascontiguousarray(taken[self.world.cut(self.recipe.train.batch)]))
         return self._following[1]
 
-    def _parts(self, batch: Part) -> Iterator[Part]:
+    def _parts(self, batch: MicroBatch) -> Iterator[MicroBatch]:
         size = self.micro_batch
         first = self.world.rank * (self._local // size)
         cut = {name: tensor.split(size) for name, tensor in batch.inputs.items()}
         for number in range(self._local // size):
             own: dict[str, Any] = {name: pieces[number] for name, pieces in cut.items()}
-            yield Part(**own, share=size / self.recipe.train.batch, index=first + number)
+            yield MicroBatch(**own, share=size / self.recipe.train.batch, index=first + number)
 
-    def _fakes(self, part: Part) -> Tensor:
+    def _fakes(self, part: MicroBatch) -> Tensor:
         return self._compiled["G"](part.z, part.label).to(self._dtype)  # D may run in another precision than G
 
-    def _show(self, part: Part, fake: Tensor, terms: list[Term], *, phase: Phase) -> Step:
+    def _show(self, part: MicroBatch, fake: Tensor, terms: list[Term], *, phase: Phase) -> StepOutputs:
         """D's verdicts on both; images whose gradient a term takes are marked first, and D is then not compiled."""
         real = part.real if phase == "D" or self.objective.needs_real else None
         differentiated = {term.differentiates for term in terms}
@@ -322,7 +323,7 @@ class Trainer:
             if part.draws is None:
                 return x
             assert self.recipe.augment is not None
-            return augmented(x, part.draws[:, PASSES.index(f"{phase} {which}")], self.recipe.augment.policy)
+            return augment_images(x, part.draws[:, PASSES.index(f"{phase} {which}")], self.recipe.augment.policy)
 
         auxiliary: dict[str, Tensor] = {}
         real_logits = None
@@ -330,7 +331,7 @@ class Trainer:
             real_logits, auxiliary = self.D.judged(seen(real, "real"), part.label)
         elif real is not None:
             real_logits = network(seen(real, "real"), part.label)
-        return Step(
+        return StepOutputs(
             real=real,
             fake=fake,
             real_logits=real_logits,
@@ -344,13 +345,13 @@ class Trainer:
         )
 
     def _backward(
-        self, phase: Phase, terms: list[Term], step: Step, share: float, *, retain_graph: bool = False
+        self, phase: Phase, terms: list[Term], step: StepOutputs, share: float, *, retain_graph: bool = False
     ) -> tuple[tuple[str, ...], Tensor]:
         """Gradients of a phase's terms; names and a vector of scalars for the log."""
-        total, values = evaluate(terms, step)
+        total, values = evaluate_terms(terms, step)
         (total * share).backward(inputs=self._parameters(phase), retain_graph=retain_graph)
         if phase == "D" and step.real_logits is not None:
-            real, fake = full(step.real_logits.detach()), full(step.fake_logits.detach())
+            real, fake = upcast(step.real_logits.detach()), upcast(step.fake_logits.detach())
             values |= {"d_real": real.mean(), "d_fake": fake.mean()}
             if self.objective.zero:
                 values |= {"d_acc_real": (real > 0).float().mean(), "d_acc_fake": (fake < 0).float().mean()}
@@ -358,13 +359,13 @@ class Trainer:
                 values["d_acc_pairs"] = (real > fake).float().mean()
             if self.ada is not None:
                 values["d_sign"] = real.sign().mean()
-        return tuple(values), torch.stack([full(value) for value in values.values()])
+        return tuple(values), torch.stack([upcast(value) for value in values.values()])
 
     def _update(self, phase: Phase) -> None:
         if self.world.size > 1:
-            with self.stopwatch("all-reduce"):
+            with self.timer("all-reduce"):
                 distributed.reduce_gradients(self._parameters(phase))
-        with self.stopwatch("optimiser"):
+        with self.timer("optimiser"):
             self.optimizers[phase].step()
             self.optimizers[phase].zero_grad(set_to_none=True)
 
@@ -395,7 +396,7 @@ class Trainer:
             _free(self.device)
         return made
 
-    def _shrink(self, name: str, batch: Part, segment: Callable[[Part], None]) -> None:
+    def _shrink(self, name: str, batch: MicroBatch, segment: Callable[[MicroBatch], None]) -> None:
         """Half the micro-batch, where that is the same arithmetic.
 
         Raises:
@@ -475,9 +476,9 @@ class Trainer:
         if self.nimg == 0:  # the picture of untrained weights, for which training need not wait
             batches = 1
         count = batches * CALIBRATION_BATCH  # whole ones: each counts alike
-        z = rng.generator(self.recipe.train.seed, "calibration")
-        with rng.forked(self.device), self.speed.autocast():
-            torch.manual_seed(rng.derive(self.recipe.train.seed, "calibration noise"))
+        z = rng.seeded_generator(self.recipe.train.seed, "calibration")
+        with rng.fork_rng(self.device), self.speed.autocast():
+            torch.manual_seed(rng.derive_seed(self.recipe.train.seed, "calibration noise"))
             label = rng.fixed_labels(self.recipe.train.seed, count, self.G.image.shares)
             self.ema.calibrate(
                 torch.randn(count, self.G.latent.dim, generator=z).to(self.device),
@@ -501,7 +502,7 @@ class Trainer:
             "discriminator": self.D.state_dict(),
             "ema": self.ema.module.state_dict(),
             "optimizers": {phase: optimizer.state_dict() for phase, optimizer in self.optimizers.items()},
-            "meters": distributed.everyones(self.meters.state_dict()),
+            "meters": distributed.all_gather(self.meters.state_dict()),
             "memory": self.objective.memory.state_dict(),
             "ada": self.ada.state_dict() if self.ada is not None else None,
             "micro_batch": self.micro_batch if self.micro_batch < self._local else None,
@@ -528,7 +529,7 @@ class Trainer:
             self.meters.load_state_dict(meters[self.world.rank], self.device)
         elif self.world.first:  # of another number of processes: all that they had seen
             for one in meters:
-                other = Meters()
+                other = MeanMeters()
                 other.load_state_dict(one, self.device)
                 self.meters.merge(other)
         self.objective.memory.load_state_dict(state.get("memory", {}))

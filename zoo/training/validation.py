@@ -10,30 +10,30 @@ import torch
 from torch import Tensor
 
 from zoo.core.progress import Reporter
-from zoo.data.image_set import ImageSet, trained_and_unseen
-from zoo.data.subjects import numbered
+from zoo.data.image_set import ImageSet, train_and_heldout
+from zoo.data.pixel_range import to_uint8
+from zoo.data.subjects import subject_indices
 from zoo.metrics import alarms, nearest_image, result_cache
 from zoo.metrics.alarms import Alarm
-from zoo.metrics.evaluate_images import nobodys
-from zoo.metrics.features.extractor import space
+from zoo.metrics.baselines import baseline_images
+from zoo.metrics.features.extractor import load_extractor
 from zoo.metrics.fid import frechet_distance
 from zoo.metrics.kid import kernel_distance
 from zoo.metrics.ssim import ssim
 from zoo.models import sampling
-from zoo.report.image_grid import to_uint8
 from zoo.runtime import distributed, rng
 from zoo.training.trainer import Trainer
 
 VERSION = 1  # to be raised whenever the same real images would have other figures
-JUDGED = 64  # averaged fakes at every look
+NUM_VALIDATION_IMAGES = 64  # averaged fakes at every look
 UNSEEN = 256  # unseen images they are held against, from all unseen subjects
 RANKED = 500  # fakes for `best: kid` and `best: fid`
-PATIENCE = 5  # looks at which collapse must ring, without getting better, before it stops a run
+COLLAPSE_PATIENCE_CHECKS = 5  # looks at which collapse must ring, without getting better, before it stops a run
 
 Plain = dict[str, Any]
 
 
-class Watch:
+class Validator:
     """Figures of the averaged generator for the log, from the same latents every time.
 
     Args:
@@ -61,7 +61,7 @@ class Watch:
         # Before the first step: weights that are not to be had are known at once.
         self._space = None
         if self.config.best in ("kid", "fid"):
-            self._space = space("inception", device=trainer.device, reporter=reporter)
+            self._space = load_extractor("inception", device=trainer.device, reporter=reporter)
 
     def state_dict(self) -> Plain:
         return {"spent": self.spent, "last": self.last, "best": self.best, "ringing": list(self.ringing)}
@@ -83,14 +83,20 @@ class Watch:
         """
         if self._space is None:
             return None
-        seed, here = self.config.seed, distributed.world()
-        chunks = np.array_split(np.arange(-(-RANKED // sampling.CHUNK)), here.size)[here.rank]
-        part = slice(chunks[0] * sampling.CHUNK, (chunks[-1] + 1) * sampling.CHUNK) if len(chunks) else slice(0, 0)
+        seed, here = self.config.seed, distributed.current_world()
+        chunks = np.array_split(np.arange(-(-RANKED // sampling.SAMPLING_BATCH)), here.size)[here.rank]
+        part = (
+            slice(chunks[0] * sampling.SAMPLING_BATCH, (chunks[-1] + 1) * sampling.SAMPLING_BATCH)
+            if len(chunks)
+            else slice(0, 0)
+        )
         z = rng.fixed_latents(seed, RANKED, self.trainer.G.latent.dim)[part]
         if not len(z):
-            return np.concatenate([rows for rows in distributed.everyones(None) if rows is not None])
-        made = sampling.images(self.trainer.averaged(), z, seed=seed, first=int(chunks[0]), speed=self.trainer.speed)
-        rows = distributed.everyones(self._space(to_uint8(made)))
+            return np.concatenate([rows for rows in distributed.all_gather(None) if rows is not None])
+        made = sampling.generate_images(
+            self.trainer.averaged(), z, seed=seed, first=int(chunks[0]), speed=self.trainer.speed
+        )
+        rows = distributed.all_gather(self._space(to_uint8(made)))
         return np.concatenate([part for part in rows if part is not None])
 
     def look(self, fakes: Tensor, ranked: np.ndarray | None = None) -> Plain:
@@ -103,10 +109,10 @@ class Watch:
         copied = nearest_image.nearest_copy(fakes, self.reals.images, subjects=self.reals.subjects)
         pairs = ssim.pairwise_ssim(fakes, 255)
         pairwise = pairs.mean().item()
-        found: list[Alarm] = alarms.collapse(
+        found: list[Alarm] = alarms.collapse_alarms(
             ssim_pairwise=pairwise,
             ssim_pairwise_real=reference["ssim_pairwise_real"],
-            ssim_twins=alarms.twins(pairs.cpu().numpy()),
+            ssim_twins=alarms.duplicate_fraction(pairs.cpu().numpy()),
             ssim_twins_real=self._unseen_scores["twins"],
             n=len(fakes),
         )
@@ -115,7 +121,7 @@ class Watch:
             ("copies_ssim", nearest, "ssim"),
             ("copies_ncc", copied.distance, "distance"),
         ):
-            figure, alarm = alarms.memorisation(
+            figure, alarm = alarms.memorisation_alarm(
                 metric,
                 values.cpu().numpy(),
                 self._unseen_scores[kind],
@@ -148,8 +154,8 @@ class Watch:
 
     def collapsed(self) -> bool:
         """Whether collapse has rung at several looks running and variety did not grow over them."""
-        recent = self.ringing[-PATIENCE:]
-        return len(recent) == PATIENCE and recent[-1] >= recent[0]
+        recent = self.ringing[-COLLAPSE_PATIENCE_CHECKS:]
+        return len(recent) == COLLAPSE_PATIENCE_CHECKS and recent[-1] >= recent[0]
 
     def reference(self) -> Plain:
         """The same figures of real images: unseen ones against training images, and these among themselves."""
@@ -158,7 +164,9 @@ class Watch:
             **{f"{name}_nearest_unseen": _mean(scores[name]) for name in ("ssim", "ncc")},
             **{f"ssim_nearest_{name}": value for name, value in scores["floors"].items()},
             "ssim_pairwise_real": scores["pairwise"],
-            "ssim_definition": (f"{ssim.DEFINITION}; {JUDGED} EMA fakes, nearest of {len(self.reals)} training images"),
+            "ssim_definition": (
+                f"{ssim.DEFINITION}; {NUM_VALIDATION_IMAGES} EMA fakes, nearest of {len(self.reals)} training images"
+            ),
         }
 
     @property
@@ -166,22 +174,25 @@ class Watch:
         """Scores of unseen images against training images; remembered by content, since every run asks for them."""
         if self._scores is None:
             start = time.monotonic()
-            self._scores = result_cache.remember(["watch", *self._key()], self._measure)
+            self._scores = result_cache.cached_result(["watch", *self._key()], self._measure)
             self.spent += time.monotonic() - start  # paid once: it is no part of what a look takes
         return self._scores
 
     def _key(self) -> list[Any]:
-        unseen = result_cache.content_digest(self.unseen.images) if self.unseen is not None else None
-        people = numbered(self.reals.subjects) if self.reals.subjects is not None else None
-        what = [VERSION, JUDGED, ssim.DEFINITION, nearest_image.DEFINITION]
-        return [result_cache.content_digest(self.reals.images), unseen, people, *what]
+        unseen = result_cache.digest_images(self.unseen.images) if self.unseen is not None else None
+        people = subject_indices(self.reals.subjects) if self.reals.subjects is not None else None
+        what = [VERSION, NUM_VALIDATION_IMAGES, ssim.DEFINITION, nearest_image.DEFINITION]
+        return [result_cache.digest_images(self.reals.images), unseen, people, *what]
 
     def _measure(self) -> Plain:
-        order = rng.Order(rng.derive("reals"), len(self.reals))
-        some = torch.from_numpy(np.array(self.reals.images[order.take(0, min(JUDGED, len(self.reals)))]))
+        order = rng.ImageOrder(rng.derive_seed("reals"), len(self.reals))
+        some = torch.from_numpy(np.array(self.reals.images[order.take(0, min(NUM_VALIDATION_IMAGES, len(self.reals)))]))
         pairs = ssim.pairwise_ssim(some, 255)
-        found: Plain = {"pairwise": pairs.mean().item() if len(pairs) else None, "twins": alarms.twins(pairs.numpy())}
-        floors = nobodys(self.reals)
+        found: Plain = {
+            "pairwise": pairs.mean().item() if len(pairs) else None,
+            "twins": alarms.duplicate_fraction(pairs.numpy()),
+        }
+        floors = baseline_images(self.reals)
         values = ssim.nearest_ssim(torch.from_numpy(np.concatenate(list(floors.values()))), self.reals.images, 255)[0]
         found["floors"] = dict(zip(("mean", "black", "noise"), values.tolist(), strict=True))
         if self.unseen is None:
@@ -196,7 +207,7 @@ class Watch:
         }
 
     def _sets(self) -> tuple[ImageSet, ImageSet | None]:
-        reals, unseen = trained_and_unseen(self.trainer.data)
+        reals, unseen = train_and_heldout(self.trainer.data)
         if unseen is not None and len(unseen) > UNSEEN:
             some = np.linspace(0, len(unseen) - 1, UNSEEN).round().astype(int)
             unseen = unseen.part(some, unseen.label)
@@ -206,7 +217,7 @@ class Watch:
         """FID or KID of more fakes, where the best checkpoint is chosen by it."""
         if self._space is None or ours is None:
             return {}
-        theirs = result_cache.features(self.reals.images, self._space, reporter=self.reporter)
+        theirs = result_cache.cached_features(self.reals.images, self._space, reporter=self.reporter)
         if self.config.best == "fid":
             return {"fid": frechet_distance(ours, theirs)}
         return {"kid": kernel_distance(ours, theirs)[0]}

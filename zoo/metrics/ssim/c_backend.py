@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.core.ahead import ahead
+from zoo.core.threads import map_ahead
 from zoo.metrics.ssim import c_compiler
 from zoo.metrics.ssim.local_statistics import K1, K2, WINDOWS, Images, Window, are_bytes
 
@@ -20,7 +20,7 @@ _SIZE = ctypes.c_ssize_t
 
 def library() -> c_compiler.Library | None:
     """The compiled kernel, where there is one."""
-    found = c_compiler.load(Path(__file__).with_name("kernel.c"))
+    found = c_compiler.compile_and_load(Path(__file__).with_name("kernel.c"))
     if found is not None:
         address, constants, code = ctypes.c_void_p, (ctypes.c_double, ctypes.c_double, ctypes.c_int), found.code
         code.ssim_lanes.argtypes, code.ssim_lanes.restype = [], _SIZE
@@ -63,7 +63,7 @@ class NativeTable:
 
     def stream(self, tiles: Iterable[tuple[Images, int]], threads: int) -> Iterator[Tensor]:
         """For each (images, n): SSIM (len(images), n) of those images with the first n of mine, in order."""
-        return ahead(self._compare, tiles, threads)
+        return map_ahead(self._compare, tiles, threads)
 
     def _compare(self, tile: tuple[Images, int]) -> Tensor:
         theirs, count = tile

@@ -23,8 +23,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.core.files import atomic_file
-from zoo.data.cache import default_folder
+from zoo.core.files import atomic_file, cache_folder
 
 FLAGS = ("-O3", "-shared", "-fPIC")
 TUNING = (("-march=native",), ())  # the second where a compiler does not know the first
@@ -46,7 +45,7 @@ class Library:
     compiler: str
 
 
-def load(source: Path) -> Library | None:
+def compile_and_load(source: Path) -> Library | None:
     """The functions of a C file; None where it cannot be compiled, for whatever reason, or ``ZOO_NATIVE`` is 0.
 
     A second or two the first time on a machine, milliseconds ever after. Processes may do this at the same time.
@@ -54,7 +53,7 @@ def load(source: Path) -> Library | None:
     if os.environ.get("ZOO_NATIVE") == "0":
         return None
     with _lock:
-        return _load(source, os.environ.get("CC", ""), os.environ.get("PATH", ""), default_folder() / "native")
+        return _load(source, os.environ.get("CC", ""), os.environ.get("PATH", ""), cache_folder() / "native")
 
 
 @functools.lru_cache(maxsize=8)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.core.errors import ZooError, nearest
+from zoo.core.errors import ZooError, suggest
 
 
 class Rows(Protocol):
@@ -102,7 +102,7 @@ def window_of(kind: str) -> Window:
         ZooError: there is no such kind.
     """
     if kind not in WINDOWS:
-        raise ZooError(f"SSIM {kind!r}: no such kind{nearest(kind, WINDOWS)}; it is one of {', '.join(WINDOWS)}")
+        raise ZooError(f"SSIM {kind!r}: no such kind{suggest(kind, WINDOWS)}; it is one of {', '.join(WINDOWS)}")
     return WINDOWS[kind]
 
 
@@ -138,7 +138,7 @@ def check(x: Images, data_range: float, window: Window) -> None:
         raise ValueError(f"data_range {data_range:g} is not the range of {x.dtype} images")
 
 
-def moments(x: Tensor, data_range: float, window: Window, dtype: torch.dtype) -> Moments:
+def local_moments(x: Tensor, data_range: float, window: Window, dtype: torch.dtype) -> Moments:
     """Centred before anything is squared: E[xy] - E[x]E[y] of a bright flat patch would lose float32's digits."""
     x = x.to(dtype) / data_range
     level = x.mean(dim=(2, 3), keepdim=True)

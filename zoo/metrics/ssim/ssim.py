@@ -29,9 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.core.ahead import threads_of_torch
 from zoo.core.errors import ZooError
-from zoo.core.progress import Reporter, Silent
+from zoo.core.progress import Reporter, SilentReporter
 from zoo.metrics.ssim.c_backend import NativeTable, library, possible
 from zoo.metrics.ssim.local_statistics import (
     DEFINITIONS,
@@ -41,11 +40,12 @@ from zoo.metrics.ssim.local_statistics import (
     are_bytes,
     check,
     dtype_of,
-    moments,
+    local_moments,
     terms,
     window_of,
 )
 from zoo.metrics.ssim.torch_backend import TorchTable
+from zoo.runtime.device import single_threaded_torch
 
 __all__ = [
     "DEFINITION",
@@ -108,7 +108,7 @@ def ms_ssim(x: Tensor, y: Tensor, data_range: float) -> Tensor:
     for scale, weight in enumerate(SCALES):
         if scale:
             x, y = _half(x), _half(y)
-        luminance, structure = terms(moments(x, 1.0, window, dtype), moments(y, 1.0, window, dtype), window)
+        luminance, structure = terms(local_moments(x, 1.0, window, dtype), local_moments(y, 1.0, window, dtype), window)
         last = scale == len(SCALES) - 1
         factors.append((luminance * structure if last else structure).mean(dim=(-2, -1)).clamp(min=0) ** weight)
     return torch.stack(factors).prod(0).mean(dim=-1)
@@ -123,7 +123,7 @@ def pairwise_ssim(x: Tensor, data_range: float, kind: str = "uniform") -> Tensor
     check(x, data_range, window_of(kind))
     count = len(x)
     every = torch.empty(count, count, dtype=dtype_of(x), device=x.device)
-    with threads_of_torch() as threads:
+    with single_threaded_torch() as threads:
         for start, chunk, table in _tables(x, x, data_range, kind) if count else ():
             begins = range(start, count, table.tile)
             tiles = ((x[j : j + table.tile], min(j + table.tile - start, len(chunk))) for j in begins)
@@ -157,7 +157,7 @@ def nearest_ssim(
         ZooError: no reals, images smaller than the window, or no such kind.
         ValueError: as `ssim` does.
     """
-    reporter = reporter or Silent()
+    reporter = reporter or SilentReporter()
     if tuple(x.shape[1:]) != tuple(reals.shape[1:]):
         raise ValueError(f"nearest_ssim compares images of one shape, not {tuple(x.shape)} with {tuple(reals.shape)}")
     if len(reals) == 0:
@@ -168,7 +168,7 @@ def nearest_ssim(
     index = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     reporter.start("comparing", len(x) * len(reals))
     try:
-        with threads_of_torch() as threads:
+        with single_threaded_torch() as threads:
             for start, images, table in _tables(x, reals, data_range, kind) if len(x) else ():
                 step, rows = min(chunk, table.tile), slice(start, start + len(images))
                 begins = range(0, len(reals), step)
@@ -221,7 +221,7 @@ def _both(x: Tensor, y: Tensor, data_range: float, kind: str) -> tuple[Moments, 
     _same(x, y)
     check(x, data_range, window)
     check(y, data_range, window)
-    return moments(x, data_range, window, dtype), moments(y, data_range, window, dtype)
+    return local_moments(x, data_range, window, dtype), local_moments(y, data_range, window, dtype)
 
 
 def _same(x: Tensor, y: Tensor) -> None:

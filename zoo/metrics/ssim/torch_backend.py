@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.metrics.ssim.local_statistics import K1, K2, WINDOWS, Images, Window, moments
+from zoo.metrics.ssim.local_statistics import K1, K2, WINDOWS, Images, Window, local_moments
 
 _BUDGET = 2**29  # bytes that the prepared images of one table may take
 _CACHED = 2**16  # numbers worked on at once: three such buffers fit a cache
@@ -182,7 +182,7 @@ class _Units:
     def maps(self, x: Tensor) -> _Maps:
         """Of images (N, C, H, W)."""
         if not self.exact:
-            m = moments(x, self.data_range, self.window, self.dtype)
+            m = local_moments(x, self.data_range, self.window, self.dtype)
             pixels, sums, mean, var = m.centred, m.local, m.mean, m.var
         else:
             pixels, mass = x.to(self.dtype), self.window.mass

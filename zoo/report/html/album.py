@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from zoo.report.html.sprites import Array, Sprite, bytes_per_pixel, sprite
+from zoo.report.html.sprites import Array, Sprite, bytes_per_pixel, make_sprite
 
 Plain = Mapping[str, Any]
 T = TypeVar("T")
@@ -86,7 +86,7 @@ class Album:
                 count, columns = self._grid(group["resolution"])
                 if len(shown.fakes) < count:
                     columns = max(1, ceil(sqrt(len(shown.fakes))))
-                made = sprite(shown.fakes[:count], columns, side=self.sides[group["name"]])
+                made = make_sprite(shown.fakes[:count], columns, side=self.sides[group["name"]])
                 room, small = 2 * CARD if self.single else CARD, made.side <= SMALL
                 wide = made.width * max(1, round(room / made.width)) if small else min(made.width, room)
                 self.grids[row["name"]] = Grid(sprite=made, wide=wide, pixelated=small)
@@ -100,13 +100,13 @@ class Album:
         count = min(len(shown.pairs), len(shown.nearest), _by_size(PAIRS, side, 4))
         notes = [*shown.pair_notes, *[""] * count]
         both = [np.stack([shown.pairs[i], shown.nearest[i]]) for i in range(count)]
-        return [(sprite(images, 2, side=side), notes[i]) for i, images in enumerate(both)]
+        return [(make_sprite(images, 2, side=side), notes[i]) for i, images in enumerate(both)]
 
     def strip(self, name: str, side: int) -> Sprite | None:
         shown = self.pictures.get(name)
         if shown is None or not len(shown.strip):
             return None
-        return sprite(shown.strip, len(shown.strip), side=min(side, STRIP_SIDE))
+        return make_sprite(shown.strip, len(shown.strip), side=min(side, STRIP_SIDE))
 
     def _grid(self, resolution: int) -> tuple[int, int]:
         return _by_size(LARGE_GRID if self.single else GRID, resolution, (25, 5) if self.single else (16, 4))

@@ -13,7 +13,7 @@ from zoo.report.html import svg_charts
 from zoo.report.html.album import Album, RowPictures
 from zoo.report.html.summary_text import ceiling, direction, goodness, known, written
 from zoo.report.html.svg_charts import Axis, Chart
-from zoo.report.number_format import finite
+from zoo.report.number_format import finite_or_none
 
 Plain = Mapping[str, Any]
 
@@ -80,7 +80,7 @@ class Line:
         return self.row.get("error")
 
 
-class Group:
+class GroupSection:
     """Everything that a page shows of one image shape."""
 
     def __init__(
@@ -138,7 +138,9 @@ class Group:
         """What the baselines score: names and figures."""
         rows = [(row["name"], known(row, column.metric["name"])) for row in self.plain["baselines"]]
         return [
-            (name, number_format.figure(value, column.metric["decimals"])) for name, value in rows if value is not None
+            (name, number_format.format_value(value, column.metric["decimals"]))
+            for name, value in rows
+            if value is not None
         ]
 
     def _column(self, metric: Plain, rows: Sequence[Plain]) -> Column:
@@ -176,29 +178,29 @@ class Group:
         metric = column.metric
         found = row["figures"].get(metric["name"]) or {}
         note = str(found.get("note") or "")
-        value = finite(found.get("value"))
+        value = finite_or_none(found.get("value"))
         if value is None:
             why = note or "not available: not measured"
             return Cell(mark=self._footnote(why), why=why)
-        low, high = finite(found.get("low")), finite(found.get("high"))
+        low, high = finite_or_none(found.get("low")), finite_or_none(found.get("high"))
         spread = (row.get("spread") or {}).get(metric["name"])
-        mean, sd = (finite(spread.get(key)) if spread else None for key in ("mean", "sd"))
+        mean, sd = (finite_or_none(spread.get(key)) if spread else None for key in ("mean", "sd"))
         seeds = ""
         if spread and mean is not None and sd is not None:
             texts = (
-                number_format.figure(mean, metric["decimals"]),
-                number_format.figure(sd, metric["decimals"] + 2, 2),
+                number_format.format_value(mean, metric["decimals"]),
+                number_format.format_value(sd, metric["decimals"] + 2, 2),
             )
             seeds = f"± {texts[1]}" if mean == value else f"{texts[0]} ± {texts[1]}"
-        ideal = finite((column.ideal or {}).get("value"))
+        ideal = finite_or_none((column.ideal or {}).get("value"))
         drawn = svg_charts.whisker(column.axis, found, column.ideal, hollow=baseline) if column.axis else ""
         return Cell(
-            text=number_format.figure(value, metric["decimals"]),
-            interval=number_format.interval(low, high, metric["decimals"])
+            text=number_format.format_value(value, metric["decimals"]),
+            interval=number_format.format_interval(low, high, metric["decimals"])
             if low is not None and high is not None and low != high
             else "",
             spread=seeds,
-            n=number_format.whole(found["n"]) if found.get("n") and found["n"] != n else "",
+            n=number_format.format_whole(found["n"]) if found.get("n") and found["n"] != n else "",
             key=goodness(metric, value, ideal) if metric["better"] != "match" or ideal is not None else value,
             mark=self._footnote(note) if note and not spread else 0,
             why=note,
@@ -265,19 +267,19 @@ def _noted(metric: Plain, rows: Sequence[Plain]) -> bool:
 
 
 def _bytes(value: float) -> str:
-    return number_format.short(value, "B")
+    return number_format.format_count(value, "B")
 
 
 COSTS = (
     # keys in a row's costs, heading, what to say under it, how to write a number, whether more is better
-    (("parameters_g", "parameters_d"), "Parameters", "G / D", number_format.short, False),
-    (("macs_g", "macs_d"), "Multiply-adds", "G / D, per image", number_format.short, False),
+    (("parameters_g", "parameters_d"), "Parameters", "G / D", number_format.format_count, False),
+    (("macs_g", "macs_d"), "Multiply-adds", "G / D, per image", number_format.format_count, False),
     (("checkpoint_bytes",), "Generator file", "", _bytes, False),
-    (("nimg",), "Images seen", "in training", number_format.short, True),
-    (("train_img_per_s",), "Training", "images/s", number_format.rate, True),
-    (("sample_img_per_s",), "Sampling", "images/s", number_format.rate, True),
+    (("nimg",), "Images seen", "in training", number_format.format_count, True),
+    (("train_img_per_s",), "Training", "images/s", number_format.format_rate, True),
+    (("sample_img_per_s",), "Sampling", "images/s", number_format.format_rate, True),
     (("peak_memory_bytes",), "Peak memory", "", _bytes, False),
-    (("wall_s",), "Training time", "", number_format.duration, False),
+    (("wall_s",), "Training time", "", number_format.format_duration, False),
 )
 
 
@@ -287,7 +289,7 @@ def _costs(rows: Sequence[Plain]) -> list[dict[str, Any]]:
     for keys, title, unit, write, more in COSTS:
         cells = []
         for row in rows:
-            values = [finite((row.get("cost") or {}).get(key)) for key in keys]
+            values = [finite_or_none((row.get("cost") or {}).get(key)) for key in keys]
             texts = [number_format.NONE if value is None else write(value) for value in values]
             known_ones = [value for value in values if value is not None]
             cells.append((" / ".join(texts), known_ones[0]) if known_ones else ("", None))
@@ -339,6 +341,6 @@ def _reference(logs: Sequence[Sequence[Plain]], key: str) -> tuple[float, float]
     """The lowest and the highest of what the logs say real images score."""
     last = []
     for log in logs:
-        values = [finite(row.get(key + suffix)) for row in log for suffix in REFERENCES]
+        values = [finite_or_none(row.get(key + suffix)) for row in log for suffix in REFERENCES]
         last += [value for value in values if value is not None][-1:]
     return (min(last), max(last)) if last else None

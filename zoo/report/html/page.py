@@ -19,10 +19,10 @@ from zoo.core.files import atomic_file
 from zoo.report import number_format
 from zoo.report.html import svg_charts
 from zoo.report.html.album import Album, RowPictures
-from zoo.report.html.group_section import Group
-from zoo.report.html.quiz import quiz
+from zoo.report.html.group_section import GroupSection
+from zoo.report.html.quiz import make_quiz
 from zoo.report.html.sprites import Array
-from zoo.report.html.summary_text import Name, verdict
+from zoo.report.html.summary_text import Name, summarise_group
 
 __all__ = ["RowPictures", "write_page"]
 
@@ -65,17 +65,17 @@ def _render(document: Plain, pictures: Mapping[str, RowPictures], reals: Mapping
     )
     environment.tests["name"] = lambda part: isinstance(part, Name)
     environment.filters["percent"] = lambda place: f"{100 * place:.2f}%"
-    environment.filters |= {"whole": number_format.whole, "swatch": svg_charts.swatch}
+    environment.filters |= {"whole": number_format.format_whole, "swatch": svg_charts.swatch}
     style, script = (_source(name) for name in ("page.css", "page.js"))
     album = Album(document, pictures, reals, no_reals=no_reals)
-    groups = [Group(index, group, document, pictures, album) for index, group in enumerate(document["groups"])]
+    groups = [GroupSection(index, group, document, pictures, album) for index, group in enumerate(document["groups"])]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     return environment.get_template("page.html.j2").render(
         document=document,
         single=document["kind"] == "report",
-        verdict=verdict(document),
+        verdict=summarise_group(document),
         groups=groups,
-        quiz=quiz(document, groups, album),
+        quiz=make_quiz(document, groups, album),
         no_reals=no_reals,
         style=style,
         script=script,

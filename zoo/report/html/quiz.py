@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zoo.report.html.album import POOL, Album, none
-from zoo.report.html.group_section import Group
-from zoo.report.html.sprites import Sprite, sprite
+from zoo.report.html.group_section import GroupSection
+from zoo.report.html.sprites import Sprite, make_sprite
 
 Plain = Mapping[str, Any]
 
@@ -17,7 +17,7 @@ FEWEST = 6  # images of either kind without which there is no quiz
 SLACK = 2  # so many more or fewer than half of the tiles may be fakes
 
 
-def quiz(document: Plain, groups: Sequence[Group], album: Album) -> dict[str, Any] | None:
+def make_quiz(document: Plain, groups: Sequence[GroupSection], album: Album) -> dict[str, Any] | None:
     """What the script needs: sheets of tiles, and which of them make up a round; None where there is nothing to ask."""
     seed = zlib.crc32(f"{document['title']}\n{document.get('made', '')}".encode("utf-8", "replace"))
     sheets: list[dict[str, Any]] = []
@@ -32,9 +32,9 @@ def quiz(document: Plain, groups: Sequence[Group], album: Album) -> dict[str, An
             if max(len(spare), grid.sprite.count) < FEWEST:
                 continue
             if real is None:
-                real = _sheet(sheets, sprite(reals[:POOL], 6, side=group.side))
+                real = _sheet(sheets, make_sprite(reals[:POOL], 6, side=group.side))
             if len(spare) >= 2 * FEWEST:
-                fake = _sheet(sheets, sprite(spare, 6, side=group.side))
+                fake = _sheet(sheets, make_sprite(spare, 6, side=group.side))
             else:
                 fake = _sheet(sheets, grid.sprite, shown=f"grid-{line.anchor}")
             swapped = bool(zlib.crc32(f"{seed} {line.name}".encode("utf-8", "replace")) & 1)

@@ -39,7 +39,7 @@ class Sprite:
     gap: int
 
 
-def sprite(images: Array, columns: int, *, side: int | None = None, gap: int = 1) -> Sprite:
+def make_sprite(images: Array, columns: int, *, side: int | None = None, gap: int = 1) -> Sprite:
     """uint8 images (n, C, R, R) as one PNG; n of at least 1.
 
     Of images with neither 1 nor 3 channels the first channel is shown, as grey.

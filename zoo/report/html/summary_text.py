@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zoo.report.number_format import figure, finite, interval, listed
+from zoo.report.number_format import finite_or_none, format_interval, format_value, join_words
 
 Plain = Mapping[str, Any]
 Sentence = list[str]  # its parts; those that are names are Names
@@ -25,10 +25,10 @@ def ceiling(group: Plain) -> Plain | None:
 
 def known(row: Plain, metric: str | None) -> float | None:
     """A row's value of a metric, where it is available."""
-    return finite((row["figures"].get(metric) or {}).get("value")) if metric and not row.get("error") else None
+    return finite_or_none((row["figures"].get(metric) or {}).get("value")) if metric and not row.get("error") else None
 
 
-def verdict(document: Plain) -> list[list[Sentence]]:
+def summarise_group(document: Plain) -> list[list[Sentence]]:
     """The page's first paragraphs: who comes first, by what, against which ceiling; alarms; what is missing. Several
     groups have one each.
     """
@@ -51,12 +51,16 @@ def verdict(document: Plain) -> list[list[Sentence]]:
 
 def written(found: Plain | None, metric: Plain) -> str:
     """``137.7 [131 - 144]``, with an en dash; ``not available`` where it is not."""
-    value = finite((found or {}).get("value"))
+    value = finite_or_none((found or {}).get("value"))
     if found is None or value is None:
         return "not available"
-    low, high = finite(found.get("low")), finite(found.get("high"))
-    text = figure(value, metric["decimals"])
-    return text if low is None or high is None or low == high else f"{text} [{interval(low, high, metric['decimals'])}]"
+    low, high = finite_or_none(found.get("low")), finite_or_none(found.get("high"))
+    text = format_value(value, metric["decimals"])
+    return (
+        text
+        if low is None or high is None or low == high
+        else f"{text} [{format_interval(low, high, metric['decimals'])}]"
+    )
 
 
 def direction(metric: Plain) -> str:
@@ -127,13 +131,13 @@ def _runners_up(best: Sequence[Plain], metric: Plain) -> list[Sentence]:
     if len(best) < 2:
         return []
     first = best[0]["figures"][metric["name"]]
-    low, high = finite(first.get("low")), finite(first.get("high"))
+    low, high = finite_or_none(first.get("low")), finite_or_none(first.get("high"))
     if low is None or high is None:
         return [["Second is ", Name(best[1]["name"]), f" with {written(best[1]['figures'][metric['name']], metric)}."]]
     close = []
     for row in best[1:]:
         found = row["figures"][metric["name"]]
-        ends = finite(found.get("low")), finite(found.get("high"))
+        ends = finite_or_none(found.get("low")), finite_or_none(found.get("high"))
         if ends[0] is not None and ends[1] is not None and ends[0] <= high and low <= ends[1]:
             close.append(row["name"])
     if close:
@@ -152,7 +156,7 @@ def _rang(row: Plain) -> list[Sentence]:
     names = list(dict.fromkeys(alarm["name"] for alarm in row["alarms"]))
     if not names:
         return []
-    rang = f"The {listed(names)} alarm{'s ring' if len(names) > 1 else ' rings'} for it"
+    rang = f"The {join_words(names)} alarm{'s ring' if len(names) > 1 else ' rings'} for it"
     return [[f"{rang}, so this first place means little."]]
 
 
@@ -164,12 +168,12 @@ def _alarms(rows: Sequence[Plain], kind: str) -> list[Sentence]:
     if not rang:
         return [["No alarm rang."]] if any(not row.get("error") for row in rows) else []
     if kind == "report":
-        return [["Alarms that rang: ", Name(listed(list(rang))), "."]]
+        return [["Alarms that rang: ", Name(join_words(list(rang))), "."]]
     of = len(rows)
     parts: Sentence = ["Alarms rang: "]
     for i, (name, names) in enumerate(rang.items()):
         parts += ["; " if i else "", Name(name), f" for {len(names)} of {of}"]
-        parts += [f" ({listed(names)})" if len(names) <= 3 else ""]
+        parts += [f" ({join_words(names)})" if len(names) <= 3 else ""]
     return [[*parts, "."]]
 
 
@@ -178,7 +182,9 @@ def _broken(rows: Sequence[Plain]) -> list[Sentence]:
     if not names:
         return []
     return [
-        [f"{len(names)} of {len(rows)} could not be judged ({listed(names[:3])}{' ...' if len(names) > 3 else ''})."]
+        [
+            f"{len(names)} of {len(rows)} could not be judged ({join_words(names[:3])}{' ...' if len(names) > 3 else ''})."
+        ]
     ]
 
 
@@ -187,4 +193,4 @@ def _missing(document: Plain, rows: Sequence[Plain]) -> list[Sentence]:
     if not whole:
         return []
     absent = [m["title"] for m in document["metrics"] if all(known(row, m["name"]) is None for row in whole)]
-    return [[f"Not available: {listed(absent)}."]] if absent else []
+    return [[f"Not available: {join_words(absent)}."]] if absent else []

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from zoo.report.number_format import MINUS, finite, short
+from zoo.report.number_format import MINUS, finite_or_none, format_count
 
 Array = np.ndarray[Any, Any]
 Kind = Literal["linear", "log", "symlog"]
@@ -121,7 +121,7 @@ def axis(values: Iterable[float], kind: Kind | None = None, *, zero: bool = Fals
 
 def ends(figure: Mapping[str, Any] | None) -> list[float]:
     """The value and the ends of its interval, those that there are."""
-    found = [finite((figure or {}).get(key)) for key in ("value", "low", "high")]
+    found = [finite_or_none((figure or {}).get(key)) for key in ("value", "low", "high")]
     return [value for value in found if value is not None] if found[0] is not None else []
 
 
@@ -207,7 +207,7 @@ class Chart:
 
 def line(rows: Iterable[Mapping[str, Any]], key: str, name: str, slot: int) -> Line | None:
     """The figure ``key`` of log rows against ``nimg``; None where no row has it."""
-    pairs = [(finite(row.get("nimg")), finite(row.get(key))) for row in rows]
+    pairs = [(finite_or_none(row.get("nimg")), finite_or_none(row.get(key))) for row in rows]
     table = np.array([pair for pair in pairs if None not in pair], np.float64).reshape(-1, 2)
     if not len(table):
         return None
@@ -258,7 +258,7 @@ def curves(
         across=_images(across),
         up=up.ticks(5),
         slots=[(one.slot, one.name) for one in lines],
-        words=f"{title} against images seen, up to {short(across.high)}: {last}.",
+        words=f"{title} against images seen, up to {format_count(across.high)}: {last}.",
         scale="logarithmic" if kind != "linear" else "",
         reference=means if reference is not None else "",
     )

@@ -6,9 +6,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from zoo.runtime.timer import wait
-from zoo.training.profiling.roofline import Rates, Work, rates, work
-from zoo.training.profiling.roofline import seconds as floor_seconds
+from zoo.runtime.timer import synchronize
+from zoo.training.profiling.roofline import DeviceRates, StepWork, count_work, measure_rates
+from zoo.training.profiling.roofline import roofline_seconds as floor_seconds
 from zoo.training.trainer import Trainer
 
 WARM = 4  # steps before any is timed: memory is laid out, kernels chosen, code compiled, graphs recorded
@@ -27,7 +27,7 @@ NAMES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Profile:
+class StepProfile:
     """Seconds of a step.
 
     Attributes:
@@ -44,8 +44,8 @@ class Profile:
     step: float
     floor: float
     batch: int
-    work: Work
-    rates: Rates
+    work: StepWork
+    rates: DeviceRates
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -57,7 +57,7 @@ class Profile:
         }
 
 
-def profile(trainer: Trainer, seconds: float = 10.0) -> Profile:
+def profile_steps(trainer: Trainer, seconds: float = 10.0) -> StepProfile:
     """Take steps for about ``seconds`` each alone, timed part by part, and (with penalties) without these.
 
     Whatever the networks had learnt is changed by it: the trainer is of no use afterwards.
@@ -66,7 +66,7 @@ def profile(trainer: Trainer, seconds: float = 10.0) -> Profile:
     for _ in range(WARM * period):
         trainer.step()
     alone, _ = _timed(trainer, seconds, period)
-    trainer.stopwatch.on = True
+    trainer.timer.on = True
     trainer.step()
     parts = _parts(trainer, seconds, period)
     terms = trainer.objective.terms
@@ -83,9 +83,9 @@ def profile(trainer: Trainer, seconds: float = 10.0) -> Profile:
     trainer.nonfinite()
     rows = trainer.recipe.train.log_kimg * 1000 / trainer.recipe.train.batch
     parts["logging"] = (time.perf_counter() - start) / max(1.0, rows)
-    counted, measured = work(trainer.recipe, trainer.data), rates(trainer.device)
+    counted, measured = count_work(trainer.recipe, trainer.data), measure_rates(trainer.device)
     local = trainer.recipe.train.batch // trainer.world.size
-    return Profile(
+    return StepProfile(
         parts={key: parts[key] for key in NAMES if key in parts},
         profiled=sum(parts.values()),
         step=alone,
@@ -98,19 +98,19 @@ def profile(trainer: Trainer, seconds: float = 10.0) -> Profile:
 
 def _timed(trainer: Trainer, seconds: float, period: int) -> tuple[float, int]:
     """Seconds of a step, and steps: whole periods of lazy penalties, until the time is up."""
-    wait(trainer.device)
+    synchronize(trainer.device)
     start, steps = time.perf_counter(), 0
     while steps == 0 or time.perf_counter() - start < seconds:
         for _ in range(period):
             trainer.step()
         steps += period
-        wait(trainer.device)
+        synchronize(trainer.device)
     return (time.perf_counter() - start) / steps, steps
 
 
 def _parts(trainer: Trainer, seconds: float, period: int) -> dict[str, float]:
     """The same part by part."""
-    watch = trainer.stopwatch
+    watch = trainer.timer
     watch.seconds = {}
     _, steps = _timed(trainer, seconds, period)
     return {name: took / steps for name, took in watch.seconds.items()}

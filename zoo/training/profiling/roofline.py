@@ -13,16 +13,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from zoo.data import Dataset
-from zoo.models.summary import trainable
-from zoo.recipes import Recipe
+from zoo.core.config import Recipe
+from zoo.data.dataset import Dataset
+from zoo.models.summary import count_parameters
 from zoo.runtime.speed import Speed
-from zoo.runtime.timer import wait
+from zoo.runtime.timer import synchronize
 from zoo.training.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class StepWork:
     """What a step consists of.
 
     Attributes:
@@ -41,7 +41,7 @@ class Work:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rates:
+class DeviceRates:
     """What a device was measured to do: multiply-adds a second in both precisions, bytes a second copied (read and
     written).
     """
@@ -51,7 +51,7 @@ class Rates:
     copy: float
 
 
-class Counter(TorchDispatchMode):
+class MacCounter(TorchDispatchMode):
     """Counts multiply-adds of products, and the numbers they read and write.
 
     As torch's own counter does, and right where convolutions have groups: its formula takes the gradient of a grouped
@@ -79,7 +79,7 @@ class Counter(TorchDispatchMode):
         return result
 
 
-def work(recipe: Recipe, data: Dataset) -> Work:
+def count_work(recipe: Recipe, data: Dataset) -> StepWork:
     """Counted on steps of two and of four images, in fp32, on the CPU."""
     plain = replace(
         recipe,
@@ -92,14 +92,14 @@ def work(recipe: Recipe, data: Dataset) -> Work:
         train = replace(recipe.train, batch=batch, micro_batch=None, precision="fp32")
         trainer = Trainer(replace(plain, train=train), data, torch.device("cpu"))
         period = trainer.objective.period  # lazy penalties count for their part
-        with Counter() as counter:
+        with MacCounter() as counter:
             for _ in range(period):
                 trainer.step()
         trainer.feed.close()
         counted.append((counter.macs / period, counter.elements / period))
     each = round((counted[1][1] - counted[0][1]) / 2)
-    sizes = [trainable(network) for network in (trainer.G, trainer.D)]
-    return Work(
+    sizes = [count_parameters(network) for network in (trainer.G, trainer.D)]
+    return StepWork(
         macs=round(counted[1][0] / 4),
         elements=each,
         fixed=max(0, round(counted[0][1]) - 2 * each),
@@ -108,7 +108,7 @@ def work(recipe: Recipe, data: Dataset) -> Work:
     )
 
 
-def rates(device: torch.device) -> Rates:
+def measure_rates(device: torch.device) -> DeviceRates:
     """The best of a few square products and of a few copies, on ``device``, now."""
     cuda = device.type == "cuda"
     sizes = (4096, 8192) if cuda else (1024, 2048)
@@ -122,14 +122,14 @@ def rates(device: torch.device) -> Rates:
 
     source = torch.randn((256 if cuda else 32) << 20, device=device)
     target = torch.empty_like(source)
-    return Rates(
+    return DeviceRates(
         fp32=product(torch.float32),
         bf16=product(torch.bfloat16),
         copy=2 * source.nbytes / _seconds(lambda: target.copy_(source), device),
     )
 
 
-def seconds(work: Work, rates: Rates, speed: Speed, batch: int) -> float:
+def roofline_seconds(work: StepWork, rates: DeviceRates, speed: Speed, batch: int) -> float:
     """The floor of a step of ``batch`` images: products at the matrix rate of the forward's precision, or their bytes
     at the copy rate, whichever takes longer; then Adam (reads four numbers, writes three a parameter) and the average
     (reads two, writes one), which are bytes alone.
@@ -143,9 +143,9 @@ def seconds(work: Work, rates: Rates, speed: Speed, batch: int) -> float:
 def _seconds(function: Callable[[], Any], device: torch.device, repeats: int = 5) -> float:
     best = float("inf")
     for _ in range(repeats + 1):
-        wait(device)
+        synchronize(device)
         start = time.perf_counter()
         function()
-        wait(device)
+        synchronize(device)
         best = min(best, time.perf_counter() - start)
     return best

@@ -1,0 +1,42 @@
+"""The only reader of YAML: mappings in which each key stands once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from zoo.core.errors import ZooError, error_reason
+
+
+def read_yaml(path: Path, what: str = "a recipe") -> dict[str, Any]:
+    """The mapping in a YAML file, in which each key stands once.
+
+    Raises:
+        ZooError: it cannot be read, is not YAML, or holds no mapping, as ``what`` does.
+    """
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except OSError as error:
+        raise ZooError(f"{path}: cannot be read ({error_reason(error)})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ZooError(f"{path}{line}: is not YAML ({getattr(error, 'problem', None) or 'not text'})") from None
+    if not isinstance(data, dict):
+        raise ZooError(f"{path}: {what} is a mapping of keys to values")
+    return data
+
+
+class _UniqueKeyLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML in which a key stands once: a second one is a slip, and YAML's own rule lets it win silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                problem = f"the key {key.value!r} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)

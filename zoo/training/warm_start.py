@@ -1,0 +1,84 @@
+"""Weights that a new run starts from: another run, a file, or a pretrained backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+
+from zoo.core.errors import ZooError
+from zoo.core.progress import Reporter
+from zoo.metrics.features import backbone_weights
+from zoo.models.base import Discriminator
+from zoo.training import checkpoint
+from zoo.training.run_folder import open_run
+
+
+def warm_start(source: str, networks: dict[str, nn.Module], say: Callable[[str], None]) -> None:
+    """Start ``networks`` (``G``, ``D``, ``ema``) from another run's newest checkpoint, or all but D from a
+    generator's file.
+
+    What does not match by name and shape keeps its fresh weights and is listed.
+
+    Raises:
+        ZooError: nothing to load there, or nothing in it matches.
+    """
+    for side, tensors in _read_tensors(source, say).items():
+        target = networks[side].state_dict()
+        fitting = {name: t for name, t in tensors.items() if name in target and target[name].shape == t.shape}
+        if not any(t.dim() > 1 for t in fitting.values()):
+            raise ZooError(f"train.init_from: nothing in {source} fits this recipe's {side}")
+        networks[side].load_state_dict(fitting, strict=False)
+        left = [name for name in target if name not in fitting]
+        say(f"{side}: {len(fitting)} of {len(target)} tensors from {source}")
+        if left:
+            say(f"{side}: fresh, because missing there or of another shape: {', '.join(left)}")
+
+
+def _read_tensors(source: str, say: Callable[[str], None]) -> dict[str, dict[str, Tensor]]:
+    path = Path(source)
+    if path.is_dir():
+        state = checkpoint.load_newest_checkpoint(open_run(path).state, say)
+        if state is None:
+            raise ZooError(f"train.init_from: the run {source} has no checkpoint")
+    elif not path.is_file():
+        raise ZooError(f"train.init_from: no run or file {source}")
+    elif path.suffix == ".safetensors":
+        try:
+            state = safetensors.torch.load_file(path)
+        except (OSError, safetensors.SafetensorError):
+            raise ZooError(f"train.init_from: {source} is not a safetensors file, or damaged") from None
+    else:
+        state = checkpoint.load_tensors(path)
+    sides: Any = {"G": state, "ema": state}
+    if isinstance(state, dict) and isinstance(trainer := state.get("trainer"), dict):
+        sides = {"G": trainer.get("generator"), "D": trainer.get("discriminator"), "ema": trainer.get("ema")}
+    for tensors in sides.values():
+        if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+            raise ZooError(f"train.init_from: {source} holds no network's tensors by name")
+    return sides
+
+
+def load_pretrained_backbones(network: Discriminator, reporter: Reporter) -> None:
+    """Give the parts of ``network`` that were trained elsewhere their weights (``Discriminator.pretrained``).
+
+    Building a network touches no file, so that a new run does this, and one that is resumed need not.
+
+    Raises:
+        ZooError: a file is not to be had (see ``zoo.metrics.features.backbone_weights``), or is that of another network.
+    """
+    for part, name in network.pretrained.items():
+        path = backbone_weights.find_timm_weights(name, None, reporter)
+        state = backbone_weights.read_state_dict(path)
+        try:
+            cast(Any, network.get_submodule(part)).adopt(state)
+        except KeyError as error:
+            raise ZooError(f"{path}: not the weights of timm's {name}: {error.args[0]} is missing") from None
+        except RuntimeError as error:
+            raise ZooError(
+                f"{path}: not the weights of timm's {name} ({str(error).splitlines()[-1].strip()})"
+            ) from None
