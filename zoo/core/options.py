@@ -1,0 +1,89 @@
+"""Options of training and evaluation that travel together: plain data, without torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from zoo.core.errors import suggest
+
+RENAMED_KEYWORDS = {
+    "samples": "num_samples",
+    "spaces": "extractors",
+}  # old spelling: new one; both work for one version
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """How to train, whatever is trained.
+
+    Attributes:
+        data: folder, zip, ``.npy`` or ``.npz`` of images, or ``"phantoms[:SUBJECTS]"``; None: ``$ZOO_DATA``, else phantoms.
+        out: folder in which run folders are made.
+        kimg: thousands of images to train for (``train.kimg``); None: as the recipe says.
+        device: ``auto``, ``cpu``, ``cuda[:INDEX]`` or ``mps``.
+        precision: ``auto``, ``fp32`` or ``bf16`` (``train.precision``); None: as the recipe says.
+        new: start a new run even if one could be continued.
+        deterministic: use only algorithms that repeat bit for bit; slower on CUDA.
+        tensorboard: also write scalars for TensorBoard.
+        set: overrides as on the command line, ``"train.batch=32"``.
+    """
+
+    data: str | Path | None = None
+    out: str | Path = "runs"
+    kimg: float | None = None
+    device: str = "auto"
+    precision: str | None = None
+    new: bool = False
+    deterministic: bool = False
+    tensorboard: bool = False
+    set: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """What generators or image sets are evaluated by.
+
+    Attributes:
+        data: real images to evaluate against; None: those that the first run was trained on.
+        metrics: names and groups of metrics; None: the default ones.
+        extractors: feature extractors, the first of which ranks; None: Inception, and DINOv2 where its weights are.
+        weights: file or folder with the extractors' weights; None: ``$ZOO_WEIGHTS``, caches, then a download.
+        num_samples: generated images per generator; None: the default of the command.
+        device: ``auto``, ``cpu``, ``cuda[:INDEX]`` or ``mps``.
+    """
+
+    data: str | Path | None = None
+    metrics: Sequence[str] | None = None
+    extractors: Sequence[str] | None = None
+    weights: str | Path | None = None
+    num_samples: int | None = None
+    device: str = "auto"
+
+
+Options = TypeVar("Options", TrainOptions, EvaluationOptions)
+
+
+def field_names(kind: type[Any]) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def with_keywords(options: Options, keywords: Mapping[str, Any], *, function: str) -> Options:
+    """A copy of ``options`` with fields replaced by ``keywords``; keywords of older versions warn.
+
+    Raises:
+        TypeError: a keyword that is no field, as Python itself raises it; with the nearest match.
+    """
+    names, changes = field_names(type(options)), {}
+    for key, value in keywords.items():
+        name = RENAMED_KEYWORDS.get(key, key)
+        if name not in names:
+            raise TypeError(f"{function}() got an unexpected keyword argument {key!r}{suggest(key, names)}")
+        if name != key:
+            warnings.warn(f"{function}({key}=...) is called {name} now", DeprecationWarning, stacklevel=3)
+        changes[name] = value
+    return replace(options, **changes)
