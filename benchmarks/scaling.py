@@ -175,7 +175,7 @@ def measured_here(name: str) -> dict[str, Any]:
             start = time.perf_counter()
             sent = distributed.reduce_gradients(parameters)
             reduces.append(time.perf_counter() - start)
-        trainer.feed.close()
+        trainer.loader.close()
     return {
         "step_s": statistics.median(steps),
         "reduce_s": statistics.median(reduces),

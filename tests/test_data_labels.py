@@ -92,7 +92,7 @@ def test_networks_with_classes_train_on_them(folder, arch):
     trainer = Trainer(resolved, load_dataset(folder, resolved.data), torch.device("cpu"))
     for _ in range(2):
         trainer.step()
-    assert trainer.nonfinite() is None
+    assert trainer.find_nonfinite() is None
     G, D = trainer.G.eval(), trainer.D.eval()
     z = torch.randn(1, G.latent.dim).expand(2, -1)
     torch.manual_seed(0)

@@ -142,5 +142,5 @@ def test_every_penalty_trains(name, update):
     trainer = Trainer(resolved, load_dataset("phantoms:2", resolved.data), torch.device("cpu"))
     for _ in range(3):
         trainer.step()
-    assert trainer.nonfinite() is None
+    assert trainer.find_nonfinite() is None
     assert name in trainer.meters.sums

@@ -55,7 +55,7 @@ def test_every_pair_of_a_size_trains(generator, discriminator):
     for _ in range(2):
         trainer.step()
     assert trainer.nimg == 4
-    assert trainer.nonfinite() is None
+    assert trainer.find_nonfinite() is None
     after = [*trainer.G.parameters(), *trainer.D.parameters()]
     moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True) if a.dim() > 1]
     assert all(moved)
@@ -268,10 +268,10 @@ def test_losses_of_ds_own_are_minimised_and_logged():
 def test_nan_is_noticed_by_name():
     trainer = make("dcgan-64", *TINY)
     trainer.step()
-    assert trainer.nonfinite() is None
+    assert trainer.find_nonfinite() is None
     with torch.no_grad():
         next(trainer.G.parameters())[0, 0, 0, 0] = float("inf")
-    assert trainer.nonfinite() == f"generator.{next(iter(trainer.G.state_dict()))}"
+    assert trainer.find_nonfinite() == f"generator.{next(iter(trainer.G.state_dict()))}"
 
 
 @pytest.mark.parametrize("resolution", [136, 200])

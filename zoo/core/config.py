@@ -175,8 +175,8 @@ class SpeedConfig:
     channels_last: Switch = "auto"  # pixels' channels side by side in memory, as fast convolutions want them
     tf32: Switch = "auto"  # 19-bit products of fp32 numbers, on NVIDIA since Ampere; auto: where forwards are bf16
     fused: Switch = "auto"  # an optimiser's step in one pass over memory
-    compile: Switch = "auto"  # torch.compile; auto: on CUDA
-    cuda_graphs: Switch = "auto"  # a step's launches recorded once; auto: on CUDA
+    compile: Literal["reduce-overhead"] | Switch = "auto"  # torch.compile; auto: on CUDA; reduce-overhead: CUDA graphs
+    cuda_graphs: Switch = "auto"  # accepted from older recipes, without effect
     reuse_memory: Switch = "auto"  # freed memory is kept for the next layer and not given back to the system; CPU
     resident: Switch = "auto"  # all training images in the device's memory, if they fit
     resident_share: Share = 0.5  # of the device's free memory they may take

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 
-
 @dataclass(kw_only=True)
 class StepOutputs:
     """One forward pass of both networks, which every term of a phase shares.

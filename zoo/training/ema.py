@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo.core.config import EmaConfig
+from zoo.core.config import EmaConfig, Recipe
 from zoo.models.base import Generator
 from zoo.models.batch_norm import batch_norm_momentum, batch_norms
+from zoo.runtime import rng
 
 CALIBRATION_BATCH = 16  # no larger than the smallest batches that nets are trained with: it must fit memory
 
@@ -62,6 +63,20 @@ class Ema:
         for name in self._copied:
             self.module.get_buffer(name).copy_(module.get_buffer(name))
         self._calibrated = False
+
+    def calibrate_for(self, recipe: Recipe, nimg: int, device: torch.device) -> None:
+        """:meth:`calibrate` on fixed latents (and classes) of the recipe's seed; torch's random state is left alone."""
+        # Fewer latents for large images, which give a norm more pixels each: 1024 at 64 px and less, 256 at 256 px.
+        batches = max(1, min(1024, 65536 // recipe.data.resolution) // CALIBRATION_BATCH)
+        if nimg == 0:  # the grid of untrained weights, for which training need not wait
+            batches = 1
+        count = batches * CALIBRATION_BATCH  # whole batches: each counts alike
+        seed = recipe.train.seed
+        with rng.fork_rng(device):
+            torch.manual_seed(rng.derive_seed(seed, "calibration noise"))
+            label = rng.fixed_labels(seed, count, self.module.image.shares)
+            z = torch.randn(count, self.module.latent.dim, generator=rng.seeded_generator(seed, "calibration"))
+            self.calibrate(z.to(device), None if label is None else label.to(device))
 
     @torch.no_grad()
     def calibrate(self, z: Tensor, label: Tensor | None = None) -> None:

@@ -81,6 +81,17 @@ class MeanMeters:
         self._sums = {tuple(key.split(",")): vector.to(device).reshape(-1) for key, vector in state["sums"].items()}
         self._batches = {tuple(key.split(",")): count for key, count in state["batches"].items()}
 
+    def load_gathered(self, states: Any, world: distributed.World, device: torch.device) -> None:
+        """Load what every process of a checkpoint had summed; with another number of processes, the first takes all."""
+        states = states if isinstance(states, list) else [states]  # the first versions saved one
+        if len(states) == world.size:
+            self.load_state_dict(states[world.rank], device)
+        elif world.first:
+            for state in states:
+                other = MeanMeters()
+                other.load_state_dict(state, device)
+                self.merge(other)
+
 
 class LogFile:
     """``log.jsonl``, opened for appending; every row is whole and flushed."""

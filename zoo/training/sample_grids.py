@@ -1,4 +1,4 @@
-"""What a run shows of its averaged generator on the way: grids, curves, an animation."""
+"""Pictures of a run: sample grids, training curves and an animation."""
 
 from __future__ import annotations
 
@@ -13,46 +13,49 @@ from zoo.runtime import rng
 from zoo.training.run_folder import Run
 from zoo.training.trainer import Trainer
 
+GRID_COUNTS = ((64, 64), (128, 25))  # largest resolution in pixels, images in a grid
+LARGE_GRID_COUNT = 16
+
 
 class SampleGrids:
-    """Pictures of the averaged generator, from the same latents every time."""
+    """Grids of the averaged generator, from the same latents every time."""
 
     def __init__(self, trainer: Trainer, run: Run) -> None:
         self.trainer, self.run = trainer, run
         resolution = trainer.recipe.data.resolution
-        self.count = 64 if resolution <= 64 else 25 if resolution <= 128 else 16
+        self.count = next((count for size, count in GRID_COUNTS if resolution <= size), LARGE_GRID_COUNT)
 
-    def first(self) -> None:
-        """Real images, and what the untrained generator makes."""
+    def save_first(self) -> None:
+        """Save a grid of real images and one of the untrained generator."""
         data = self.trainer.data
         order = rng.ImageOrder(rng.derive_seed(self._seed, "reals"), len(data.train))
-        some = data.train[order.take(0, min(self.count, len(data.train)))]
-        image_grid.save_png(image_grid.make_grid(data.take(some)), self.run.samples / "reals.png")
-        image_grid.save_png(image_grid.make_grid(self.fakes(self.count)), self.run.samples / "fakes_init.png")
+        positions = data.train[order.take(0, min(self.count, len(data.train)))]
+        image_grid.save_png(image_grid.make_grid(data.take(positions)), self.run.samples / "reals.png")
+        fakes = self.generate(self.count)
+        image_grid.save_png(image_grid.make_grid(fakes), self.run.samples / "fakes_init.png")
 
-    def fakes(self, count: int) -> Tensor:
-        """uint8 (count, C, R, R): the same images for the same weights, and the first of them for a smaller count."""
+    def generate(self, count: int) -> Tensor:
+        """uint8 (count, C, R, R): the same images for the same weights; a smaller count gives the first of them."""
         z = rng.fixed_latents(self._seed, count, self.trainer.G.latent.dim)
-        return to_uint8(sampling.generate_images(self.trainer.averaged(), z, seed=self._seed, speed=self.trainer.speed))
+        averaged, speed = self.trainer.averaged(), self.trainer.speed
+        return to_uint8(sampling.generate_images(averaged, z, seed=self._seed, speed=speed))
 
     def save(self, fakes: Tensor) -> None:
-        """A grid of the first of ``fakes``."""
+        """Save a grid of the first of ``fakes`` under the images seen so far."""
         nimg = self.trainer.nimg
-        image_grid.save_png(
-            image_grid.make_grid(fakes[: self.count]),
-            self.run.samples / f"fakes-{nimg / 1000:010.3f}.png",
-            {"nimg": nimg, "seed": self._seed},
-        )
+        grid = image_grid.make_grid(fakes[: self.count])
+        path = self.run.samples / f"fakes-{nimg / 1000:010.3f}.png"
+        image_grid.save_png(grid, path, {"nimg": nimg, "seed": self._seed})
 
-    def draw_curves(self, reals: Mapping[str, float | None]) -> None:
-        """Losses, accuracies and SSIM, from what has been logged; ``reals``: the SSIM figures of real images."""
+    def draw_curves(self, real_values: Mapping[str, float | None]) -> None:
+        """Draw losses, accuracies and SSIM from the log; ``real_values``: SSIM values of real images."""
         rows, name = self.run.rows(), self.run.name
         plots.plot_losses(rows, self.run.path / "losses.png", name)
         plots.plot_accuracy(rows, self.run.path / "d_accuracy.png", name)
-        plots.plot_ssim(rows, self.run.path / "ssim.png", name, reals)
+        plots.plot_ssim(rows, self.run.path / "ssim.png", name, real_values)
 
     def draw_animation(self) -> None:
-        """training.gif, from the grids that have been saved."""
+        """Make training.gif of the grids that were saved."""
         frames = [self.run.samples / "fakes_init.png", *sorted(self.run.samples.glob("fakes-*.png"))]
         captions = ["untrained", *(f"{float(frame.stem.removeprefix('fakes-')):.1f} kimg" for frame in frames[1:])]
         image_grid.make_gif(frames, self.run.path / "training.gif", captions=captions)

@@ -1,4 +1,4 @@
-"""A run watched on the way: likeness to real images, alarms, and which of its generators was the best so far."""
+"""Validation during training: likeness to real images, alarms, and the choice of the best generator so far."""
 
 from __future__ import annotations
 
@@ -24,219 +24,228 @@ from zoo.models import sampling
 from zoo.runtime import distributed, rng
 from zoo.training.trainer import Trainer
 
-VERSION = 1  # to be raised whenever the same real images would have other figures
-NUM_VALIDATION_IMAGES = 64  # averaged fakes at every look
-UNSEEN = 256  # unseen images they are held against, from all unseen subjects
-RANKED = 500  # fakes for `best: kid` and `best: fid`
-COLLAPSE_PATIENCE_CHECKS = 5  # looks at which collapse must ring, without getting better, before it stops a run
+CACHE_VERSION = 1  # raise it whenever the same real images would have other values
+NUM_VALIDATION_IMAGES = 64  # images of the averaged generator at every validation
+MAX_HELDOUT_IMAGES = 256  # held-out images they are compared with, spread over all held-out subjects
+NUM_RANKING_IMAGES = 500  # generated images for `best: kid` and `best: fid`
+COLLAPSE_PATIENCE_CHECKS = 5  # validations in a row that must trigger collapse, without improvement, to stop a run
 
-Plain = dict[str, Any]
+_Row = dict[str, Any]
 
 
 class Validator:
-    """Figures of the averaged generator for the log, from the same latents every time.
+    """Values of the averaged generator for the log, from the same latents every time.
 
     Args:
-        trainer: whose generator.
-        reporter: who is told of alarms.
-        state: what :meth:`state_dict` gave at the checkpoint that the run goes on from.
+        trainer: whose generator is evaluated.
+        reporter: receives a line when an alarm is triggered or ends.
+        state: result of :meth:`state_dict` in the checkpoint that is resumed; None at the start.
 
     Attributes:
-        best: metric, value and image count of the best look so far, or None.
+        best: metric, value and image count of the best validation so far, or None.
     """
 
-    def __init__(self, trainer: Trainer, reporter: Reporter, state: Plain | None = None) -> None:
+    def __init__(self, trainer: Trainer, reporter: Reporter, state: _Row | None = None) -> None:
         self.trainer, self.reporter = trainer, reporter
         self.config = trainer.recipe.train
         state = state or {}
-        self.spent: float = state.get("spent", 0.0)  # seconds spent on looks
-        self.last: float = state.get("last", 0.0)  # seconds the last look took
-        self.best: Plain | None = state.get("best")
-        self.ringing: list[float] = state.get(
+        self.seconds_spent: float = state.get("spent", 0.0)
+        self.last_duration: float = state.get("last", 0.0)
+        self.best: _Row | None = state.get("best")
+        self._collapsed_ssim: list[float] = state.get(
             "ringing", []
-        )  # pairwise SSIM of the looks at which collapse rang, in a row
-        self._known: set[tuple[str, str]] = set()  # alarms that were told of
-        self._scores: Plain | None = None
-        self.reals, self.unseen = self._sets()
-        # Before the first step: weights that are not to be had are known at once.
-        self._space = None
+        )  # pairwise SSIM of the latest collapsed validations
+        self._active_alarms: set[tuple[str, str]] = set()
+        self._cached_scores: _Row | None = None
+        self.train_images, self.heldout_images = self._image_sets()
+        # Loaded before the first step, so that missing weights are reported at once.
+        self._extractor = None
         if self.config.best in ("kid", "fid"):
-            self._space = load_extractor("inception", device=trainer.device, reporter=reporter)
+            self._extractor = load_extractor("inception", device=trainer.device, reporter=reporter)
 
-    def state_dict(self) -> Plain:
-        return {"spent": self.spent, "last": self.last, "best": self.best, "ringing": list(self.ringing)}
+    def state_dict(self) -> _Row:
+        """Plain values, under the keys of all versions."""
+        ringing = list(self._collapsed_ssim)
+        return {"spent": self.seconds_spent, "last": self.last_duration, "best": self.best, "ringing": ringing}
 
     def due(self, elapsed: float) -> bool:
-        """Whether a look keeps all of them within their share of the ``elapsed`` seconds."""
+        """Whether another validation keeps all of them within their share of ``elapsed`` seconds."""
         share = self.config.evaluate_share
-        first = self.last == 0 and share > 0
-        return share >= 1 or first or self.spent + self.last <= share * elapsed
+        is_first = self.last_duration == 0 and share > 0
+        return share >= 1 or is_first or self.seconds_spent + self.last_duration <= share * elapsed
 
-    def took(self, seconds: float) -> None:
-        """A look is paid for."""
-        self.spent, self.last = self.spent + seconds, seconds
+    def record_duration(self, seconds: float) -> None:
+        """Add the cost of one validation."""
+        self.seconds_spent, self.last_duration = self.seconds_spent + seconds, seconds
 
-    def ranked_features(self) -> np.ndarray | None:
-        """Features of more fakes, where the best checkpoint is chosen by FID or KID: (RANKED, dim).
+    def ranking_features(self) -> np.ndarray | None:
+        """Features (NUM_RANKING_IMAGES, dim) of more fakes where the best generator is chosen by FID or KID, else None.
 
-        Every process makes and judges its part of the fakes; all must ask together.
+        Every process generates and evaluates its part; all must call it together.
         """
-        if self._space is None:
+        if self._extractor is None:
             return None
-        seed, here = self.config.seed, distributed.current_world()
-        chunks = np.array_split(np.arange(-(-RANKED // sampling.SAMPLING_BATCH)), here.size)[here.rank]
-        part = (
-            slice(chunks[0] * sampling.SAMPLING_BATCH, (chunks[-1] + 1) * sampling.SAMPLING_BATCH)
-            if len(chunks)
-            else slice(0, 0)
-        )
-        z = rng.fixed_latents(seed, RANKED, self.trainer.G.latent.dim)[part]
-        if not len(z):
-            return np.concatenate([rows for rows in distributed.all_gather(None) if rows is not None])
-        made = sampling.generate_images(
-            self.trainer.averaged(), z, seed=seed, first=int(chunks[0]), speed=self.trainer.speed
-        )
-        rows = distributed.all_gather(self._space(to_uint8(made)))
-        return np.concatenate([part for part in rows if part is not None])
+        seed, world = self.config.seed, distributed.current_world()
+        size = sampling.SAMPLING_BATCH
+        # Whole sampling batches per process: what a generator draws inside is drawn batch by batch.
+        batches = np.array_split(np.arange(-(-NUM_RANKING_IMAGES // size)), world.size)[world.rank]
+        part = slice(batches[0] * size, (batches[-1] + 1) * size) if len(batches) else slice(0, 0)
+        z = rng.fixed_latents(seed, NUM_RANKING_IMAGES, self.trainer.G.latent.dim)[part]
+        own = None
+        if len(z):
+            averaged, speed = self.trainer.averaged(), self.trainer.speed
+            images = sampling.generate_images(averaged, z, seed=seed, first=int(batches[0]), speed=speed)
+            own = self._extractor(to_uint8(images))
+        return np.concatenate([features for features in distributed.all_gather(own) if features is not None])
 
-    def look(self, fakes: Tensor, ranked: np.ndarray | None = None) -> Plain:
-        """Figures, floors and alarms of uint8 ``fakes`` (JUDGED, C, R, R), as they stand in the log.
+    def validate(self, fakes: Tensor, ranking_features: np.ndarray | None = None) -> _Row:
+        """Values, baselines and alarms of uint8 ``fakes`` (NUM_VALIDATION_IMAGES, C, R, R), as they stand in the log.
 
-        ``ranked``: what :meth:`ranked_features` gave.
+        Args:
+            ranking_features: result of :meth:`ranking_features`.
         """
         reference = self.reference()
-        nearest = ssim.nearest_ssim(fakes, self.reals.images, 255)[0]
-        copied = nearest_image.nearest_copy(fakes, self.reals.images, subjects=self.reals.subjects)
+        nearest = ssim.nearest_ssim(fakes, self.train_images.images, 255)[0]
+        copy = nearest_image.nearest_copy(fakes, self.train_images.images, subjects=self.train_images.subjects)
         pairs = ssim.pairwise_ssim(fakes, 255)
         pairwise = pairs.mean().item()
-        found: list[Alarm] = alarms.collapse_alarms(
-            ssim_pairwise=pairwise,
-            ssim_pairwise_real=reference["ssim_pairwise_real"],
-            ssim_twins=alarms.duplicate_fraction(pairs.cpu().numpy()),
-            ssim_twins_real=self._unseen_scores["twins"],
-            n=len(fakes),
-        )
-        shares: Plain = {}
-        for metric, values, kind in (
-            ("copies_ssim", nearest, "ssim"),
-            ("copies_ncc", copied.distance, "distance"),
-        ):
-            figure, alarm = alarms.memorisation_alarm(
-                metric,
-                values.cpu().numpy(),
-                self._unseen_scores[kind],
-                unseen_subjects=self.unseen.subjects if self.unseen is not None else None,
-                closer="higher" if kind == "ssim" else "lower",
-            )
-            shares[metric] = figure.value
-            found += [alarm] if alarm is not None else []
-        self._tell(found)
-        self.ringing = [*self.ringing, pairwise] if any(alarm.name == "collapse" for alarm in found) else []
+        triggered = self._collapse_alarms(pairs, pairwise, len(fakes))
+        self._collapsed_ssim = [*self._collapsed_ssim, pairwise] if triggered else []
+        shares: _Row = {}
+        for metric, values, kind in (("copies_ssim", nearest, "ssim"), ("copies_ncc", copy.distance, "distance")):
+            shares[metric], alarm = self._copy_share(metric, values, kind)
+            triggered += [alarm] if alarm is not None else []
+        self._report_changes(triggered)
         return {
             "ssim_nearest": nearest.mean().item(),
             "ssim_pairwise": pairwise,
-            "ncc_nearest": copied.ncc.mean().item(),
+            "ncc_nearest": copy.ncc.mean().item(),
             **shares,
             **reference,
-            **self._rank(ranked),
-            "alarms": [alarm.to_json() for alarm in found],
+            **self._ranking_metric(ranking_features),
+            "alarms": [alarm.to_json() for alarm in triggered],
         }
 
-    def improved(self, row: Plain, nimg: int) -> bool:
-        """Whether the look of ``row`` is the best so far by ``train.best``; remembers it if so."""
+    def _collapse_alarms(self, pairs: Tensor, pairwise: float, count: int) -> list[Alarm]:
+        return alarms.collapse_alarms(
+            ssim_pairwise=pairwise,
+            ssim_pairwise_real=self.reference()["ssim_pairwise_real"],
+            ssim_twins=alarms.duplicate_fraction(pairs.cpu().numpy()),
+            ssim_twins_real=self._scores["twins"],
+            n=count,
+        )
+
+    def _copy_share(self, metric: str, values: Tensor, kind: str) -> tuple[float | None, Alarm | None]:
+        """The share of copies by one measure, and the alarm it triggers."""
+        value, alarm = alarms.memorisation_alarm(
+            metric,
+            values.cpu().numpy(),
+            self._scores[kind],
+            unseen_subjects=self.heldout_images.subjects if self.heldout_images is not None else None,
+            closer="higher" if kind == "ssim" else "lower",
+        )
+        return value.value, alarm
+
+    def improved(self, row: _Row, nimg: int) -> bool:
+        """Whether ``row`` is the best so far by ``train.best``; remembers it if so."""
         metric = self.config.best
-        value = _distance(row) if metric == "ssim" else row.get(metric)
+        value = _ssim_gap(row) if metric == "ssim" else row.get(metric)
         before = self.best if self.best is not None and self.best["metric"] == metric else None
         if value is None or (before is not None and not value < before["value"]):
             return False
         self.best = {"metric": metric, "value": value, "nimg": nimg}
         return True
 
-    def collapsed(self) -> bool:
-        """Whether collapse has rung at several looks running and variety did not grow over them."""
-        recent = self.ringing[-COLLAPSE_PATIENCE_CHECKS:]
+    def has_collapsed(self) -> bool:
+        """Whether several validations in a row triggered collapse and variety did not grow over them."""
+        recent = self._collapsed_ssim[-COLLAPSE_PATIENCE_CHECKS:]
         return len(recent) == COLLAPSE_PATIENCE_CHECKS and recent[-1] >= recent[0]
 
-    def reference(self) -> Plain:
-        """The same figures of real images: unseen ones against training images, and these among themselves."""
-        scores = self._unseen_scores
+    def reference(self) -> _Row:
+        """The same values of real images: held-out against training images, and training images among themselves."""
+        scores = self._scores
+        definition = f"{ssim.DEFINITION}; {NUM_VALIDATION_IMAGES} EMA fakes, nearest of {len(self.train_images)}"
         return {
             **{f"{name}_nearest_unseen": _mean(scores[name]) for name in ("ssim", "ncc")},
             **{f"ssim_nearest_{name}": value for name, value in scores["floors"].items()},
             "ssim_pairwise_real": scores["pairwise"],
-            "ssim_definition": (
-                f"{ssim.DEFINITION}; {NUM_VALIDATION_IMAGES} EMA fakes, nearest of {len(self.reals)} training images"
-            ),
+            "ssim_definition": f"{definition} training images",
         }
 
     @property
-    def _unseen_scores(self) -> Plain:
-        """Scores of unseen images against training images; remembered by content, since every run asks for them."""
-        if self._scores is None:
+    def _scores(self) -> _Row:
+        """Scores of real images; cached by content, since every run on a set needs them."""
+        if self._cached_scores is None:
             start = time.monotonic()
-            self._scores = result_cache.cached_result(["watch", *self._key()], self._measure)
-            self.spent += time.monotonic() - start  # paid once: it is no part of what a look takes
-        return self._scores
+            self._cached_scores = result_cache.cached_result(["watch", *self._cache_key()], self._measure_real_images)
+            # Paid once per set, so it counts towards all validations and not towards what one takes.
+            self.seconds_spent += time.monotonic() - start
+        return self._cached_scores
 
-    def _key(self) -> list[Any]:
-        unseen = result_cache.digest_images(self.unseen.images) if self.unseen is not None else None
-        people = subject_indices(self.reals.subjects) if self.reals.subjects is not None else None
-        what = [VERSION, NUM_VALIDATION_IMAGES, ssim.DEFINITION, nearest_image.DEFINITION]
-        return [result_cache.digest_images(self.reals.images), unseen, people, *what]
+    def _cache_key(self) -> list[Any]:
+        heldout = result_cache.digest_images(self.heldout_images.images) if self.heldout_images is not None else None
+        train = self.train_images
+        subjects = subject_indices(train.subjects) if train.subjects is not None else None
+        versions = [CACHE_VERSION, NUM_VALIDATION_IMAGES, ssim.DEFINITION, nearest_image.DEFINITION]
+        return [result_cache.digest_images(train.images), heldout, subjects, *versions]
 
-    def _measure(self) -> Plain:
-        order = rng.ImageOrder(rng.derive_seed("reals"), len(self.reals))
-        some = torch.from_numpy(np.array(self.reals.images[order.take(0, min(NUM_VALIDATION_IMAGES, len(self.reals)))]))
+    def _measure_real_images(self) -> _Row:
+        train = self.train_images
+        order = rng.ImageOrder(rng.derive_seed("reals"), len(train))
+        some = torch.from_numpy(np.array(train.images[order.take(0, min(NUM_VALIDATION_IMAGES, len(train)))]))
         pairs = ssim.pairwise_ssim(some, 255)
-        found: Plain = {
-            "pairwise": pairs.mean().item() if len(pairs) else None,
+        pairwise = pairs.mean().item() if len(pairs) else None
+        baselines = np.concatenate(list(baseline_images(train).values()))
+        nearest = ssim.nearest_ssim(torch.from_numpy(baselines), train.images, 255)[0]
+        scores: _Row = {
+            "pairwise": pairwise,
             "twins": alarms.duplicate_fraction(pairs.numpy()),
+            "floors": dict(zip(("mean", "black", "noise"), nearest.tolist(), strict=True)),
         }
-        floors = baseline_images(self.reals)
-        values = ssim.nearest_ssim(torch.from_numpy(np.concatenate(list(floors.values()))), self.reals.images, 255)[0]
-        found["floors"] = dict(zip(("mean", "black", "noise"), values.tolist(), strict=True))
-        if self.unseen is None:
-            return found | {"ssim": [], "ncc": [], "distance": []}
-        self.reporter.say(f"measuring how near unseen images come: {len(self.unseen)}")
-        images = torch.from_numpy(np.array(self.unseen.images[:]))
-        copied = nearest_image.nearest_copy(images, self.reals.images, subjects=self.reals.subjects)
-        return found | {
-            "ssim": ssim.nearest_ssim(images, self.reals.images, 255)[0].tolist(),
-            "ncc": copied.ncc.tolist(),
-            "distance": copied.distance.tolist(),
+        if self.heldout_images is None:
+            return scores | {"ssim": [], "ncc": [], "distance": []}
+        self.reporter.say(f"measuring how near held-out images are to training images: {len(self.heldout_images)}")
+        images = torch.from_numpy(np.array(self.heldout_images.images[:]))
+        copy = nearest_image.nearest_copy(images, train.images, subjects=train.subjects)
+        return scores | {
+            "ssim": ssim.nearest_ssim(images, train.images, 255)[0].tolist(),
+            "ncc": copy.ncc.tolist(),
+            "distance": copy.distance.tolist(),
         }
 
-    def _sets(self) -> tuple[ImageSet, ImageSet | None]:
-        reals, unseen = train_and_heldout(self.trainer.data)
-        if unseen is not None and len(unseen) > UNSEEN:
-            some = np.linspace(0, len(unseen) - 1, UNSEEN).round().astype(int)
-            unseen = unseen.part(some, unseen.label)
-        return reals, unseen
+    def _image_sets(self) -> tuple[ImageSet, ImageSet | None]:
+        train, heldout = train_and_heldout(self.trainer.data)
+        if heldout is not None and len(heldout) > MAX_HELDOUT_IMAGES:
+            spread = np.linspace(0, len(heldout) - 1, MAX_HELDOUT_IMAGES).round().astype(int)
+            heldout = heldout.part(spread, heldout.label)
+        return train, heldout
 
-    def _rank(self, ours: np.ndarray | None) -> Plain:
-        """FID or KID of more fakes, where the best checkpoint is chosen by it."""
-        if self._space is None or ours is None:
+    def _ranking_metric(self, fake_features: np.ndarray | None) -> _Row:
+        """FID or KID where the best generator is chosen by it."""
+        if self._extractor is None or fake_features is None:
             return {}
-        theirs = result_cache.cached_features(self.reals.images, self._space, reporter=self.reporter)
+        features = result_cache.cached_features(self.train_images.images, self._extractor, reporter=self.reporter)
         if self.config.best == "fid":
-            return {"fid": frechet_distance(ours, theirs)}
-        return {"kid": kernel_distance(ours, theirs)[0]}
+            return {"fid": frechet_distance(fake_features, features)}
+        return {"kid": kernel_distance(fake_features, features)[0]}
 
-    def _tell(self, found: list[Alarm]) -> None:
-        now: set[tuple[str, str]] = {(alarm.name, alarm.metric) for alarm in found}
-        for alarm in found:
-            if (alarm.name, alarm.metric) not in self._known:
+    def _report_changes(self, triggered: list[Alarm]) -> None:
+        """Report each alarm once when it is triggered, and once when it ends."""
+        active: set[tuple[str, str]] = {(alarm.name, alarm.metric) for alarm in triggered}
+        for alarm in triggered:
+            if (alarm.name, alarm.metric) not in self._active_alarms:
                 self.reporter.warn(f"{alarm.name} at nimg {self.trainer.nimg}: {alarm.text}")
-        for name, metric in sorted(self._known - now):
+        for name, metric in sorted(self._active_alarms - active):
             self.reporter.say(f"{name} ({metric}): no longer at nimg {self.trainer.nimg}")
-        self._known = now
+        self._active_alarms = active
 
 
-def _distance(row: Plain) -> float | None:
-    """How far likeness and variety are from those of real images, taken together."""
-    pairs = [("ssim_nearest", "ssim_nearest_unseen"), ("ssim_pairwise", "ssim_pairwise_real")]
-    known = [(ours, theirs) for ours, theirs in pairs if None not in (row.get(ours), row.get(theirs))]
-    gaps = [abs(row[ours] - row[theirs]) for ours, theirs in known]
+def _ssim_gap(row: _Row) -> float | None:
+    """Sum of the distances of likeness and variety from those of real images."""
+    gaps = []
+    for value, target in (("ssim_nearest", "ssim_nearest_unseen"), ("ssim_pairwise", "ssim_pairwise_real")):
+        if row.get(value) is not None and row.get(target) is not None:
+            gaps.append(abs(row[value] - row[target]))
     return sum(gaps) if gaps else None
 
 

@@ -80,7 +80,7 @@ def profile_steps(trainer: Trainer, seconds: float = 10.0) -> StepProfile:
         parts |= {key: min(parts[key], without[key]) for key in ("D", "both") if key in parts}
     start = time.perf_counter()
     trainer.meters.means()
-    trainer.nonfinite()
+    trainer.find_nonfinite()
     rows = trainer.recipe.train.log_kimg * 1000 / trainer.recipe.train.batch
     parts["logging"] = (time.perf_counter() - start) / max(1.0, rows)
     counted, measured = count_work(trainer.recipe, trainer.data), measure_rates(trainer.device)

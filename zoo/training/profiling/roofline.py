@@ -83,9 +83,7 @@ def count_work(recipe: Recipe, data: Dataset) -> StepWork:
     """Counted on steps of two and of four images, in fp32, on the CPU."""
     plain = replace(
         recipe,
-        speed=replace(
-            recipe.speed, compile=False, cuda_graphs=False, channels_last=False, reuse_memory=False, fused=False
-        ),
+        speed=replace(recipe.speed, compile=False, channels_last=False, reuse_memory=False, fused=False),
     )
     counted = []
     for batch in (2, 4):
@@ -95,7 +93,7 @@ def count_work(recipe: Recipe, data: Dataset) -> StepWork:
         with MacCounter() as counter:
             for _ in range(period):
                 trainer.step()
-        trainer.feed.close()
+        trainer.loader.close()
         counted.append((counter.macs / period, counter.elements / period))
     each = round((counted[1][1] - counted[0][1]) / 2)
     sizes = [count_parameters(network) for network in (trainer.G, trainer.D)]

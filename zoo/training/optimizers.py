@@ -1,0 +1,38 @@
+"""Optimisers of a recipe, and their state across machines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from zoo.core.config import OptimizerConfig
+
+
+def build_optimizer(config: OptimizerConfig, network: nn.Module, *, fused: bool) -> Optimizer:
+    """The optimiser of one network with its learning rate at the start; ``fused``: one pass over memory per step."""
+    lr = config.lr.at(0)
+    if config.name == "sgd":
+        return torch.optim.SGD(network.parameters(), lr=lr, momentum=config.momentum, fused=fused or None)
+    return torch.optim.Adam(network.parameters(), lr=lr, betas=config.betas, eps=config.eps, fused=fused or None)
+
+
+def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any], *, fused: bool) -> None:
+    """Load a checkpoint's state, laid out as this machine's kernels need it."""
+    optimizer.load_state_dict(state)
+    for group in optimizer.param_groups:
+        group["fused"] = fused or None  # a property of this machine, not of the one that saved
+    for parameter, moments in optimizer.state.items():
+        for key, value in moments.items():
+            if key == "step":  # fused kernels count steps on the device
+                moments[key] = value.to(parameter.device if fused else "cpu")
+            elif value.shape == parameter.shape and value.stride() != parameter.stride():
+                # Fused kernels walk through memory and need moments in the order of their parameter.
+                moments[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

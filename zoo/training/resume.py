@@ -1,0 +1,218 @@
+"""Start a run, or continue one from its newest checkpoint, exactly where that is possible."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+from zoo.core.config import Recipe
+from zoo.core.console import Display
+from zoo.core.errors import ZooError, error_reason
+from zoo.core.version import version
+from zoo.data.dataset import Dataset, load_dataset
+from zoo.data.sources import data_address
+from zoo.recipes import load_recipe, override_recipe
+from zoo.runtime import distributed
+from zoo.runtime.device import describe_environment, environment_changes
+from zoo.runtime.speed import choose_speed
+from zoo.training import checkpoint
+from zoo.training.logger import TensorBoardWriter
+from zoo.training.loop import Stop, TrainingLoop
+from zoo.training.run_folder import Run, create_run, find_equal_runs, open_run
+from zoo.training.trainer import Trainer
+from zoo.training.warm_start import load_pretrained_backbones, warm_start
+
+_State = dict[str, Any]  # content of a checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """What is the same for every run that one call trains."""
+
+    device: torch.device
+    display: Display
+    announce: TextIO
+    tensorboard: bool
+    stop: Stop | None
+
+    def start(self, recipe: Recipe, data: str | Path | None, out: Path, *, new: bool, restarted: bool) -> Run:
+        """Train ``recipe`` in a new run, or continue the newest unfinished one of the same numbers and images.
+
+        Args:
+            new: never continue.
+            restarted: torchrun started the group again because a process died.
+        """
+        if data is None:
+            self.display.say("no --data (or ZOO_DATA): training on built-in phantom brains")
+        images = self._load_images(data, recipe)
+        recipe = with_classes(recipe, images)
+        unfinished = None if new or not self._is_first else find_unfinished_run(out, recipe, images)
+        path = distributed.broadcast(str(unfinished.path) if unfinished is not None else None)
+        if path is not None:
+            run = open_run(path) if self._is_first else Run(path)
+            info = distributed.broadcast(run.info if self._is_first else None)
+            if restarted and info["status"] == "failed":  # a failure of the run itself, which would only repeat
+                raise ZooError(info["reason"])
+            with self._claim(run):
+                return self._continue(run, recipe, images, self._load_state(run))
+        trainer = self._build_trainer(recipe, images)
+        run = Run(distributed.broadcast(str(create_run(out, recipe.name).path) if self._is_first else None))
+        with self._claim(run):
+            try:
+                self._describe(run, recipe, images, data)
+            except OSError as error:
+                raise ZooError(f"{run.path}: cannot be written ({error_reason(error)})") from None
+            size = distributed.current_world().size
+            processes = f" in {size} processes" if size > 1 else ""
+            self.display.say(f"{run.path}: {recipe.name}, {recipe.train.kimg:g} kimg, on {self.device}{processes}")
+            return self._train(run, trainer, None)
+
+    def resume(self, run: Run, overrides: list[str], data: str | Path | None) -> Run:
+        """Continue ``run``, longer or with other cadences where ``overrides`` say so.
+
+        Raises:
+            ZooError: an override changes the run's numbers, or the images are others.
+        """
+        before = load_recipe(run.recipe_file)
+        recipe = load_recipe(run.recipe_file, overrides)
+        same_precision = f"train.precision={before.train.precision}"
+        changing = [text for text in overrides if override_recipe(before, text, same_precision).digest != before.digest]
+        if changing:
+            raise ZooError(
+                f"{run.path}: {', '.join(changing)} changes its numbers. On resume only length, cadences and precision "
+                f"may change; for the rest start a new run with --set train.init_from={run.path}"
+            )
+        info = run.info
+        with self._claim(run):
+            state = self._load_state(run)
+            images = self._load_images(data if data is not None else info["data"], recipe)
+            if images.digest != info["data_digest"]:
+                raise ZooError(f"{run.path}: was trained on other images ({info['data_description']})")
+            return self._continue(run, recipe, images, state)
+
+    @property
+    def _is_first(self) -> bool:
+        """Whether this process is the one of its group that reads, writes and prints."""
+        return distributed.current_world().first
+
+    def _claim(self, run: Run) -> contextlib.AbstractContextManager[None]:
+        """Hold the run's lock, in one process for all."""
+        return run.claim() if self._is_first else contextlib.nullcontext()
+
+    def _load_images(self, data: str | Path | None, recipe: Recipe) -> Dataset:
+        if distributed.local_rank() > 0:  # one process per host builds the cache, the others wait and read it
+            distributed.barrier()
+        images = load_dataset(data, recipe.data, reporter=self.display)
+        if distributed.local_rank() == 0:
+            distributed.barrier()
+        images.require(recipe.train.batch)
+        self.display.say(images.description)
+        return images
+
+    def _load_state(self, run: Run) -> _State | None:
+        """The newest intact checkpoint, read by the first process for all; None if the run stopped before its first."""
+        content = checkpoint.load_newest_checkpoint(run.state, self.display.warn) if self._is_first else None
+        state = distributed.broadcast(content)
+        with contextlib.suppress(BrokenPipeError):  # the reader of stdout is gone
+            if self._is_first:
+                print(f"resuming {run.path} at nimg {_nimg(state)}", file=self.announce, flush=True)
+        return state
+
+    def _describe(self, run: Run, recipe: Recipe, images: Dataset, data: str | Path | None) -> None:
+        """Write what the folder of a new run says about itself."""
+        if not self._is_first:
+            return
+        run.write_recipe(recipe)
+        run.write_info(
+            recipe=recipe.name,
+            recipe_digest=recipe.digest,
+            data=data_address(data),
+            data_digest=images.digest,
+            data_description=images.description,
+            window=images.window,
+            command=sys.argv,
+            zoo=version(),
+            status="new",
+            nimg=0,
+            kimg=recipe.train.kimg,
+        )
+
+    def _continue(self, run: Run, recipe: Recipe, images: Dataset, state: _State | None) -> Run:
+        nimg = _nimg(state)
+        if state is not None:
+            self._restore_environment(state, recipe)
+        is_complete = nimg >= recipe.train.kimg * 1000
+        if distributed.broadcast(is_complete and run.info["status"] == "finished" if self._is_first else None):
+            self.display.say(f"{run.path} is finished; --kimg M beyond {nimg / 1000:g} extends it")
+            return run
+        if self._is_first:
+            run.drop_rows_after(nimg)
+            run.write_recipe(recipe)
+        trainer = self._build_trainer(recipe, images, initialise=state is None)
+        if state is not None:
+            trainer.load_state_dict(state["trainer"])
+        return self._train(run, trainer, state)
+
+    def _restore_environment(self, state: _State, recipe: Recipe) -> None:
+        """Use the thread count of the checkpoint, and report every other difference that changes bits."""
+        before = state["environment"]
+        if before.get("processes", 1) == distributed.current_world().size:
+            torch.set_num_threads(before["threads"])
+        now = describe_environment(self.device, choose_speed(recipe, self.device).precision)
+        changes = environment_changes(before, now)
+        if changes:
+            self.display.say(f"not bit-exact: {', '.join(changes)}")
+
+    def _build_trainer(self, recipe: Recipe, images: Dataset, *, initialise: bool = True) -> Trainer:
+        trainer = Trainer(recipe, images, self.device, reporter=self.display)
+        if initialise:
+            load_pretrained_backbones(trainer.D, self.display)
+        if initialise and recipe.train.init_from is not None:
+            networks = {"G": trainer.G, "D": trainer.D, "ema": trainer.ema.module}
+            warm_start(recipe.train.init_from, networks, self.display.say)
+        return trainer
+
+    def _train(self, run: Run, trainer: Trainer, state: _State | None) -> Run:
+        if self._is_first:
+            now = describe_environment(self.device, trainer.speed.precision)
+            run.write_info(device=str(self.device), environment=now, speed=trainer.speed.to_json())
+        writer = TensorBoardWriter(run, trainer.nimg) if self.tensorboard and self._is_first else None
+        before = state or {"elapsed": 0.0}
+        # A context manager installs what it watches (signal handlers) only for as long as steps are taken.
+        watching = self.stop if isinstance(self.stop, contextlib.AbstractContextManager) else contextlib.nullcontext()
+        loop = TrainingLoop(
+            trainer,
+            run,
+            self.display,
+            elapsed=before["elapsed"],
+            validation=before.get("watch"),
+            writer=writer,
+            stop=self.stop,
+        )
+        with watching:
+            loop.train()
+        return run
+
+
+def with_classes(recipe: Recipe, images: Dataset) -> Recipe:
+    """The recipe with the classes that its labels were found to name."""
+    if not images.classes:
+        return recipe
+    return replace(recipe, data=replace(recipe.data, classes=images.classes), parameters=None)
+
+
+def find_unfinished_run(out: Path, recipe: Recipe, images: Dataset) -> Run | None:
+    """The newest run of the same numbers and images that has not reached its end and that no process is training."""
+    for run, info in find_equal_runs(out, recipe.name, recipe.digest, images.digest):
+        if info["status"] != "finished" and not run.locked():
+            return run
+    return None
+
+
+def _nimg(state: _State | None) -> int:
+    return state["trainer"]["nimg"] if state is not None else 0
