@@ -118,9 +118,9 @@ def test_d_sees_every_image_augmented(monkeypatch, update, loss):
     monkeypatch.setattr(made.D, "forward", lambda x, label=None: (seen.append(x.detach().clone()), forward(x))[1])
     import zoo.training.trainer as module
 
-    real = module.augmented
+    real = module.augment_images
     monkeypatch.setattr(
-        module, "augmented", lambda x, draws, policy: (given.append(real(x, draws, policy)), given[-1])[1]
+        module, "augment_images", lambda x, draws, policy: (given.append(real(x, draws, policy)), given[-1])[1]
     )
     made.step()
     assert len(seen) == len(given) == (2 if update == "simultaneous" else 4 if loss == "relativistic" else 3)
@@ -165,13 +165,15 @@ def test_adas_state_is_what_all_processes_saw(monkeypatch):
     import zoo.training.augment as module
 
     seen = [0.9 / 2, 0.1 / 2]
-    monkeypatch.setattr(module.dist, "everyones", lambda value: seen)
+    monkeypatch.setattr(module.distributed, "all_gather", lambda value: seen)
     ada = Ada(config(name="ada"))
     ada.saw(torch.tensor(0.9), 0.5)
     state = ada.state_dict()
     assert state["signs"] == pytest.approx(0.5)
     for first, own in ((True, 0.5), (False, 0.0)):
-        monkeypatch.setattr(module.dist, "world", lambda first=first: module.dist.World(0 if first else 1, 2))
+        monkeypatch.setattr(
+            module.distributed, "current_world", lambda first=first: module.distributed.World(0 if first else 1, 2)
+        )
         other = Ada(config(name="ada"))
         other.load_state_dict(state, torch.device("cpu"))
         assert other._signs.item() == pytest.approx(own)
