@@ -231,7 +231,7 @@ def test_fine_tuning_lists_what_does_not_match(tmp_path, capfd):
     for source in (first.path, first.generator_file):
         other = train(tmp_path, "train.kimg=0.04", "data.channels=3", f"train.init_from={source}")
         err = capfd.readouterr().err
-        assert "fresh, because missing there or of another shape: layers." in err
+        assert "fresh weights, because missing in the source or of another shape: layers." in err
         assert other.info["status"] == "finished"
     with pytest.raises(ZooError, match=r"train\.init_from: nothing in .* fits"):
         train(tmp_path, f"train.init_from={first.generator_file}", "generator.width=0.3")
@@ -241,7 +241,7 @@ def test_fine_tuning_lists_what_does_not_match(tmp_path, capfd):
         with pytest.raises(ZooError, match=r"train\.init_from: .*odd\.pt"):
             train(tmp_path, f"train.init_from={tmp_path / 'odd.pt'}")
     (tmp_path / "odd.pt").unlink()
-    with pytest.raises(ZooError, match=r"train\.init_from: no run or file nowhere"):
+    with pytest.raises(ZooError, match=r"train\.init_from: nowhere does not exist"):
         train(tmp_path, "train.init_from=nowhere")
     assert sorted(tmp_path.iterdir()) == before  # no run was begun
 

@@ -233,7 +233,7 @@ def test_profile_says_where_the_time_goes_and_leaves_nothing(capsys, tmp_path, m
     from zoo.training.profiling import profiler
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(profiler, "WARM", 1)
+    monkeypatch.setattr(profiler, "WARMUP_PERIODS", 1)
     original = profiler.profile_steps
     monkeypatch.setattr(profiler, "profile_steps", lambda trainer, seconds: original(trainer, 0.05))
     small = [word for text in ("data.resolution=16", "train.batch=4") for word in ("--set", text)]

@@ -311,7 +311,7 @@ def _train(options: argparse.Namespace) -> None:
 
 def _profile(options: argparse.Namespace) -> None:
     from zoo.core.errors import ZooError
-    from zoo.training.profiling.profiler import NAMES
+    from zoo.training.profiling.profiler import PART_TITLES
     from zoo.training.train import profile_recipe
 
     if options.name is None or options.resume or options.new or options.kimg:
@@ -324,7 +324,7 @@ def _profile(options: argparse.Namespace) -> None:
     if options.json:
         return _print_json({"recipe": options.name, "speed": speed.to_json(), **found.to_json()})
     lines = [
-        [NAMES[key], f"{1000 * took:.2f}", f"{took / found.profiled:.1%}"]
+        [PART_TITLES[key], f"{1000 * took:.2f}", f"{took / found.profiled:.1%}"]
         for key, took in sorted(found.parts.items(), key=lambda item: -item[1])
     ]
     total = ["a step, part by part", f"{1000 * found.profiled:.2f}", "100.0%"]
