@@ -163,9 +163,13 @@ def test_train_prints_data_and_output_paths(tmp_path, capsys):
     assert code == 0
     assert "training.gif" in out
     assert "phantoms of 2 subjects" in err
-    _, _, err = call(
-        capsys, "train", "dcgan-64", "--out", tmp_path, "--kimg", "0.016", "--new", *SET, "--set", "data.resolution=8"
-    )
+
+
+def test_train_without_data_says_that_it_uses_phantoms(tmp_path, capsys, monkeypatch):
+    blank = np.zeros((32, 16, 16), np.uint8)
+    monkeypatch.setattr("zoo.data.phantoms.phantom_subject", lambda *arguments: blank)  # 64 subjects take a while
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    _, _, err = call(capsys, "train", "dcgan-64", "--out", tmp_path / "runs", "--kimg", "0.016", *SET)
     assert "no --data (or ZOO_DATA): training on built-in phantom brains" in err
 
 
