@@ -1,6 +1,8 @@
 """The command line: output, files, exit codes, and one line for each error that a user can fix."""
 
 import json
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -13,7 +15,7 @@ import pytest
 from PIL import Image
 
 import zoo
-from zoo.cli.main import main
+from zoo.cli.main import build_parser, main
 from zoo.cli.signals import stop_on_signals
 
 TINY = ["data.resolution=16", "generator.width=0.125", "discriminator.width=0.125", "train.batch=8"]
@@ -441,3 +443,20 @@ def test_training_continues_after_its_output_is_closed(tmp_path):
     process.stderr.close()
     assert process.wait() == 0
     assert zoo.Run(tmp_path / "dcgan-64-000").info["status"] == "finished"
+
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in ("training", "evaluation", "results"))]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_documented_commands_parse(name):
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    commands = [line.split("zoo ", 1)[1] for line in lines if re.match(r"( {4})?(torchrun .*-m )?zoo ", line)]
+    assert commands
+    for command in commands:
+        parsed, unknown = build_parser().parse_known_args(shlex.split(command, comments=True))
+        assert unknown == [], command
+        recipe = getattr(parsed, "recipe", None)
+        if recipe in zoo.list_models():
+            assert zoo.load_recipe(recipe, parsed.set).name == recipe

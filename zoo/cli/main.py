@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         0; 2 for an error that the user can fix; 128 + N after signal N (130 after Ctrl-C, 143 after SIGTERM).
     """
-    parsed, unknown = _parser().parse_known_args(arguments)
+    parsed, unknown = build_parser().parse_known_args(arguments)
     if unknown:
         close = suggest(unknown[0].partition("=")[0], parsed.parser.flags())
         parsed.parser.error(f"unknown argument {unknown[0]}{close}")
@@ -55,7 +55,8 @@ class _Version(argparse.Action):
         raise SystemExit(0)
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """Build the parser of all commands."""
     parser = Parser(prog="zoo", description="A model zoo of GANs for small, mostly grey, mostly medical image sets.")
     parser.add_argument("--version", action=_Version, nargs=0, default=argparse.SUPPRESS, help="print the version")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
