@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,17 @@ def add_evaluate_commands(commands: Commands) -> None:
     extractors, generators = ("--metrics", "--spaces", "--weights", "--device"), ("--data", "--samples", "--runs")
     p = add_command(commands, _bench, "bench", "train recipes, and evaluate generators: table, JSONL, one HTML page")
     p.add_argument("targets", nargs="*", metavar="RUN|NAME|FILE", help="default: all in runs, else a small set")
-    p.add_argument("--train-kimg", type=float, metavar="N", help="thousands of images each NAME is trained for")
-    p.add_argument("--seeds", type=int, default=1, metavar="K", help="training seeds of each NAME (default: 1)")
-    p.add_argument("--out", default="bench", metavar="DIR", help="table, JSONL and page (default: bench)")
+    p.add_argument("--train-kimg", type=float, help="thousands of images each NAME is trained for")
+    p.add_argument("--seeds", type=int, default=1, help="training seeds of each NAME (default: 1)")
+    p.add_argument("--out", default="bench", help="table, JSONL and page (default: bench)")
     add_shared(p, *generators, *extractors, "--precision", "--no-reals", "--set")
 
     p = add_command(commands, _compare, "compare", "evaluate any images against real ones: metrics, baselines, alarms")
-    p.add_argument("fakes", metavar="FAKES", help="folder, zip, .npy or .npz")
-    p.add_argument("reals", metavar="REALS")
-    p.add_argument("--unseen", metavar="MORE_REALS", help="held-out images of other subjects: a baseline for copies")
+    p.add_argument("fakes", help="folder, zip, .npy or .npz")
+    p.add_argument("reals")
+    p.add_argument("--unseen", help="held-out images of other subjects: a baseline for copies")
     p.add_argument("--fit", choices=("pad", "crop", "stretch"), help="make images square first, with --resolution")
-    p.add_argument("--resolution", type=int, metavar="R", help="pixels per side, with --fit")
+    p.add_argument("--resolution", type=int, help="pixels per side, with --fit")
     p.add_argument("--channels", type=int, choices=(1, 3), help="grey or RGB, with --fit (default: as images are)")
     p.add_argument(
         "--no-floors", dest="floors", action="store_false", help="leave out the baselines: unseen, mean, black, noise"
@@ -44,7 +44,7 @@ def add_evaluate_commands(commands: Commands) -> None:
     add_shared(p, *generators, *extractors, "--no-reals")
 
 
-def _bench(arguments: argparse.Namespace) -> None:
+def _bench(arguments: Namespace) -> None:
     from zoo.evaluation.bench import bench, failed_rows
 
     document = bench(**flat_keywords(arguments))
@@ -62,7 +62,7 @@ def _bench(arguments: argparse.Namespace) -> None:
         raise ZooError(f"{len(failures)} could not be trained or evaluated; all other results are in {arguments.out}")
 
 
-def _compare(arguments: argparse.Namespace) -> None:
+def _compare(arguments: Namespace) -> None:
     from zoo.evaluation.compare import as_group, compare
 
     document = compare(**flat_keywords(arguments))
@@ -87,7 +87,7 @@ def _print_group(group: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]])
             print(f"{row['name']}: {alarm['name']}: {alarm['text']}")
 
 
-def _report(arguments: argparse.Namespace) -> None:
+def _report(arguments: Namespace) -> None:
     from zoo.evaluation.bench import report
 
     page = report(**flat_keywords(arguments))

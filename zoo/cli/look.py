@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from zoo.cli.output import print_json, print_table
 def add_look_commands(commands: Commands) -> None:
     """Add ``list``, ``show`` and ``data check``."""
     p = add_command(commands, _list, "list", "list the recipes")
-    p.add_argument("pattern", nargs="?", default="*", metavar="PATTERN", help="a shell pattern, such as 'dcgan*'")
+    p.add_argument("pattern", nargs="?", default="*", help="a shell pattern, such as 'dcgan*'")
 
     p = add_command(commands, _show, "show", "show a resolved recipe and the layers of its networks")
     p.add_argument("name", metavar="NAME|FILE")
@@ -26,12 +26,12 @@ def add_look_commands(commands: Commands) -> None:
         "check",
         "counts, sizes, intensities, duplicates, unreadable files, a contact sheet",
     )
-    p.add_argument("path", metavar="PATH", help="folder, zip, .npy or .npz")
-    p.add_argument("--out", type=Path, metavar="DIR", help="where images are written (default: data-check-<name>)")
-    p.add_argument("--resolution", type=int, default=64, metavar="R", help="pixels per side on the contact sheet")
+    p.add_argument("path", help="folder, zip, .npy or .npz")
+    p.add_argument("--out", type=Path, help="where images are written (default: data-check-<name>)")
+    p.add_argument("--resolution", type=int, default=64, help="pixels per side on the contact sheet")
 
 
-def _list(arguments: argparse.Namespace) -> None:
+def _list(arguments: Namespace) -> None:
     from zoo.core.errors import ZooError, suggest
     from zoo.recipes import list_models, summarise_recipes
 
@@ -48,7 +48,7 @@ def _list(arguments: argparse.Namespace) -> None:
     return print_table(["recipe", "architecture", "pixels>", "channels>", "latent>", "G>", "D>", "source"], rows)
 
 
-def _show(arguments: argparse.Namespace) -> None:
+def _show(arguments: Namespace) -> None:
     from zoo.recipes import load_recipe, summarise_recipe
 
     recipe = load_recipe(arguments.name, arguments.set)
@@ -63,12 +63,12 @@ def _show(arguments: argparse.Namespace) -> None:
         for layer in network.layers:
             shape = " x ".join(map(str, layer.output))
             rows.append([layer.name, layer.kind, shape, f"{layer.parameters:,}", f"{layer.macs:,}"])
-        total = ["total for one image", "", "", f"{network.parameters:,}", f"{network.macs:,}"]
-        print_table([f"{side} layer", "kind", "output", "parameters>", "multiply-adds>"], rows, total=total)
+        rows.append(["total for one image", "", "", f"{network.parameters:,}", f"{network.macs:,}"])
+        print_table([f"{side} layer", "kind", "output", "parameters>", "multiply-adds>"], rows)
     return None
 
 
-def _data_check(arguments: argparse.Namespace) -> None:
+def _data_check(arguments: Namespace) -> None:
     from rich.console import Console
 
     from zoo.data.check import check_images, print_check_report

@@ -30,9 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
         if sys.stdout is not None:  # a shell may have closed it
             sys.stdout.flush()
     except ZooError as error:
-        rank = os.environ.get("RANK", "0")
-        several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and rank != "0"
-        print(f"zoo: {f'process {rank}: ' if several else ''}{error}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")  # set by torchrun
+        print(f"zoo: {f'process {rank}: ' if rank != '0' else ''}{error}", file=sys.stderr)
         return 2
     except Interrupted as stop:
         print(f"zoo: {stop}", file=sys.stderr)

@@ -16,7 +16,7 @@ TRAINING_DATA = "folder, zip, .npy, .npz, or phantoms[:SUBJECTS] (default: $ZOO_
 
 # Destinations are named like the parameters of the library, so that call_keywords() can pass them on.
 _SHARED: dict[str, dict[str, Any]] = {
-    "--data": {"metavar": "PATH", "help": "images to evaluate against (default: those of the training)"},
+    "--data": {"help": "images to evaluate against (default: those of the training)"},
     "--device": {"default": "auto", "metavar": "auto|cpu|cuda|mps"},
     "--metrics": {
         "action": "append",
@@ -25,7 +25,7 @@ _SHARED: dict[str, dict[str, Any]] = {
     },
     "--no-reals": {"action": "store_true", "help": "leave real images out of the page"},
     "--precision": {"choices": PRECISIONS, "help": "precision of forward passes in training"},
-    "--runs": {"default": "runs", "metavar": "DIR", "help": "where runs are looked for (default: runs)"},
+    "--runs": {"default": "runs", "help": "where runs are looked for (default: runs)"},
     "--samples": {
         "dest": "num_samples",
         "type": int,
@@ -52,7 +52,6 @@ _SHARED: dict[str, dict[str, Any]] = {
         "help": "generators with styles: 0 is the mean image, 1 as trained",
     },
     "--weights": {
-        "metavar": "PATH",
         "help": "weights of the feature extractors, a file or a folder (default: $ZOO_WEIGHTS)",
     },
 }

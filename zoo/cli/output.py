@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import json
+from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,7 +13,7 @@ def print_json(document: Any) -> None:
     print(json.dumps(document, indent=2))
 
 
-def print_result(arguments: argparse.Namespace, document: Any, text: str) -> None:
+def print_result(arguments: Namespace, document: Any, text: str) -> None:
     """Print ``document`` with ``--json``, else ``text``."""
     if arguments.json:
         print_json(document)
@@ -21,30 +21,21 @@ def print_result(arguments: argparse.Namespace, document: Any, text: str) -> Non
         print(text)
 
 
-def print_table(headings: list[str], rows: list[list[str]], *, total: list[str] | None = None) -> None:
-    """Print a plain table, one line per row.
-
-    Args:
-        headings: titles of the columns; those that end in ``>`` are right-aligned.
-        rows: cells as text.
-        total: a last row, set apart by a line.
-    """
+def print_table(headings: list[str], rows: list[list[str]]) -> None:
+    """Print a plain table, one line per row; columns are right-aligned where the heading ends in ``>``."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    lines = [headings, *rows, *([total] if total else [])]
-    for index, heading in enumerate(headings):
+    for index, column in enumerate(zip(headings, *rows, strict=True), 1):
         # Only the last column may shrink on a narrow terminal: it holds text, the others hold numbers and names.
-        width = max(len(line[index]) for line in lines) if index < len(headings) - 1 else None
+        width = max(map(len, column)) if index < len(headings) else None
+        heading = column[0]
         justify: Any = "right" if heading.endswith(">") else "left"
         table.add_column(heading.rstrip(">"), justify=justify, no_wrap=True, min_width=width)
     for row in rows:
         table.add_row(*row)
-    if total:
-        table.add_section()
-        table.add_row(*total)
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 10_000  # a file or a pipe has no width to cut lines to

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import Namespace
 
 from zoo.cli.options import Commands, add_command, add_shared, flat_keywords
 from zoo.cli.output import print_result
@@ -15,7 +15,7 @@ def add_share_commands(commands: Commands) -> None:
     )
     p.add_argument("target", metavar="RUN|FILE")
     p.add_argument("--to", required=True, metavar="FOLDER|hf:OWNER/NAME", help="the folder to make, or a repository")
-    p.add_argument("--name", metavar="NAME", help="name of the model (default: its recipe's)")
+    p.add_argument("--name", help="name of the model (default: its recipe's)")
     p.add_argument("--best", action="store_true", help="publish generator-best.safetensors of the run")
     p.add_argument("--force", action="store_true", help="replace what was published there before")
     p.add_argument(
@@ -32,7 +32,7 @@ def add_share_commands(commands: Commands) -> None:
     add_shared(p, "--data", "--samples", "--spaces", "--weights", "--runs", "--device")
 
 
-def _publish(arguments: argparse.Namespace) -> None:
+def _publish(arguments: Namespace) -> None:
     from zoo.evaluation.publish import publish
 
     place = publish(**flat_keywords(arguments))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ def add_train_commands(commands: Commands) -> None:
     p = add_command(commands, _train, "train", "train a recipe, or continue a run")
     p.add_argument("recipe", nargs="?", metavar="NAME|FILE", help="a recipe; the same command again continues its run")
     p.add_argument("--resume", metavar="RUN", help="continue this run")
-    p.add_argument("--data", metavar="PATH", help=TRAINING_DATA)
-    p.add_argument("--out", default="runs", metavar="DIR", help="where run folders are made (default: runs)")
-    p.add_argument("--kimg", type=float, metavar="N", help="thousands of images to train for")
+    p.add_argument("--data", help=TRAINING_DATA)
+    p.add_argument("--out", default="runs", help="where run folders are made (default: runs)")
+    p.add_argument("--kimg", type=float, help="thousands of images to train for")
     p.add_argument(
         "--classes",
         nargs="?",
@@ -42,18 +42,18 @@ def add_train_commands(commands: Commands) -> None:
         commands, _tune, "tune", "multiply one number of a recipe by factors, and train a short run of each"
     )
     p.add_argument("name", metavar="NAME|FILE", help="a recipe; the same command again continues, and repeats no run")
-    p.add_argument("--param", required=True, metavar="PATH", help="such as penalties.r1.weight; schedules too")
+    p.add_argument("--param", required=True, help="such as penalties.r1.weight; schedules too")
     p.add_argument("--factors", default="0.25,1,4", metavar="F,...", help="(default: 0.25,1,4)")
-    p.add_argument("--kimg", type=float, default=10.0, metavar="N", help="thousands of images per run (default: 10)")
-    p.add_argument("--data", metavar="PATH", help=TRAINING_DATA)
-    p.add_argument("--out", default="tune", metavar="DIR", help="runs, curves and JSON (default: tune)")
+    p.add_argument("--kimg", type=float, default=10.0, help="thousands of images per run (default: 10)")
+    p.add_argument("--data", help=TRAINING_DATA)
+    p.add_argument("--out", default="tune", help="runs, curves and JSON (default: tune)")
     add_shared(p, "--device", "--set")
 
     p = add_command(commands, _runs, "runs", "list what was trained, how far, with the latest numbers")
-    p.add_argument("out", nargs="?", default="runs", metavar="DIR")
+    p.add_argument("out", nargs="?", default="runs")
 
 
-def _train(arguments: argparse.Namespace) -> None:
+def _train(arguments: Namespace) -> None:
     from zoo.core.console import format_training_row
     from zoo.training.train import train
 
@@ -84,7 +84,7 @@ def _override_labels(recipe: str | None, resume: str | None, labels: str) -> str
     return f"data.labels={json.dumps(labels)}"
 
 
-def _profile(arguments: argparse.Namespace) -> None:
+def _profile(arguments: Namespace) -> None:
     from zoo.training.profiling.profiler import NAMES
     from zoo.training.train import profile_recipe
 
@@ -100,8 +100,8 @@ def _profile(arguments: argparse.Namespace) -> None:
     rows = []
     for key, seconds in sorted(profile.parts.items(), key=lambda item: -item[1]):
         rows.append([NAMES[key], f"{1000 * seconds:.2f}", f"{seconds / profile.profiled:.1%}"])
-    total = ["a step, sum of its parts", f"{1000 * profile.profiled:.2f}", "100.0%"]
-    print_table(["part", "ms>", "share>"], rows, total=total)
+    rows.append(["a step, sum of its parts", f"{1000 * profile.profiled:.2f}", "100.0%"])
+    print_table(["part", "ms>", "share>"], rows)
     step, rates = profile.step, profile.rates
     print(f"a step without timers: {1000 * step:.2f} ms for {profile.batch} images, {profile.batch / step:,.1f} img/s")
     print(f"speed settings: {', '.join([speed.precision, *(name for name, on in settings.items() if on is True)])}")
@@ -113,7 +113,7 @@ def _profile(arguments: argparse.Namespace) -> None:
     return None
 
 
-def _tune(arguments: argparse.Namespace) -> None:
+def _tune(arguments: Namespace) -> None:
     from zoo.training.sweep import best_factor, tune
 
     document = tune(**call_keywords(arguments))
@@ -137,7 +137,7 @@ def _tune_cells(row: dict[str, Any]) -> list[str]:
     return [*cells, row["error"] or join_alarms(row["alarms"])]
 
 
-def _runs(arguments: argparse.Namespace) -> None:
+def _runs(arguments: Namespace) -> None:
     from zoo.training.run_folder import find_runs
 
     if not Path(arguments.out).is_dir():

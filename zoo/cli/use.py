@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import re
+from argparse import Namespace
 from pathlib import Path
 
 from zoo.cli.options import Commands, add_command, add_shared, call_keywords
@@ -16,11 +16,9 @@ def add_use_commands(commands: Commands) -> None:
     p = add_command(commands, _sample, "sample", "sample images from a trained generator")
     p.add_argument("source", metavar="RUN|FILE|NAME")
     p.add_argument("-n", type=int, help="number of images (default: 64)")
-    p.add_argument("--out", metavar="PATH", help="grid.png, x.npz or a folder (default: <run>-samples.png)")
+    p.add_argument("--out", help="grid.png, x.npz or a folder (default: <run>-samples.png)")
     p.add_argument("--mix", metavar="ROWSxCOLUMNS", help="generators with styles: a table of coarse by fine styles")
-    p.add_argument(
-        "--class", dest="label", metavar="NAME", help="generators trained with classes: sample only this one"
-    )
+    p.add_argument("--class", dest="label", help="generators trained with classes: sample only this one")
     add_shared(p, "--seed", "--truncation", "--device")
 
     p = add_command(commands, _interpolate, "interpolate", "make a GIF of a walk through latent space")
@@ -31,13 +29,13 @@ def add_use_commands(commands: Commands) -> None:
         ("--points", "points", 5, "latents that each walk visits before it returns"),
         ("--frames", "frames", 16, "frames from one latent to the next"),
     ):
-        p.add_argument(flag, dest=name, type=int, default=default, metavar="N", help=f"{text} (default: {default})")
+        p.add_argument(flag, dest=name, type=int, default=default, help=f"{text} (default: {default})")
     add_shared(p, "--seed", "--truncation", "--device")
 
     add_command(commands, _weights, "weights", "list pretrained generators that load by name")
 
 
-def _sample(arguments: argparse.Namespace) -> None:
+def _sample(arguments: Namespace) -> None:
     from zoo.hub.load import load_generator
     from zoo.hub.save_images import save_images
 
@@ -72,7 +70,7 @@ def _stem(source: str) -> str:
     return path.parent.name or path.stem if path.suffix == ".safetensors" else path.name
 
 
-def _interpolate(arguments: argparse.Namespace) -> None:
+def _interpolate(arguments: Namespace) -> None:
     from zoo.hub.load import load_generator
     from zoo.hub.save_images import save_walk
 
@@ -87,7 +85,7 @@ def _interpolate(arguments: argparse.Namespace) -> None:
     print_result(arguments, document, f"{out}: {count} frames")
 
 
-def _weights(arguments: argparse.Namespace) -> None:
+def _weights(arguments: Namespace) -> None:
     from zoo.hub.pretrained import load_catalogue
 
     entries = load_catalogue().values()
