@@ -16,7 +16,9 @@ from PIL import Image
 
 import zoo
 from zoo.cli.main import build_parser, main
+from zoo.cli.options import call_keywords
 from zoo.cli.signals import stop_on_signals
+from zoo.core.options import EvaluationOptions, TrainOptions
 
 TINY = ["data.resolution=16", "generator.width=0.125", "discriminator.width=0.125", "train.batch=8"]
 CADENCES = ["train.log_kimg=0.016", "train.sample_kimg=0.04", "train.checkpoint_kimg=0.04"]
@@ -50,6 +52,21 @@ def trained(tmp_path_factory):
 def run(trained, tmp_path):
     """A copy of a finished run, which a test may change."""
     return Path(shutil.copytree(trained, tmp_path / "runs" / trained.name))
+
+
+def test_arguments_become_options_and_keywords():
+    parsed = build_parser().parse_args(["report", "x", "--samples", "5", "--spaces", "random", "--json"])
+    assert call_keywords(parsed, evaluation=EvaluationOptions) == {
+        "target": "x",
+        "out": None,
+        "runs": "runs",
+        "no_reals": False,
+        "evaluation": EvaluationOptions(extractors=["random"], num_samples=5),
+    }
+    parsed = build_parser().parse_args(["train", "dcgan-64", "--kimg", "2", "--set", "train.batch=8", "--new"])
+    keywords = call_keywords(parsed, options=TrainOptions)
+    assert keywords["options"] == TrainOptions(kimg=2.0, set=["train.batch=8"], new=True)
+    assert keywords["recipe"] == "dcgan-64"
 
 
 def test_list(capsys):
