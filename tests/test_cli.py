@@ -284,12 +284,10 @@ def test_profile_prints_step_parts_and_writes_nothing(capsys, tmp_path, monkeypa
     assert document["parts"].keys() >= {"data", "fakes", "D", "G", "optimiser", "ema", "logging"}
     assert 0 < document["share_of_floor"] < 1
     assert list(tmp_path.iterdir()) == []
-    code, _, err = call(capsys, *arguments, "--new")
-    assert code == 2
-    assert "--profile takes a recipe, and neither --resume, --new nor --kimg" in err
-    code, _, err = call(capsys, *arguments, "--tensorboard")
-    assert code == 2
-    assert "--profile takes neither --deterministic nor --tensorboard" in err
+    for flag in ("--new", "--tensorboard"):
+        code, _, err = call(capsys, *arguments, flag)
+        assert code == 2
+        assert "--profile takes a recipe, and none of --resume, --new, --kimg, --deterministic, --tensorboard" in err
 
 
 def test_resume_reports_why_it_is_not_bit_exact(run, capsys):

@@ -78,6 +78,7 @@ def _print_group(group: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]])
 
     from zoo.report import table
 
+    # Wide tables are split to fit a terminal; a file or a pipe gets them whole.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
     print(group["name"])
     for headings, rows in table.fitting(group, metrics, width):

@@ -22,6 +22,7 @@ def add_share_commands(commands: Commands) -> None:
         "--data-statement", metavar="TEXT|FILE", help="statement on the training images (default: what the run knows)"
     )
     p.add_argument("--licence", metavar="TEXT|FILE", help="terms under which the weights may be used")
+    # Named, and not --force, so that copies of patient images are not published by accident.
     p.add_argument(
         "--despite-alarm",
         action="append",

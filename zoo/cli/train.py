@@ -62,6 +62,7 @@ def _train(arguments: Namespace) -> None:
         arguments.set = [*arguments.set, _override_labels(arguments.recipe, arguments.resume, labels)]
     if vars(arguments).pop("profile"):
         return _profile(arguments)
+    # With --json stdout holds nothing but the document.
     keywords = call_keywords(arguments, options=TrainOptions)
     run = train(**vars(keywords.pop("options")), **keywords, announce=sys.stderr if arguments.json else sys.stdout)
     last = (run.rows() or [{}])[-1]
@@ -77,21 +78,22 @@ def _override_labels(recipe: str | None, resume: str | None, labels: str) -> str
     """Return ``--classes`` as an override of ``data.labels``."""
     from zoo.recipes import list_models
 
+    # COLUMN is optional, so argparse takes the recipe of `zoo train --classes NAME` as a column.
     if recipe is None and resume is None and labels in list_models():
         raise ZooError(
             f"--classes {labels}: this is a recipe; write it before the flag, `zoo train {labels} --classes`"
         )
-    return f"data.labels={json.dumps(labels)}"
+    return f"data.labels={json.dumps(labels)}"  # quoted: YAML would read a column called `no` or `1` as another type
 
 
 def _profile(arguments: Namespace) -> None:
     from zoo.training.profiling.profiler import NAMES
     from zoo.training.train import profile_recipe
 
-    if arguments.recipe is None or arguments.resume or arguments.new or arguments.kimg:
-        raise ZooError("--profile takes a recipe, and neither --resume, --new nor --kimg: it trains nothing")
-    if arguments.deterministic or arguments.tensorboard:
-        raise ZooError("--profile takes neither --deterministic nor --tensorboard: it trains nothing")
+    training_flags = ("resume", "new", "kimg", "deterministic", "tensorboard")
+    if arguments.recipe is None or any(getattr(arguments, flag) for flag in training_flags):
+        flags = ", ".join(f"--{flag}" for flag in training_flags)
+        raise ZooError(f"--profile takes a recipe, and none of {flags}: it trains nothing")
     keywords = {name: getattr(arguments, name) for name in ("data", "device", "precision", "set")}
     profile, speed = profile_recipe(arguments.recipe, **keywords)
     settings = speed.to_json()
@@ -104,7 +106,8 @@ def _profile(arguments: Namespace) -> None:
     print_table(["part", "ms>", "share>"], rows)
     step, rates = profile.step, profile.rates
     print(f"a step without timers: {1000 * step:.2f} ms for {profile.batch} images, {profile.batch / step:,.1f} img/s")
-    print(f"speed settings: {', '.join([speed.precision, *(name for name, on in settings.items() if on is True)])}")
+    enabled = [value if name == "precision" else name for name, value in settings.items() if value]
+    print(f"speed settings: {', '.join(enabled)}")
     print(
         f"roofline: {1000 * profile.floor:.2f} ms, {profile.floor / step:.0%} of the step: "
         f"{profile.work.macs / 1e9:.2f} billion multiply-adds per image at {rates.fp32 / 1e9:,.0f} (fp32) or "
@@ -158,6 +161,7 @@ def _summarise_run(path: Path) -> dict[str, Any]:
         info = run.info
     except (ZooError, ValueError) as error:
         return {"run": str(path), "status": f"unreadable: {error}"}
+    # A run that was killed still says "running"; no process holds its lock.
     status = "stopped" if info["status"] == "running" and not run.locked() else info["status"]
     log = run.rows()
     # Validation runs more rarely than rows are logged: its latest values stand in an earlier row.
