@@ -90,10 +90,12 @@ def _profile(arguments: Namespace) -> None:
     from zoo.training.profiling.profiler import NAMES
     from zoo.training.train import profile_recipe
 
-    training_flags = ("resume", "new", "kimg", "deterministic", "tensorboard")
-    if arguments.recipe is None or any(getattr(arguments, flag) for flag in training_flags):
-        flags = ", ".join(f"--{flag}" for flag in training_flags)
-        raise ZooError(f"--profile takes a recipe, and none of {flags}: it trains nothing")
+    training = (arguments.resume, arguments.new, arguments.kimg, arguments.deterministic, arguments.tensorboard)
+    if arguments.recipe is None or any(training):
+        raise ZooError(
+            "--profile takes a recipe, and none of --resume, --new, --kimg, --deterministic, --tensorboard: "
+            "it trains nothing"
+        )
     keywords = {name: getattr(arguments, name) for name in ("data", "device", "precision", "set")}
     profile, speed = profile_recipe(arguments.recipe, **keywords)
     settings = speed.to_json()

@@ -57,7 +57,7 @@ def _sample(arguments: Namespace) -> None:
         grid_columns = columns + 1  # the first column shows the sources of the coarse styles
     else:
         images = generator.sample(n or 64, arguments.seed, **choice)
-    # A default path in the current folder: the run's own folder may be somebody else's.
+    # In the current folder: pretrained generators have no run folder.
     out = Path(arguments.out or f"{_stem(arguments.source)}-samples.png")
     origin = {"recipe": generator.recipe.name, "seed": arguments.seed}
     save_images(images, out, columns=grid_columns, metadata=origin)
