@@ -450,6 +450,7 @@ def test_signals_are_left_alone_outside_the_main_thread():
     assert stops == [(None, before)]
 
 
+@pytest.mark.slow
 def test_training_continues_after_its_output_is_closed(tmp_path):
     command = [sys.executable, "-m", "zoo", "train", "dcgan-64", "--data", "phantoms:2", "--out", str(tmp_path)]
     command += ["--kimg", "0.08", "--device", "cpu", *SET]
