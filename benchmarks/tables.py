@@ -22,7 +22,7 @@ from zoo.metrics.registry import METRICS, short_extractor_name
 from zoo.report import table
 
 HERE = Path(__file__).parent
-READMES = [HERE / "README.md", HERE.parent / "README.md"]
+READMES = [HERE / "README.md", HERE.parent / "docs" / "results.md"]
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 Row = dict[str, Any]

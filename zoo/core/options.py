@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +30,8 @@ class TrainOptions:
         deterministic: use only algorithms that repeat bit for bit; slower on CUDA.
         tensorboard: also write scalars for TensorBoard.
         set: overrides as on the command line, ``"train.batch=32"``.
+        stop: called after every step; a true value (such as the number of a signal) ends training with everything
+            saved. A context manager is entered for as long as steps are taken. None: train to the end.
     """
 
     data: str | Path | None = None
@@ -41,6 +43,7 @@ class TrainOptions:
     deterministic: bool = False
     tensorboard: bool = False
     set: Sequence[str] = ()
+    stop: Callable[[], Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
