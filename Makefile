@@ -1,18 +1,24 @@
-# make demo   set up, train a small net on built-in phantom brains (about two minutes on 2 cores), say where the pictures are
-# make test   set up, then lint, types and tests
+# make demo       set up, train a small net on built-in phantom brains (about two minutes on 2 cores), say where the pictures are
+# make test       set up, then lint, types and the fast tests (at most five minutes on 2 cores)
+# make test-all   the same with the slow tests; this is what CI runs
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-slow test-all lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/zoo train multires-28 --data phantoms --kimg 30 --set train.sample_kimg=2 --set ema.halflife_kimg=5
 	@echo "Pictures: samples/ and training.gif in the folder named above. Next: $(BIN)/zoo list"
 
 test: $(VENV)/installed-dev lint
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 -m "not slow"
+
+test-slow: $(VENV)/installed-dev
+	$(BIN)/pytest -n 2 -m slow
+
+test-all: test test-slow
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

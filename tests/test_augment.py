@@ -118,9 +118,9 @@ def test_d_sees_every_image_augmented(monkeypatch, update, loss):
     monkeypatch.setattr(made.D, "forward", lambda x, label=None: (seen.append(x.detach().clone()), forward(x))[1])
     import zoo.training.trainer as module
 
-    real = module.augmented
+    real = module.augment_images
     monkeypatch.setattr(
-        module, "augmented", lambda x, draws, policy: (given.append(real(x, draws, policy)), given[-1])[1]
+        module, "augment_images", lambda x, draws, policy: (given.append(real(x, draws, policy)), given[-1])[1]
     )
     made.step()
     assert len(seen) == len(given) == (2 if update == "simultaneous" else 4 if loss == "relativistic" else 3)
@@ -130,18 +130,18 @@ def test_d_sees_every_image_augmented(monkeypatch, update, loss):
 
 def test_adas_probability_follows_the_sign_of_reals():
     ada = Ada(config(name="ada", target=0.6, speed_kimg=1.0, most=0.05))
-    for _ in range(Ada.EVERY):
-        ada.saw(torch.tensor(1.0), 1.0)
-        ada.stepped(10)
-    assert ada.p == pytest.approx(10 * Ada.EVERY / 1000)
-    for _ in range(Ada.EVERY):
-        ada.saw(torch.tensor(1.0), 1.0)
-        ada.stepped(10)
+    for _ in range(Ada.UPDATE_EVERY_STEPS):
+        ada.add_signs(torch.tensor(1.0), 1.0)
+        ada.update(10)
+    assert ada.p == pytest.approx(10 * Ada.UPDATE_EVERY_STEPS / 1000)
+    for _ in range(Ada.UPDATE_EVERY_STEPS):
+        ada.add_signs(torch.tensor(1.0), 1.0)
+        ada.update(10)
     assert ada.p == 0.05  # the most
-    for _ in range(4 * Ada.EVERY):
-        ada.saw(torch.tensor(0.2), 0.5)
-        ada.saw(torch.tensor(0.6), 0.5)  # a mean of 0.4
-        ada.stepped(10)
+    for _ in range(4 * Ada.UPDATE_EVERY_STEPS):
+        ada.add_signs(torch.tensor(0.2), 0.5)
+        ada.add_signs(torch.tensor(0.6), 0.5)  # a mean of 0.4
+        ada.update(10)
     assert ada.p == 0.0
 
 
@@ -165,13 +165,15 @@ def test_adas_state_is_what_all_processes_saw(monkeypatch):
     import zoo.training.augment as module
 
     seen = [0.9 / 2, 0.1 / 2]
-    monkeypatch.setattr(module.dist, "everyones", lambda value: seen)
+    monkeypatch.setattr(module.distributed, "all_gather", lambda value: seen)
     ada = Ada(config(name="ada"))
-    ada.saw(torch.tensor(0.9), 0.5)
+    ada.add_signs(torch.tensor(0.9), 0.5)
     state = ada.state_dict()
     assert state["signs"] == pytest.approx(0.5)
     for first, own in ((True, 0.5), (False, 0.0)):
-        monkeypatch.setattr(module.dist, "world", lambda first=first: module.dist.World(0 if first else 1, 2))
+        monkeypatch.setattr(
+            module.distributed, "current_world", lambda first=first: module.distributed.World(0 if first else 1, 2)
+        )
         other = Ada(config(name="ada"))
         other.load_state_dict(state, torch.device("cpu"))
         assert other._signs.item() == pytest.approx(own)

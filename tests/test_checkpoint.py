@@ -12,6 +12,7 @@ import torch
 
 import zoo
 from zoo.core.errors import ZooError
+from zoo.recipes import build_networks
 from zoo.training import checkpoint, generator_file
 from zoo.training.loop import DivergedError
 from zoo.training.trainer import Trainer
@@ -121,14 +122,14 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 import torch
-from zoo import checkpoint
+from zoo.training import checkpoint
 from zoo.core.errors import ZooError
 folder = Path(sys.argv[1])
-checkpoint.save(folder, 8, {"number": 8}, keep=2)
+checkpoint.save_checkpoint(folder, 8, {"number": 8}, keep=2)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))  # no file beyond a megabyte, as on a disk that fills up
 try:
-    checkpoint.save(folder, 16, {"number": 16, "big": torch.zeros(1 << 20)}, keep=2)
+    checkpoint.save_checkpoint(folder, 16, {"number": 16, "big": torch.zeros(1 << 20)}, keep=2)
 except ZooError as error:
     print(error)
 """
@@ -175,7 +176,7 @@ def test_pictures_on_a_full_disk_are_one_line_too(limit, tmp_path):
     command += ["--device", "cpu", "--kimg", "0.08", *(word for text in TINY for word in ("--set", text))]
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limited)
     assert done.returncode == 2
-    assert "cannot be written (file too large); no checkpoint had been written yet" in done.stderr.splitlines()[-1]
+    assert "cannot be written (file too large); no checkpoint was written yet" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert zoo.Run(tmp_path / "dcgan-64-000").info["status"] == "failed"
 
@@ -230,7 +231,7 @@ def test_fine_tuning_lists_what_does_not_match(tmp_path, capfd):
     for source in (first.path, first.generator_file):
         other = train(tmp_path, "train.kimg=0.04", "data.channels=3", f"train.init_from={source}")
         err = capfd.readouterr().err
-        assert "fresh, because missing there or of another shape: layers." in err
+        assert "fresh weights, because missing in the source or of another shape: layers." in err
         assert other.info["status"] == "finished"
     with pytest.raises(ZooError, match=r"train\.init_from: nothing in .* fits"):
         train(tmp_path, f"train.init_from={first.generator_file}", "generator.width=0.3")
@@ -240,7 +241,7 @@ def test_fine_tuning_lists_what_does_not_match(tmp_path, capfd):
         with pytest.raises(ZooError, match=r"train\.init_from: .*odd\.pt"):
             train(tmp_path, f"train.init_from={tmp_path / 'odd.pt'}")
     (tmp_path / "odd.pt").unlink()
-    with pytest.raises(ZooError, match=r"train\.init_from: no run or file nowhere"):
+    with pytest.raises(ZooError, match=r"train\.init_from: nowhere does not exist"):
         train(tmp_path, "train.init_from=nowhere")
     assert sorted(tmp_path.iterdir()) == before  # no run was begun
 
@@ -282,7 +283,7 @@ def test_a_generator_of_other_weights_than_it_was_written_with_is_refused(tmp_pa
     import safetensors.torch
 
     recipe = zoo.load_recipe("multires-28", ["generator.width=0.05"])
-    generator, _ = recipe.build()
+    generator, _ = build_networks(recipe)
     path = tmp_path / "g.safetensors"
     generator_file.save_generator(path, generator, recipe=recipe, nimg=7, metric="kid")
     assert generator_file.load_generator_file(path)[2] == 7
@@ -301,7 +302,7 @@ def test_half_precision_keeps_what_it_would_spoil_and_loads_as_single(tmp_path):
     import safetensors.torch
 
     recipe = zoo.load_recipe("dcgan-64", ["data.resolution=16", "generator.width=0.125"])
-    generator, _ = recipe.build()
+    generator, _ = build_networks(recipe)
     state = generator.state_dict()
     variances = [name for name in state if name.endswith("running_var")]
     state[variances[0]].fill_(1e-7)  # below the normal numbers of fp16

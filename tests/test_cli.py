@@ -1,15 +1,24 @@
-"""The command line: what it prints, what it leaves, and one line with exit code 2 for what a user can mend."""
+"""The command line: output, files, exit codes, and one line for each error that a user can fix."""
 
 import json
+import re
+import shlex
+import shutil
+import signal
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import zoo
-from zoo.cli.main import main
+from zoo.cli.main import build_parser, main
+from zoo.cli.options import call_keywords
+from zoo.cli.signals import StopOnSignals
+from zoo.core.options import EvaluationOptions, TrainOptions
 
 TINY = ["data.resolution=16", "generator.width=0.125", "discriminator.width=0.125", "train.batch=8"]
 CADENCES = ["train.log_kimg=0.016", "train.sample_kimg=0.04", "train.checkpoint_kimg=0.04"]
@@ -17,7 +26,7 @@ SET = [word for text in (*TINY, *CADENCES) for word in ("--set", text)]
 
 
 def call(capsys, *arguments):
-    """Exit code, stdout, stderr."""
+    """Run a command; return exit code, stdout, stderr."""
     try:
         code = main([str(argument) for argument in arguments])
     except SystemExit as error:
@@ -30,10 +39,34 @@ def train(capsys, out, *more):
     return call(capsys, "train", "dcgan-64", "--data", "phantoms:2", "--out", out, "--device", "cpu", *SET, *more)
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run, trained once."""
+    out = tmp_path_factory.mktemp("trained")
+    command = ["train", "dcgan-64", "--data", "phantoms:2", "--out", str(out), "--device", "cpu", "--kimg", "0.08"]
+    assert main([*command, *SET]) == 0
+    return out / "dcgan-64-000"
+
+
 @pytest.fixture
-def run(tmp_path, capsys):
-    assert train(capsys, tmp_path / "runs", "--kimg", "0.08")[0] == 0
-    return tmp_path / "runs" / "dcgan-64-000"
+def run(trained, tmp_path):
+    """A copy of a finished run, which a test may change."""
+    return Path(shutil.copytree(trained, tmp_path / "runs" / trained.name))
+
+
+def test_arguments_become_options_and_keywords():
+    parsed = build_parser().parse_args(["report", "x", "--samples", "5", "--spaces", "random", "--json"])
+    assert call_keywords(parsed, evaluation=EvaluationOptions) == {
+        "target": "x",
+        "out": None,
+        "runs": "runs",
+        "no_reals": False,
+        "evaluation": EvaluationOptions(extractors=["random"], num_samples=5),
+    }
+    parsed = build_parser().parse_args(["train", "dcgan-64", "--kimg", "2", "--set", "train.batch=8", "--new"])
+    keywords = call_keywords(parsed, options=TrainOptions)
+    assert keywords["options"] == TrainOptions(kimg=2.0, set=["train.batch=8"], new=True)
+    assert keywords["recipe"] == "dcgan-64"
 
 
 def test_list(capsys):
@@ -75,7 +108,7 @@ def test_show(capsys):
         ("multires-256", 20.2, 3.4),
     ],
 )
-def test_multiply_adds_are_those_of_the_originals(name, g, d):
+def test_multiply_adds_match_the_originals(name, g, d):
     from zoo.recipes import summarise_recipe
 
     generator, discriminator = summarise_recipe(zoo.load_recipe(name))
@@ -84,7 +117,7 @@ def test_multiply_adds_are_those_of_the_originals(name, g, d):
 
 
 @pytest.mark.parametrize("name", ["dcgan-64", "stylegan2-64", "r3gan-64", "fastgan-64", "projected-64"])
-def test_rows_of_the_layer_table_add_up(name):
+def test_layer_table_adds_up(name):
     from zoo.recipes import summarise_recipe
 
     for network in summarise_recipe(zoo.load_recipe(name)):
@@ -92,9 +125,9 @@ def test_rows_of_the_layer_table_add_up(name):
         assert 0.9 * network.macs < sum(layer.macs for layer in network.layers) <= network.macs  # blurs are no layers
 
 
-def test_train_leaves_a_folder_that_explains_itself(run, capsys):
-    left = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
-    assert left == {
+def test_train_writes_a_complete_run_folder(run, capsys):
+    files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert files == {
         "recipe.yaml",
         "run.json",
         "log.jsonl",
@@ -129,9 +162,9 @@ def test_train_leaves_a_folder_that_explains_itself(run, capsys):
     }
     assert all(keys <= row.keys() for row in rows)
     assert [row["nimg"] for row in rows] == [16, 32, 40, 48, 64, 80]
-    judged = [row for row in rows if "ssim_nearest" in row]
-    assert [row["nimg"] for row in judged] == [40, 80]
-    assert "7x7" in judged[0]["ssim_definition"]
+    validated = [row for row in rows if "ssim_nearest" in row]
+    assert [row["nimg"] for row in validated] == [40, 80]
+    assert "7x7" in validated[0]["ssim_definition"]
     assert zoo.load_recipe(run / "recipe.yaml").train.kimg == 0.08
     with Image.open(run / "training.gif") as animation:
         assert animation.n_frames >= 2
@@ -144,18 +177,22 @@ def test_train_leaves_a_folder_that_explains_itself(run, capsys):
     assert metadata["torch"]
 
 
-def test_training_says_what_it_trains_on_and_where_the_pictures_are(tmp_path, capsys):
+def test_train_prints_data_and_output_paths(tmp_path, capsys):
     code, out, err = train(capsys, tmp_path, "--kimg", "0.016")
     assert code == 0
     assert "training.gif" in out
     assert "phantoms of 2 subjects" in err
-    _, _, err = call(
-        capsys, "train", "dcgan-64", "--out", tmp_path, "--kimg", "0.016", "--new", *SET, "--set", "data.resolution=8"
-    )
+
+
+def test_train_without_data_says_that_it_uses_phantoms(tmp_path, capsys, monkeypatch):
+    blank = np.zeros((32, 16, 16), np.uint8)
+    monkeypatch.setattr("zoo.data.phantoms.phantom_subject", lambda *arguments: blank)  # 64 subjects take a while
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    _, _, err = call(capsys, "train", "dcgan-64", "--out", tmp_path / "runs", "--kimg", "0.016", *SET)
     assert "no --data (or ZOO_DATA): training on built-in phantom brains" in err
 
 
-def test_json_is_one_document_and_resume_begins_with_its_line(run, capsys):
+def test_train_json_is_one_document_and_resume_announces_itself(run, capsys):
     code, out, _ = call(capsys, "train", "--resume", run, "--kimg", "0.12", "--json")
     document = json.loads(out)
     assert (code, document["nimg"], document["status"]) == (0, 120, "finished")
@@ -165,13 +202,13 @@ def test_json_is_one_document_and_resume_begins_with_its_line(run, capsys):
     assert "is finished; --kimg M beyond 0.12 extends it" in err
 
 
-def test_a_finished_run_is_not_continued_and_new_starts_afresh(run, capsys):
+def test_same_command_after_a_finished_run_starts_a_new_one(run, capsys):
     assert train(capsys, run.parent, "--kimg", "0.08")[0] == 0
     assert sorted(path.name for path in run.parent.iterdir()) == ["dcgan-64-000", "dcgan-64-001"]
 
 
 def test_extending_equals_training_longer(capsys, tmp_path):
-    """But for one row more, where the shorter run ended between two of its rows."""
+    """Weights and rows are equal, except for one more row where the shorter run ended between two rows."""
     from zoo.training import checkpoint
 
     short, long = tmp_path / "short" / "dcgan-64-000", tmp_path / "long" / "dcgan-64-000"
@@ -188,12 +225,12 @@ def test_extending_equals_training_longer(capsys, tmp_path):
     assert rows[0] == rows[1]
 
 
-def test_resume_finds_its_own_images_whatever_the_environment_says(run, capsys, monkeypatch):
+def test_resume_uses_its_own_data_despite_zoo_data(run, capsys, monkeypatch):
     monkeypatch.setenv("ZOO_DATA", "phantoms:3")
     assert call(capsys, "train", "--resume", run, "--kimg", "0.12")[0] == 0
 
 
-def test_a_run_killed_at_its_very_end_is_finished_by_the_same_command(run, capsys):
+def test_same_command_finishes_a_run_killed_at_its_end(run, capsys):
     zoo.Run(run).write_info(status="running")
     (run / "training.gif").unlink()
     leftover = run / "state" / ".nimg-000000000080.pt.12345.tmp"
@@ -207,13 +244,13 @@ def test_a_run_killed_at_its_very_end_is_finished_by_the_same_command(run, capsy
     assert len(list(run.parent.iterdir())) == 1
 
 
-def test_resuming_with_less_changes_nothing(run, capsys):
+def test_resume_with_fewer_kimg_changes_nothing(run, capsys):
     before = (run / "recipe.yaml").read_text()
     assert call(capsys, "train", "--resume", run, "--kimg", "0.01")[0] == 0
     assert (run / "recipe.yaml").read_text() == before
 
 
-def test_deterministic_training_resumes_exactly_and_says_nothing(tmp_path, capsys):
+def test_deterministic_resume_is_exact_and_prints_no_warning(tmp_path, capsys):
     train(capsys, tmp_path, "--kimg", "0.04", "--deterministic")
     _, _, err = call(capsys, "train", "--resume", tmp_path / "dcgan-64-000", "--kimg", "0.08", "--deterministic")
     assert "not bit-exact" not in err
@@ -221,7 +258,7 @@ def test_deterministic_training_resumes_exactly_and_says_nothing(tmp_path, capsy
     assert "not bit-exact: deterministic True -> False" in err
 
 
-def test_a_damaged_run_json_is_said(run, capsys):
+def test_damaged_run_json_is_an_error(run, capsys):
     (run / "run.json").write_text("{}")
     code, _, err = call(capsys, "train", "--resume", run)
     assert code == 2
@@ -229,35 +266,36 @@ def test_a_damaged_run_json_is_said(run, capsys):
     assert call(capsys, "runs", run.parent)[0] == 0
 
 
-def test_profile_says_where_the_time_goes_and_leaves_nothing(capsys, tmp_path, monkeypatch):
+def test_profile_prints_step_parts_and_writes_nothing(capsys, tmp_path, monkeypatch):
     from zoo.training.profiling import profiler
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(profiler, "WARM", 1)
+    monkeypatch.setattr(profiler, "WARMUP_PERIODS", 1)
     original = profiler.profile_steps
     monkeypatch.setattr(profiler, "profile_steps", lambda trainer, seconds: original(trainer, 0.05))
     small = [word for text in ("data.resolution=16", "train.batch=4") for word in ("--set", text)]
     arguments = ["train", "dcgan-64", "--data", "phantoms:2", "--device", "cpu", "--profile", *small]
     code, out, _ = call(capsys, *arguments)
     assert code == 0
-    for words in ("D forward and backward", "optimisers", "average of weights", "left alone:", "floor:", "GB/s"):
+    for words in ("D forward and backward", "optimisers", "average of weights", "without timers:", "roofline:", "GB/s"):
         assert words in out
     code, out, _ = call(capsys, *arguments, "--json")
-    found = json.loads(out)
-    assert found["parts"].keys() >= {"data", "fakes", "D", "G", "optimiser", "ema", "logging"}
-    assert 0 < found["share_of_floor"] < 1
+    document = json.loads(out)
+    assert document["parts"].keys() >= {"data", "fakes", "D", "G", "optimiser", "ema", "logging"}
+    assert 0 < document["share_of_floor"] < 1
     assert list(tmp_path.iterdir()) == []
-    code, _, err = call(capsys, *arguments, "--new")
-    assert code == 2
-    assert "--profile takes a recipe, and neither --resume, --new nor --kimg" in err
+    for flag in ("--new", "--tensorboard"):
+        code, _, err = call(capsys, *arguments, flag)
+        assert code == 2
+        assert "--profile takes a recipe, and none of --resume, --new, --kimg, --deterministic, --tensorboard" in err
 
 
-def test_resume_says_why_it_is_not_bit_exact(run, capsys):
+def test_resume_reports_why_it_is_not_bit_exact(run, capsys):
     _, _, err = call(capsys, "train", "--resume", run, "--kimg", "0.12", "--precision", "bf16")
     assert "not bit-exact: precision fp32 -> bf16" in err
 
 
-def test_one_process_a_run(run, capsys):
+def test_only_one_process_trains_a_run(run, capsys):
     with zoo.Run(run).claim():
         code, _, err = call(capsys, "train", "--resume", run, "--kimg", "1")
         assert code == 2
@@ -300,7 +338,7 @@ def test_sample_and_interpolate(run, capsys, tmp_path, monkeypatch):
     assert "15 frames" in out
 
 
-def test_python_is_the_same_trainer(tmp_path, capsys):
+def test_python_train_matches_the_command(tmp_path, capsys):
     run = zoo.train("dcgan-64", data="phantoms:2", out=tmp_path, kimg=0.016, device="cpu", set=TINY, train__seed=5)
     assert run.path == tmp_path / "dcgan-64-000"
     assert zoo.load_recipe(run.recipe_file).train.seed == 5
@@ -319,25 +357,34 @@ BAD = [
     (["train", "dcgan-64", "--device", "tpu"], ["--device tpu: not on this machine"]),
     (["train", "dcgan-64", "--kimg", "0"], ["train.kimg", "above 0"]),
     (["train", "dcgan-64", "--data", "phantoms:1"], ["fewer than a batch"]),
-    (["train", "dcgan-64", "--set", "data.holdout=0", "--out", "file"], ["file", "run folder"]),
+    (["train", "dcgan-64", "--data", "phantoms:2", "--set", "data.holdout=0", "--out", "file"], ["file", "run folder"]),
     (["show", "dcgan-64", "--set", "train.batch"], ["KEY=VALUE"]),
     (["sample", "nowhere/x.safetensors"], ["no run or file"]),
     (["sample", "dcgan-128"], ["nothing trained of dcgan-128 in runs, nor packaged"]),
     (["sample", "dcgan-64", "-n", "0"], ["at least 1"]),
     (["interpolate", "dcgan-64", "--frames", "0"], ["--frames 0: must be at least 1"]),
     (["runs", "nowhere"], ["no folder nowhere"]),
-    (["trian"], ["no 'trian'", "did you mean 'train'", "one of list, show"]),
-    (["train", "dcgan-64", "--precison", "bf16"], ["unknown --precison", "did you mean '--precision'"]),
+    (["trian"], ["unknown value 'trian'", "did you mean 'train'", "Choose from list, show"]),
+    (["train", "dcgan-64", "--precision", "fp16"], ["argument --precision: unknown value 'fp16'", "auto, fp32, bf16"]),
+    (["compare", "a", "b", "--channels", "2"], ["argument --channels: unknown value '2'", "Choose from 1, 3"]),
+    (["data"], ["zoo data: ", "required"]),
+    (["train", "dcgan-64", "--precison", "bf16"], ["unknown argument --precison", "did you mean '--precision'"]),
     (["train", "dcgan-64", "--device", "cpu:abc"], ["--device cpu:abc: not on this machine"]),
-    (["train", "multires-28", "--set", "train.batch=1"], ["train.batch: the generator normalises over the batch"]),
+    (
+        ["train", "multires-28", "--data", "phantoms:2", "--set", "train.batch=1"],
+        ["train.batch: the generator normalises over the batch"],
+    ),
     (["data", "check", "phantoms:1", "--resolution", "0"], ["--resolution 0: must be at least 1"]),
     (["train", "dcgan-64", "--kimg", "inf"], ["train.kimg", "finite"]),
     (["train", "dcgan-64", "--set", "optimizer.generator.lr=-1"], ["optimizer.generator.lr", "at least 0"]),
     (["train", "dcgan-64", "--set", "optimizer.generator.betas=[0.5, 1.0]"], ["betas[1]", "below 1"]),
     (["train", "dcgan-64", "--set", "name=../x"], ["name: must be letters"]),
     (["train", "dcgan-64", "--set", "data.window=dtpye"], ["data.window", "did you mean 'dtype'"]),
-    (["train", "dcgan-64", "--set", "train.init_from=nowhere"], ["train.init_from: no run or file nowhere"]),
-    (["sample", "dcgan-64", "--mix", "4"], ["--mix 4: must read ROWSxCOLUMNS"]),
+    (
+        ["train", "dcgan-64", "--data", "phantoms:2", "--set", "train.batch=8", "--set", "train.init_from=nowhere"],
+        ["train.init_from: no run or file nowhere"],
+    ),
+    (["sample", "dcgan-64", "--mix", "4"], ["--mix 4: must have the form ROWSxCOLUMNS"]),
     (["sample", "dcgan-64", "--mix", "4x4", "-n", "3"], ["leave out -n"]),
     (["data", "check", "nowhere"], ["nowhere"]),
     ([], ["required"]),
@@ -345,7 +392,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "words"), BAD, ids=lambda value: " ".join(value))
-def test_bad_input_is_one_line_and_exit_code_2(arguments, words, capsys, tmp_path, monkeypatch):
+def test_bad_input_prints_one_line_and_exits_with_2(arguments, words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
@@ -358,7 +405,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, words, capsys, tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]
 
 
-def test_resume_refuses_what_changes_numbers_and_other_images(run, capsys):
+def test_resume_refuses_other_numbers_and_other_images(run, capsys):
     code, _, err = call(capsys, "train", "--resume", run, "--kimg", "1", "--set", "train.batch=4")
     assert code == 2
     assert "train.batch=4 changes its numbers" in err
@@ -367,7 +414,7 @@ def test_resume_refuses_what_changes_numbers_and_other_images(run, capsys):
     assert "was trained on other images" in err
 
 
-def test_a_reader_that_goes_away_is_no_error():
+def test_closed_stdout_is_no_error():
     process = subprocess.Popen(
         [sys.executable, "-m", "zoo", "list", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -376,7 +423,35 @@ def test_a_reader_that_goes_away_is_no_error():
     assert process.stderr.read() == ""
 
 
-def test_training_outlives_the_reader_of_its_progress(tmp_path):
+def test_first_signal_asks_to_stop_and_a_second_one_interrupts():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with StopOnSignals() as stop:
+        assert stop() is None
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)  # another signal is collected too, but the first one counts
+        assert stop() == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGTERM) is before[1]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_signals_are_left_alone_outside_the_main_thread():
+    before = signal.getsignal(signal.SIGINT)
+    stops = []
+
+    def use():
+        with StopOnSignals() as stop:
+            stops.append((stop(), signal.getsignal(signal.SIGINT)))
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert stops == [(None, before)]
+
+
+@pytest.mark.slow
+def test_training_continues_after_its_output_is_closed(tmp_path):
     command = [sys.executable, "-m", "zoo", "train", "dcgan-64", "--data", "phantoms:2", "--out", str(tmp_path)]
     command += ["--kimg", "0.08", "--device", "cpu", *SET]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -384,3 +459,20 @@ def test_training_outlives_the_reader_of_its_progress(tmp_path):
     process.stderr.close()
     assert process.wait() == 0
     assert zoo.Run(tmp_path / "dcgan-64-000").info["status"] == "finished"
+
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in ("training", "evaluation", "results"))]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_documented_commands_parse(name):
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    commands = [line.split("zoo ", 1)[1] for line in lines if re.match(r"( {4})?(torchrun .*-m )?zoo ", line)]
+    assert commands
+    for command in commands:
+        parsed, unknown = build_parser().parse_known_args(shlex.split(command, comments=True))
+        assert unknown == [], command
+        recipe = getattr(parsed, "recipe", None)
+        if recipe in zoo.list_models():
+            assert zoo.load_recipe(recipe, parsed.set).name == recipe

@@ -174,6 +174,6 @@ def test_the_command_line_on_classes(folder, capsys):
     from zoo.cli.main import main
 
     assert main(["train", "--classes", "dcgan-64", "--data", str(folder)]) == 2
-    assert "stands before" in capsys.readouterr().err
+    assert "write it before the flag" in capsys.readouterr().err
     assert main(["train", "dcgan-64", "--data", str(folder), "--classes", "no"]) == 2
     assert "has no column 'no'" in capsys.readouterr().err

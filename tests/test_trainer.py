@@ -224,7 +224,7 @@ def test_ema_by_a_power_weighs_each_image_by_it():
     std = 0.1
     exponent = power_exponent(std)
     assert (exponent + 1) ** 0.5 / (exponent + 2) / (exponent + 3) ** 0.5 == pytest.approx(std)
-    G = recipes.load_recipe("dcgan-64", ["data.resolution=8", *THIN]).build()[0]
+    G = recipes.create("dcgan-64", "data.resolution=8", *THIN)[0]
     ema = Ema(G, EmaConfig(power_std=std))
     values = torch.rand(200)
     for step, value in enumerate(values, 1):

@@ -1,10 +1,9 @@
 """A model zoo of GANs for small, mostly grey, mostly medical image sets.
 
-    zoo.train("dcgan-64", data="slices/")          # a run: networks, pictures, curves, checkpoints
-    zoo.load_generator("dcgan-64").sample(16)      # uint8 (16, 1, 64, 64); packaged weights where none were trained
+    zoo.train("dcgan-64", data="slices/")          # a run folder: weights, sample grids, loss curves, checkpoints
+    zoo.load_generator("dcgan-64").sample(16)      # uint8 (16, 1, 64, 64); pretrained weights if none were trained
 
-Names are looked up when they are first used, so that ``import zoo`` loads neither torch nor anything else that takes
-time.
+``import zoo`` loads neither torch nor numpy: names are imported when they are first used.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # for type checkers and editors; must list the same names as _MODULES
     from zoo.core.config import Recipe as Recipe
     from zoo.core.errors import ZooError as ZooError
     from zoo.evaluation.bench import bench as bench
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
     from zoo.training.run_folder import Run as Run
     from zoo.training.train import train as train
 
-_HOMES = {
+# Public name: module that defines it.
+_MODULES = {
     "GeneratedDataset": "zoo.hub.generated_dataset",
     "LoadedGenerator": "zoo.hub.load",
     "Recipe": "zoo.core.config",
@@ -44,14 +44,14 @@ _HOMES = {
     "publish": "zoo.evaluation.publish",
     "train": "zoo.training.train",
 }
-__all__ = sorted(_HOMES)
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'zoo' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_MODULES})

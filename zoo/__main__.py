@@ -1,4 +1,4 @@
-"""``python -m zoo``."""
+"""Run the command line as ``python -m zoo``."""
 
 from zoo.cli.main import main
 

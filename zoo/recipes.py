@@ -1,9 +1,8 @@
-"""Recipes: YAML files that name two networks and say how they are trained.
+"""Recipes: YAML files that describe two networks and how to train them.
 
-A recipe becomes a :class:`Recipe` in four strict steps: the file is read, ``--set a.b=v`` is applied, architectures
-are looked up, and frozen dataclasses are built, ``generator:`` and ``discriminator:`` by the configs of their own
-architectures. What does not fit fails here, with its dotted path, and never at step 1. This module is the only reader
-of YAML (:func:`read_yaml`), and imports torch only where an architecture is looked up.
+Reading one takes four steps: read the file, apply overrides such as ``train.batch=32``, look up the architectures and
+build frozen dataclasses (``zoo.core.config``). A mistake is an error here, with its dotted path, never at step 1 of
+training. Torch is imported only when an architecture is looked up.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import copy
 import fnmatch
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,22 +27,23 @@ if TYPE_CHECKING:
     from zoo.models.summary import NetworkSummary
 
 
-# Where recipes lie: beside the package in a checkout, inside it in an installed wheel.
-_HERE = Path(__file__).parent
-RECIPES = _HERE / "_recipes" if (_HERE / "_recipes").is_dir() else _HERE.parent / "recipes"
+# Next to the package in a checkout, inside it in an installed wheel.
+_PACKAGE = Path(__file__).parent
+RECIPES = _PACKAGE / "_recipes" if (_PACKAGE / "_recipes").is_dir() else _PACKAGE.parent / "recipes"
+_SIDES = ("generator", "discriminator")
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the recipes that match a shell pattern, in natural order (``multires-64`` before ``multires-128``)."""
+    """List the recipes that match a shell pattern, in natural order (``multires-64`` before ``multires-128``)."""
     names = (path.stem for path in RECIPES.glob("*.yaml"))
-    return sorted(fnmatch.filter(names, pattern), key=_natural)
+    return sorted(fnmatch.filter(names, pattern), key=_natural_key)
 
 
 def summarise_recipes(pattern: str = "*") -> Iterator[dict[str, Any]]:
-    """What ``zoo list`` shows of each recipe, read from the YAML alone: no network is built, torch is not imported."""
+    """Yield a row of ``zoo list`` per recipe, from its YAML alone: builds no network and imports no torch."""
     for name in list_models(pattern):
         data = read_yaml(RECIPES / f"{name}.yaml")
-        generator = _section(data, "generator")
+        generator = _read_section(data, "generator")
         counts = data.get("parameters", {})
         yield {
             "name": name,
@@ -58,27 +58,27 @@ def summarise_recipes(pattern: str = "*") -> Iterator[dict[str, Any]]:
 
 
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe called ``name``, or in the YAML file ``name``, with ``"a.b=v"`` overrides applied.
+    """Load a recipe by name or from a YAML file, with ``"a.b=v"`` overrides applied.
 
     Raises:
-        ZooError: no such recipe or file, unreadable YAML, or something in it does not fit: one line.
+        ZooError: no such recipe or file, unreadable YAML, or a key or value that does not fit.
     """
     path = find_recipe_file(name)
     return recipe_from_dict(read_yaml(path), overrides, where=path.stem if path.parent == RECIPES else str(path))
 
 
 def create(name: str | Path | Recipe, *overrides: str, device: str = "cpu") -> tuple[Generator, Discriminator]:
-    """A recipe's two networks with fresh weights: ``create("lean-256", "data.channels=3")``.
+    """Build a recipe's generator and discriminator with fresh weights: ``create("lean-256", "data.channels=3")``.
 
     Raises:
-        ZooError: as :func:`load`.
+        ZooError: as :func:`load_recipe`.
     """
     recipe = override_recipe(name, *overrides) if isinstance(name, Recipe) else load_recipe(name, overrides)
     return build_networks(recipe, device)
 
 
 def build_networks(recipe: Recipe, device: str = "cpu") -> tuple[Generator, Discriminator]:
-    """A recipe's generator and discriminator with fresh weights; ``device="meta"`` builds shapes without memory."""
+    """Build a recipe's networks with fresh weights; on ``device="meta"`` they have shapes and take no memory."""
     import torch
 
     from zoo.models.layers import apply_spectral_norm
@@ -94,14 +94,14 @@ def build_networks(recipe: Recipe, device: str = "cpu") -> tuple[Generator, Disc
 
 
 def summarise_recipe(recipe: Recipe) -> tuple[NetworkSummary, NetworkSummary]:
-    """Layer tables of a recipe's generator and discriminator, from shapes alone."""
+    """Return the layer tables of a recipe's generator and discriminator, from shapes alone."""
     from zoo.models.summary import summarise_networks
 
     return summarise_networks(*build_networks(recipe, "meta"), recipe.image)
 
 
 def override_recipe(recipe: Recipe, *overrides: str) -> Recipe:
-    """A copy of ``recipe`` with ``"a.b=v"`` overrides applied.
+    """Return a copy of ``recipe`` with ``"a.b=v"`` overrides applied.
 
     Raises:
         ZooError: an unknown key or a value that does not fit.
@@ -110,10 +110,10 @@ def override_recipe(recipe: Recipe, *overrides: str) -> Recipe:
 
 
 def find_recipe_file(name: str | Path) -> Path:
-    """The YAML file of a recipe's name, or of a path to a user's own.
+    """Return the YAML file of a recipe, given its name or a path to a user's own file.
 
     Raises:
-        ZooError: there is none.
+        ZooError: there is no such recipe or file.
     """
     text = str(name)
     if text.endswith((".yaml", ".yml")) or "/" in text:
@@ -121,67 +121,71 @@ def find_recipe_file(name: str | Path) -> Path:
             raise ZooError(f"no recipe file {text}")
         return Path(name)
     if text not in list_models():
-        raise ZooError(f"no recipe {text!r}{suggest(text, list_models())}; `zoo list` shows those there are")
+        raise ZooError(f"no recipe {text!r}{suggest(text, list_models())}; `zoo list` shows all recipes")
     return RECIPES / f"{text}.yaml"
 
 
 def recipe_from_dict(data: Mapping[str, Any], overrides: Sequence[str] = (), *, where: str) -> Recipe:
-    """A recipe from plain data; ``where`` (a name or file) begins every error.
+    """Build a recipe from plain data; ``where``, a name or file, is put before every error.
 
     Raises:
-        ZooError: something does not fit: one line with the dotted path, what is allowed and the nearest match.
+        ZooError: a key or value does not fit; one line with the dotted path, what is allowed and the nearest match.
     """
     content = copy.deepcopy(dict(data))
     try:
-        touched = [_override(content, text) for text in overrides]
-        for side in ("generator", "discriminator"):
-            content[side] = _section(content, side)
-        shorthand = content.pop("arch", None)
-        for side in ("generator", "discriminator"):
-            if "arch" in touched or "arch" not in content[side]:
-                content[side]["arch"] = shorthand
-        recipe = _build(content)
+        changed = {_apply_override(content, text) for text in overrides}
+        for side in _SIDES:
+            content[side] = _read_section(content, side)
+            # `arch: x` at the top is short for both networks; as an override it wins over the networks' own.
+            if "arch" in changed or "arch" not in content[side]:
+                content[side]["arch"] = content.get("arch")
+        content.pop("arch", None)
+        recipe = _build_recipe(content)
     except ZooError as error:
         raise ZooError(f"{where}: {error}") from None
-    if any(path.split(".")[0] in ("arch", "data", "generator", "discriminator") for path in touched):
-        return replace(recipe, parameters=None)  # the stated counts were those of the recipe as written
-    return recipe
+    if {path.partition(".")[0] for path in changed}.isdisjoint(("arch", "data", *_SIDES)):
+        return recipe
+    return replace(recipe, parameters=None)  # the counts in the file may no longer be those of these networks
 
 
-def _build(content: dict[str, Any]) -> Recipe:
+def _build_recipe(content: dict[str, Any]) -> Recipe:
+    """Build a recipe from complete sections, and check what depends on more than one of them."""
     from zoo.losses.adversarial import LOSSES
     from zoo.losses.penalties import PENALTIES
     from zoo.models.registry import get_architecture
 
     data = from_plain(DataConfig, content.get("data", {}), "data")
-    networks = {side: _network(side, content[side], data) for side in ("generator", "discriminator")}
+    networks = {side: _build_choice(side, content[side], data) for side in _SIDES}
     recipe: Recipe = from_plain(Recipe, {**content, "data": data, **networks})
-    _choose("loss.name", recipe.loss.name, LOSSES)
-    if recipe.loss.label_smoothing and not LOSSES[recipe.loss.name].smooths:
-        raise SchemaError("loss.label_smoothing", f"the {recipe.loss.name} loss has no labels to smooth; leave it at 0")
-    if recipe.augment is not None and recipe.augment.name == "ada" and not LOSSES[recipe.loss.name].zero:
-        raise SchemaError("augment.name", f"ada goes by the sign of logits, which means nothing to {recipe.loss.name}")
+    loss = recipe.loss.name
+    _check_choice("loss.name", loss, LOSSES)
+    if recipe.loss.label_smoothing and not LOSSES[loss].smooths:
+        raise SchemaError("loss.label_smoothing", f"the {loss} loss has no labels to smooth; leave it at 0")
+    if recipe.augment is not None and recipe.augment.name == "ada" and not LOSSES[loss].zero:
+        # Relativistic and Wasserstein losses see differences of logits only, so that their zero is arbitrary.
+        raise SchemaError("augment.name", f"ada goes by the sign of logits, which means nothing to {loss}")
     for name in recipe.penalties:
-        _choose("penalties", name, PENALTIES)
+        _check_choice("penalties", name, PENALTIES)
         if PENALTIES[name].needs_styles and not hasattr(get_architecture(recipe.generator.arch).generator, "mapping"):
             raise SchemaError(f"penalties.{name}", f"{recipe.generator.arch} has no styles (a mapping network)")
     return recipe
 
 
-def _network(side: str, section: dict[str, Any], data: DataConfig) -> NetworkChoice:
+def _build_choice(side: str, section: dict[str, Any], data: DataConfig) -> NetworkChoice:
+    """Build one network's section with the config class of its architecture."""
     from zoo.models.registry import get_architecture, list_architectures
 
-    arch = section.pop("arch", None)
+    arch = section.pop("arch")
     if arch is None:
         raise SchemaError(f"{side}.arch", f"is missing; one of {', '.join(list_architectures())}")
-    _choose(f"{side}.arch", arch, list_architectures())
+    _check_choice(f"{side}.arch", arch, list_architectures())
     kind = getattr(get_architecture(arch), f"{side}_config")
     config = from_plain(kind, section, side)
     if config.spectral_norm and not kind.spectral:
         raise SchemaError(f"{side}.spectral_norm", f"does not go with {arch}, which scales its weights itself")
     if data.labels is not None and not kind.conditional:
-        able = ", ".join(a for a in list_architectures() if getattr(get_architecture(a), f"{side}_config").conditional)
-        raise SchemaError("data.labels", f"the {side} of {arch} takes no classes; these do: {able}")
+        able = [a for a in list_architectures() if getattr(get_architecture(a), f"{side}_config").conditional]
+        raise SchemaError("data.labels", f"the {side} of {arch} takes no classes; these do: {', '.join(able)}")
     try:
         config.validate(image_spec(data))
     except ValueError as error:
@@ -189,45 +193,46 @@ def _network(side: str, section: dict[str, Any], data: DataConfig) -> NetworkCho
     return NetworkChoice(arch=arch, config=config)
 
 
-def _section(content: dict[str, Any], side: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The mapping under ``generator:`` or ``discriminator:``; another recipe's name stands for its whole section."""
+def _read_section(content: dict[str, Any], side: str, visited: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the mapping of one network; if it is another recipe's name, that recipe's section."""
     section = content.get(side, {})
     if isinstance(section, str):
-        if section in seen:
-            raise SchemaError(side, f"goes round in a circle: {' -> '.join((*seen, section))}")
+        if section in visited:
+            raise SchemaError(side, f"refers to itself: {' -> '.join((*visited, section))}")
         other = read_yaml(find_recipe_file(section))
-        taken = _section(other, side, (*seen, section))
-        taken.setdefault("arch", other.get("arch"))
-        return taken
+        section = _read_section(other, side, (*visited, section))
+        section.setdefault("arch", other.get("arch"))
     if not isinstance(section, dict):
         raise SchemaError(side, f"must be a mapping or another recipe's name, not {section!r}")
     return section
 
 
-def _override(content: dict[str, Any], text: str) -> str:
+def _apply_override(content: dict[str, Any], text: str) -> str:
     """Apply one ``a.b=v`` in place and return its dotted path."""
     path, equals, value = text.partition("=")
-    keys = path.strip().split(".")
+    path = path.strip()
+    keys = path.split(".")
     if not equals or not all(keys):
-        raise ZooError(f"--set {text}: must read KEY=VALUE with a dotted key, such as train.batch=32")
-    inner = content
-    for depth, key in enumerate(keys[:-1]):
-        if depth == 0 and key in ("generator", "discriminator"):
-            content[key] = _section(content, key)
-        inner = inner.setdefault(key, {})
-        if not isinstance(inner, dict):
-            raise SchemaError(".".join(keys[: depth + 1]), f"is a value, so {path} cannot be set in it")
+        raise ZooError(f"--set {text}: must be KEY=VALUE with a dotted key, such as train.batch=32")
+    if len(keys) > 1 and keys[0] in _SIDES:
+        content[keys[0]] = _read_section(content, keys[0])  # the name of another recipe becomes its section
+    section = content
+    for depth, key in enumerate(keys[:-1], start=1):
+        section = section.setdefault(key, {})
+        if not isinstance(section, dict):
+            raise SchemaError(".".join(keys[:depth]), f"is a value, not a section, so {path} cannot be set")
     try:
-        inner[keys[-1]] = yaml.safe_load(value)
+        section[keys[-1]] = yaml.safe_load(value)
     except yaml.YAMLError:
         raise ZooError(f"--set {text}: the value is not YAML") from None
-    return path.strip()
+    return path
 
 
-def _choose(path: str, name: str, choices: Any) -> None:
+def _check_choice(path: str, name: str, choices: Iterable[str]) -> None:
     if name not in choices:
         raise SchemaError(path, f"must be one of {', '.join(choices)}, not {name!r}{suggest(str(name), choices)}")
 
 
-def _natural(name: str) -> list[tuple[int, str | int]]:
+def _natural_key(name: str) -> list[tuple[int, str | int]]:
+    """Sort key in which digits count as numbers."""
     return [(1, int(part)) if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]

@@ -1,1 +1,1 @@
-"""Plain building blocks without torch: errors, recipe dataclasses, files, progress."""
+"""Building blocks without torch: errors, recipe dataclasses, files, progress."""

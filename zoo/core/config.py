@@ -1,4 +1,7 @@
-"""All recipe dataclasses: frozen plain data, built and checked by ``zoo.recipes``."""
+"""The sections of a recipe as frozen dataclasses of plain data; ``zoo.recipes`` reads, checks and builds them.
+
+``kimg`` are thousands of images shown to the discriminator, the unit in which all progress is counted.
+"""
 
 from __future__ import annotations
 
@@ -16,175 +19,170 @@ from zoo.core.schedule import Schedule
 from zoo.core.schema import Count, NonNegative, Positive, Range, Share, to_plain
 
 Precision = Literal["auto", "fp32", "bf16"]
-
-
 Switch = Literal["auto"] | bool
+Decay = Annotated[float, Range(low=0, below=1)]  # of an exponential average; 1 would never forget
 
-
-# Of `train`: what changes no weight of a run.
-_CADENCES = ("kimg", "log_kimg", "sample_kimg", "checkpoint_kimg", "checkpoint_minutes", "keep")
-
-
-_NO_NUMBERS = (*_CADENCES, "evaluate_share", "best", "stop_on_collapse")
-
-
-Decay = Annotated[float, Range(low=0, below=1)]
+# Keys of `train:` that change no weight of a run, and so are left out of its digest.
+_TRAIN_KEYS_OUTSIDE_DIGEST = (
+    *("kimg", "log_kimg", "sample_kimg", "checkpoint_kimg", "checkpoint_minutes", "keep"),
+    *("evaluate_share", "best", "stop_on_collapse"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """What pictures are made into before training."""
+    """How images are read and prepared (``data:``; see ``zoo.data``)."""
 
-    resolution: Annotated[int, Range(low=8)]  # pixels a side
+    resolution: Annotated[int, Range(low=8)]  # height and width in pixels after resizing
     channels: Count = 1  # 1: grey, 3: RGB
-    fit: Literal["pad", "crop", "stretch"] = "pad"  # how a picture becomes square before it is resized
-    window: Literal["dtype"] | tuple[float, float] | None = (
-        None  # over 8 bits: dtype, [lo, hi], null: 0.5-99.5 percentiles
-    )
-    holdout: Share = 0.1  # share of the subjects never trained on, where the data bring no splits of their own
-    order: Literal["shuffle", "replacement"] = "shuffle"  # every image once an epoch, or drawn with replacement
-    xflip: bool = False  # mirror half of the images (loses laterality)
-    labels: str | None = None  # where classes are from: "folder", or a column of the set's manifest; null: nowhere
-    classes: dict[str, Share] = field(default_factory=dict)  # shares of the training images; {}: found in them
+    fit: Literal["pad", "crop", "stretch"] = "pad"  # how an image becomes square before it is resized
+    # Intensities of images with more than 8 bits that become black and white: [low, high]; dtype: the data type's
+    # full range; null: the 0.5th and 99.5th percentile of all pixels.
+    window: Literal["dtype"] | tuple[float, float] | None = None
+    holdout: Share = 0.1  # share of the subjects held out from training, if the data has no splits
+    order: Literal["shuffle", "replacement"] = "shuffle"  # each image once per epoch; or drawn with replacement
+    xflip: bool = False  # mirror half of the images left to right (loses laterality)
+    labels: str | None = None  # source of the classes: "folder", or a column of the set's manifest; null: no classes
+    classes: dict[str, Share] = field(default_factory=dict)  # share of each class in training images; {}: count them
 
     def __post_init__(self) -> None:
         if self.classes and self.labels is None:
-            raise ValueError("classes want labels beside them: folder, or a column of the set's manifest")
+            raise ValueError("classes needs labels: set labels to folder, or to a column of the set's manifest")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkChoice:
-    """An architecture and its configuration; in YAML one mapping, ``arch`` beside the config's own keys."""
+    """A network (``generator:`` or ``discriminator:``); in YAML one mapping of ``arch`` and the config's keys."""
 
-    arch: str
-    config: NetworkConfig
+    arch: str  # name of an architecture, as in zoo.list_architectures()
+    config: NetworkConfig  # of the architecture's own class
 
     def plain(self) -> dict[str, Any]:
-        return {"arch": self.arch, **{key: to_plain(value) for key, value in vars(self.config).items()}}
+        """Return the mapping for YAML."""
+        return {"arch": self.arch, **to_plain(vars(self.config))}
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """The adversarial loss (see ``zoo.losses.adversarial``)."""
+    """The adversarial loss (``loss:``; see ``zoo.losses.adversarial``)."""
 
-    name: str = "nonsaturating"
+    name: str = "nonsaturating"  # a key of zoo.losses.adversarial.LOSSES
     label_smoothing: Share = 0.0  # s maps D's targets y to y (1 - s) + s / 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class PenaltyConfig:
-    """A regulariser (see ``zoo.losses.penalties``)."""
+    """One regulariser (``penalties: {NAME: ...}``; see ``zoo.losses.penalties``)."""
 
-    weight: Schedule | None = None  # null: the penalty's own default; of r1 and r2, by resolution and batch
-    every: Count = (
-        1  # steps between applications; the weight is multiplied by it, so that strength does not depend on it
-    )
+    weight: Schedule | None = None  # null: the penalty's own default; for r1 and r2 from resolution and batch
+    every: Count = 1  # steps from one use to the next; the weight is multiplied by it, so that its mean stays
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """What images go through before D sees them (see ``zoo.training.augment``)."""
+    """Augmentation of the images that D sees (``augment:``; see ``zoo.training.augment``)."""
 
-    name: Literal["diffaugment", "ada"]  # always; or as often as overfitting asks for
+    name: Literal["diffaugment", "ada"]  # diffaugment: on every image; ada: with a probability p that adapts
+    # Transformations; their order in the list has no effect.
     policy: tuple[Literal["translation", "brightness", "contrast", "cutout", "xflip"], ...] = (
-        "translation",
-        "brightness",
-        "contrast",
+        *("translation", "brightness", "contrast"),
     )
-    images: tuple[Literal["real", "fake"], ...] = ("real", "fake")
-    target: Share = 0.6  # ada: the mean sign of D's logits on real images that is aimed at
-    speed_kimg: Positive = 500.0  # ada: thousands of images in which p could rise from 0 to 1
-    most: Annotated[float, Range(low=0, below=1)] = 0.8  # ada: the highest p; what always happens is learnt as real
+    images: tuple[Literal["real", "fake"], ...] = ("real", "fake")  # must be both; kept for clear errors
+    target: Share = 0.6  # ada: desired mean sign of D's logits on real images, above which p rises
+    speed_kimg: Positive = 500.0  # ada: kimg in which p could rise from 0 to 1
+    most: Annotated[float, Range(low=0, below=1)] = 0.8  # ada: largest p; G learns what is always applied
 
     def __post_init__(self) -> None:
         if set(self.images) != {"real", "fake"}:
-            seen = " and ".join(self.images) or "none"
+            sides = " and ".join(self.images) or "none"
             raise ValueError(
-                f"images: must be [real, fake], not {seen} alone: what D sees on one side only tells the sides apart, "
-                "and G would learn to make it"
+                f"images: must be [real, fake], not {sides} alone: an augmentation of one side tells D which images "
+                "are fake, and G learns to imitate the augmentation"
             )
         if not self.policy:
-            raise ValueError("policy: names no transformation; leave the whole section out to augment nothing")
+            raise ValueError("policy: lists no transformation; remove the section `augment` to train without")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """One network's optimiser; ``betas`` and ``eps`` are Adam's, ``momentum`` is SGD's."""
+    """The optimiser of one network (``optimizer.generator:`` or ``optimizer.discriminator:``)."""
 
     name: Literal["adam", "sgd"] = "adam"
-    lr: Schedule
-    betas: tuple[Decay, Decay] = (0.9, 0.999)
-    eps: Positive = 1e-8
-    momentum: Share = 0.0
+    lr: Schedule  # learning rate
+    betas: tuple[Decay, Decay] = (0.9, 0.999)  # adam: decay of the mean gradient and the mean square per step
+    eps: Positive = 1e-8  # adam: added to the denominator
+    momentum: Share = 0.0  # sgd
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizersConfig:
+    """The optimisers of both networks (``optimizer:``)."""
+
     generator: OptimizerConfig
     discriminator: OptimizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmaConfig:
-    """The averaged generator that is sampled, saved and shipped (see ``zoo.training.ema``)."""
+    """The average of G's weights that is sampled, evaluated and saved (``ema:``; see ``zoo.training.ema``)."""
 
-    halflife_kimg: NonNegative = 10.0  # thousands of images after which a weight's share has halved; 0: no averaging
-    ramp: Positive | None = 0.05  # the half-life is at most this share of the images seen so far
-    power_std: Annotated[float, Range(above=0, below=0.28)] | None = (
-        None  # instead of both: a power of the images seen, of this width relative to all of them
-    )
+    halflife_kimg: NonNegative = 10.0  # kimg after which a weight's share in the average has halved; 0: no averaging
+    ramp: Positive | None = 0.05  # limits the half-life to this share of the images seen so far; null: no limit
+    # Replaces both by a power-function average (Karras et al. 2024): its standard deviation relative to the training
+    # so far; 0.28 is just below that of a plain mean.
+    power_std: Annotated[float, Range(above=0, below=0.28)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Length, batches and cadences. All progress is counted in images shown to D; one kimg is a thousand."""
+    """Length, batches and cadences of training (``train:``)."""
 
-    kimg: Positive
-    batch: Count
-    micro_batch: Count | None = None  # images at once; gradients accumulate to the batch; null: the whole batch
+    kimg: Positive  # length of the run
+    batch: Count  # images per step over all processes
+    micro_batch: Count | None = None  # images per forward pass, gradients add up to the batch; null: the whole batch
     update: Literal["simultaneous", "alternating"] = "alternating"  # see zoo.training.trainer
-    d_steps: Count = 1  # batches D is shown for each update of G
-    precision: Precision = "auto"  # of forward passes; auto: bf16 where the hardware computes with it
-    sync_batch_norm: bool = True  # batch norms see the batch of all processes, not each its own part
-    seed: int = 0
-    init_from: str | None = None  # a run or a weights file to start from
-    log_kimg: Positive = 1.0
-    sample_kimg: Positive = 10.0
-    checkpoint_kimg: Positive = 10.0
-    checkpoint_minutes: Positive = 15.0  # at the latest; no number depends on when a checkpoint is written
-    keep: Count = 2  # checkpoints kept, newest first
-    evaluate_share: Share = 0.05  # most of the time looks at sample_kimg may take; 1: look every time, 0: at the end
-    best: Literal["ssim", "kid", "fid", "none"] = (
-        "ssim"  # by what generator-best.safetensors is chosen; see zoo.training.validation
-    )
-    stop_on_collapse: bool = False  # end a run whose fakes stay much the same
+    d_steps: Count = 1  # updates of D, each on a batch of its own, for each update of G
+    precision: Precision = "auto"  # of forward passes; auto: bf16 if the hardware computes in it
+    sync_batch_norm: bool = True  # batch norms use the statistics of the batches of all processes
+    seed: int = 0  # of weights, image order and every random draw
+    init_from: str | None = None  # run folder or weights file whose weights are the start
+    log_kimg: Positive = 1.0  # kimg from one row of the log to the next
+    sample_kimg: Positive = 10.0  # kimg from one sample grid and its metrics to the next
+    checkpoint_kimg: Positive = 10.0  # kimg from one checkpoint to the next
+    checkpoint_minutes: Positive = 15.0  # and the longest time between two; has no effect on weights
+    keep: Count = 2  # number of checkpoints to keep, the newest ones
+    evaluate_share: Share = 0.05  # largest share of the time spent on metrics; 1: always measured, 0: only at the end
+    best: Literal["ssim", "kid", "fid", "none"] = "ssim"  # metric that selects generator-best.safetensors
+    stop_on_collapse: bool = False  # end the run when the samples stay nearly identical
 
     def __post_init__(self) -> None:
         if self.micro_batch is not None and self.batch % self.micro_batch:
             raise ValueError(f"micro_batch {self.micro_batch} does not divide batch {self.batch}")
         if self.d_steps > 1 and self.update == "simultaneous":
-            raise ValueError("d_steps: simultaneous updates are one each; more of D's want update: alternating")
+            raise ValueError("d_steps: simultaneous updates are one each; set update: alternating for more of D")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedConfig:
-    """How fast, and never what: a switch changes numbers by rounding at most. ``auto`` is on where it helps (see
-    ``zoo.runtime.speed``); ``train.precision`` is the one that has a name in the numbers.
+    """Switches that change the speed and, apart from rounding, no result (``speed:``; see ``zoo.runtime.speed``).
+
+    ``auto`` is on where the switch was measured to help.
     """
 
-    channels_last: Switch = "auto"  # pixels' channels side by side in memory, as fast convolutions want them
-    tf32: Switch = "auto"  # 19-bit products of fp32 numbers, on NVIDIA since Ampere; auto: where forwards are bf16
-    fused: Switch = "auto"  # an optimiser's step in one pass over memory
-    compile: Literal["reduce-overhead"] | Switch = "auto"  # torch.compile; auto: on CUDA; reduce-overhead: CUDA graphs
-    cuda_graphs: Switch = "auto"  # accepted from older recipes, without effect
-    reuse_memory: Switch = "auto"  # freed memory is kept for the next layer and not given back to the system; CPU
-    resident: Switch = "auto"  # all training images in the device's memory, if they fit
-    resident_share: Share = 0.5  # of the device's free memory they may take
+    channels_last: Switch = "auto"  # memory layout NHWC, which convolutions prefer
+    tf32: Switch = "auto"  # fp32 products with 10 bits of mantissa, on NVIDIA Ampere and later; auto: with bf16
+    fused: Switch = "auto"  # one kernel for the whole optimiser step
+    # torch.compile; auto: on CUDA; reduce-overhead: also with CUDA graphs, for steps of many small kernels.
+    compile: Literal["auto", "reduce-overhead"] | bool = "auto"
+    cuda_graphs: Switch = "auto"  # without effect; accepted for older recipes, see `compile: reduce-overhead`
+    reuse_memory: Switch = "auto"  # CPU: malloc keeps freed memory for the next layer
+    resident: Switch = "auto"  # keep all training images in the device's memory; auto: if they fit
+    resident_share: Share = 0.5  # largest share of the device's free memory they may take
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterCounts:
-    """Trainable parameters, so that lists need not build networks; tests hold them true."""
+    """Numbers of trainable parameters, so that ``zoo list`` builds no network; a test compares them with it."""
 
     generator: int
     discriminator: int
@@ -192,73 +190,78 @@ class ParameterCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    name: str
-    source: str = ""
+    """Two networks and how to train them: the content of a recipe file, with all defaults filled in."""
+
+    name: str  # also the name of run folders
+    source: str = ""  # paper or author
     data: DataConfig
     generator: NetworkChoice
     discriminator: NetworkChoice
     loss: LossConfig = field(default_factory=LossConfig)
-    penalties: dict[str, PenaltyConfig] = field(default_factory=dict)
-    augment: AugmentConfig | None = None
+    penalties: dict[str, PenaltyConfig] = field(default_factory=dict)  # by keys of zoo.losses.penalties.PENALTIES
+    augment: AugmentConfig | None = None  # null: no augmentation
     optimizer: OptimizersConfig
     ema: EmaConfig = field(default_factory=EmaConfig)
     train: TrainConfig
     speed: SpeedConfig = field(default_factory=SpeedConfig)
-    parameters: ParameterCounts | None = None
+    parameters: ParameterCounts | None = None  # null: unknown, as after an override that may change them
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[\w.-]*\w", self.name):  # run folders are named after it
+        if not re.fullmatch(r"[\w.-]*\w", self.name):  # no path separators: run folders are named after it
             raise ValueError(f"name: must be letters, digits, '-', '_' and '.', not {self.name!r}")
 
     @property
     def image(self) -> ImageSpec:
-        """Shape and classes of the images that both networks work on."""
+        """Shape and classes of the images of both networks."""
         return image_spec(self.data)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data with every default filled in; :func:`from_dict` reads it back."""
+        """Return plain data with every default filled in; ``zoo.recipes.recipe_from_dict`` reads it."""
         return to_plain(self)
 
     def to_yaml(self) -> str:
+        """Return :meth:`to_dict` as YAML."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None, width=100)
 
     @functools.cached_property
     def digest(self) -> str:
-        """Hash of what changes numbers: not names, length, cadences, speed or what is kept.
+        """Hash of everything that changes results: not names, length, cadences, speed or what is kept.
 
-        Of what differs from the defaults, so that a key that is new in zoo leaves older recipes what they were.
+        Defaults are left out, so that a key added in a later version leaves the digests of older recipes unchanged.
         """
         content = _non_default_values(self)
         for key in ("name", "source", "speed", "parameters"):
             content.pop(key, None)
-        for key in _NO_NUMBERS:
+        for key in _TRAIN_KEYS_OUTSIDE_DIGEST:
             content["train"].pop(key, None)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _non_default_values(value: Any) -> Any:
-    """Plain data of a dataclass without what is as its defaults have it."""
+    """Return plain data of a dataclass without the fields that have their default."""
     if isinstance(value, NetworkChoice):
         return {"arch": value.arch, **_non_default_values(value.config)}
+    if isinstance(value, dict):
+        return {key: _non_default_values(item) for key, item in value.items()}
     if not dataclasses.is_dataclass(value) or hasattr(value, "plain"):
-        return (
-            {key: _non_default_values(item) for key, item in value.items()}
-            if isinstance(value, dict)
-            else to_plain(value)
-        )
-    found = {}
+        return to_plain(value)
+    values = {}
     for each in dataclasses.fields(value):
-        own = getattr(value, each.name)
-        usual = each.default_factory() if each.default_factory is not dataclasses.MISSING else each.default
-        if usual is dataclasses.MISSING or own != usual:
-            found[each.name] = _non_default_values(own)
-    return found
+        current = getattr(value, each.name)
+        default = each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
+        if default is dataclasses.MISSING or current != default:
+            values[each.name] = _non_default_values(current)
+    return values
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSpec:
-    """What pictures are: square, ``resolution`` pixels a side, with 1 (grey), 3 (RGB) or any number of channels; and of
-    which classes, as shares of the set, where networks are told them.
+    """Shape and classes of square images.
+
+    Attributes:
+        resolution: height and width in pixels.
+        channels: 1 for grey, 3 for RGB, or any other number.
+        shares: share of each class in the set; empty if networks get no labels.
     """
 
     resolution: int
@@ -267,41 +270,37 @@ class ImageSpec:
 
     @property
     def classes(self) -> int:
-        """How many classes; 0: networks are told none."""
+        """Number of classes; 0 if networks get no labels."""
         return len(self.shares)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentSpec:
-    """What a generator is fed: ``dim`` independent standard normal numbers an image."""
+    """A generator's input: ``dim`` independent standard normal numbers per image."""
 
     dim: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """What every network can be told. Architectures add their own fields; all are plain data and round-trip to YAML."""
+    """Options of every network; architectures add fields of plain data, which are keys of ``generator:`` in YAML."""
 
-    conditional: ClassVar[bool] = False  # whether the network can be told classes
-    spectral: ClassVar[bool] = (
-        True  # whether spectral norm suits it: not where weights are scaled in use, or begin at 0
-    )
+    conditional: ClassVar[bool] = False  # whether the network takes class labels
+    spectral: ClassVar[bool] = True  # False: spectral norm does not suit it (weights scaled in use, or zero at first)
 
-    width: Positive = 1.0  # scales every channel count inside the network (see zoo.models.layers.scale_channels)
-    spectral_norm: bool = (
-        False  # weights divided by their largest singular values (see zoo.models.layers.apply_spectral_norm)
-    )
+    width: Positive = 1.0  # factor of every channel count in the network (zoo.models.layers.scale_channels)
+    spectral_norm: bool = False  # divide each weight matrix by its largest singular value (Miyato et al. 2018)
 
     def validate(self, image: ImageSpec) -> None:
-        """Refuse pictures this network cannot make or judge.
+        """Check that the network can generate or classify images of this shape.
 
         Raises:
-            ValueError: one line naming the sizes it takes.
+            ValueError: it cannot; one line that names the sizes it takes.
         """
 
 
 def image_spec(data: DataConfig) -> ImageSpec:
-    """The image shape and class shares that a data section asks for."""
-    # Networks must know that there are classes before a set has been looked at: one, until it has.
+    """Return the image shape and class shares of a ``data:`` section."""
+    # Networks are built before the set is read and need to know whether there are classes: one stands for all.
     shares = tuple(data.classes.values()) or ((1.0,) if data.labels is not None else ())
     return ImageSpec(resolution=data.resolution, channels=data.channels, shares=shares)

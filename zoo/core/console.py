@@ -1,103 +1,111 @@
-"""The one progress display of data preparation and training."""
+"""The progress display of data preparation and training."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+_LINE_PERIOD_S = 30.0  # between lines in a log file or a notebook's cell
+_BAR_PERIOD_S = 0.5  # between updates of a bar on a terminal
 
 
 class _Console(Console):
-    """Falls silent when its reader goes away, as in ``zoo train ... 2>&1 | head``; rich would end the training."""
+    """Goes quiet when its reader closes the pipe, as in ``zoo train ... 2>&1 | head``; rich would end the process."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
 
 
-class Display:
-    """Bars on a terminal; elsewhere (a log file, a notebook's cell) a plain line now and then.
+class _Bar(Progress):
+    """A progress bar above a line of losses; on two lines, so that both fit a narrow terminal."""
 
-    Everything goes to stderr except what :meth:`result` prints, so that stdout stays a script's.
+    losses = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.losses:
+            yield Text(self.losses, no_wrap=True, overflow="ellipsis")
+
+
+class Display:
+    """Shows progress bars on a terminal, and a plain line now and then elsewhere.
+
+    Everything is written to stderr, so that stdout stays free for results.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.console = _Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-        self._live: Live | None = None
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
-        self._numbers = ""
-        self._last = 0.0
+        self._bar: _Bar | None = None
+        self._last_update = 0.0  # time.monotonic()
         self._label = ""
 
     def start(self, task: str, total: int) -> None:
-        """Begin a bar; one at a time."""
+        """Start a progress bar called ``task`` of ``total`` steps, and end an earlier one."""
         self.stop()
-        self._last, self._label = time.monotonic(), task
-        if not self.console.is_terminal:
-            return
-        self._numbers = ""
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True),
-            console=self.console,
-        )
-        self._task = self._progress.add_task(task, total=total)
-        self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=4, transient=True)
-        self._live.start()
+        self._last_update, self._label = time.monotonic(), task
+        if self.console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(compact=True),
+            )
+            self._bar = _Bar(*columns, console=self.console, refresh_per_second=4, transient=True)
+            self._bar.add_task(task, total=total)
+            self._bar.start()
 
     def advance(self, n: int) -> None:
-        if self._progress is not None and self._task is not None:
-            self._progress.advance(self._task, n)
+        """Count ``n`` more steps as done."""
+        if self._bar is not None:
+            self._bar.advance(self._bar.task_ids[0], n)
 
     def moved(self, nimg: int, row: dict[str, Any]) -> None:
-        """Training has come to ``nimg`` images; ``row`` holds means as in the log."""
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=nimg)
-            self._numbers = format_training_row(row)
-        elif time.monotonic() - self._last > 30:
-            self._last = time.monotonic()
-            self.console.print(f"{self._label}: {nimg} images, {format_training_row(row)}", markup=False)
+        """Show that training has seen ``nimg`` images; ``row`` holds mean losses, with the keys of the log."""
+        if self._bar is not None:
+            self._bar.losses = format_training_row(row)
+            self._bar.update(self._bar.task_ids[0], completed=nimg)
+        elif time.monotonic() - self._last_update > _LINE_PERIOD_S:
+            self._last_update = time.monotonic()
+            self.say(f"{self._label}: {nimg} images, {format_training_row(row)}")
 
     def due(self) -> bool:
-        """Whether another :meth:`moved` would show: numbers are read off the device no oftener than that."""
-        period = 0.5 if self._progress is not None else 30.0
-        if time.monotonic() - self._last < period:
+        """Return whether :meth:`moved` would show something now.
+
+        Losses are read from the device only then, since reading them waits for the GPU.
+        """
+        period = _LINE_PERIOD_S if self._bar is None else _BAR_PERIOD_S
+        if time.monotonic() - self._last_update < period:
             return False
-        if self._progress is not None:
-            self._last = time.monotonic()
+        if self._bar is not None:
+            self._last_update = time.monotonic()
         return True
 
     def stop(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-        self._live = self._progress = self._task = None
-
-    def _render(self) -> Group:
-        """The bar, and the numbers on a line of their own: both fit a narrow terminal."""
-        parts: list[Any] = [self._progress] if self._progress is not None else []
-        if self._numbers:
-            parts.append(Text(self._numbers, no_wrap=True, overflow="ellipsis"))
-        return Group(*parts)
+        """End the bar, if there is one."""
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar = None
 
     def say(self, message: str) -> None:
+        """Print one line of information."""
         self.console.print(message, markup=False)
 
     def warn(self, message: str) -> None:
+        """Print one line about a problem that does not stop the work."""
         self.console.print(f"warning: {message}", style="yellow", markup=False)
 
 
 def format_training_row(row: dict[str, Any]) -> str:
-    """A row of the log in one line: ``D(x)`` and ``D(G(z))`` as probabilities, accuracies in percent.
+    """Format a row of the training log: speed, losses, D's outputs and accuracies.
 
-    Where logits have no zero (relativistic and Wasserstein losses): their difference, and the share of pairs of a real
-    image and a fake of which D finds the real one the more real.
+    D's outputs are probabilities. For losses whose logits have no zero point (relativistic, Wasserstein) they are the
+    difference of mean logits, and the share of (real, fake) pairs in which D rates the real image higher.
     """
     parts = []
     if "img_per_s" in row:
@@ -108,10 +116,10 @@ def format_training_row(row: dict[str, Any]) -> str:
             parts.append(f"D(x) - D(G(z)) {row['d_real'] - row['d_fake']:.2f} logits")
             parts.append(f"D acc pairs {row['d_acc_pairs']:.0%}")
         else:
-            parts.append(f"D(x) {_probability(row['d_real']):.2f} D(G(z)) {_probability(row['d_fake']):.2f}")
+            parts.append(f"D(x) {_sigmoid(row['d_real']):.2f} D(G(z)) {_sigmoid(row['d_fake']):.2f}")
             parts.append(f"D acc real {row['d_acc_real']:.0%} fake {row['d_acc_fake']:.0%}")
     return "  ".join(parts)
 
 
-def _probability(logit: float) -> float:
-    return 1 / (1 + math.exp(-max(min(logit, 50), -50)))
+def _sigmoid(logit: float) -> float:
+    return 1 / (1 + math.exp(-max(min(logit, 50), -50)))  # clamped: exp overflows beyond 709

@@ -1,4 +1,4 @@
-"""Errors for people."""
+"""Exceptions of the package, and their one-line texts."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from collections.abc import Iterable
 
 
 class ZooError(Exception):
-    """Something the user can mend, said in one line: what was wrong, where, what is allowed.
+    """A mistake in the input or the environment that the user can correct.
 
-    The command line prints it without a traceback and exits with 2.
+    The text is one line: where, what is wrong, what to do. The command line prints it without a traceback and exits
+    with 2.
     """
 
 
-class Interrupted(Exception):  # noqa: N818 (it is no error)
-    """A signal asked a run to stop, and it did, with everything saved.
+class Interrupted(Exception):  # noqa: N818 (a requested stop is no error)
+    """A run was asked to stop by a signal, and stopped after saving everything.
 
     Attributes:
-        signum: which signal.
+        signum: number of the signal.
     """
 
     def __init__(self, message: str, signum: int) -> None:
@@ -26,25 +27,22 @@ class Interrupted(Exception):  # noqa: N818 (it is no error)
 
 
 def error_message(error: BaseException) -> str:
-    """Why, as the system says it, on one line and without the file's name: ``"No space left on device"``."""
+    """Return an error's first line; of an OSError the system's words, without the path: ``No space left on device``."""
     return getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def describe_error(error: BaseException) -> str:
-    """Any failure on one line: what was said for people as it is, anything else with its kind before it."""
-    return (
-        error_message(error)
-        if isinstance(error, ZooError | OSError)
-        else f"{type(error).__name__}: {error_message(error)}"
-    )
+    """Return any error as one line, with its type's name unless it was written for users."""
+    message = error_message(error)
+    return message if isinstance(error, ZooError | OSError) else f"{type(error).__name__}: {message}"
 
 
 def error_reason(error: BaseException) -> str:
-    """The same in lower case, for the middle of a sentence."""
+    """Return :func:`error_message` in lower case, for the middle of a sentence."""
     return error_message(error).lower()
 
 
 def suggest(word: str, choices: Iterable[str]) -> str:
-    """``" (did you mean 'x'?)"`` for the choice that ``word`` most resembles, or ``""`` where none comes near."""
-    found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
-    return f" (did you mean {found[0]!r}?)" if found else ""
+    """Return ``" (did you mean 'x'?)"`` for the choice most like ``word``, or ``""`` if none is similar."""
+    matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""

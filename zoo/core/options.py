@@ -1,28 +1,27 @@
-"""Options of training and evaluation that travel together: plain data, without torch."""
+"""Options of training and evaluation that are passed on together, as plain data."""
 
 from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from zoo.core.errors import suggest
 
-RENAMED_KEYWORDS = {
-    "samples": "num_samples",
-    "spaces": "extractors",
-}  # old spelling: new one; both work for one version
+# Old keyword: new keyword; the old one works for one more version.
+RENAMED_KEYWORDS = {"samples": "num_samples", "spaces": "extractors"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """How to train, whatever is trained.
+    """How to train a recipe.
 
     Attributes:
-        data: folder, zip, ``.npy`` or ``.npz`` of images, or ``"phantoms[:SUBJECTS]"``; None: ``$ZOO_DATA``, else phantoms.
+        data: folder, zip, ``.npy`` or ``.npz`` of images, or ``"phantoms[:SUBJECTS]"``; None: ``$ZOO_DATA``, else
+            phantoms.
         out: folder in which run folders are made.
         kimg: thousands of images to train for (``train.kimg``); None: as the recipe says.
         device: ``auto``, ``cpu``, ``cuda[:INDEX]`` or ``mps``.
@@ -31,6 +30,8 @@ class TrainOptions:
         deterministic: use only algorithms that repeat bit for bit; slower on CUDA.
         tensorboard: also write scalars for TensorBoard.
         set: overrides as on the command line, ``"train.batch=32"``.
+        stop: called after every step; a true value (such as the number of a signal) ends training with everything
+            saved. A context manager is entered for as long as steps are taken. None: train to the end.
     """
 
     data: str | Path | None = None
@@ -42,16 +43,17 @@ class TrainOptions:
     deterministic: bool = False
     tensorboard: bool = False
     set: Sequence[str] = ()
+    stop: Callable[[], Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
-    """What generators or image sets are evaluated by.
+    """How to evaluate generators or image sets.
 
     Attributes:
-        data: real images to evaluate against; None: those that the first run was trained on.
+        data: real images to compare with; None: those that the first run was trained on.
         metrics: names and groups of metrics; None: the default ones.
-        extractors: feature extractors, the first of which ranks; None: Inception, and DINOv2 where its weights are.
+        extractors: feature extractors, the first of which ranks; None: Inception, and DINOv2 if its weights exist.
         weights: file or folder with the extractors' weights; None: ``$ZOO_WEIGHTS``, caches, then a download.
         num_samples: generated images per generator; None: the default of the command.
         device: ``auto``, ``cpu``, ``cuda[:INDEX]`` or ``mps``.
@@ -69,14 +71,18 @@ Options = TypeVar("Options", TrainOptions, EvaluationOptions)
 
 
 def field_names(kind: type[Any]) -> list[str]:
+    """Return the names of a dataclass's fields."""
     return [field.name for field in dataclasses.fields(kind)]
 
 
 def with_keywords(options: Options, keywords: Mapping[str, Any], *, function: str) -> Options:
-    """A copy of ``options`` with fields replaced by ``keywords``; keywords of older versions warn.
+    """Return a copy of ``options`` with fields replaced by ``keywords``; old keywords raise a warning.
+
+    Args:
+        function: name of the called function, for messages.
 
     Raises:
-        TypeError: a keyword that is no field, as Python itself raises it; with the nearest match.
+        TypeError: an unknown keyword, in Python's own words and with the nearest match.
     """
     names, changes = field_names(type(options)), {}
     for key, value in keywords.items():

@@ -1,4 +1,4 @@
-"""Who is told how far the work is, and what went wrong."""
+"""The interface by which long work reports progress and warnings."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from typing import Protocol
 
 
 class Reporter(Protocol):
-    """What long work speaks to. ``zoo.core.console.Display`` is one."""
+    """Receives progress and messages of long work; ``zoo.core.console.Display`` shows them to the user."""
 
     def start(self, task: str, total: int) -> None:
-        """Begin a bar called ``task`` of ``total`` steps; one at a time."""
+        """Start a progress bar called ``task`` of ``total`` steps, and end an earlier one."""
 
     def advance(self, n: int) -> None:
-        """``n`` more steps are done."""
+        """Count ``n`` more steps as done."""
 
     def stop(self) -> None:
-        """The bar is over, finished or not; more than once does no harm."""
+        """End the bar, finished or not; may be called more than once."""
 
     def say(self, message: str) -> None:
-        """One line that is good to know."""
+        """Report one line of information."""
 
     def warn(self, message: str) -> None:
-        """One line that may need mending."""
+        """Report one line about a problem that does not stop the work."""
 
 
 class SilentReporter:
-    """The reporter that says nothing."""
+    """A reporter that ignores everything."""
 
     def start(self, task: str, total: int) -> None: ...
     def advance(self, n: int) -> None: ...
@@ -35,10 +35,10 @@ class SilentReporter:
 
 
 class RecordingReporter(SilentReporter):
-    """The reporter that keeps what is said.
+    """A reporter that records messages, for tests and benchmarks.
 
     Attributes:
-        lines: of :meth:`say` and :meth:`warn`.
+        lines: texts of :meth:`say` and :meth:`warn`, in order.
     """
 
     def __init__(self) -> None:
@@ -47,5 +47,4 @@ class RecordingReporter(SilentReporter):
     def say(self, message: str) -> None:
         self.lines.append(message)
 
-    def warn(self, message: str) -> None:
-        self.lines.append(message)
+    warn = say

@@ -1,16 +1,19 @@
-"""Plain data to frozen dataclasses, strictly: errors say where, and what is allowed.
+"""Strict conversion of plain data (YAML, JSON) to frozen dataclasses.
 
 Understands ``bool``, ``int``, ``float``, ``str``, ``Literal``, ``X | None`` and other unions, ``tuple[X, ...]``,
 ``tuple[X, Y]``, ``dict[str, X]``, dataclasses, ``Annotated[X, Range(...)]`` and any class with ``parse`` and
-``plain`` methods (see ``zoo.core.schedule``). Standard library only.
+``plain`` methods (see ``zoo.core.schedule``). Every error names the dotted path and what is allowed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import operator
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,7 +22,7 @@ from zoo.core.errors import ZooError, suggest
 
 @dataclass(frozen=True)
 class Range:
-    """Bounds of a number: ``low`` and ``high`` are themselves allowed, ``above`` and ``below`` are not."""
+    """Bounds of a number: ``low`` and ``high`` are included, ``above`` and ``below`` are not; None: unbounded."""
 
     low: float | None = None
     high: float | None = None
@@ -27,24 +30,20 @@ class Range:
     below: float | None = None
 
     def admits(self, value: float) -> bool:
-        return (
-            (self.low is None or value >= self.low)
-            and (self.high is None or value <= self.high)
-            and (self.above is None or value > self.above)
-            and (self.below is None or value < self.below)
-        )
+        """Return whether ``value`` lies within the bounds."""
+        return all(compare(value, limit) for _, compare, limit in self._bounds())
 
     def __str__(self) -> str:
-        parts = []
-        if self.above is not None:
-            parts.append(f"above {self.above:g}")
-        if self.low is not None:
-            parts.append(f"at least {self.low:g}")
-        if self.high is not None:
-            parts.append(f"at most {self.high:g}")
-        if self.below is not None:
-            parts.append(f"below {self.below:g}")
-        return " and ".join(parts)
+        return " and ".join(f"{words} {limit:g}" for words, _, limit in self._bounds())
+
+    def _bounds(self) -> list[tuple[str, Callable[[float, float], bool], float]]:
+        bounds = (
+            ("above", operator.gt, self.above),
+            ("at least", operator.ge, self.low),
+            ("at most", operator.le, self.high),
+            ("below", operator.lt, self.below),
+        )
+        return [(words, compare, limit) for words, compare, limit in bounds if limit is not None]
 
 
 Count = typing.Annotated[int, Range(low=1)]
@@ -54,22 +53,22 @@ Positive = typing.Annotated[float, Range(above=0)]
 
 
 class SchemaError(ZooError):
-    """What does not fit, with the dotted path at which it stands."""
+    """A value that does not fit, with its dotted path."""
 
     def __init__(self, path: str, message: str) -> None:
         super().__init__(f"{path}: {message}" if path else message)
 
 
 def from_plain(kind: Any, data: Any, path: str = "") -> Any:
-    """``data`` (as YAML gives it) as a ``kind``.
+    """Convert ``data``, as YAML or JSON gives it, to type ``kind``.
 
     Args:
-        kind: a type of those named above.
+        kind: one of the types in the module's docstring.
         data: mappings, lists, strings, numbers, None.
-        path: where ``data`` stands, for errors: ``"train.batch"``.
+        path: dotted path of ``data`` for errors, such as ``"train.batch"``.
 
     Raises:
-        SchemaError: an unknown or missing key, a wrong type or a value out of range: one line with the dotted path,
+        SchemaError: an unknown or missing key, a wrong type or a value out of range; one line with the dotted path,
             what is allowed and the nearest match.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -82,9 +81,10 @@ def from_plain(kind: Any, data: Any, path: str = "") -> Any:
     if origin in (typing.Union, types.UnionType):
         return _build_union(kind, arguments, data, path)
     if origin is Literal:
-        if data not in arguments or isinstance(data, bool) != any(data is a for a in arguments if isinstance(a, bool)):
-            hint = suggest(str(data), [str(a) for a in arguments])
-            raise SchemaError(path, f"must be one of {', '.join(map(str, arguments))}, not {data!r}{hint}")
+        # Types are compared too, since True == 1 in Python.
+        if not any(data == choice and type(data) is type(choice) for choice in arguments):
+            names = [str(choice) for choice in arguments]
+            raise SchemaError(path, f"must be one of {', '.join(names)}, not {data!r}{suggest(str(data), names)}")
         return data
     if origin is tuple:
         return _build_tuple(kind, arguments, data, path)
@@ -98,17 +98,17 @@ def from_plain(kind: Any, data: Any, path: str = "") -> Any:
         except ValueError as error:
             raise SchemaError(path, str(error)) from None
     if dataclasses.is_dataclass(kind):
-        if isinstance(data, typing.cast(type, kind)):  # built already, by someone who knows more about it
-            return data
-        return _build_dataclass(kind, data, path)
+        # An instance was built before by a caller who knew more: zoo.recipes, which looks up architectures.
+        built = isinstance(data, typing.cast(type, kind))
+        return data if built else _build_dataclass(kind, data, path)
     return _build_scalar(kind, data, path)
 
 
 def to_plain(value: Any) -> Any:
-    """The inverse of :func:`build`: dataclasses and tuples to mappings and lists, ready for YAML or JSON."""
+    """Convert dataclasses and tuples to mappings and lists for YAML or JSON; the inverse of :func:`from_plain`."""
     if hasattr(value, "plain"):
         return value.plain()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if dataclasses.is_dataclass(value):
         return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {key: to_plain(item) for key, item in value.items()}
@@ -118,59 +118,53 @@ def to_plain(value: Any) -> Any:
 
 
 def _build_dataclass(kind: Any, data: Any, path: str) -> Any:
-    if not isinstance(data, dict):
-        raise SchemaError(path, f"must be a mapping with the keys {', '.join(_keys(kind))}, not {data!r}")
-    hints = typing.get_type_hints(kind, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(kind)}
+    keys = ", ".join(fields)
+    if not isinstance(data, dict):
+        raise SchemaError(path, f"must be a mapping with the keys {keys}, not {data!r}")
     for key in data:
         if key not in fields:
-            raise SchemaError(
-                _join(path, key), f"unknown key{suggest(str(key), fields)}; allowed here: {', '.join(_keys(kind))}"
-            )
+            raise SchemaError(_join(path, key), f"unknown key{suggest(str(key), fields)}; allowed here: {keys}")
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in data:
             raise SchemaError(_join(path, name), "is missing")
+    hints = typing.get_type_hints(kind, include_extras=True)
     values = {key: from_plain(hints[key], value, _join(path, key)) for key, value in data.items()}
     try:
         return kind(**values)
-    except ValueError as error:
+    except ValueError as error:  # raised by __post_init__
         raise SchemaError(path, str(error)) from None
 
 
 def _build_union(kind: Any, arguments: tuple[Any, ...], data: Any, path: str) -> Any:
     if data is None and type(None) in arguments:
         return None
-    failures = []
-    for choice in (a for a in arguments if a is not type(None)):
+    choices = [choice for choice in arguments if choice is not type(None)]
+    for choice in choices:
         try:
             return from_plain(choice, data, path)
-        except SchemaError as error:
-            failures.append(error)
-    if len(failures) == 1:
-        raise failures[0]
-    words = [word for a in arguments if typing.get_origin(a) is Literal for word in typing.get_args(a)]
+        except SchemaError:
+            if len(choices) == 1:  # `X | None`: X's own error says more than a list of types
+                raise
+    words = [word for choice in choices if typing.get_origin(choice) is Literal for word in typing.get_args(choice)]
     raise SchemaError(path, f"must be {_describe(kind)}, not {data!r}{suggest(str(data), words)}")
 
 
 def _build_tuple(kind: Any, arguments: tuple[Any, ...], data: Any, path: str) -> tuple[Any, ...]:
     if not isinstance(data, list | tuple):
         raise SchemaError(path, f"must be {_describe(kind)}, not {data!r}")
-    if len(arguments) == 2 and arguments[1] is Ellipsis:
-        return tuple(from_plain(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(data))
-    if len(data) != len(arguments):
+    if arguments[-1] is Ellipsis:
+        arguments = arguments[:1] * len(data)
+    elif len(data) != len(arguments):
         raise SchemaError(path, f"must be {_describe(kind)}, not {len(data)} of them")
     return tuple(from_plain(a, item, f"{path}[{i}]") for i, (a, item) in enumerate(zip(arguments, data, strict=True)))
 
 
 def _build_scalar(kind: Any, data: Any, path: str) -> Any:
-    if kind is float and isinstance(data, str):  # YAML 1.1 reads 2e-4 as a string
-        try:
-            data = float(data)
-        except ValueError:
-            raise SchemaError(path, f"must be a number, not {data!r}") from None
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
-        data = float(data)
+    if kind is float and isinstance(data, str | int) and not isinstance(data, bool):
+        with contextlib.suppress(ValueError):  # reported below as a wrong type
+            data = float(data)  # YAML 1.1 reads 2e-4 as a string
     if not isinstance(data, kind) or (kind is int and isinstance(data, bool)):
         raise SchemaError(path, f"must be {_describe(kind)}, not {data!r}")
     if kind is float and not math.isfinite(data):
@@ -179,23 +173,20 @@ def _build_scalar(kind: Any, data: Any, path: str) -> Any:
 
 
 def _describe(kind: Any) -> str:
+    """Name a type in words for an error."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
         return _describe(arguments[0])
     if origin in (typing.Union, types.UnionType):
-        return " or ".join("null" if a is type(None) else _describe(a) for a in arguments)
+        return " or ".join(map(_describe, arguments))
     if origin is Literal:
-        return " or ".join(repr(a) for a in arguments)
+        return " or ".join(map(repr, arguments))
     if origin is tuple:
         if arguments[-1] is Ellipsis:
             return f"a list, each item {_describe(arguments[0])}"
         return f"a list of {len(arguments)}"
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
     return names.get(kind, getattr(kind, "__name__", str(kind)))
-
-
-def _keys(kind: Any) -> list[str]:
-    return [field.name for field in dataclasses.fields(kind)]
 
 
 def _join(path: str, key: object) -> str:

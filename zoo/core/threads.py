@@ -1,68 +1,59 @@
-"""A parallel map that keeps order and never runs far ahead of who consumes it."""
+"""A parallel map that keeps the order of its items and a bounded number of results in memory."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from zoo.core.progress import Reporter
 
-T = TypeVar("T")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def map_chunks(
-    function: Callable[[range], T], total: int, chunk: int, *, task: str, reporter: Reporter
-) -> Iterator[tuple[range, T]]:
-    """``(part, function(part))`` for ``range(total)`` in parts of ``chunk``, in order; errors come up where they fall.
+def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Generator[Result, None, None]:
+    """Yield ``function(item)`` in order, computed by ``threads`` threads ahead of the consumer.
 
-    Threads, not processes: Pillow, zlib, hashing and numpy let go of the interpreter's lock where the time is spent,
-    and threads start at once, share an open zip, import nothing twice and need no ``__main__`` guard in a script.
-    """
-    workers = min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    reporter.start(task, total)
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="zoo-data")
-    pending: deque[tuple[range, Future[T]]] = deque()
-    try:
-        for start in range(0, total, chunk):
-            part = range(start, min(start + chunk, total))
-            pending.append((part, pool.submit(function, part)))
-            if len(pending) > 2 * workers:  # what waits here is all that memory holds
-                yield _next(pending, reporter)
-        while pending:
-            yield _next(pending, reporter)
-    finally:
-        pool.shutdown(cancel_futures=True)
-        reporter.stop()
+    Threads instead of processes: they share memory and open files, start at once, and need no ``__main__`` guard in
+    the user's script. They run in parallel where ``function`` releases the GIL (Pillow, zlib, hashing, numpy, ctypes).
 
-
-def _next(pending: deque[tuple[range, Future[T]]], reporter: Reporter) -> tuple[range, T]:
-    part, future = pending.popleft()
-    result = future.result()
-    reporter.advance(len(part))
-    return part, result
-
-
-def map_ahead(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    """``map(work, items)`` by ``threads`` threads; items are drawn here, no more of them than keep the threads busy.
-
-    Good for work that lets go of the interpreter's lock. One thread: done here, when it is asked for.
+    Args:
+        function: called from the threads; its exceptions are raised here, at the item's turn.
+        items: taken by the calling thread, at most ``2 * threads + 1`` of them ahead of the consumer.
+        threads: 1 calls ``function`` in the calling thread.
     """
     if threads == 1:
-        yield from map(work, items)
+        yield from map(function, items)
         return
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[Result]] = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) > 2 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="zoo")
+    pending: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > 2 * threads:  # bounds the memory that waiting results take
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def map_chunks(
+    function: Callable[[range], Result], total: int, chunk: int, *, task: str, reporter: Reporter
+) -> Iterator[tuple[range, Result]]:
+    """Yield ``(part, function(part))`` for ``range(total)`` in parts of ``chunk``, in order, with a progress bar."""
+    # The affinity mask counts the cores of a container or batch job, cpu_count those of the host.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parts = [range(start, min(start + chunk, total)) for start in range(0, total, chunk)]
+    reporter.start(task, total)
+    try:
+        with contextlib.closing(map_ahead(function, parts, min(16, cores))) as results:
+            for part, result in zip(parts, results, strict=True):
+                reporter.advance(len(part))
+                yield part, result
+    finally:
+        reporter.stop()

@@ -1,4 +1,4 @@
-"""Which version of this package runs."""
+"""The version of the installed package."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib import metadata
 
 
 def version() -> str:
-    """As installed; ``unknown`` in a checkout that never was."""
+    """Return the installed version, or ``unknown`` in a checkout that was never installed."""
     try:
         return metadata.version("gan-zoo")
     except metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""The only reader of YAML: mappings in which each key stands once."""
+"""The package's only YAML reader; it rejects duplicate keys."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from zoo.core.errors import ZooError, error_reason
 
 
 def read_yaml(path: Path, what: str = "a recipe") -> dict[str, Any]:
-    """The mapping in a YAML file, in which each key stands once.
+    """Read the mapping in a YAML file; ``what`` names its content in errors.
 
     Raises:
-        ZooError: it cannot be read, is not YAML, or holds no mapping, as ``what`` does.
+        ZooError: the file cannot be read, is not YAML, has a duplicate key, or holds no mapping.
     """
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
@@ -25,18 +25,18 @@ def read_yaml(path: Path, what: str = "a recipe") -> dict[str, Any]:
         line = f", line {mark.line + 1}" if mark else ""
         raise ZooError(f"{path}{line}: is not YAML ({getattr(error, 'problem', None) or 'not text'})") from None
     if not isinstance(data, dict):
-        raise ZooError(f"{path}: {what} is a mapping of keys to values")
+        raise ZooError(f"{path}: {what} must be a mapping of keys to values")
     return data
 
 
 class _UniqueKeyLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML in which a key stands once: a second one is a slip, and YAML's own rule lets it win silently."""
+    """A safe loader that rejects a repeated key, of which plain YAML silently takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
+        keys = set()
         for key, _ in node.value:
-            if str(key.value) in seen:
+            if str(key.value) in keys:
                 problem = f"the key {key.value!r} stands twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen.add(str(key.value))
+            keys.add(str(key.value))
         return super().construct_mapping(node, deep)

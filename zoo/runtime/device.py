@@ -1,4 +1,4 @@
-"""What the bits of a result depend on besides recipe and data."""
+"""The device, and the environment that results depend on besides recipe and data."""
 
 from __future__ import annotations
 
@@ -17,34 +17,45 @@ from zoo.runtime import distributed
 
 
 def describe_environment(device: torch.device, precision: str) -> dict[str, Any]:
-    """Device, threads, precision, processes and versions, as plain values."""
+    """Return versions, hardware, threads, precision and processes as plain values for ``run.json``."""
     cuda = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if cuda else torch.backends.cpu.get_cpu_capability()
     return {
         "zoo": version(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,  # draws the order of the images
         "cuda": f"{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}" if cuda else None,
         "device": device.type,
-        "hardware": name,
-        "threads": torch.get_num_threads(),
+        "hardware": torch.cuda.get_device_name(device) if cuda else torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),  # changes the order of sums
         "precision": precision,
         "processes": distributed.current_world().size,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
 
 
+def environment_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """List the changes since :func:`describe_environment` that keep a resumed run from being bit-exact."""
+    changes = [f"{key} {before[key]} -> {now[key]}" for key in now if key in before and before[key] != now[key]]
+    if now["device"] != "cpu" and not now["deterministic"]:
+        changes.append(f"{now['device']} without --deterministic")
+    return changes
+
+
 def reset_peak_memory(device: torch.device) -> None:
-    """Begin a new measurement of :func:`peak_memory`, where the system allows it."""
+    """Start a new measurement of :func:`peak_memory`, if the system allows it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: sets VmHWM to the current use, see proc(5)
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Bytes: of the device where it has its own memory, else of the process; None where the system does not tell."""
+    """Return the peak memory of a CUDA device, else of the process.
+
+    Returns:
+        bytes; None if the system does not report it.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with contextlib.suppress(OSError, ValueError):
@@ -56,45 +67,42 @@ def peak_memory(device: torch.device) -> int | None:
     except ImportError:  # Windows
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def environment_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Why a resumed run will not be bit-exact: one entry for each thing that changed."""
-    changed = [f"{key} {before[key]} -> {now[key]}" for key in now if key in before and before[key] != now[key]]
-    if now["device"] != "cpu" and not now["deterministic"]:
-        changed.append(f"{now['device']} without --deterministic")
-    return changed
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` is the first of cuda, mps and cpu that is there; each of torchrun's processes takes a GPU of its own.
+    """Return the device called ``name``; ``auto`` is the first of cuda, mps and cpu that exists.
+
+    Under torchrun each process takes the GPU of its local rank.
 
     Raises:
-        ZooError: no such device on this machine.
+        ZooError: this machine has no such device.
     """
-    there = ["cpu"]
+    available = ["cpu"]
     if torch.backends.mps.is_available():
-        there.insert(0, "mps")
+        available.insert(0, "mps")
     if torch.cuda.is_available():
-        there.insert(0, "cuda")
-    kind, _, index = (there[0] if name == "auto" else name).partition(":")
+        available.insert(0, "cuda")
+    kind, _, index = (available[0] if name == "auto" else name).partition(":")
     count = torch.cuda.device_count() if kind == "cuda" else 1
     if kind == "cuda" and distributed.is_launched():
+        rank = distributed.local_rank()
         if index:
-            raise ZooError(f"--device {name}: torchrun's processes take a GPU each; --device cuda")
-        if not distributed.local_rank() < count:
-            raise ZooError(f"--nproc-per-node: {distributed.local_rank() + 1} or more, and this host has {count} GPUs")
-        index = str(distributed.local_rank())
-    if kind not in there or (index and not (index.isdigit() and int(index) < count)):
-        raise ZooError(f"--device {name}: not on this machine, which has {', '.join(there)}")
+            raise ZooError(f"--device {name}: each of torchrun's processes takes its own GPU; use --device cuda")
+        if rank >= count:
+            raise ZooError(f"--nproc-per-node: {rank + 1} or more, but this host has {count} GPUs; start fewer")
+        index = str(rank)
+    if kind not in available or (index and not (index.isdigit() and int(index) < count)):
+        raise ZooError(f"--device {name}: not on this machine, which has {', '.join(available)}")
     return torch.device(kind, int(index)) if index else torch.device(kind)
 
 
 @contextlib.contextmanager
 def single_threaded_torch() -> Iterator[int]:
-    """How many there are. Torch itself is kept to one meanwhile: a pool of its own beside another is two for each core,
-    and where cores are short they wait for one another a thousand times longer than the work takes.
+    """Keep torch to one thread in the block; yields the number of threads the caller may start instead.
+
+    Torch's pool next to another one means two threads per core, which wait for each other a thousand times longer than
+    the work takes.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,8 +1,8 @@
-"""Many processes that train one network: who I am among them, and what we tell each other.
+"""Training one network in several processes, started by ``torchrun``.
 
-``torchrun`` starts the processes and says so in the environment; without it there is one, and every function here is
-what one process would do. Networks are never wrapped: after backward, one flat all-reduce a phase makes every
-process's gradients those of the global batch (DDP loses gradients of a double backward, silently).
+Without torchrun there is one process, and every function here does what is right for one. Networks are not wrapped in
+DistributedDataParallel, which silently loses gradients of a double backward (R1, R2): one all-reduce after the backward
+passes of a phase sums the gradients instead. See docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ from torch import Tensor, nn
 
 from zoo.core.errors import ZooError
 
-TIMEOUT = datetime.timedelta(minutes=30)  # the others wait while the first measures metrics or writes a checkpoint
+TIMEOUT = datetime.timedelta(minutes=30)  # the others wait while the first computes metrics or writes a checkpoint
+
+
+class LostPeerError(RuntimeError):
+    """A collective operation failed because another process is gone."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,8 @@ class World:
     """The processes that train together.
 
     Attributes:
-        rank: this one's number, 0 to size - 1.
-        size: how many there are.
+        rank: number of this process, 0 to size - 1.
+        size: number of processes.
     """
 
     rank: int = 0
@@ -39,38 +43,36 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes and speaks."""
+        """Whether this process is the one that writes files and messages."""
         return self.rank == 0
 
     def cut(self, batch: int) -> slice:
-        """This process's part of a global batch."""
+        """Return this process's part of a global batch."""
         each = batch // self.size
         return slice(self.rank * each, (self.rank + 1) * each)
 
 
 def is_launched() -> bool:
-    """Whether torchrun, or something that speaks as it does, started this process as one of several."""
+    """Return whether torchrun, or a compatible launcher, started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
 def was_restarted() -> bool:
-    """Whether torchrun started the processes again, after one of them died. All must ask together."""
+    """Return whether torchrun restarted the processes after one died; a collective, to be called by all."""
     return any(all_gather(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0))
 
 
 def local_rank() -> int:
-    """This process's number on its host, which is also its GPU's."""
+    """Return the number of this process on its host, which is also the index of its GPU."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 @contextlib.contextmanager
 def join_world(device: torch.device) -> Iterator[World]:
-    """The world this process belongs to, joined for as long as the context lasts.
-
-    Tensors on a GPU travel by NCCL, those on a CPU by gloo.
+    """Join the process group for the duration of the block: NCCL for tensors on a GPU, gloo for those on the CPU.
 
     Raises:
-        ZooError: the processes do not find one another.
+        ZooError: the processes cannot connect to each other.
     """
     if not is_launched() or dist.is_initialized():
         yield current_world()
@@ -80,120 +82,139 @@ def join_world(device: torch.device) -> Iterator[World]:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
-        own = dist.PrefixStore(_generation(store, rank, size), store)
-        dist.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=TIMEOUT)
+        own_store = dist.PrefixStore(_agree_on_prefix(store, rank, size), store)
+        dist.init_process_group(backend, store=own_store, rank=rank, world_size=size, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
-        raise ZooError(f"torchrun's processes do not find one another: {str(error).splitlines()[0]}") from None
+        raise ZooError(f"torchrun's processes cannot connect to each other: {str(error).splitlines()[0]}") from None
     try:
         yield current_world()
     finally:
         dist.destroy_process_group()
 
 
-def _generation(store: Any, rank: int, size: int) -> str:
-    """A name that the processes of this start of the group share, and no earlier start did.
+def _agree_on_prefix(store: Any, rank: int, size: int) -> str:
+    """Return a key prefix shared by the processes of this start of the group and by no earlier start.
 
-    torchrun may keep its store when it starts a group again, and with it the addresses of processes that are gone; its
-    count of restarts is each host's own. So each process says hello by a name of its own, the first answers every
-    hello it finds, old ones too, with the name it has chosen, and goes on when all have said that they heard it.
+    torchrun may keep its store when it restarts a group, with the addresses of dead processes in it, and its restart
+    count differs between hosts. So each process greets under a random name; the first answers every greeting it finds,
+    old ones too, with the prefix it chose, and continues when all have confirmed it.
     """
-    mine = uuid.uuid4().hex
-    until = time.monotonic() + TIMEOUT.total_seconds()
+    name = uuid.uuid4().hex
     if rank > 0:
-        store.set(f"zoo/hello/{rank}", mine)
-        chosen = store.get(f"zoo/answer/{mine}").decode()
-        store.set(f"zoo/heard/{chosen}/{rank}", "")
-        return f"zoo/{chosen}"
+        store.set(f"zoo/hello/{rank}", name)
+        prefix = store.get(f"zoo/answer/{name}").decode()
+        store.set(f"zoo/heard/{prefix}/{rank}", "")
+        return f"zoo/{prefix}"
+    deadline = time.monotonic() + TIMEOUT.total_seconds()
     waiting = set(range(1, size))
     while waiting:
         for other in list(waiting):
-            if store.check([f"zoo/heard/{mine}/{other}"]):
+            if store.check([f"zoo/heard/{name}/{other}"]):
                 waiting.discard(other)
             elif store.check([f"zoo/hello/{other}"]):
-                store.set(f"zoo/answer/{store.get(f'zoo/hello/{other}').decode()}", mine)
-        if time.monotonic() > until:
-            raise RuntimeError(f"process {min(waiting)} has not come")
+                store.set(f"zoo/answer/{store.get(f'zoo/hello/{other}').decode()}", name)
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"process {min(waiting)} did not start")
         time.sleep(0.01)
-    return f"zoo/{mine}"
+    return f"zoo/{name}"
 
 
 def current_world() -> World:
-    """The world as it is now."""
+    """Return rank and size of the current process group."""
     return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else World()
 
 
+@contextlib.contextmanager
+def _collective() -> Iterator[None]:
+    """Turn errors of a collective into :class:`LostPeerError`.
+
+    gloo raises a plain RuntimeError when a connection breaks, so the type must come from the place it is raised at.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise LostPeerError(str(error)) from error
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Return whether ``error`` means that another process is gone; NCCL and torch's stores raise DistError."""
+    return isinstance(error, LostPeerError | dist.DistError)
+
+
 def barrier() -> None:
-    """Go on when all have come here."""
+    """Wait until all processes have called this."""
     if dist.is_initialized():
-        dist.barrier()
+        with _collective():
+            dist.barrier()
 
 
 def broadcast(value: Any) -> Any:
-    """The first process's plain ``value``, in all of them."""
-    if not dist.is_initialized():
-        return value
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
+    """Return the first process's plain ``value`` in all of them."""
+    values = [value]
+    if dist.is_initialized():
+        with _collective():
+            dist.broadcast_object_list(values, src=0)
+    return values[0]
 
 
 def all_gather(value: Any) -> list[Any]:
-    """Every process's plain ``value``, in order, in all of them."""
+    """Return the plain ``value`` of every process, by rank, in all of them."""
     if not dist.is_initialized():
         return [value]
     values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
+    with _collective():
+        dist.all_gather_object(values, value)
     return values
 
 
 def reduce_gradients(parameters: Iterable[nn.Parameter]) -> int:
-    """Sum gradients over all processes, in place, in one flat message for each dtype.
+    """Sum gradients over all processes, in place, in one flat message per dtype.
 
     Returns:
-        bytes sent by this process's message.
+        bytes that this process sent.
     """
     if not dist.is_initialized():
         return 0
-    sent = 0
+    bytes_sent = 0
     grads = [p.grad for p in parameters if p.grad is not None]
     for dtype in dict.fromkeys(grad.dtype for grad in grads):
-        same = [grad for grad in grads if grad.dtype == dtype]
-        # In the memory's own order, whatever the strides: all processes have the same.
-        views = [grad.as_strided((grad.numel(),), (1,)) if _dense(grad) else grad.reshape(-1) for grad in same]
+        group = [grad for grad in grads if grad.dtype == dtype]
+        # Dense gradients in the order of their memory, whatever their strides, to avoid a copy: all processes agree.
+        views = [grad.as_strided((grad.numel(),), (1,)) if _is_dense(grad) else grad.reshape(-1) for grad in group]
         flat = torch.cat(views)
-        dist.all_reduce(flat)
-        for grad, view, part in zip(same, views, flat.split([view.numel() for view in views]), strict=True):
-            view.copy_(part) if _dense(grad) else grad.copy_(part.view_as(grad))
-        sent += flat.nbytes
-    return sent
+        _all_reduce(flat)
+        for grad, view, part in zip(group, views, flat.split([view.numel() for view in views]), strict=True):
+            view.copy_(part) if _is_dense(grad) else grad.copy_(part.view_as(grad))
+        bytes_sent += flat.nbytes
+    return bytes_sent
 
 
-def _dense(tensor: Tensor) -> bool:
-    """Whether the elements fill their memory without holes, in some order (NCHW or channels_last)."""
+def _is_dense(tensor: Tensor) -> bool:
+    """Return whether the elements fill their memory without holes, as NCHW or channels_last."""
     return tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last)
 
 
-def is_lost_peer(error: RuntimeError) -> bool:
-    """Whether a collective failed because another process is no longer there."""
-    text = str(error).lower()
-    words = ("connection closed", "connection reset", "gloo", "nccl", "broken pipe", "timed out", "store")
-    return isinstance(error, dist.DistError) or any(word in text for word in words)
+def _all_reduce(x: Tensor) -> None:
+    with _collective():
+        dist.all_reduce(x)
 
 
 class _Sum(torch.autograd.Function):
-    """A sum over processes whose gradient, of any order, is the sum over processes of the gradients."""
+    """A sum over processes; the gradient of a sum over processes is the sum over processes of the gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         total = x.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
+        _all_reduce(total)
         return total
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return _Sum.apply(gradients[0])
+        return _Sum.apply(gradients[0])  # through itself, so that it can be differentiated again (R1, R2)
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
-    """The sum of every process's ``x``; differentiable as often as one likes, through all of them."""
+    """Return the sum of ``x`` over all processes; differentiable any number of times, through all of them."""
     return _Sum.apply(x) if dist.is_initialized() else x

@@ -1,4 +1,4 @@
-"""Which numbers are kept in which precision."""
+"""Which values are computed in which precision."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from torch import Tensor
 
 
 def upcast(x: Tensor) -> Tensor:
-    """``x`` in single precision, or in double where it is: what losses, norms and their sums are computed in."""
+    """Return ``x`` in fp32, or unchanged in fp64: the precision of losses, normalisations and their sums."""
     return x if x.dtype == torch.float64 else x.float()

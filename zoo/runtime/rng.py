@@ -1,9 +1,8 @@
-"""Randomness as a function of the seed and the images seen, so that a resumed run draws what an unbroken one would
-have drawn.
+"""Random numbers as a function of the seed and the number of images seen, so that a resumed run repeats exactly.
 
-Latents, data order and flips are drawn for the whole batch from (seed, stream, image counter) on the CPU; what
-modules draw inside (dropout, noise inputs, style mixing) is seeded anew before each forward pass. No generator state
-is ever stored.
+Latents, image order and flips are drawn on the CPU for the whole batch from (seed, stream, image counter). Layers
+that draw inside (dropout, noise inputs, style mixing) are seeded before each forward pass. No generator state is ever
+stored. See docs/exact-resume.md.
 """
 
 from __future__ import annotations
@@ -18,21 +17,21 @@ from torch import Tensor
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed from any mix of words and numbers; unrelated for parts that differ at all."""
+    """Hash words and numbers to a 63-bit seed; seeds of different parts are unrelated."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+    return int.from_bytes(digest, "big") >> 1  # torch takes signed 64-bit seeds
 
 
 def seeded_generator(*parts: int | str) -> torch.Generator:
-    """A CPU generator seeded by :func:`derive`."""
+    """Return a CPU generator seeded by :func:`derive_seed`."""
     return torch.Generator().manual_seed(derive_seed(*parts))
 
 
 @contextlib.contextmanager
 def fork_rng(device: torch.device) -> Iterator[None]:
-    """Whatever is seeded and drawn inside, torch's own random state is afterwards what it was."""
+    """Restore torch's global random state, on the CPU and on ``device``, when the block ends."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        state = torch.mps.get_rng_state() if device.type == "mps" else None
+        state = torch.mps.get_rng_state() if device.type == "mps" else None  # torch forks CPU and CUDA only
         try:
             yield
         finally:
@@ -41,52 +40,63 @@ def fork_rng(device: torch.device) -> Iterator[None]:
 
 
 def draw_latents(seed: int, nimg: int, batch: int, dim: int) -> Tensor:
-    """Standard normal (batch, dim) for the step that begins after ``nimg`` images."""
+    """Draw standard normal (batch, dim) latents for the step that starts after ``nimg`` images."""
     return torch.randn(batch, dim, generator=seeded_generator(seed, "latents", nimg))
 
 
 def fixed_latents(seed: int, count: int, dim: int, *, first: int = 0) -> Tensor:
-    """Standard normal (count, dim), a row for each (seed, index) from index ``first`` on: the first rows do not depend
-    on ``count``.
+    """Draw standard normal (count, dim) latents of the indices from ``first`` on.
+
+    Each row depends on (seed, index) alone, so that it does not change with ``count``.
     """
-    places = range(first, first + count)
-    return torch.stack([torch.randn(dim, generator=seeded_generator(seed, "sample", index)) for index in places])
+    indices = range(first, first + count)
+    return torch.stack([torch.randn(dim, generator=seeded_generator(seed, "sample", index)) for index in indices])
 
 
 def fixed_labels(seed: int, count: int, shares: Sequence[float], first: int = 0) -> Tensor | None:
-    """int64 (count,) classes, a draw for each (seed, index) from ``first`` on; None where there are none."""
+    """Draw int64 (count,) classes with probabilities ``shares``; each depends on (seed, index) alone.
+
+    Returns:
+        None if ``shares`` is empty.
+    """
     if not shares:
         return None
+    # Inverse transform sampling: the class in whose interval of cumulative probability the uniform number lies.
     edges = np.cumsum(shares) / np.sum(shares)
     u = [derive_seed(seed, "label", index) / 2**63 for index in range(first, first + count)]
     return torch.from_numpy(np.searchsorted(edges, u, side="right").clip(max=len(shares) - 1))
 
 
 class ImageOrder:
-    """Which images the ``nimg``-th to ``nimg + batch``-th are.
+    """The order in which training images are used.
 
-    ``shuffle``: an endless walk through permutations, one an epoch, each a function of (seed, epoch); batches cross
-    epochs, so that none is short. ``replacement``: independent draws.
+    ``shuffle``: one permutation of all images per epoch, a function of (seed, epoch). A batch may span two epochs, so
+    that no batch is short. ``replacement``: independent draws.
+
+    Args:
+        seed: ``train.seed``.
+        size: number of images.
+        replacement: draw with replacement.
     """
 
     def __init__(self, seed: int, size: int, *, replacement: bool = False) -> None:
         self.seed, self.size, self.replacement = seed, size, replacement
-        self._epoch = -1
+        self._epoch = -1  # of the cached permutation
         self._permutation = np.empty(0, np.int64)
 
     def take(self, nimg: int, batch: int) -> np.ndarray:
-        """(batch,) int64 positions in [0, size)."""
+        """Return the int64 (batch,) indices of the images that follow the first ``nimg``."""
         if self.replacement:
             return np.random.default_rng(derive_seed(self.seed, "order", nimg)).integers(self.size, size=batch)
         parts = []
         while batch:
             epoch, start = divmod(nimg, self.size)
-            part = self._permuted(epoch)[start : start + batch]
+            part = self._permute(epoch)[start : start + batch]
             parts.append(part)
             nimg, batch = nimg + len(part), batch - len(part)
         return np.concatenate(parts)
 
-    def _permuted(self, epoch: int) -> np.ndarray:
+    def _permute(self, epoch: int) -> np.ndarray:
         if epoch != self._epoch:
             rng = np.random.default_rng(derive_seed(self.seed, "order", epoch))
             self._epoch, self._permutation = epoch, rng.permutation(self.size)
@@ -94,5 +104,5 @@ class ImageOrder:
 
 
 def draw_flips(seed: int, nimg: int, batch: int) -> Tensor:
-    """(batch,) bool, each True with probability one half."""
+    """Draw bool (batch,), each True with probability 0.5."""
     return torch.rand(batch, generator=seeded_generator(seed, "flips", nimg)) < 0.5

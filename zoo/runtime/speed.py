@@ -75,7 +75,7 @@ class Speed:
 
 
 def choose_speed(recipe: Recipe, device: torch.device, say: Say | None = None) -> Speed:
-    """The switches of ``recipe`` on ``device``; ``say`` gets one line for each that was asked for and is unavailable."""
+    """The switches of ``recipe`` on ``device``; ``say`` gets a line for each that was asked for and is unavailable."""
     say = say or (lambda line: None)
     config, cuda, cpu = recipe.speed, device.type == "cuda", device.type == "cpu"
     if config.cuda_graphs is True:

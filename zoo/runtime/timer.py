@@ -1,4 +1,4 @@
-"""Where a step's time goes."""
+"""Measure how a step's time is divided."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ import torch
 
 
 class Timer:
-    """Seconds by name, taken only when ``on``; then a GPU is waited for at both ends of each measurement."""
+    """Adds up the seconds of named blocks: ``with timer("D forward"): ...``.
+
+    Attributes:
+        on: whether to measure. Then both ends of a block wait for the GPU, which makes a step slower.
+        seconds: total duration of each name.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -29,11 +34,11 @@ class Timer:
             self.seconds[name] = self.seconds.get(name, 0.0) + self._now() - start
 
     def _now(self) -> float:
-        synchronize(self.device)
+        synchronize(self.device)  # kernels run asynchronously: without this only their launch would be timed
         return time.perf_counter()
 
 
 def synchronize(device: torch.device) -> None:
-    """Until the device has done what it was asked."""
+    """Wait until the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

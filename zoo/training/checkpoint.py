@@ -1,7 +1,7 @@
-"""Checkpoints: everything a run needs to go on exactly where it was, in files that are whole or not there.
+"""Checkpoints: everything a run needs to continue exactly, in files that are complete or absent.
 
 A checkpoint is ``nimg-<images seen>.pt``, written by ``torch.save`` and read with ``weights_only=True``, so that
-loading runs no code, beside ``nimg-<images seen>.pt.sha256`` in the format of ``sha256sum -c``.
+loading runs no code; next to it is ``nimg-<images seen>.pt.sha256`` in the format of ``sha256sum -c``.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def save_checkpoint(folder: Path, nimg: int, state: dict[str, Any], *, keep: int
     path = folder / f"nimg-{nimg:012d}.pt"
     if path.exists():
         if _is_whole(path):
-            return path  # the state is a function of the images seen: there is nothing to add
+            return path  # the state is a function of the images seen, so it is the same
         path.unlink()
     hashing = None
     try:
         with atomic_file(path) as file:
             hashing = _Hashing(file)
             torch.save(state, hashing)  # type: ignore[arg-type]
-            # The sum stands before the checkpoint gets its name: there is never one without it.
+            # The hash is written before the checkpoint gets its name, so that no checkpoint is ever without it.
             with atomic_file(_sum(path), "w") as sum_file:
                 sum_file.write(f"{hashing.hexdigest()}  {path.name}\n")
     except (OSError, RuntimeError) as error:
@@ -53,15 +53,15 @@ def save_checkpoint(folder: Path, nimg: int, state: dict[str, Any], *, keep: int
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint's file, unverified."""
+    """The file of the newest checkpoint, unverified."""
     return next(iter(_all(folder)), None)
 
 
 def load_newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
-    """The newest whole checkpoint, on the CPU; damaged ones are passed over with a warning. None: there is none.
+    """The newest intact checkpoint, on the CPU; damaged ones are skipped with a warning. None if there is none.
 
     Raises:
-        ZooError: there are checkpoints, and none of them is whole.
+        ZooError: there are checkpoints, and all are damaged.
     """
     paths = _all(folder)
     for path in paths:
@@ -70,18 +70,18 @@ def load_newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> dict[st
         except ZooError as error:
             warn(str(error))
     if paths:
-        raise ZooError(f"{folder}: none of the {len(paths)} checkpoints can be read; start afresh with --new")
+        raise ZooError(f"{folder}: none of the {len(paths)} checkpoints can be read; start a new run with --new")
     return None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """One checkpoint, verified against its sum, on the CPU.
+    """One checkpoint, verified against its hash, on the CPU.
 
     Raises:
-        ZooError: damaged, unreadable, or more than tensors and plain values (nothing in it was run).
+        ZooError: damaged, unreadable, or with objects other than tensors and plain values (no code in it was run).
     """
     if not _is_whole(path):
-        raise ZooError(f"{path}: is damaged (its sha256 is not the one beside it)")
+        raise ZooError(f"{path}: is damaged: its SHA-256 differs from the .sha256 file next to it")
     return load_tensors(path)
 
 
@@ -89,20 +89,18 @@ def load_tensors(path: Path) -> dict[str, Any]:
     """A ``torch.save`` file of tensors and plain values, on the CPU.
 
     Raises:
-        ZooError: it is none, or holds objects whose loading would run code.
+        ZooError: another kind of file, or objects whose loading would run code.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler answers hostile bytes with anything from EOFError to IndexError
+    except Exception as error:  # hostile bytes make the unpickler raise anything from EOFError to IndexError
         code = isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error).lower()
-        why = "holds objects that would run code when loaded; refused" if code else "is not a checkpoint, or damaged"
+        why = "holds objects that would run code when loaded; refused" if code else "is no checkpoint, or damaged"
         raise ZooError(f"{path}: {why}") from None
 
 
 class _Hashing(io.RawIOBase):
-    """A file that is hashed as it is written, and remembers why writing failed (torch replaces that error by its
-    own).
-    """
+    """Hashes a file as it is written, and keeps the error of a failed write, which torch replaces by its own."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.hash = file, hashlib.sha256()

@@ -1,4 +1,4 @@
-"""The averaged generator: what is sampled, measured, saved and shipped."""
+"""The averaged generator, which is sampled, evaluated, saved and published."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from zoo.models.base import Generator
 from zoo.models.batch_norm import batch_norm_momentum, batch_norms
 from zoo.runtime import rng
 
-CALIBRATION_BATCH = 16  # no larger than the smallest batches that nets are trained with: it must fit memory
+CALIBRATION_BATCH = 16  # as small as the smallest training batches, so that it fits the memory
 
 
 def power_exponent(std: float) -> float:
-    """gamma of a profile proportional to t^gamma on [0, 1] whose standard deviation is ``std`` (Karras et al. 2024,
-    algorithm 2): the largest root of std^2 (g + 2)^2 (g + 3) = g + 1.
+    """The exponent gamma of a profile t^gamma on [0, 1] whose standard deviation is ``std``.
+
+    The largest root of std^2 (g + 2)^2 (g + 3) = g + 1 (Karras et al. 2024, arXiv:2312.02696, algorithm 2).
     """
     s = std**-2
     return float(np.roots([1, 7, 16 - s, 12 - s]).real.max())
@@ -27,7 +28,7 @@ def power_exponent(std: float) -> float:
 class Ema:
     """An exponential moving average of a generator's weights, by half-life in images (Karras et al. 2020, ADA).
 
-    The half-life ramps up with the images seen, so that early pictures are not those of the first random weights.
+    The half-life ramps up with the images seen, so that early samples do not show the first random weights.
 
     Attributes:
         module: the averaged network, in eval mode; see :meth:`calibrate`.
@@ -37,15 +38,15 @@ class Ema:
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
         self.config = config
         self._calibrated = False
-        # `calibrate` measures the statistics of batch norms; what else there is, as spectral norm's vectors, is copied.
+        # `calibrate` measures the statistics of batch norms; other buffers (vectors of spectral norm) are copied.
         measured = {id(buffer) for norm in batch_norms(self.module) for buffer in norm.buffers()}
         self._copied = [name for name, buffer in self.module.named_buffers() if id(buffer) not in measured]
 
     def decay(self, nimg: int, batch: int) -> float:
-        """What share of the average stays when ``batch`` images were seen, the last of them being the ``nimg``-th.
+        """The share of the average that remains after ``batch`` images, the last of which is the ``nimg``-th.
 
-        With ``power_std`` the weights of the ``n``-th image are averaged by ``n^gamma`` (Karras et al. 2024,
-        arXiv:2312.02696, eq. 4 and 5), so that the average reaches as far back as the run is long.
+        With ``power_std`` the weights after image ``n`` count with ``n^gamma`` (Karras et al. 2024, eq. 4 and 5), so
+        that the average reaches back in proportion to the run.
         """
         if self.config.power_std is not None:
             return max(0.0, 1 - batch / nimg) ** (power_exponent(self.config.power_std) + 1)
@@ -56,7 +57,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, module: nn.Module, nimg: int, batch: int) -> None:
-        """Move the average towards ``module`` after its step."""
+        """Move the average towards the weights of ``module``."""
         average: list[Tensor] = list(self.module.parameters())
         current: list[Tensor] = list(module.parameters())
         torch._foreach_lerp_(average, current, 1 - self.decay(nimg, batch))
@@ -82,8 +83,8 @@ class Ema:
     def calibrate(self, z: Tensor, label: Tensor | None = None) -> None:
         """Measure the running statistics of batch norms on latents ``z`` (N, dim), before the average is used.
 
-        Neither averaged nor copied statistics are those of the averaged weights: after 20 thousand 28 px slices,
-        averaged ones made pictures a sixth darker than the statistics of their own batches did.
+        Neither averaged nor copied statistics belong to the averaged weights: after 20 thousand 28 px slices, averaged
+        statistics made images a sixth darker than those measured on the network's own batches.
         """
         norms = batch_norms(self.module)
         if self._calibrated or not norms:

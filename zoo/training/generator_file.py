@@ -1,6 +1,4 @@
-"""Generator weights in files: safetensors, with the recipe that builds the network in the metadata; and weights that
-other files bring to fresh networks.
-"""
+"""Generators in safetensors files, with the recipe that builds the network in the metadata."""
 
 from __future__ import annotations
 
@@ -31,19 +29,18 @@ def save_generator(
     dtype: torch.dtype | None = None,
     **notes: str,
 ) -> None:
-    """Write a generator's weights, and in their metadata ``recipe`` (JSON), ``nimg``, versions, the hash of the tensors
-    as they are stored, and ``notes``.
+    """Write a generator's weights, with recipe (JSON), ``nimg``, versions, hash and ``notes`` in the metadata.
 
     Args:
-        dtype: of floating tensors in the file, such as ``torch.float16``; those that do not survive it (what overflows,
-            tiny variances) stay as they are. None: all stay. :func:`load_generator_file` gives fp32 in either case.
+        dtype: type of floating tensors in the file, such as ``torch.float16``; tensors that lose more than rounding
+            (overflow, tiny variances) keep their type. None: all keep it. Loading always gives fp32.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written; an older file is intact.
+        OSError: the disk is full or the folder cannot be written; an older file stays intact.
     """
-    learnt = {name for name, _ in generator.named_parameters()}
+    trainable = {name for name, _ in generator.named_parameters()}
     tensors = {
-        name: _stored(tensor.detach().cpu(), dtype, learnt=name in learnt).contiguous()
+        name: _convert(tensor.detach().cpu(), dtype, trainable=name in trainable).contiguous()
         for name, tensor in generator.state_dict().items()
     }
     metadata = {
@@ -60,20 +57,19 @@ def save_generator(
 
 
 def load_generator_file(path: Path) -> tuple[Generator, Recipe, int]:
-    """The generator in a file that :func:`save_generator` wrote, in eval mode on the CPU; its recipe; images it was
-    trained on.
+    """The generator of a file (in eval mode on the CPU), its recipe, and the images it was trained on.
 
     Raises:
-        ZooError: not such a file, damaged, or made for a network this version builds otherwise.
+        ZooError: another kind of file, damaged, or for a network that this version builds differently.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (OSError, safetensors.SafetensorError) as error:
         raise ZooError(f"{path}: is not a safetensors file, or damaged ({str(error).splitlines()[0]})") from None
     if "sha256" in metadata and metadata["sha256"] != _hash(tensors):
-        raise ZooError(f"{path}: its weights are not those it was written with (wrong hash); fetch or train it again")
+        raise ZooError(f"{path}: its weights differ from those that were written (wrong hash); fetch or train it again")
     if "recipe" not in metadata:
         raise ZooError(f"{path}: holds weights but no recipe in its metadata, so the network cannot be built")
     try:
@@ -89,22 +85,22 @@ def load_generator_file(path: Path) -> tuple[Generator, Recipe, int]:
     return generator, recipe, nimg
 
 
-def _stored(tensor: Tensor, dtype: torch.dtype | None, *, learnt: bool) -> Tensor:
-    """``tensor`` as ``dtype`` if nothing but rounding is lost by it, else as it is.
+def _convert(tensor: Tensor, dtype: torch.dtype | None, *, trainable: bool) -> Tensor:
+    """``tensor`` as ``dtype`` if only rounding is lost, else unchanged.
 
-    Of weights, the error must be small beside the largest of them: those near 0 add little. Of running statistics each
-    must be kept by itself, for a variance divides.
+    Weights may have an error relative to the largest of them, since those near 0 add little. Running statistics must
+    each be accurate by themselves, since activations are divided by a variance.
     """
     if dtype is None or not tensor.is_floating_point() or not tensor.numel():
         return tensor
     lower = tensor.to(dtype)
-    size = tensor.abs().max() if learnt else tensor.abs()
+    size = tensor.abs().max() if trainable else tensor.abs()
     close = (lower.to(tensor.dtype) - tensor).abs() <= size * (torch.finfo(dtype).eps / 2)  # false for inf and NaN
     return lower if bool(close.all()) else tensor
 
 
 def _hash(tensors: Mapping[str, Tensor]) -> str:
-    """Of names, types, shapes and every byte."""
+    """SHA-256 over names, types, shapes and bytes."""
     state = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()

@@ -1,4 +1,4 @@
-"""Numbers while training: sums kept on the device, rows in ``log.jsonl``."""
+"""Scalars of training: means summed on the device, rows in ``log.jsonl``, and TensorBoard."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ class MeanMeters:
     """
 
     def __init__(self) -> None:
-        self._sums: dict[tuple[str, ...], Tensor] = {}  # what came together is summed in one operation
+        self._sums: dict[tuple[str, ...], Tensor] = {}  # scalars of one vector are summed in one operation
         self._batches: dict[tuple[str, ...], float] = {}
 
     @property
     def sums(self) -> dict[str, Tensor]:
         """The sum of each scalar so far."""
-        found: dict[str, Tensor] = {}
+        sums: dict[str, Tensor] = {}
         for names, vector in self._sums.items():
             for name, value in zip(names, vector.unbind(), strict=True):
-                found[name] = found[name] + value if name in found else value
-        return found
+                sums[name] = sums[name] + value if name in sums else value
+        return sums
 
     @property
     def batches(self) -> dict[str, float]:
-        """Of how many batches."""
-        found: dict[str, float] = {}
+        """The number of batches behind each sum."""
+        batches: dict[str, float] = {}
         for names, count in self._batches.items():
             for name in names:
-                found[name] = found.get(name, 0.0) + count
-        return found
+                batches[name] = batches.get(name, 0.0) + count
+        return batches
 
     def add(self, names: tuple[str, ...], vector: Tensor, share: float = 1.0) -> None:
         """Add a vector (len(names),) of scalars; ``share`` is a micro-batch's part of its batch."""
@@ -51,17 +51,17 @@ class MeanMeters:
         self._batches[names] = self._batches.get(names, 0.0) + share
 
     def means(self) -> dict[str, float]:
-        """Means since the last reset, over all processes, which must ask together (this waits for the device)."""
+        """Means since the last reset, over all processes, which must call it together (this waits for the device)."""
         sums = self.sums
         values = torch.stack(list(sums.values())).tolist() if sums else []
         parts = distributed.all_gather((dict(zip(sums, values, strict=True)), self.batches))
-        # By name: one process may know of a penalty that was due before the others came.
+        # By name: a process that joined later does not know a penalty that was due before.
         names = dict.fromkeys(name for part, _ in parts for name in part)
         totals, counts = ({n: sum(part[side].get(n, 0.0) for part in parts) for n in names} for side in (0, 1))
         return {name: totals[name] / counts[name] for name in names}
 
     def merge(self, other: MeanMeters) -> None:
-        """Add what ``other`` has summed."""
+        """Add the sums of ``other``."""
         for names, vector in other._sums.items():
             self._sums[names] = self._sums[names] + vector if names in self._sums else vector
             self._batches[names] = self._batches.get(names, 0.0) + other._batches[names]
@@ -71,7 +71,7 @@ class MeanMeters:
         self._batches.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """Sums as they are kept, so that later ones are rounded as in an unbroken run."""
+        """The sums as they are stored, so that later ones round as in an unbroken run."""
         return {
             "sums": {",".join(names): vector.cpu() for names, vector in self._sums.items()},
             "batches": {",".join(names): count for names, count in self._batches.items()},
@@ -94,13 +94,13 @@ class MeanMeters:
 
 
 class LogFile:
-    """``log.jsonl``, opened for appending; every row is whole and flushed."""
+    """``log.jsonl``, opened for appending; every row is flushed as a whole."""
 
     def __init__(self, run: Run) -> None:
         self._file = run.log_file.open("a", encoding="utf-8")
 
     def write(self, row: dict[str, Any]) -> None:
-        # json writes NaN as NaN, which no other reader takes.
+        # json writes NaN as NaN, which is not JSON: other readers refuse it.
         safe = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
         }
@@ -108,7 +108,7 @@ class LogFile:
         self._file.flush()
 
     def sync(self) -> None:
-        """Make all rows durable; called before a checkpoint, which promises them."""
+        """Make all rows durable before the checkpoint that belongs to them is written."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -116,7 +116,7 @@ class LogFile:
 
 
 class TensorBoardWriter:
-    """The same numbers for TensorBoard, in the run's folder ``tensorboard``.
+    """The same scalars for TensorBoard, in the run's folder ``tensorboard``.
 
     Raises:
         ZooError: the package tensorboard is not installed.

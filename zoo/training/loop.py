@@ -2,7 +2,7 @@
 
 What happens to weights and losses at an image count depends on that count alone, so that a run that was killed and
 resumed writes what an unbroken one would have written (docs/exact-resume.md). The clock decides only which validations
-run and, beyond the first ``MIN_SNAPSHOTS``, which grids and checkpoints are written, unless ``train.evaluate_share`` is 1.
+run and, beyond ``MIN_SNAPSHOTS``, which grids and checkpoints are written, unless ``train.evaluate_share`` is 1.
 """
 
 from __future__ import annotations
@@ -315,8 +315,8 @@ class TrainingLoop:
             return
         self._save()
         raise CollapsedError(
-            f"{self.run.path}: collapsed by nimg {self.trainer.nimg}: in the last {COLLAPSE_PATIENCE_CHECKS} validations "
-            "fakes were nearly the same image, without becoming more varied. Everything is saved; "
+            f"{self.run.path}: collapsed by nimg {self.trainer.nimg}: in the last {COLLAPSE_PATIENCE_CHECKS} "
+            "validations fakes were nearly the same image, without becoming more varied. Everything is saved; "
             f"`zoo train --resume {self.run.path} --set train.stop_on_collapse=false` continues anyway"
         )
 

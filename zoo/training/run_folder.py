@@ -1,14 +1,14 @@
-"""A run: the folder a training leaves behind, which explains itself and from which it can go on.
+"""The run folder: everything a training leaves behind and continues from.
 
 runs/<recipe>-<NNN>/
     recipe.yaml            the resolved recipe
-    run.json               data, device, versions, how far it is
+    run.json               data, device, versions, progress
     log.jsonl              one object a line
     samples/               reals.png fakes_init.png fakes-<kimg>.png
     training.gif losses.png d_accuracy.png ssim.png
-    generator.safetensors  the averaged generator; recipe, images seen and versions in its metadata
-    generator-best.safetensors  the one of the best look so far, by train.best
-    state/                 checkpoints, a lock
+    generator.safetensors  the averaged generator, with recipe, images seen and versions in its metadata
+    generator-best.safetensors  the generator of the best validation so far, by train.best
+    state/                 checkpoints and a lock
 """
 
 from __future__ import annotations

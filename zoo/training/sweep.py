@@ -1,4 +1,4 @@
-"""A short sweep: one number of a recipe multiplied by some factors, a short run each, and what became of them."""
+"""A short sweep: multiply one number of a recipe by some factors, train a short run for each, and compare them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +19,27 @@ from zoo.core.config import Recipe
 from zoo.core.console import Display
 from zoo.core.errors import Interrupted, ZooError, describe_error, error_reason, suggest
 from zoo.core.files import atomic_file
+from zoo.core.options import TrainOptions, with_keywords
 from zoo.data.dataset import load_dataset
 from zoo.losses.penalties import PENALTIES
 from zoo.recipes import override_recipe
 from zoo.report.plots import plot_sweep
 from zoo.training import run_folder
+from zoo.training.resume import with_classes
 from zoo.training.run_folder import Run
-from zoo.training.train import train, with_classes
+from zoo.training.train import train
 
-FACTORS = (0.25, 1.0, 4.0)
-KIMG = 10.0
-OWN = ("train.kimg", "train.seed")  # the sweep's: lengths are equal, and a seed is no size
-LOOKS, ROWS = 8, 40  # looks and log rows of a run, where the recipe has fewer
-SQUARES = {64: 8, 128: 5}  # rows of a run's grids, by the largest size they are for; beyond: 4
-PAD = 2  # pixels between and around their images
-RECENT = 0.2  # share of the log's rows, the last ones, whose medians stand in the table
+DEFAULT_FACTORS = (0.25, 1.0, 4.0)
+DEFAULT_KIMG = 10.0
+RESERVED_PARAMS = ("train.kimg", "train.seed")  # all runs are equally long, and a seed has no size to multiply
+MIN_VALIDATIONS, MIN_LOG_ROWS = 8, 40  # of a run, where the recipe has fewer
+MIN_EVALUATE_SHARE = 0.25  # of the time
+GRID_ROWS = {64: 8, 128: 5}  # rows of a run's grids, by largest resolution in pixels
+LARGE_GRID_ROWS = 4
+GRID_PADDING = 2  # pixels between and around the images of a grid
+RECENT_SHARE = 0.2  # share of the log's last rows whose medians are in the table
 
-Plain = dict[str, Any]
+_Row = dict[str, Any]
 Number = float | list[list[float]]  # or a schedule: [kimg, value] pairs
 
 
@@ -43,68 +47,59 @@ def tune(
     name: str | Path,
     *,
     param: str,
-    factors: str | Sequence[float] = FACTORS,
-    kimg: float = KIMG,
-    data: str | Path | None = None,
-    out: str | Path = "tune",
-    device: str = "auto",
-    set: Sequence[str] = (),
+    factors: str | Sequence[float] = DEFAULT_FACTORS,
+    options: TrainOptions | None = None,
     display: Display | None = None,
-) -> Plain:
-    """Train a short run for each factor; the command ``zoo tune`` is a thin caller of this.
+    **keywords: Any,
+) -> _Row:
+    """Train a short run for each factor, and return a row of results for each.
 
-    The same call again goes on where it was, and trains nothing that has been trained.
+    The same call again continues where it was, and trains nothing that is already trained.
 
     Args:
-        name: a recipe's name or file.
-        param: the dotted path of a number in it, or of a schedule, which is multiplied at all its points.
+        name: name or file of a recipe.
+        param: dotted path of a number in it, or of a schedule, which is multiplied at all its points.
         factors: numbers of at least 0, or text with commas between them.
-        kimg: thousands of images each run is trained for.
-        data: the images; None: ``$ZOO_DATA``, else phantoms.
-        out: ``<out>/<recipe>-<param>/x<factor>`` is where a factor's run lies, ``tune.json`` and ``tune.png`` beside.
-        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        set: overrides of the recipe, made before anything is multiplied.
+        options: how to train; ``kimg`` is the length of each run (default: 10), ``out`` (default: ``tune``) gets
+            ``<recipe>-<param>/x<factor>`` for each run, ``tune.json`` and ``tune.png``.
         display: where progress is shown; default: stderr.
+        **keywords: fields of :class:`TrainOptions`.
 
     Returns:
-        ``rows``, one a factor, and where the picture is. A run that failed says ``error`` in its row.
+        ``rows``, one for each factor, and the path of the picture. A run that failed has its ``error`` in its row.
 
     Raises:
         ZooError: bad input, or the folder cannot be written.
     """
     display = display or Display()
-    data = data or os.environ.get("ZOO_DATA") or None
-    variants = _variants(name, param, _factors(factors), kimg, set)
-    resolved = variants[0].recipe
-    load_dataset(data, resolved.data, reporter=display).require(resolved.train.batch)
-    folder = Path(out) / f"{resolved.name}-{param}"
-    found = [_trained(variant, folder, data, device, display) for variant in variants]
-    rows = [_row(variant, run, error) for variant, (run, error) in zip(variants, found, strict=True)]
-    document = {
-        "recipe": resolved.name,
-        "param": param,
-        "kimg": kimg,
-        "rows": rows,
-        "picture": str(folder / "tune.png"),
-    }
-    curves, strips = dict[str, list[Plain]](), dict[str, Image.Image]()
-    for variant, (run, _) in zip(variants, found, strict=True):
-        if run is not None:
-            curves[f"x{variant.factor:g}"] = run.rows()
-            if (strip := _strip(run, variant.recipe)) is not None:
-                strips[f"x{variant.factor:g}"] = strip
+    options = with_keywords(options or TrainOptions(out="tune", kimg=DEFAULT_KIMG), keywords, function="tune")
+    kimg = DEFAULT_KIMG if options.kimg is None else options.kimg
+    options = replace(options, kimg=kimg, data=options.data or os.environ.get("ZOO_DATA") or None)
+    # Everything is resolved before anything is trained, so that a mistake is reported at once.
+    variants = _variants(name, param, _parse_factors(factors), options)
+    recipe = variants[0].recipe
+    load_dataset(options.data, recipe.data, reporter=display).require(recipe.train.batch)
+    folder = Path(options.out) / f"{recipe.name}-{param}"
+    runs: list[Run | None] = []
+    rows: list[_Row] = []
+    for variant in variants:
+        run, error = _train_variant(variant, replace(options, out=folder / f"x{variant.factor:g}"), display)
+        runs.append(run)
+        rows.append(_row(variant, run, error))
+    picture = folder / "tune.png"
+    document = {"recipe": recipe.name, "param": param, "kimg": kimg, "rows": rows, "picture": str(picture)}
     try:
         with atomic_file(folder / "tune.json", "w") as file:
             json.dump(document, file, indent=2)
             file.write("\n")
-        plot_sweep(curves, strips, folder / "tune.png", f"{resolved.name}: {param}")
+        _draw(variants, runs, picture, title=f"{recipe.name}: {param}")
     except OSError as error:
         raise ZooError(f"{folder}: cannot be written ({error_reason(error)})") from None
     return document
 
 
-def best_factor(document: Plain) -> Plain | None:
-    """The row whose best look was the best, where all that have one chose it by the same metric."""
+def best_factor(document: _Row) -> _Row | None:
+    """The row with the best validation, where all that have one chose it by the same metric; else None."""
     rows = [row for row in document["rows"] if row["best"] is not None and row["error"] is None]
     if len({row["best"]["metric"] for row in rows}) != 1:
         return None
@@ -119,66 +114,72 @@ class _Variant:
     value: Number
     recipe: Recipe
 
+    @property
+    def label(self) -> str:
+        return f"x{self.factor:g}"
 
-def _factors(given: str | Sequence[float]) -> list[float]:
-    wrong = f"--factors {given}: must be different numbers of at least 0 with commas between them, such as 0.25,1,4"
+
+def _parse_factors(given: str | Sequence[float]) -> list[float]:
+    message = f"--factors {given}: must be different numbers of at least 0 with commas between them, such as 0.25,1,4"
     try:
-        found = [float(part) for part in (given.split(",") if isinstance(given, str) else given)]
+        factors = [float(part) for part in (given.split(",") if isinstance(given, str) else given)]
     except (TypeError, ValueError):
-        raise ZooError(wrong) from None
-    names = {f"{factor:g}" for factor in found}
-    if not found or len(names) < len(found) or not all(math.isfinite(factor) and factor >= 0 for factor in found):
-        raise ZooError(wrong)
-    return found
+        raise ZooError(message) from None
+    is_unique = len({f"{factor:g}" for factor in factors}) == len(factors)  # run folders are named this way
+    if not factors or not is_unique or not all(math.isfinite(factor) and factor >= 0 for factor in factors):
+        raise ZooError(message)
+    return factors
 
 
-def _variants(
-    name: str | Path, param: str, factors: Sequence[float], kimg: float, set: Sequence[str]
-) -> list[_Variant]:
-    """All are resolved before one is trained: a slip is known at once."""
-    if not kimg > 0:
-        raise ZooError(f"--kimg {kimg:g}: must be above 0")
-    if param in OWN:
-        raise ZooError(f"--param {param}: is the sweep's own: --kimg N says the length, --set train.seed=1 the seed")
-    if any(text.partition("=")[0].strip() == "train.kimg" for text in set):
-        raise ZooError("--set train.kimg: is the sweep's own; --kimg N says it")
-    before = recipes.load_recipe(name, set)
+def _variants(name: str | Path, param: str, factors: Sequence[float], options: TrainOptions) -> list[_Variant]:
+    assert options.kimg is not None
+    if not options.kimg > 0:
+        raise ZooError(f"--kimg {options.kimg:g}: must be above 0")
+    if param in RESERVED_PARAMS:
+        raise ZooError(f"--param {param}: cannot be swept. --kimg N sets the length, --set train.seed=1 the seed")
+    if "train.kimg" in _keys(options.set):
+        raise ZooError("--set train.kimg: cannot be set in a sweep; use --kimg N")
+    before = recipes.load_recipe(name, options.set)
     value = _value(before, param)
     if not any(_numbers(value)):
-        raise ZooError(f"--param {param}: is 0, which stays 0 by any factor; --set {param}=... gives it a size")
-    found = []
+        raise ZooError(f"--param {param}: is 0, which no factor changes; give it a size with --set {param}=...")
+    variants = []
     for factor in factors:
-        scaled = _scaled(value, factor)
-        overrides = [f"{param}={json.dumps(scaled)}", f"train.kimg={kimg!r}", *_cadences(before, kimg, set)]
-        recipe = override_recipe(before, *overrides)
+        scaled = _scale(value, factor)
+        length = f"train.kimg={options.kimg!r}"
+        recipe = override_recipe(before, f"{param}={json.dumps(scaled)}", length, *_cadences(before, options))
         if factor != 1 and recipe.digest == before.digest:
-            raise ZooError(f"--param {param}: changes no number of training")
-        found.append(_Variant(factor=factor, value=scaled, recipe=recipe))
-    return found
+            raise ZooError(f"--param {param}: does not change training")
+        variants.append(_Variant(factor=factor, value=scaled, recipe=recipe))
+    return variants
+
+
+def _keys(overrides: Sequence[str]) -> set[str]:
+    return {text.partition("=")[0].strip() for text in overrides}
 
 
 def _value(recipe: Recipe, path: str) -> Number:
     """The number or the schedule at a dotted path.
 
     Raises:
-        ZooError: there is none, or it is something else.
+        ZooError: the path does not exist, or holds something else.
     """
     content = recipe.to_dict()
-    found: Any = content
+    value: Any = content
     for key in path.split("."):
-        if not isinstance(found, dict) or key not in found:
-            known = [known for known, value in _leaves(content) if _is_number(value)]
+        if not isinstance(value, dict) or key not in value:
+            numbers = [known for known, leaf in _leaves(content) if _is_number(leaf)]
             raise ZooError(
-                f"--param {path}: {recipe.name} has no such number{suggest(path, known)}; `zoo show {recipe.name}` "
-                f"shows those it has, --set {path}=... gives it one"
+                f"--param {path}: {recipe.name} has no such number{suggest(path, numbers)}. `zoo show {recipe.name}` "
+                f"lists its numbers; --set {path}=... adds one"
             )
-        found = found[key]
+        value = value[key]
     _, _, name = path.removesuffix(".weight").partition("penalties.")
-    if found is None and name in recipe.penalties:  # the penalty's own default
-        found = PENALTIES[name].weight(recipe.data.resolution, recipe.train.batch)
-    if not _is_number(found):
-        raise ZooError(f"--param {path}: is no number but {json.dumps(found)}")
-    return found
+    if value is None and name in recipe.penalties:  # null stands for the penalty's own default
+        value = PENALTIES[name].weight(recipe.data.resolution, recipe.train.batch)
+    if not _is_number(value):
+        raise ZooError(f"--param {path}: is {json.dumps(value)}, not a number")
+    return value
 
 
 def _leaves(content: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
@@ -190,7 +191,7 @@ def _leaves(content: Mapping[str, Any], before: str = "") -> Iterator[tuple[str,
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it is a number, or a schedule of such."""
+    """Whether ``value`` is a number, or a schedule of numbers."""
     if isinstance(value, list):
         return bool(value) and all(isinstance(point, list) and len(point) == 2 for point in value)
     return isinstance(value, int | float) and not isinstance(value, bool)
@@ -200,91 +201,99 @@ def _numbers(value: Number) -> list[float]:
     return [point[1] for point in value] if isinstance(value, list) else [value]
 
 
-def _scaled(value: Number, factor: float) -> Number:
-    """A schedule at all its points; a whole number stays one where it can, and else its recipe says what is allowed."""
+def _scale(value: Number, factor: float) -> Number:
+    """Multiply a number, or a schedule at all its points; a whole number stays whole where it can."""
     if isinstance(value, list):
-        return [[at, one * factor] for at, one in value]
+        return [[at, number * factor] for at, number in value]
     product = value * factor
     return round(product) if isinstance(value, int) and float(product).is_integer() else product
 
 
-def _cadences(recipe: Recipe, kimg: float, set: Sequence[str]) -> list[str]:
-    """So many rows and looks that even a short run has curves; none of it changes a number."""
-    wanted = {
-        "log_kimg": min(recipe.train.log_kimg, kimg / ROWS),
-        "sample_kimg": min(recipe.train.sample_kimg, kimg / LOOKS),
-        "evaluate_share": max(recipe.train.evaluate_share, 0.25),
+def _cadences(recipe: Recipe, options: TrainOptions) -> list[str]:
+    """Overrides for enough log rows and validations that a short run has curves; none of them changes a number."""
+    assert options.kimg is not None
+    cadences = {
+        "log_kimg": min(recipe.train.log_kimg, options.kimg / MIN_LOG_ROWS),
+        "sample_kimg": min(recipe.train.sample_kimg, options.kimg / MIN_VALIDATIONS),
+        "evaluate_share": max(recipe.train.evaluate_share, MIN_EVALUATE_SHARE),
     }
-    asked = {text.partition("=")[0].strip() for text in set}
-    return [f"train.{key}={value!r}" for key, value in wanted.items() if f"train.{key}" not in asked]
+    keys = _keys(options.set)
+    return [f"train.{key}={value!r}" for key, value in cadences.items() if f"train.{key}" not in keys]
 
 
-def _trained(
-    variant: _Variant, folder: Path, data: str | Path | None, device: str, display: Display
-) -> tuple[Run | None, str | None]:
-    """Its run, and why it failed if it did; of one that failed there may be a run."""
-    recipe, out = variant.recipe, folder / f"x{variant.factor:g}"
-    images = load_dataset(data, recipe.data, reporter=display)
-    recipe = with_classes(recipe, images)
+def _train_variant(variant: _Variant, options: TrainOptions, display: Display) -> tuple[Run | None, str | None]:
+    """Train a variant in ``options.out``; its run (also of a failure, if there is one), and why it failed."""
+    out = Path(options.out)
+    images = load_dataset(options.data, variant.recipe.data, reporter=display)
+    recipe = with_classes(variant.recipe, images)
     batch = recipe.train.batch
-    length = -(-round(1000 * recipe.train.kimg) // batch) * batch
-    shorter, longer = None, False
-    for old, info in run_folder.find_equal_runs(out, recipe.name, recipe.digest, images.digest):
-        if info["status"] == "finished" and info["nimg"] == length:
-            display.say(f"{old.path}: was trained before")
-            return old, None
+    length = -(-round(1000 * recipe.train.kimg) // batch) * batch  # images, in whole batches
+    shorter, new = None, False
+    for run, info in run_folder.find_equal_runs(out, recipe.name, recipe.digest, images.digest):
+        is_finished = info["status"] == "finished"
+        if is_finished and info["nimg"] == length:
+            display.say(f"{run.path}: is already trained")
+            return run, None
         if info["nimg"] > length:
-            longer = longer or info["status"] != "finished"
-        elif info["status"] == "finished":
-            shorter = shorter or old
-    display.say(f"x{variant.factor:g}: {json.dumps(variant.value)}")
+            new = new or not is_finished  # an unfinished longer run must not be continued to a shorter end
+        elif is_finished:
+            shorter = shorter or run
+    display.say(f"{variant.label}: {json.dumps(variant.value)}")
+    options = replace(options, kimg=None, precision=None, set=(), new=new)  # the recipe holds all overrides
     try:
-        if shorter is not None:
-            settings = [f"train.{key}={getattr(recipe.train, key)!r}" for key in ("kimg", "log_kimg", "sample_kimg")]
-            return train(
-                resume=shorter.path, data=data, device=device, display=display, announce=sys.stderr, set=settings
-            ), None
-        how: Plain = {"device": device, "display": display, "announce": sys.stderr}
-        return train(recipe, data=data, out=out, new=longer, **how), None
+        if shorter is None:
+            return train(recipe, options=options, display=display, announce=sys.stderr), None
+        keys = ("kimg", "log_kimg", "sample_kimg")
+        options = replace(options, set=[f"train.{key}={getattr(recipe.train, key)!r}" for key in keys])
+        return train(resume=shorter.path, options=options, display=display, announce=sys.stderr), None
     except Interrupted:
         raise
-    except Exception as error:  # diverged, no memory: the others can still be trained
+    except Exception as error:  # diverged, or no memory: the other variants can still be trained
         why = describe_error(error)
-        display.warn(f"x{variant.factor:g}: {why}")
+        display.warn(f"{variant.label}: {why}")
         return next(iter(reversed(run_folder.find_runs(out, recipe.name))), None), why
 
 
-def _row(variant: _Variant, run: Run | None, error: str | None) -> Plain:
-    """Medians over the end of the log, and what the last look said."""
-    row: Plain = {
+def _row(variant: _Variant, run: Run | None, error: str | None) -> _Row:
+    """Medians over the end of the log, and the values of the last validation."""
+    log = run.rows() if run is not None else []
+    recent = [row for row in log if "loss_d" in row]
+    recent = recent[-max(1, round(RECENT_SHARE * len(recent))) :]
+    last: _Row = next((row for row in reversed(log) if "ssim_nearest" in row), {})
+    gaps = [row["d_real"] - row["d_fake"] for row in recent]
+    ssim_keys = ("ssim_nearest", "ssim_nearest_unseen", "ssim_pairwise", "ssim_pairwise_real")
+    return {
         "factor": variant.factor,
         "value": variant.value,
         "error": error,
         "run": str(run.path) if run else None,
-    }
-    log = run.rows() if run is not None else []
-    recent = [one for one in log if "loss_d" in one]
-    recent = recent[-max(1, round(RECENT * len(recent))) :]
-    look: Plain = next((one for one in reversed(log) if "ssim_nearest" in one), {})
-    gaps = [one["d_real"] - one["d_fake"] for one in recent]
-    return {
-        **row,
         "nimg": log[-1]["nimg"] if log else 0,
-        **{key: statistics.median(one[key] for one in recent) if recent else None for key in ("loss_d", "loss_g")},
+        **{key: statistics.median(row[key] for row in recent) if recent else None for key in ("loss_d", "loss_g")},
         "gap": statistics.median(gaps) if gaps else None,
-        **{
-            key: look.get(key) for key in ("ssim_nearest", "ssim_nearest_unseen", "ssim_pairwise", "ssim_pairwise_real")
-        },
+        **{key: last.get(key) for key in ssim_keys},
         "best": run.info.get("best") if run is not None else None,
-        "alarms": look.get("alarms", []),
+        "alarms": last.get("alarms", []),
     }
 
 
-def _strip(run: Run, recipe: Recipe) -> Image.Image | None:
-    """The first row of its last grid."""
+def _draw(variants: Sequence[_Variant], runs: Sequence[Run | None], path: Path, *, title: str) -> None:
+    """Draw the curves of all variants, over a strip of each one's last samples."""
+    curves: dict[str, list[_Row]] = {}
+    strips: dict[str, Image.Image] = {}
+    for variant, run in zip(variants, runs, strict=True):
+        if run is None:
+            continue
+        curves[variant.label] = run.rows()
+        if (strip := _last_samples(run, variant.recipe)) is not None:
+            strips[variant.label] = strip
+    plot_sweep(curves, strips, path, title)
+
+
+def _last_samples(run: Run, recipe: Recipe) -> Image.Image | None:
+    """The first row of a run's last grid."""
     grids = sorted(run.samples.glob("fakes-*.png"))
     if not grids:
         return None
-    rows = next((rows for size, rows in SQUARES.items() if recipe.data.resolution <= size), 4)
+    rows = next((rows for size, rows in GRID_ROWS.items() if recipe.data.resolution <= size), LARGE_GRID_ROWS)
     with Image.open(grids[-1]) as grid:
-        return grid.crop((0, 0, grid.width, (grid.height - PAD) // rows + PAD)).copy()
+        return grid.crop((0, 0, grid.width, (grid.height - GRID_PADDING) // rows + GRID_PADDING)).copy()

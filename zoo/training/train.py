@@ -24,7 +24,6 @@ from zoo.runtime import distributed
 from zoo.runtime.device import choose_device
 from zoo.runtime.speed import Speed, set_compile_cache
 from zoo.training.logger import TensorBoardWriter
-from zoo.training.loop import Stop
 from zoo.training.profiling.profiler import StepProfile, profile_steps
 from zoo.training.resume import Session, with_classes
 from zoo.training.run_folder import Run, open_run
@@ -36,7 +35,6 @@ def train(
     *,
     resume: str | Path | None = None,
     options: TrainOptions | None = None,
-    stop: Stop | None = None,
     display: Display | None = None,
     announce: TextIO | None = None,
     **keywords: Any,
@@ -49,9 +47,7 @@ def train(
     Args:
         recipe: name of a recipe, path of a YAML file, or a :class:`Recipe`; None with ``resume``.
         resume: folder of a run to continue, finished or not; a larger ``kimg`` extends a finished one.
-        options: how to train.
-        stop: called after every step; a true value (such as the number of a signal) ends training with everything
-            saved. A context manager is entered for as long as steps are taken. Signals are left to the caller.
+        options: how to train. Signals are left to the caller, whose ``stop`` is asked after every step.
         display: where progress is shown; default: stderr.
         announce: where the line ``resuming RUN at nimg N`` goes; default: stdout.
         **keywords: fields of :class:`TrainOptions` (``data="slices/"``, ``kimg=100``), and overrides of the recipe with
@@ -80,7 +76,7 @@ def train(
             display=(display or Display()) if world.first else Display(quiet=True),
             announce=announce or sys.stdout,
             tensorboard=options.tensorboard,
-            stop=stop,
+            stop=options.stop,
         )
         with _explain_lost_peers(world):
             if resume is not None:

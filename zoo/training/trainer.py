@@ -83,7 +83,7 @@ class Trainer:
             data, device, resident=config.resident, share=config.resident_share, reporter=self.reporter
         )
         self._sampler = BatchSampler(recipe, data, self.loader, self.world, self.speed)
-        # The two backward passes of a simultaneous step share D's graph, and a compiled D would compute all gradients twice.
+        # A simultaneous step takes two backward passes through D's graph: a compiled D computes all gradients in each.
         alternating = recipe.train.update == "alternating"
         self._compiled = {
             "G": CompiledNetwork(self.G, self.speed, self.reporter.say),
@@ -122,7 +122,7 @@ class Trainer:
                 self._update_generator(micro_batches)
         self.objective.settle()
         if self.ada is not None:
-            self.ada.stepped(config.batch)
+            self.ada.update(config.batch)
         self.nimg += config.batch
         with self.timer("ema"):
             self.ema.update(self.G, self.nimg, config.batch)
@@ -230,7 +230,7 @@ class Trainer:
                 values["d_sign"] = real.sign().mean()
         self.meters.add(tuple(values), torch.stack([upcast(value) for value in values.values()]), share)
         if self.ada is not None and "d_sign" in values:
-            self.ada.saw(upcast(values["d_sign"]), share)
+            self.ada.add_signs(upcast(values["d_sign"]), share)
             self.meters.add(("ada_p",), torch.full((1,), self.ada.p, device=self.device), share)
 
     def _apply_gradients(self, phase: Phase) -> None:
@@ -343,7 +343,7 @@ class Trainer:
         self.objective.memory.load_state_dict(state.get("memory", {}))
         if self.ada is not None:
             self.ada.load_state_dict(state["ada"], self.device)
-        # Earlier versions halved micro-batches by themselves; such a run goes on as it was.
+        # Earlier versions halved micro-batches by themselves; such a run continues with what it saved.
         self.micro_batch = micro_batch_size(state.get("micro_batch") or self.recipe.train.micro_batch, self._local)
 
 

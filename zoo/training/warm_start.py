@@ -19,24 +19,23 @@ from zoo.training.run_folder import open_run
 
 
 def warm_start(source: str, networks: dict[str, nn.Module], say: Callable[[str], None]) -> None:
-    """Start ``networks`` (``G``, ``D``, ``ema``) from another run's newest checkpoint, or all but D from a
-    generator's file.
+    """Start ``networks`` (``G``, ``D``, ``ema``) from another run's newest checkpoint, or G and ema from a file.
 
-    What does not match by name and shape keeps its fresh weights and is listed.
+    Tensors that do not match by name and shape keep their fresh weights and are listed.
 
     Raises:
-        ZooError: nothing to load there, or nothing in it matches.
+        ZooError: nothing to load, or nothing that matches.
     """
     for side, tensors in _read_tensors(source, say).items():
         target = networks[side].state_dict()
         fitting = {name: t for name, t in tensors.items() if name in target and target[name].shape == t.shape}
         if not any(t.dim() > 1 for t in fitting.values()):
-            raise ZooError(f"train.init_from: nothing in {source} fits this recipe's {side}")
+            raise ZooError(f"train.init_from: no tensor in {source} fits the {side} of this recipe")
         networks[side].load_state_dict(fitting, strict=False)
         left = [name for name in target if name not in fitting]
         say(f"{side}: {len(fitting)} of {len(target)} tensors from {source}")
         if left:
-            say(f"{side}: fresh, because missing there or of another shape: {', '.join(left)}")
+            say(f"{side}: fresh weights, because missing in the source or of another shape: {', '.join(left)}")
 
 
 def _read_tensors(source: str, say: Callable[[str], None]) -> dict[str, dict[str, Tensor]]:
@@ -44,9 +43,9 @@ def _read_tensors(source: str, say: Callable[[str], None]) -> dict[str, dict[str
     if path.is_dir():
         state = checkpoint.load_newest_checkpoint(open_run(path).state, say)
         if state is None:
-            raise ZooError(f"train.init_from: the run {source} has no checkpoint")
+            raise ZooError(f"train.init_from: the run {source} has no checkpoint yet")
     elif not path.is_file():
-        raise ZooError(f"train.init_from: no run or file {source}")
+        raise ZooError(f"train.init_from: {source} does not exist")
     elif path.suffix == ".safetensors":
         try:
             state = safetensors.torch.load_file(path)
@@ -59,17 +58,17 @@ def _read_tensors(source: str, say: Callable[[str], None]) -> dict[str, dict[str
         sides = {"G": trainer.get("generator"), "D": trainer.get("discriminator"), "ema": trainer.get("ema")}
     for tensors in sides.values():
         if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-            raise ZooError(f"train.init_from: {source} holds no network's tensors by name")
+            raise ZooError(f"train.init_from: {source} holds no tensors of a network")
     return sides
 
 
 def load_pretrained_backbones(network: Discriminator, reporter: Reporter) -> None:
-    """Give the parts of ``network`` that were trained elsewhere their weights (``Discriminator.pretrained``).
+    """Load the weights of the parts of ``network`` that were trained elsewhere (``Discriminator.pretrained``).
 
-    Building a network touches no file, so that a new run does this, and one that is resumed need not.
+    Building a network reads no file, so a new run calls this; a resumed one has the weights in its checkpoint.
 
     Raises:
-        ZooError: a file is not to be had (see ``zoo.metrics.features.backbone_weights``), or is that of another network.
+        ZooError: a file is unavailable (see ``zoo.metrics.features.backbone_weights``), or of another network.
     """
     for part, name in network.pretrained.items():
         path = backbone_weights.find_timm_weights(name, None, reporter)

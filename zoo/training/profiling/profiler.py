@@ -1,4 +1,4 @@
-"""Where a training step's time goes, and how far it is from the floor."""
+"""The time of each part of a training step, compared with the roofline of the machine."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from zoo.training.profiling.roofline import DeviceRates, StepWork, count_work, m
 from zoo.training.profiling.roofline import roofline_seconds as floor_seconds
 from zoo.training.trainer import Trainer
 
-WARM = 4  # steps before any is timed: memory is laid out, kernels chosen, code compiled, graphs recorded
-NAMES = {
+WARMUP_PERIODS = 4  # before anything is timed: memory is allocated, kernels chosen, code compiled
+PART_TITLES = {
     "data": "data",
     "fakes": "G forward",
     "D": "D forward and backward",
@@ -28,15 +28,15 @@ NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class StepProfile:
-    """Seconds of a step.
+    """Where a step spends its time, in seconds.
 
     Attributes:
-        parts: of each part, in the order of a step; together they are ``profiled``.
-        profiled: of a step whose parts were timed one by one.
-        step: of a step left alone, which is what training takes.
-        floor: the least it could take (see ``zoo.training.profiling.roofline``).
+        parts: time of each part, in the order of a step; their sum is ``profiled``.
+        profiled: time of a step whose parts are timed one by one.
+        step: time of an undisturbed step, which is what training takes.
+        floor: least possible time of a step, its roofline (see ``zoo.training.profiling.roofline``).
         batch: images of a step.
-        work, rates: what the floor was computed from.
+        work, rates: what the roofline was computed from.
     """
 
     parts: dict[str, float]
@@ -58,12 +58,12 @@ class StepProfile:
 
 
 def profile_steps(trainer: Trainer, seconds: float = 10.0) -> StepProfile:
-    """Take steps for about ``seconds`` each alone, timed part by part, and (with penalties) without these.
+    """Time undisturbed steps, steps part by part, and (with penalties) steps without them, ``seconds`` each.
 
-    Whatever the networks had learnt is changed by it: the trainer is of no use afterwards.
+    The steps change the networks: the trainer cannot be used afterwards.
     """
     period = trainer.objective.period
-    for _ in range(WARM * period):
+    for _ in range(WARMUP_PERIODS * period):
         trainer.step()
     alone, _ = _timed(trainer, seconds, period)
     trainer.timer.on = True
@@ -72,7 +72,7 @@ def profile_steps(trainer: Trainer, seconds: float = 10.0) -> StepProfile:
     terms = trainer.objective.terms
     if any(term.differentiates for term in terms):
         trainer.objective.terms = [term for term in terms if not term.differentiates]
-        for _ in range(WARM):
+        for _ in range(WARMUP_PERIODS):
             trainer.step()
         without = _parts(trainer, seconds, 1)
         trainer.objective.terms = terms
@@ -86,7 +86,7 @@ def profile_steps(trainer: Trainer, seconds: float = 10.0) -> StepProfile:
     counted, measured = count_work(trainer.recipe, trainer.data), measure_rates(trainer.device)
     local = trainer.recipe.train.batch // trainer.world.size
     return StepProfile(
-        parts={key: parts[key] for key in NAMES if key in parts},
+        parts={key: parts[key] for key in PART_TITLES if key in parts},
         profiled=sum(parts.values()),
         step=alone,
         floor=floor_seconds(counted, measured, trainer.speed, local),
@@ -97,7 +97,7 @@ def profile_steps(trainer: Trainer, seconds: float = 10.0) -> StepProfile:
 
 
 def _timed(trainer: Trainer, seconds: float, period: int) -> tuple[float, int]:
-    """Seconds of a step, and steps: whole periods of lazy penalties, until the time is up."""
+    """Seconds per step, and steps taken: whole periods of lazy penalties, until ``seconds`` have passed."""
     synchronize(trainer.device)
     start, steps = time.perf_counter(), 0
     while steps == 0 or time.perf_counter() - start < seconds:
@@ -109,7 +109,7 @@ def _timed(trainer: Trainer, seconds: float, period: int) -> tuple[float, int]:
 
 
 def _parts(trainer: Trainer, seconds: float, period: int) -> dict[str, float]:
-    """The same part by part."""
+    """Seconds per step of each part."""
     watch = trainer.timer
     watch.seconds = {}
     _, steps = _timed(trainer, seconds, period)

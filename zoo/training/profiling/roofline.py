@@ -1,4 +1,4 @@
-"""The least time a training step can take: its multiply-adds and bytes over what the device does in a second."""
+"""The roofline of a training step: its multiply-adds and bytes over the measured rates of the device."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from zoo.training.trainer import Trainer
 
 @dataclass(frozen=True, kw_only=True)
 class StepWork:
-    """What a step consists of.
+    """The operations of a step.
 
     Attributes:
-        macs: multiply-adds of convolutions and matrix products, forward and backward, an image.
-        elements: numbers that these read and write an image, each operand and result once.
-        fixed: the same a step, whatever the batch: weights and their gradients.
-        parameters: trainable ones of both networks, each read and written by Adam.
-        averaged: of the generator, read and written by the average.
+        macs: multiply-adds of convolutions and matrix products per image, forward and backward.
+        elements: numbers that these read and write per image, each operand and result once.
+        fixed: numbers read and written per step whatever the batch: weights and their gradients.
+        parameters: trainable parameters of both networks, read and written by Adam.
+        averaged: trainable parameters of the generator, read and written by the average.
     """
 
     macs: int
@@ -42,9 +42,7 @@ class StepWork:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceRates:
-    """What a device was measured to do: multiply-adds a second in both precisions, bytes a second copied (read and
-    written).
-    """
+    """Measured rates of a device: multiply-adds per second in both precisions, bytes per second read and written."""
 
     fp32: float
     bf16: float
@@ -52,10 +50,9 @@ class DeviceRates:
 
 
 class MacCounter(TorchDispatchMode):
-    """Counts multiply-adds of products, and the numbers they read and write.
+    """Counts multiply-adds of convolutions and matrix products, and the numbers they read and write.
 
-    As torch's own counter does, and right where convolutions have groups: its formula takes the gradient of a grouped
-    kernel for that of a whole one.
+    Unlike torch's own counter it is right for grouped convolutions, whose gradient torch counts for a full kernel.
     """
 
     def __init__(self) -> None:
@@ -80,7 +77,7 @@ class MacCounter(TorchDispatchMode):
 
 
 def count_work(recipe: Recipe, data: Dataset) -> StepWork:
-    """Counted on steps of two and of four images, in fp32, on the CPU."""
+    """Count the operations of a step of ``recipe``, from steps of two and of four images in fp32 on the CPU."""
     plain = replace(
         recipe,
         speed=replace(recipe.speed, compile=False, channels_last=False, reuse_memory=False, fused=False),
@@ -107,7 +104,7 @@ def count_work(recipe: Recipe, data: Dataset) -> StepWork:
 
 
 def measure_rates(device: torch.device) -> DeviceRates:
-    """The best of a few square products and of a few copies, on ``device``, now."""
+    """Measure the best of a few square matrix products and of a few copies on ``device``."""
     cuda = device.type == "cuda"
     sizes = (4096, 8192) if cuda else (1024, 2048)
 
@@ -128,9 +125,10 @@ def measure_rates(device: torch.device) -> DeviceRates:
 
 
 def roofline_seconds(work: StepWork, rates: DeviceRates, speed: Speed, batch: int) -> float:
-    """The floor of a step of ``batch`` images: products at the matrix rate of the forward's precision, or their bytes
-    at the copy rate, whichever takes longer; then Adam (reads four numbers, writes three a parameter) and the average
-    (reads two, writes one), which are bytes alone.
+    """The least time of a step of ``batch`` images.
+
+    Products at the matrix rate of the forward precision, or their bytes at the copy rate, whichever takes longer; then
+    Adam (reads four numbers and writes three per parameter) and the average (reads two, writes one): bytes alone.
     """
     low = speed.precision == "bf16"
     products = work.macs * batch / (rates.bf16 if low else rates.fp32)

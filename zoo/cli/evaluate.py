@@ -1,0 +1,95 @@
+"""Commands that evaluate generators and images: ``bench``, ``compare``, ``report``."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from zoo.cli.options import Commands, add_command, add_shared, flat_keywords
+from zoo.cli.output import print_json, print_result, print_table
+from zoo.core.errors import ZooError
+
+
+def add_evaluate_commands(commands: Commands) -> None:
+    """Add ``bench``, ``compare`` and ``report``."""
+    extractors, generators = ("--metrics", "--spaces", "--weights", "--device"), ("--data", "--samples", "--runs")
+    p = add_command(commands, _bench, "bench", "train recipes, and evaluate generators: table, JSONL, one HTML page")
+    p.add_argument("targets", nargs="*", metavar="RUN|NAME|FILE", help="default: all in runs, else a small set")
+    p.add_argument("--train-kimg", type=float, help="thousands of images each NAME is trained for")
+    p.add_argument("--seeds", type=int, default=1, help="training seeds of each NAME (default: 1)")
+    p.add_argument("--out", default="bench", help="table, JSONL and page (default: bench)")
+    add_shared(p, *generators, *extractors, "--precision", "--no-reals", "--set")
+
+    p = add_command(commands, _compare, "compare", "evaluate any images against real ones: metrics, baselines, alarms")
+    p.add_argument("fakes", help="folder, zip, .npy or .npz")
+    p.add_argument("reals")
+    p.add_argument("--unseen", help="held-out images of other subjects: a baseline for copies")
+    p.add_argument("--fit", choices=("pad", "crop", "stretch"), help="make images square first, with --resolution")
+    p.add_argument("--resolution", type=int, help="pixels per side, with --fit")
+    p.add_argument("--channels", type=int, choices=(1, 3), help="grey or RGB, with --fit (default: as images are)")
+    p.add_argument(
+        "--no-floors", dest="floors", action="store_false", help="leave out the baselines: unseen, mean, black, noise"
+    )
+    p.add_argument("--no-intervals", dest="intervals", action="store_false", help="point estimates only: faster")
+    add_shared(p, *extractors)
+
+    p = add_command(
+        commands, _report, "report", "write one page of one run: samples, nearest training images, curves, alarms"
+    )
+    p.add_argument("target", metavar="RUN|FILE|NAME")
+    p.add_argument("--out", metavar="FILE.html", help="default: report.html next to the generator")
+    add_shared(p, *generators, *extractors, "--no-reals")
+
+
+def _bench(arguments: Namespace) -> None:
+    from zoo.evaluation.bench import bench, failed_rows
+
+    document = bench(**flat_keywords(arguments))
+    if arguments.json:
+        print_json(document)
+    else:
+        for group in document["groups"]:
+            _print_group(group, document["metrics"])
+        for name in ("report.html", "table.md", "results.jsonl"):
+            print(f"  {Path(arguments.out) / name}")
+    if failures := failed_rows(document):
+        sys.stdout.flush()  # the table comes before the errors where both go to one file
+        for line in failures:
+            print(f"zoo: {line}", file=sys.stderr)
+        raise ZooError(f"{len(failures)} could not be trained or evaluated; all other results are in {arguments.out}")
+
+
+def _compare(arguments: Namespace) -> None:
+    from zoo.evaluation.compare import as_group, compare
+
+    document = compare(**flat_keywords(arguments))
+    if arguments.json:
+        print_json(document)
+    else:
+        _print_group(as_group(document), document["metrics"])
+
+
+def _print_group(group: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> None:
+    """Print generators of one image shape as a table, then each alarm as a sentence."""
+    import shutil
+
+    from zoo.report import table
+
+    # Wide tables are split to fit a terminal; a file or a pipe gets them whole.
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
+    print(group["name"])
+    for headings, rows in table.fitting(group, metrics, width):
+        print_table(headings, rows)
+    for row in group["rows"]:
+        for alarm in row["alarms"]:
+            print(f"{row['name']}: {alarm['name']}: {alarm['text']}")
+
+
+def _report(arguments: Namespace) -> None:
+    from zoo.evaluation.bench import report
+
+    page = report(**flat_keywords(arguments))
+    print_result(arguments, {"report": str(page)}, str(page))

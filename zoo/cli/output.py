@@ -1,0 +1,52 @@
+"""What commands print: JSON, tables, and numbers in their cells."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document."""
+    print(json.dumps(document, indent=2))
+
+
+def print_result(arguments: Namespace, document: Any, text: str) -> None:
+    """Print ``document`` with ``--json``, else ``text``."""
+    if arguments.json:
+        print_json(document)
+    else:
+        print(text)
+
+
+def print_table(headings: list[str], rows: list[list[str]]) -> None:
+    """Print a plain table, one line per row; columns are right-aligned where the heading ends in ``>``."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(zip(headings, *rows, strict=True), 1):
+        # Only the last column may shrink on a narrow terminal: it holds text, the others hold numbers and names.
+        width = max(map(len, column)) if index < len(headings) else None
+        heading = column[0]
+        justify: Any = "right" if heading.endswith(">") else "left"
+        table.add_column(heading.rstrip(">"), justify=justify, no_wrap=True, min_width=width)
+    for row in rows:
+        table.add_row(*row)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 10_000  # a file or a pipe has no width to cut lines to
+    console.print(table)
+
+
+def format_cell(value: float | None) -> str:
+    """Format a number with three decimals; None is an empty cell."""
+    return "" if value is None else f"{value:.3f}"
+
+
+def join_alarms(alarms: Iterable[Mapping[str, Any]]) -> str:
+    """Join the names of alarms, each once."""
+    return ", ".join(dict.fromkeys(alarm["name"] for alarm in alarms))

@@ -1,0 +1,40 @@
+"""The command that shares trained generators: ``publish``."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from zoo.cli.options import Commands, add_command, add_shared, flat_keywords
+from zoo.cli.output import print_result
+
+
+def add_share_commands(commands: Commands) -> None:
+    """Add ``publish``."""
+    p = add_command(
+        commands, _publish, "publish", "evaluate a generator, and write its weights and model card for others"
+    )
+    p.add_argument("target", metavar="RUN|FILE")
+    p.add_argument("--to", required=True, metavar="FOLDER|hf:OWNER/NAME", help="the folder to make, or a repository")
+    p.add_argument("--name", help="name of the model (default: its recipe's)")
+    p.add_argument("--best", action="store_true", help="publish generator-best.safetensors of the run")
+    p.add_argument("--force", action="store_true", help="replace what was published there before")
+    p.add_argument(
+        "--data-statement", metavar="TEXT|FILE", help="statement on the training images (default: what the run knows)"
+    )
+    p.add_argument("--licence", metavar="TEXT|FILE", help="terms under which the weights may be used")
+    # Named, and not --force, so that copies of patient images are not published by accident.
+    p.add_argument(
+        "--despite-alarm",
+        action="append",
+        default=[],
+        metavar="memorisation",
+        help="publish a generator that copies training images nevertheless",
+    )
+    add_shared(p, "--data", "--samples", "--spaces", "--weights", "--runs", "--device")
+
+
+def _publish(arguments: Namespace) -> None:
+    from zoo.evaluation.publish import publish
+
+    place = publish(**flat_keywords(arguments))
+    print_result(arguments, {"published": place}, place)
