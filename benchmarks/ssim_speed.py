@@ -1,14 +1,12 @@
-"""How much faster nearest-real SSIM is than a loop over scikit-image: same definition, same images.
+"""Compare the speed of nearest-image SSIM with a loop over scikit-image: same definition, same images.
 
     python benchmarks/ssim_speed.py [--size 64 256] [--fakes 64] [--reals N] [--data PATH] [--engine eager] [--save]
 
-Every fake (a held-out image) is compared with every real (a training image). Either side has a process of its own; they
-take turns, ours and the loop's, --rounds times, and the ratio is the median of those of each turn: of time on the
-clock, and of processor time, in which threads gain nothing and other programs take nothing away. Ours does the whole
-task; the loop does --pairs random pairs of it, and is scaled to one pair. Agreement is the largest difference between
-the two over every fake with its nearest real; no pair of the loop may come nearer than the nearest. --engine eager is
-what is had without a compiler. One line a size; --json prints JSON objects instead, --save appends them to
-benchmarks/results/ssim_speed.jsonl.
+Every fake (a held-out image) is compared with every real (a training image). Each side has its own process. They take
+--rounds turns, and the ratio is the median over turns: of wall time, and of CPU time, where threads gain nothing and
+other programs take nothing away. Ours computes all pairs; the loop computes --pairs random pairs, and its time is
+scaled to one pair. Agreement is the largest difference over every fake with its nearest real; no pair of the loop may
+be nearer than that. --engine eager measures the version without a compiler. One line a size; --json prints objects.
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ import json
 import multiprocessing
 import os
 import platform
+import random
 import statistics
 import tempfile
 import time
@@ -26,28 +25,32 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from record import append
+from common import Row, append_row, make_parser
 
 RESULTS = Path(__file__).with_name("results") / "ssim_speed.jsonl"
+NEARER_TOLERANCE = 1e-4  # SSIM; above the rounding of float32
+
+# The functions below that run in processes of their own import what they need themselves, so that the memory of one
+# side contains none of the other's libraries.
 
 
 def save_images(
     connection: Connection, folder: Path, path: str | None, size: int, fakes: int, reals: int | None
 ) -> None:
-    """Write fakes.npy and reals.npy."""
+    """Write ``fakes.npy`` and ``reals.npy``; send the description and digest of the images."""
     import numpy as np
 
     from zoo.core.config import DataConfig
     from zoo.data.dataset import load_dataset
 
-    images = load_dataset(path, DataConfig(resolution=size))
-    for name, positions in (("fakes", images.unseen[:fakes]), ("reals", images.train[:reals])):
-        np.save(folder / f"{name}.npy", images.images[positions])
-    connection.send({"data": images.description, "digest": images.digest})
+    data = load_dataset(path, DataConfig(resolution=size))
+    for name, indices in (("fakes", data.unseen[:fakes]), ("reals", data.train[:reals])):
+        np.save(folder / f"{name}.npy", data.images[indices])
+    connection.send({"data": data.description, "digest": data.digest})
 
 
-def ours(connection: Connection, folder: Path) -> None:
-    """At each word: the whole task, once."""
+def serve_zoo(connection: Connection, folder: Path) -> None:
+    """Compute the nearest real of every fake each time a true value is received."""
     import resource
     import sys
 
@@ -59,7 +62,7 @@ def ours(connection: Connection, folder: Path) -> None:
 
     fakes = torch.from_numpy(np.load(folder / "fakes.npy"))
     reals = np.load(folder / "reals.npy", mmap_mode="r")
-    ssim.nearest_ssim(fakes[:1], reals[:1], 255)  # what is compiled once is not what is measured
+    ssim.nearest_ssim(fakes[:1], reals[:1], 255)  # compiles the kernel, which must not be timed
     facts = {
         "engine": ssim.engine(),
         "threads": torch.get_num_threads(),
@@ -67,128 +70,142 @@ def ours(connection: Connection, folder: Path) -> None:
         "versions": {"zoo": version(), "torch": str(torch.__version__), "numpy": np.__version__},
     }
     while connection.recv():
-        start, busy = time.perf_counter(), time.process_time()
+        start, cpu_start = time.perf_counter(), time.process_time()
         values, indices = ssim.nearest_ssim(fakes, reals, 255)
-        per_pair = 1e6 / len(fakes) / len(reals)
-        spent = {"us": (time.perf_counter() - start) * per_pair, "cpu_us": (time.process_time() - busy) * per_pair}
+        seconds = {"us": time.perf_counter() - start, "cpu_us": time.process_time() - cpu_start}
+        per_pair = {name: value * 1e6 / len(fakes) / len(reals) for name, value in seconds.items()}
+        # ru_maxrss counts bytes on macOS and KiB on Linux.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        found = {"values": values.tolist(), "indices": indices.tolist(), "peak_mb": round(peak / 1e6)}
-        connection.send({**facts, **found, **spent})
+        result = {"values": values.tolist(), "indices": indices.tolist(), "peak_mb": round(peak / 1e6)}
+        connection.send({**facts, **result, **per_pair})
 
 
-def loop(connection: Connection, folder: Path) -> None:
-    """At each list of pairs: scikit-image, pair by pair."""
+def serve_skimage(connection: Connection, folder: Path) -> None:
+    """Compute SSIM pair by pair with scikit-image for each list of pairs received; an empty list ends."""
+    from importlib.metadata import version
+
     import numpy as np
-    import skimage
     from skimage.metrics import structural_similarity
 
     fakes, reals = np.load(folder / "fakes.npy"), np.load(folder / "reals.npy", mmap_mode="r")
     structural_similarity(fakes[0, 0], reals[0, 0], data_range=255)
     while pairs := connection.recv():
-        start, busy = time.perf_counter(), time.process_time()
+        start, cpu_start = time.perf_counter(), time.process_time()
         values = [structural_similarity(fakes[i, 0], reals[j, 0], data_range=255) for i, j in pairs]
-        per_pair = 1e6 / len(pairs)
-        spent = {"us": (time.perf_counter() - start) * per_pair, "cpu_us": (time.process_time() - busy) * per_pair}
-        connection.send({"values": values, "version": skimage.__version__, **spent})
+        seconds = {"us": time.perf_counter() - start, "cpu_us": time.process_time() - cpu_start}
+        per_pair = {name: value * 1e6 / len(pairs) for name, value in seconds.items()}
+        connection.send({"values": values, "version": version("scikit-image"), **per_pair})
 
 
-def started(target: Callable[..., None], *args: Any) -> Connection:
-    """The end of a pipe to a process that knows nothing of this one."""
+def start_process(target: Callable[..., None], *args: Any) -> Connection:
+    """Start a fresh process that shares nothing with this one; return our end of a pipe to it."""
     context = multiprocessing.get_context("spawn")
-    mine, theirs = context.Pipe()
+    ours, theirs = context.Pipe()
     context.Process(target=target, args=(theirs, *args), daemon=True).start()
     theirs.close()
-    return mine
+    return ours
 
 
-def measured(size: int, options: argparse.Namespace) -> dict[str, Any]:
-    """One row."""
-    import random
-
+def measure(size: int, options: argparse.Namespace) -> Row:
+    """Return the row of one image size."""
     with tempfile.TemporaryDirectory() as name:
-        folder, draw = Path(name), random.Random(0)
-        images = started(save_images, folder, options.data, size, options.fakes, options.reals).recv()
-        us, them = started(ours, folder), started(loop, folder)
-        turns, agreement = [], 0.0
-        for _ in range(options.rounds):
-            us.send(True)
-            mine = us.recv()
-            fakes, reals = len(mine["values"]), options.reals
-            reals = reals or _count(folder / "reals.npy")
-            pairs = [(draw.randrange(fakes), draw.randrange(reals)) for _ in range(options.pairs)]
-            them.send(pairs)
-            theirs = them.recv()
-            for (i, _), value in zip(pairs, theirs["values"], strict=True):
-                if value > mine["values"][i] + 1e-4:
-                    raise SystemExit(f"{size} px: fake {i} has a nearer real than the one found")
-            turns.append((mine["us"], theirs["us"], theirs["cpu_us"] / mine["cpu_us"]))
-        them.send(list(enumerate(mine["indices"])))
-        there = them.recv()["values"]
-        agreement = max(abs(a - b) for a, b in zip(mine["values"], there, strict=True))
-        us.send(False)
-        them.send([])
-    ratios = [theirs / mine for mine, theirs, _ in turns]
+        folder = Path(name)
+        images = start_process(save_images, folder, options.data, size, options.fakes, options.reals).recv()
+        zoo, skimage = start_process(serve_zoo, folder), start_process(serve_skimage, folder)
+        turns = _take_turns(zoo, skimage, folder, options)
+        ours, theirs = turns[-1]
+        skimage.send(list(enumerate(ours["indices"])))
+        nearest = skimage.recv()["values"]
+        agreement = max(abs(a - b) for a, b in zip(ours["values"], nearest, strict=True))
+        zoo.send(False)
+        skimage.send([])
+        num_reals = _count_images(folder / "reals.npy")
+    ratios = [theirs["us"] / ours["us"] for ours, theirs in turns]
     return {
         "size": size,
-        "engine": mine["engine"],
+        "engine": ours["engine"],
         "ratio": round(statistics.median(ratios), 1),
         "ratios": [round(ratio, 1) for ratio in ratios],
-        "ratio_cpu": round(statistics.median(ratio for *_, ratio in turns), 1),
-        "ours_us_per_pair": round(statistics.median(mine for mine, *_ in turns), 3),
-        "skimage_us_per_pair": round(statistics.median(theirs for _, theirs, _ in turns), 1),
+        "ratio_cpu": round(statistics.median(theirs["cpu_us"] / ours["cpu_us"] for ours, theirs in turns), 1),
+        "ours_us_per_pair": round(statistics.median(ours["us"] for ours, _ in turns), 3),
+        "skimage_us_per_pair": round(statistics.median(theirs["us"] for _, theirs in turns), 1),
         "agreement": float(f"{agreement:.2g}"),
-        "peak_mb": mine["peak_mb"],
-        "fakes": fakes,
-        "reals": reals,
+        "peak_mb": ours["peak_mb"],
+        "fakes": len(ours["values"]),
+        "reals": num_reals,
         "skimage_pairs": options.pairs,
-        "threads": mine["threads"],
+        "threads": ours["threads"],
         "cores": os.cpu_count(),
         "machine": platform.machine(),
-        "versions": {**mine["versions"], "skimage": theirs["version"]},
-        "definition": mine["definition"],
+        "versions": {**ours["versions"], "skimage": theirs["version"]},
+        "definition": ours["definition"],
         **images,
     }
 
 
-def _count(path: Path) -> int:
+def _take_turns(
+    zoo: Connection, skimage: Connection, folder: Path, options: argparse.Namespace
+) -> list[tuple[Row, Row]]:
+    """Return what both processes sent in each turn.
+
+    Raises:
+        SystemExit: scikit-image finds a nearer real than ours.
+    """
+    draw, num_reals = random.Random(0), _count_images(folder / "reals.npy")
+    turns = []
+    for _ in range(options.rounds):
+        zoo.send(True)
+        ours = zoo.recv()
+        num_fakes = len(ours["values"])
+        pairs = [(draw.randrange(num_fakes), draw.randrange(num_reals)) for _ in range(options.pairs)]
+        skimage.send(pairs)
+        theirs = skimage.recv()
+        for (fake, _), value in zip(pairs, theirs["values"], strict=True):
+            if value > ours["values"][fake] + NEARER_TOLERANCE:
+                raise SystemExit(f"fake {fake}: scikit-image finds a nearer real than nearest_ssim.")
+        turns.append((ours, theirs))
+    return turns
+
+
+def _count_images(path: Path) -> int:
     import numpy as np
 
     return len(np.load(path, mmap_mode="r"))
 
 
+def describe_row(row: Row) -> str:
+    lowest, highest = min(row["ratios"]), max(row["ratios"])
+    turns = f"median of {len(row['ratios'])} turns, {lowest:.0f} to {highest:.0f}; CPU time {row['ratio_cpu']:.0f}"
+    return (
+        f"{row['size']} px, {row['fakes']} x {row['reals']}: {row['ratio']:.0f} times the scikit-image loop ({turns}); "
+        f"{row['ours_us_per_pair']:.2f} us a pair, scikit-image {row['skimage_us_per_pair']:.0f} us "
+        f"(over {row['skimage_pairs']} pairs); agreement {row['agreement']:.1g}; peak {row['peak_mb']} MB; "
+        f"{row['engine']}"
+    )
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--size", type=int, nargs="+", default=[64, 256], help="pixels a side")
     parser.add_argument("--fakes", type=int, default=64)
     parser.add_argument("--reals", type=int, help="default: all training images")
-    parser.add_argument("--data", metavar="PATH", help="what `zoo train` takes; default: built-in phantoms")
-    parser.add_argument("--engine", choices=["auto", "eager"], default="auto", help="eager: as without a compiler")
+    parser.add_argument("--data", metavar="PATH", help="images, as `zoo train` takes them; default: built-in phantoms")
+    parser.add_argument("--engine", choices=["auto", "eager"], default="auto", help="eager: without a compiler")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--pairs", type=int, default=300, help="pairs of a turn of the loop")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--pairs", type=int, default=300, help="pairs in a turn of the loop")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
     parser.add_argument("--save", action="store_true", help=f"append to {RESULTS.name}")
     options = parser.parse_args()
-    # The processes to be started inherit these. As glibc's allocator is, half of scikit-image's time at 256 pixels goes
-    # into giving memory back and asking for it again, which is nobody's measure of SSIM.
+    # The processes inherit these. With glibc's defaults, scikit-image spends half of its time at 256 pixels on
+    # returning memory to the system and requesting it again, which says nothing about SSIM.
     os.environ.update({"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**30)})
     if options.engine == "eager":
         os.environ["ZOO_NATIVE"] = "0"
     for size in options.size:
-        row = measured(size, options)
-        if options.json:
-            print(json.dumps(row), flush=True)
-        else:
-            low, high = min(row["ratios"]), max(row["ratios"])
-            print(
-                f"{size} px, {row['fakes']} x {row['reals']}: {row['ratio']:.0f} times the scikit-image loop "
-                f"(median of {options.rounds} turns, {low:.0f} to {high:.0f}; processor time {row['ratio_cpu']:.0f}); "
-                f"{row['ours_us_per_pair']:.2f} us a pair, scikit-image {row['skimage_us_per_pair']:.0f} us "
-                f"(of {options.pairs} pairs); agreement {row['agreement']:.1g}; peak {row['peak_mb']} MB; "
-                f"{row['engine']}",
-                flush=True,
-            )
+        row = measure(size, options)
+        print(json.dumps(row) if options.json else describe_row(row), flush=True)
         if options.save:
-            append(RESULTS, row)
+            append_row(RESULTS, row)
 
 
 if __name__ == "__main__":

@@ -1,51 +1,56 @@
-"""The tables of both READMEs, from the results beside this file.
+"""Write the result tables into README.md, benchmarks/README.md and docs/*.md, from the results in this folder.
 
-    python benchmarks/tables.py            # write them
-    python benchmarks/tables.py --check    # say which are not those of the results
+    python benchmarks/tables.py            # write the tables
+    python benchmarks/tables.py --check    # report tables that differ from the results; exit code 1 if there are any
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import standings
+import leaderboard_table
+from common import Row, make_parser, read_rows
 
 from zoo.metrics.registry import METRICS, short_extractor_name
 from zoo.report import table
 
-HERE = Path(__file__).parent
-READMES = [HERE / "README.md", HERE.parent / "docs" / "results.md"]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-
-Row = dict[str, Any]
+BENCH_METRICS = [
+    METRICS[name] for name in ("fid", "kid", "precision", "recall", "coverage", "ssim_nearest", "ssim_pairwise")
+]
+SHOWN_BASELINES = ("unseen subjects", "train half against half", "black")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a table is out of date")
     options = parser.parse_args()
-    for readme in READMES:
-        text = readme.read_text(encoding="utf-8")
-        made = BLOCK.sub(lambda found: f"{found[1]}\n{TABLES[found[2]]()}\n{found[4]}", text)
-        pairs = zip(BLOCK.finditer(text), BLOCK.finditer(made), strict=True)
-        stale = [old[2] for old, new in pairs if old[3] != new[3]]
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        updated = BLOCK.sub(lambda block: f"{block[1]}\n{TABLES[block[2]]()}\n{block[4]}", text)
+        blocks = zip(BLOCK.finditer(text), BLOCK.finditer(updated), strict=True)
+        stale = [old[2] for old, new in blocks if old[3] != new[3]]
         if stale and options.check:
-            sys.exit(f"{readme}: out of date: {', '.join(stale)}; `python benchmarks/tables.py` writes them")
+            names = ", ".join(stale)
+            sys.exit(f"{page}: tables out of date: {names}. Run `python benchmarks/tables.py` to write them.")
         if stale:
-            readme.write_text(made, encoding="utf-8")
+            page.write_text(updated, encoding="utf-8")
+
+
+def pages() -> list[Path]:
+    """Return the files that may contain tables."""
+    return [ROOT / "README.md", HERE / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def results(name: str) -> list[Row]:
-    lines = (HERE / "results" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+    return read_rows(HERE / "results" / f"{name}.jsonl")
 
 
 def ssim_speed() -> str:
@@ -87,44 +92,50 @@ def fid_speed() -> str:
 
 
 def alarms() -> str:
-    """A line a size: how often the memorisation alarm rings, of splits of the unseen subjects; which collapses ring."""
-    every = results("alarms")
+    """One line per size: how often the memorisation alarm is triggered, and which collapsed sets trigger an alarm."""
+    every_row = results("alarms")
     lines = []
-    for size in sorted({row["size"] for row in every}):
-        mine = [row for row in every if row["size"] == size]
-        split = [row for row in mine if "splits" in row]
-        honest = [row for row in split if "copies" not in row["case"]]
-        line = [str(size), rate([row for row in honest if row["case"] == "unseen"])]
-        line.append(rate([row for row in honest if row["case"] != "unseen"]))
+    for size in sorted({row["size"] for row in every_row}):
+        rows = [row for row in every_row if row["size"] == size]
+        memorisation = [row for row in rows if "splits" in row]
+        honest = [row for row in memorisation if "copies" not in row["case"]]
+        line = [str(size), worst_rate([row for row in honest if row["case"] == "unseen"])]
+        line.append(worst_rate([row for row in honest if row["case"] != "unseen"]))
         for kind in ("shifted", "brightened", "noisy"):
-            line.append(rate([row for row in split if f"tenth {kind}" in row["case"]], lowest=True))
-        collapsed = [row for row in mine if "ringing" in row]
-        few = [row for row in collapsed if re.match("one .* image|the mean|ten", row["case"])]
-        varied = [row for row in collapsed if re.match("unseen|one slice|two", row["case"])]
-        line.append(f"{sum(bool(row['ringing']) for row in few)} of {len(few)}")
-        line.append(f"{sum(bool(row['ringing']) for row in varied)} of {len(varied)}")
+            line.append(worst_rate([row for row in memorisation if f"tenth {kind}" in row["case"]], lowest=True))
+        for cases in ("one .* image|the mean|ten", "unseen|one slice|two"):
+            variety = [row for row in rows if "ringing" in row and re.match(cases, row["case"])]
+            line.append(f"{sum(bool(row['ringing']) for row in variety)} of {len(variety)}")
         lines.append(line)
-    headings = ["pixels>", "unseen reals>", "blurred reals, generators>"]
+    headings = ["pixels>", "held-out images>", "blurred, generated>"]
     headings += [f"a tenth {kind}>" for kind in ("shifted", "brightened", "noisy")]
-    return table.markdown_table([*headings, "one, mean, ten images>", "reals, also of few people>"], lines)
+    return table.markdown_table([*headings, "one, mean, ten images>", "varied real images>"], lines)
 
 
-SHOWN = [METRICS[name] for name in ("fid", "kid", "precision", "recall", "coverage", "ssim_nearest", "ssim_pairwise")]
+def worst_rate(rows: Sequence[Row], *, lowest: bool = False) -> str:
+    """Return how often any measure was triggered: the highest rate of the rows, or the lowest."""
+    rate = (min if lowest else max)(row["rings"] for row in rows)
+    return f"{rate:.0%}"
 
 
 def bench() -> str:
-    """What ``zoo bench`` found, every size under the last; of the baselines, the real images."""
+    """Results of ``zoo bench``, each size below the smaller ones; of the baselines only the real images and black."""
     lines = []
-    for row in sorted(results("bench"), key=lambda row: int(row["group"].split(" ")[0])):
+    for row in sorted(results("bench"), key=_size_of_group):
         baseline = row["kind"] == "baseline"
-        if baseline and row["name"] not in ("unseen subjects", "train half against half", "black"):
+        if baseline and row["name"] not in SHOWN_BASELINES:
             continue
+        # Names of runs end with a number.
         name = f"({row['name']})" if baseline else f"`{row['name'].rpartition('-')[0]}`"
-        seen = "" if baseline else f"{row['cost']['nimg']:,}"
-        cells = [table.cell(row["figures"][metric.name], metric.decimals, interval=True) for metric in SHOWN]
-        lines.append([row["group"].split(" ")[0], name, seen, *cells, table.alarms(row)])
-    titles = [f"{metric.title}>" for metric in SHOWN]
+        nimg = "" if baseline else f"{row['cost']['nimg']:,}"
+        cells = [table.cell(row["figures"][metric.name], metric.decimals, interval=True) for metric in BENCH_METRICS]
+        lines.append([str(_size_of_group(row)), name, nimg, *cells, table.alarms(row)])
+    titles = [f"{metric.title}>" for metric in BENCH_METRICS]
     return table.markdown_table(["px>", "", "images seen>", *titles, "alarms"], lines)
+
+
+def _size_of_group(row: Row) -> int:
+    return int(row["group"].split(" ")[0])  # "64 x 64"
 
 
 def train_speed() -> str:
@@ -148,9 +159,9 @@ def train_speed() -> str:
         "device",
         "batch>",
         "times plain>",
-        "of pairs>",
+        "lowest to highest>",
         "images a second, ours / plain>",
-        "of the floor>",
+        "of the roofline>",
     ]
     return table.markdown_table([*headings, "billion multiply-adds an image>", "million parameters, G / D>"], rows)
 
@@ -158,17 +169,16 @@ def train_speed() -> str:
 def scaling() -> str:
     rows = []
     for row in results("scaling"):
-        if "processes" in row:
+        if "processes" in row:  # of --check
             continue
         sent = (row["bytes_g"] + row["bytes_d"]) / 1e6
         efficiencies = [f"{row[f'efficiency_{count}']:.0%}" for count in (8, 64, 512)]
         norms = f"{row['norms_share_512']:.0%}"
         step = f"{1000 * row['step_s']:.3g}"
-        rows.append(
-            [f"`{row['name']}`", str(row["batch"]), step, row["step_from"], f"{sent:,.0f}", *efficiencies, norms]
-        )
+        source = row["step_from"].replace("floor", "roofline")  # the word in results of earlier versions
+        rows.append([f"`{row['name']}`", str(row["batch"]), step, source, f"{sent:,.0f}", *efficiencies, norms])
     headings = ["recipe", "batch a GPU>", "step, ms>", "step from", "MB a step>", "8 GPUs>", "64>", "512>"]
-    return table.markdown_table([*headings, "norms' part at 512>"], rows)
+    return table.markdown_table([*headings, "batch norms' share at 512>"], rows)
 
 
 def memory() -> str:
@@ -176,7 +186,7 @@ def memory() -> str:
     for row in results("memory"):
         mb = [f"{row[key] / 1e6:,.0f}" for key in ("set_bytes", "own_bytes", "peak_bytes")]
         rows.append([f"`{row['recipe']}`", f"{row['images']:,}", f"{row['nimg']:,}", *mb])
-    headings = ["recipe", "images>", "shown>", "set, MB>", "the process's own, MB>", "peak resident, MB>"]
+    headings = ["recipe", "images>", "images seen>", "image set, MB>", "own memory, MB>", "peak resident, MB>"]
     return table.markdown_table(headings, rows)
 
 
@@ -185,63 +195,61 @@ def startup() -> str:
     for row in results("startup"):
         seconds = [f"{row[key]:.2g}" for key in ("imports_s", "to_first_step_s", "first_step_s", "step_s")]
         rows.append([f"`{row['recipe']}`", *seconds])
-    headings = ["recipe", "imports, s>", "from there to the first step, s>", "first step, s>", "a later one, s>"]
+    headings = ["recipe", "imports, s>", "imports to first step, s>", "first step, s>", "later step, s>"]
     return table.markdown_table(headings, rows)
 
 
 def cards() -> str:
-    last = {row["name"]: row for row in results("cards")}
+    latest = {row["name"]: row for row in results("cards")}
     lines = []
-    for row in last.values():
+    for row in latest.values():
         fid, kid = (f"{row[name]:.{n}f} / {row[f'{name}_card']:.{n}f}" for name, n in (("fid", 2), ("kid", 5)))
         lines.append([f"`{row['name']}`", f"{row['samples']:,}", fid, kid, "yes" if row["holds"] else "**no**"])
-    return table.markdown_table(["", "fakes>", "FID, found / card>", "KID, found / card>", "in its interval"], lines)
-
-
-RANKED = [METRICS[name] for name in ("fid", "kid", "precision", "recall", "ssim_nearest", "ssim_pairwise")]
+    headings = ["", "images>", "FID, measured / card>", "KID, measured / card>", "within the interval"]
+    return table.markdown_table(headings, lines)
 
 
 def leaderboard(*groups: str) -> str:
-    """Best first within each size and under the floors of it; what the budget was spent on stands in core-minutes."""
-    rows = results("leaderboard")
-    mine = [row for row in rows if row["group"] in groups]
-    others = dict.fromkeys(space for row in mine for space in row["spaces"][1:])
-    metrics = [
-        *RANKED[:2],
-        *(RANKED[1].of_space(space, f"kid_{short_extractor_name(space)}") for space in others),
-        *RANKED[2:],
-    ]
+    """Rows of the groups, ranked within each size, followed by the held-out subjects of that size."""
+    every_row = results("leaderboard")
+    rows = [row for row in every_row if row["group"] in groups]
+    # The first extractor ranks; of the others only KID is shown.
+    extractors = dict.fromkeys(name for row in rows for name in row["spaces"][1:])
+    fid, kid, *others = (
+        METRICS[name] for name in ("fid", "kid", "precision", "recall", "ssim_nearest", "ssim_pairwise")
+    )
+    kids = [kid.of_space(name, f"kid_{short_extractor_name(name)}") for name in extractors]
+    metrics = [fid, kid, *kids, *others]
+
+    def cells(row: Row) -> list[str]:
+        return [table.cell(row["figures"].get(metric.name), metric.decimals, interval=True) for metric in metrics]
+
     lines = []
-    for px in sorted({row["px"] for row in mine}):
-        for row in standings.ranking([row for row in mine if row["px"] == px]):
-            spent = "" if row["core_seconds"] is None else f"{row['core_seconds'] / 60:.1f}"
-            counts = (
-                " / ".join(f"{row[key]:,}" for key in ("params_g", "params_d")) if "params_g" in row else table.NONE
-            )
-            cells = [table.cell(row["figures"].get(one.name), one.decimals, interval=True) for one in metrics]
-            name = f"`{row['name']}`{', longer' if row['group'] == 'long' else ''}"
-            lines.append(
-                [str(px), name, f"{row['kimg']:.0f}", spent, f"{row['wall'] / 60:.0f}", counts, *cells, said(row)]
-            )
-        for row in rows:
-            if (row["group"], row["px"], row["name"]) == (standings.FLOORS, px, "unseen subjects"):
-                cells = [table.cell(row["figures"].get(one.name), one.decimals, interval=True) for one in metrics]
-                lines.append([str(px), f"({row['name']})", "", "", "", "", *cells, ""])
+    for px in sorted({row["px"] for row in rows}):
+        for row in leaderboard_table.rank_rows([row for row in rows if row["px"] == px]):
+            lines.append([str(px), *training_cells(row), *cells(row), remarks(row)])
+        for row in every_row:
+            if (row["group"], row["px"], row["name"]) == (leaderboard_table.BASELINE_GROUP, px, "unseen subjects"):
+                lines.append([str(px), f"({row['name']})", "", "", "", "", *cells(row), ""])
     headings = ["px>", "", "kimg>", "core-minutes>", "minutes>", "G / D parameters>"]
-    return table.markdown_table([*headings, *(f"{one.title}>" for one in metrics), "alarms, and what to know"], lines)
+    return table.markdown_table([*headings, *(f"{metric.title}>" for metric in metrics), "alarms and remarks"], lines)
 
 
-def said(row: Row) -> str:
-    """Alarms, what was wrong, what its D knew before, and whether one run is all there is."""
-    sees = f"its D has seen {row['sees']}" if row["sees"] else ""
-    parts = [table.alarms(row), row["error"] or "", row["stopped"] or "", sees, row["note"]]
+def training_cells(row: Row) -> list[str]:
+    """Return name, kimg, core-minutes, minutes and parameters of a job."""
+    name = f"`{row['name']}`{', longer' if row['group'] == 'long' else ''}"
+    core_minutes = "" if row["core_seconds"] is None else f"{row['core_seconds'] / 60:.1f}"
+    parameters = table.NONE
+    if "params_g" in row:
+        parameters = f"{row['params_g']:,} / {row['params_d']:,}"
+    return [name, f"{row['kimg']:.0f}", core_minutes, f"{row['wall'] / 60:.0f}", parameters]
+
+
+def remarks(row: Row) -> str:
+    """Return alarms, errors, what D was trained on before, and whether there are too few seeds."""
+    pretrained = f"D pretrained on {row['sees']}" if row["sees"] else ""
+    parts = [table.alarms(row), row["error"], row["stopped"], pretrained, row["note"]]
     return "; ".join(part for part in parts if part)
-
-
-def rate(rows: Sequence[Row], *, lowest: bool = False) -> str:
-    """How often any measure rang: the worst case of several sizes and bases."""
-    worst = (min if lowest else max)(row["rings"] for row in rows)
-    return f"{worst:.0%}"
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -1,11 +1,11 @@
-"""Training speed against the loop everybody starts from, on the same images, networks and batch.
+"""Compare training speed with a plain training loop on the same images, networks and batch.
 
     python benchmarks/train_speed.py [NAME ...] [--device cpu] [--pairs 5] [--data PATH] [--json] [--save]
 
-The plain side is what tutorials write: eager, fp32, NCHW, a DataLoader with workers, Adam, ``.item()`` every step, in
-the recipe's own update order. Ours is ``zoo train`` at the recipe's defaults, averages and meters included. Each side
-is a process of its own; they take turns, a second or more each, and the ratio is the median over pairs of turns. The
-floor is that of ``zoo train --profile``. ``--save`` appends to ``benchmarks/results/train_speed.jsonl``.
+The plain loop is what tutorials write: eager, fp32, NCHW, a DataLoader with workers, Adam, ``.item()`` every step, in
+the recipe's own update order. The other side is ``zoo train`` with the recipe's defaults, averages and meters included.
+Each side has its own process. They take turns of a second or more, and the ratio is the median over pairs of turns.
+The roofline is that of ``zoo train --profile``. ``--save`` appends to ``benchmarks/results/train_speed.jsonl``.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-import record
 import torch
 import torch.nn.functional as F
+from common import Row, add_output_arguments, make_parser, measure_each
 from torch import Tensor
 
 from zoo import recipes
@@ -37,169 +37,191 @@ from zoo.training.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results" / "train_speed.jsonl"
 NAMES = ("multires-28", "dcgan-64", "dcgan-128", "dcgan-256", "lean-256", "stylegan-256", "multires-256")
-TURN = 2.0  # seconds a turn takes, if a step is not longer
+TURN_SECONDS = 2.0  # of a turn, unless a single step takes longer
+CUDA_WARMUP_STEPS = 9  # torch.compile and its CUDA graphs are ready by then
+SLOW_STEP_SECONDS = 20.0  # a CPU step this long needs no second warm-up step
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", default=list(NAMES))
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=5, help="pairs of turns")
     parser.add_argument("--data", default="phantoms:16", metavar="PATH")
-    record.arguments(parser, RESULTS)
+    add_output_arguments(parser, RESULTS)
     parser.add_argument("--worker", choices=("ours", "plain"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     try:
         if options.worker:
-            work(options.worker, options.names[0], options.data, choose_device(options.device))
+            serve_steps(options.worker, options.names[0], options.data, choose_device(options.device))
             return
         for name in options.names:
             recipes.load_recipe(name)
-        record.each(options.names, lambda name: measure(name, options), line, options, RESULTS)
+        measure_each(options.names, lambda name: measure(name, options), describe_row, options, RESULTS)
     except ZooError as error:
         parser.exit(2, f"{error}\n")
 
 
-def line(row: dict[str, Any]) -> str:
-    rates = f"{row['ours_img_per_s']:.1f} against {row['plain_img_per_s']:.1f} images a second"
+def describe_row(row: Row) -> str:
+    rates = f"{row['ours_img_per_s']:.1f} versus {row['plain_img_per_s']:.1f} images a second"
     ratio = f"{row['ratio']:.2f} times the plain loop ({rates}, {row['pairs']} pairs)"
-    return f"{row['name']}: {ratio}; {row['share_of_floor']:.0%} of the floor"
+    return f"{row['name']}: {ratio}; {row['share_of_floor']:.0%} of the roofline"
 
 
-def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One recipe's row."""
-    resolved, device = recipes.load_recipe(name), choose_device(options.device)
-    sides = {side: Side(side, name, options) for side in ("plain", "ours")}
-    try:
-        started = {side: worker.told() for side, worker in sides.items()}
-        steps = {side: max(1, round(TURN / one["step_s"])) for side, one in started.items()}
-        pairs = []
-        for number in range(max(1, options.pairs)):
-            order = ("plain", "ours") if number % 2 == 0 else ("ours", "plain")
-            took = {side: sides[side].turn(steps[side]) / steps[side] for side in order}
-            pairs.append((took["plain"], took["ours"]))
-    finally:
-        for worker in sides.values():
-            worker.end()
-    images = load_dataset(options.data, resolved.data)
-    counted, rates = roofline.count_work(resolved, images), roofline.measure_rates(device)
-    ours, plain = (statistics.median(pair[index] for pair in pairs) for index in (1, 0))
-    least = roofline.roofline_seconds(counted, rates, choose_speed(resolved, device), resolved.train.batch)
-    networks = summarise_recipe(resolved)
+def measure(name: str, options: argparse.Namespace) -> Row:
+    """Return one recipe's row."""
+    recipe, device = recipes.load_recipe(name), choose_device(options.device)
+    warmup, pairs = _time_both_sides(name, options)
+    work = roofline.count_work(recipe, load_dataset(options.data, recipe.data))
+    rates = roofline.measure_rates(device)
+    ours = statistics.median(ours for _, ours in pairs)
+    plain = statistics.median(plain for plain, _ in pairs)
+    shortest = roofline.roofline_seconds(work, rates, choose_speed(recipe, device), recipe.train.batch)
     return {
         "name": name,
         "ratio": statistics.median(plain / ours for plain, ours in pairs),
-        "ours_img_per_s": resolved.train.batch / ours,
-        "plain_img_per_s": resolved.train.batch / plain,
+        "ours_img_per_s": recipe.train.batch / ours,
+        "plain_img_per_s": recipe.train.batch / plain,
         "ratios": [plain / ours for plain, ours in pairs],
         "pairs": len(pairs),
-        "batch": resolved.train.batch,
-        "update": resolved.train.update,
-        "share_of_floor": least / ours,
-        "share_of_matrix_rate": counted.macs * resolved.train.batch / ours / rates.bf16,
-        "macs_per_image": counted.macs,
-        "parameters": [network.parameters for network in networks],
-        "first_step_s": started["ours"]["first_step_s"],
-        "speed": started["ours"]["speed"],
+        "batch": recipe.train.batch,
+        "update": recipe.train.update,
+        "share_of_floor": shortest / ours,
+        "share_of_matrix_rate": work.macs * recipe.train.batch / ours / rates.bf16,
+        "macs_per_image": work.macs,
+        "parameters": [network.parameters for network in summarise_recipe(recipe)],
+        "first_step_s": warmup["first_step_s"],
+        "speed": warmup["speed"],
         "rates": vars(rates),
         "data": options.data,
-        "environment": describe_environment(device, started["ours"]["speed"]["precision"]),
+        "environment": describe_environment(device, warmup["speed"]["precision"]),
         "date": time.strftime("%Y-%m-%d"),
     }
 
 
-class Side:
-    """A process that takes steps when it is told to."""
+def _time_both_sides(name: str, options: argparse.Namespace) -> tuple[Row, list[tuple[float, float]]]:
+    """Return the warm-up of ``zoo``'s side, and seconds of a step (plain, ours) of each pair of turns."""
+    sides = {side: StepProcess(side, name, options) for side in ("plain", "ours")}
+    try:
+        warmups = {side: process.read_warmup() for side, process in sides.items()}
+        steps = {side: max(1, round(TURN_SECONDS / warmup["step_s"])) for side, warmup in warmups.items()}
+        pairs = []
+        for number in range(max(1, options.pairs)):
+            # The order alternates, so that a machine that slows down favours neither side.
+            order = ("plain", "ours") if number % 2 == 0 else ("ours", "plain")
+            seconds = {side: sides[side].time_steps(steps[side]) / steps[side] for side in order}
+            pairs.append((seconds["plain"], seconds["ours"]))
+    finally:
+        for process in sides.values():
+            process.end()
+    return warmups["ours"], pairs
+
+
+class StepProcess:
+    """Process that takes training steps on request; see :func:`serve_steps`."""
 
     def __init__(self, side: str, name: str, options: argparse.Namespace) -> None:
         command = [sys.executable, __file__, name, "--worker", side, "--device", options.device, "--data", options.data]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def told(self) -> dict[str, Any]:
-        """What the worker says of itself when it is ready."""
-        return json.loads(self._line())
+    def read_warmup(self) -> Row:
+        """Wait until the process is ready; return the seconds of its first and last step, and its speed settings."""
+        return json.loads(self._read_line())
 
-    def turn(self, steps: int) -> float:
-        """Seconds of so many steps."""
+    def time_steps(self, steps: int) -> float:
+        """Return the seconds that ``steps`` steps take."""
         stdin: IO[str] = self.process.stdin  # type: ignore[assignment]
         stdin.write(f"{steps}\n")
         stdin.flush()
-        return float(self._line())
+        return float(self._read_line())
 
     def end(self) -> None:
         self.process.terminate()
         self.process.wait()
 
-    def _line(self) -> str:
+    def _read_line(self) -> str:
         stdout: IO[str] = self.process.stdout  # type: ignore[assignment]
         line = stdout.readline()
         if not line:
-            raise ZooError(f"the process of {' '.join(self.process.args)} ended early")  # type: ignore[arg-type]
+            command = " ".join(self.process.args)  # type: ignore[arg-type]
+            raise ZooError(f"{command}: the process ended early. Its error is printed above.")
         return line
 
 
-def work(side: str, name: str, path: str, device: torch.device) -> None:
-    """The worker: two steps to warm up, then as many as each line of stdin says."""
-    resolved = recipes.load_recipe(name)
-    images = load_dataset(path, resolved.data)
+def serve_steps(side: str, name: str, path: str, device: torch.device) -> None:
+    """Take warm-up steps, then as many steps as each line of stdin asks for; print their seconds."""
+    recipe = recipes.load_recipe(name)
+    data = load_dataset(path, recipe.data)
     start = time.perf_counter()
-    loop = Ours(resolved, images, device) if side == "ours" else Plain(resolved, images, device)
+    loop = ZooLoop(recipe, data, device) if side == "ours" else PlainLoop(recipe, data, device)
     loop.step()
     synchronize(device)
     first = last = time.perf_counter() - start
-    # On a GPU recordings are made, and held against the network, by then; a step of minutes needs no warming.
-    for _ in range(9 if device.type == "cuda" else 1 if first < 20 else 0):
+    warmup_steps = CUDA_WARMUP_STEPS
+    if device.type != "cuda":
+        warmup_steps = 1 if first < SLOW_STEP_SECONDS else 0
+    for _ in range(warmup_steps):
         start = time.perf_counter()
         loop.step()
         synchronize(device)
         last = time.perf_counter() - start
     print(json.dumps({"first_step_s": first, "step_s": last, "speed": loop.speed}), flush=True)
-    for told in sys.stdin:
+    for line in sys.stdin:
         start = time.perf_counter()
-        for _ in range(int(told)):
+        for _ in range(int(line)):
             loop.step()
         synchronize(device)
         print(time.perf_counter() - start, flush=True)
 
 
-class Ours:
-    def __init__(self, resolved: Recipe, images: Dataset, device: torch.device) -> None:
-        self.trainer = Trainer(resolved, images, device)
+class ZooLoop:
+    """The steps of ``zoo train``."""
+
+    def __init__(self, recipe: Recipe, data: Dataset, device: torch.device) -> None:
+        self.trainer = Trainer(recipe, data, device)
         self.step = self.trainer.step
         self.speed = self.trainer.speed.to_json()
 
 
-class Images(torch.utils.data.Dataset[Tensor]):
-    def __init__(self, images: Dataset) -> None:
-        self.images = images
+class TrainingImages(torch.utils.data.Dataset[Tensor]):
+    """Training images as float tensors (C, H, W) in [-1, 1]."""
+
+    def __init__(self, data: Dataset) -> None:
+        self.data = data
 
     def __len__(self) -> int:
-        return len(self.images.train)
+        return len(self.data.train)
 
     def __getitem__(self, index: int) -> Tensor:
-        return torch.from_numpy(self.images.images[self.images.train[index]].copy()).float() / 127.5 - 1
+        return torch.from_numpy(self.data.images[self.data.train[index]].copy()).float() / 127.5 - 1
 
 
-class Plain:
-    """The loop everybody starts from."""
+class PlainLoop:
+    """The training loop of tutorials, with the recipe's networks, optimizer settings and update order."""
 
-    def __init__(self, resolved: Recipe, images: Dataset, device: torch.device) -> None:
-        self.device, self.update = device, resolved.train.update
+    def __init__(self, recipe: Recipe, data: Dataset, device: torch.device) -> None:
+        self.device, self.update = device, recipe.train.update
         self.speed = {"precision": "fp32"}
         self.loader = torch.utils.data.DataLoader(
-            Images(images), resolved.train.batch, shuffle=True, drop_last=True, num_workers=2, persistent_workers=True
+            TrainingImages(data),
+            recipe.train.batch,
+            shuffle=True,
+            drop_last=True,
+            num_workers=2,
+            persistent_workers=True,
         )
         self.batches = iter(self.loader)
-        G, D = build_networks(resolved)
+        G, D = build_networks(recipe)
         self.G, self.D = G.to(device), D.to(device)
-        config = resolved.optimizer
+        config = recipe.optimizer
         self.opt_g, self.opt_d = (
-            torch.optim.Adam(network.parameters(), lr=one.lr.at(0), betas=one.betas, eps=one.eps)
-            for network, one in ((self.G, config.generator), (self.D, config.discriminator))
+            torch.optim.Adam(network.parameters(), lr=adam.lr.at(0), betas=adam.betas, eps=adam.eps)
+            for network, adam in ((self.G, config.generator), (self.D, config.discriminator))
         )
         self.losses: list[float] = []
 
     def step(self) -> None:
+        """Train both networks on one batch."""
         try:
             real = next(self.batches)
         except StopIteration:
@@ -208,12 +230,12 @@ class Plain:
         real = real.to(self.device)
         z = torch.randn(len(real), self.G.latent.dim, device=self.device)
         if self.update == "alternating":
-            self.alternating(real, z)
+            self.update_in_turn(real, z)
         else:
-            self.simultaneous(real, z)
+            self.update_together(real, z)
 
-    def alternating(self, real: Tensor, z: Tensor) -> None:
-        """PyTorch's DCGAN tutorial."""
+    def update_in_turn(self, real: Tensor, z: Tensor) -> None:
+        """Update D, then G through the new D, as in PyTorch's DCGAN tutorial."""
         self.opt_d.zero_grad()
         loss_real = bce(self.D(real), 1.0)
         loss_real.backward()
@@ -227,8 +249,8 @@ class Plain:
         self.opt_g.step()
         self.losses = [(loss_real + loss_fake).item(), loss_g.item()]
 
-    def simultaneous(self, real: Tensor, z: Tensor) -> None:
-        """TensorFlow's DCGAN tutorial."""
+    def update_together(self, real: Tensor, z: Tensor) -> None:
+        """Update G and D from one pass through the old networks, as in TensorFlow's DCGAN tutorial."""
         fake = self.G(z)
         real_logits, fake_logits = self.D(real), self.D(fake)
         loss_d = bce(real_logits, 1.0) + bce(fake_logits, 0.0)
@@ -244,6 +266,7 @@ class Plain:
 
 
 def bce(logits: Tensor, target: float) -> Tensor:
+    """Return the mean binary cross-entropy of logits against one target for all images."""
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
 
 

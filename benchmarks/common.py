@@ -1,0 +1,62 @@
+"""Helpers that the benchmark scripts share: options, one measurement per name, files with one JSON object a line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser whose help shows the script's docstring as it is written."""
+    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def add_output_arguments(parser: argparse.ArgumentParser, results: Path) -> None:
+    """Add ``--json`` and ``--save``, which :func:`measure_each` obeys."""
+    parser.add_argument("--json", action="store_true", help="print a JSON list as the last line")
+    parser.add_argument("--save", action="store_true", help=f"append the results to {results.name}")
+
+
+def measure_each(
+    names: Iterable[str],
+    measure: Callable[[str], Row],
+    describe: Callable[[Row], str],
+    options: argparse.Namespace,
+    results: Path,
+) -> list[Row]:
+    """Measure one name after another; print and save each row as soon as it is there."""
+    rows = []
+    for name in names:
+        row = measure(name)
+        rows.append(row)
+        print(describe(row), flush=True)
+        if options.save:
+            append_row(results, row)
+    if options.json:
+        print(json.dumps(rows))
+    return rows
+
+
+def append_row(path: Path, row: Row) -> None:
+    """Append a row to a JSONL file, whose folder is created if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return the rows of a JSONL file; an empty list if there is no such file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def last_line(text: str) -> str:
+    """Return the last line that is not empty, without surrounding spaces; ``""`` if there is none."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""
