@@ -215,10 +215,10 @@ class Bench:
                 self.features(images).numpy(),
                 self.table.numpy(),
                 metrics=feature_metrics.FEATURE_METRICS[2:],
-                replicates=0,
+                options=feature_metrics.FeatureOptions(replicates=0),
             )
             figures |= {name: figure.value for name, figure in found.items()}
-        ringing = alarms.collapse_alarms(
+        inputs = alarms.CollapseInputs(
             **figures,
             ssim_pairwise_real=self.real_pairs.mean().item(),
             ssim_twins_real=alarms.duplicate_fraction(self.real_pairs),
@@ -226,6 +226,7 @@ class Bench:
             paired=min(len(images), PAIRED),
             reals=len(self.some),
         )
+        ringing = alarms.collapse_alarms(inputs)
         return {
             **self.of(case, len(images)),
             "ssim_pairwise_real": round(self.real_pairs.mean().item(), 4),

@@ -9,8 +9,9 @@ from scipy import stats
 
 from zoo.data.phantoms import phantom
 from zoo.metrics.alarms import (
-    CHANCE,
+    FALSE_ALARM_PROBABILITY,
     Alarm,
+    CollapseInputs,
     collapse_alarms,
     duplicate_fraction,
     memorisation_alarm,
@@ -134,11 +135,14 @@ def test_what_is_the_same_again_and_again(slices):
         return [
             alarm.metric
             for alarm in collapse_alarms(
-                ssim_pairwise=pairs.mean().item(),
-                ssim_pairwise_real=reals.mean().item(),
-                ssim_twins=duplicate_fraction(pairs),
-                ssim_twins_real=duplicate_fraction(reals),
-                n=len(images),
+                CollapseInputs(
+                    ssim_pairwise=pairs.mean().item(),
+                    ssim_pairwise_real=reals.mean().item(),
+                    ssim_twins=duplicate_fraction(pairs),
+                    ssim_twins_real=duplicate_fraction(reals),
+                    n=len(images),
+                    paired=len(images),
+                )
             )
         ]
 
@@ -159,18 +163,18 @@ def test_no_unseen_and_no_fakes():
     for fakes, reals, subjects, why in (
         ([], unseen, None, "no fakes"),
         ([np.nan] * 3, unseen, None, "no fakes"),
-        ([0.9] * 70, [], None, "no unseen real images"),
-        ([0.9] * 70, [np.nan] * 50, None, "no unseen real images"),
-        ([0.9] * 70, [1.0] * 40, None, "a tenth of the unseen images or more are training images"),
-        ([0.9] * 70, [*unseen, *[1.0] * 8], None, "a tenth of the unseen images or more are training images"),
-        ([0.9] * 70, unseen[:19], None, "19 unseen images, too few"),
-        ([0.9] * 70, unseen, ["a"] * 40, "40 unseen images of 1 subject, too few"),
+        ([0.9] * 70, [], None, "no held-out real images"),
+        ([0.9] * 70, [np.nan] * 50, None, "no held-out real images"),
+        ([0.9] * 70, [1.0] * 40, None, "a tenth of the held-out images or more are training images"),
+        ([0.9] * 70, [*unseen, *[1.0] * 8], None, "a tenth of the held-out images or more are training images"),
+        ([0.9] * 70, unseen[:19], None, "19 held-out images, too few"),
+        ([0.9] * 70, unseen, ["a"] * 40, "40 held-out images of 1 subject, too few"),
     ):
         figure, alarm = memorisation_alarm("copies_ssim", fakes, reals, unseen_subjects=subjects)
         assert alarm is None
         assert figure.value is None
         assert figure.note.startswith(f"not available: {why}")
-    with pytest.raises(ValueError, match="2 subjects of 40 unseen images"):
+    with pytest.raises(ValueError, match="2 subjects of 40 held-out images"):
         memorisation_alarm("copies_ssim", [0.9], unseen, unseen_subjects=["a", "b"])
     with pytest.raises(ValueError, match="'near'"):
         memorisation_alarm("copies_ssim", [1.0], [1.0], closer="near")
@@ -226,7 +230,7 @@ def test_images_of_one_person_are_not_independent():
 @pytest.mark.parametrize("n", [1, 7, 64, 500, 10_000])
 @pytest.mark.parametrize("p", [0.0, 0.01, 0.3, 1.0])
 def test_binomial_equals_scipy(n, p):
-    expected = int(stats.binom.isf(CHANCE, n, p)) if 0 < p < 1 else round(n * p)
+    expected = int(stats.binom.isf(FALSE_ALARM_PROBABILITY, n, p)) if 0 < p < 1 else round(n * p)
     assert most_by_chance(n, p) == expected
 
 
@@ -261,40 +265,45 @@ def test_collapse_by_figures():
         "density": 0.5,
         "coverage": 0.3,
         "n": 2000,
+        "paired": 2000,
         "reals": 5000,
     }
-    assert collapse_alarms(**calm) == []
+    assert collapse_alarms(CollapseInputs(**calm)) == []
     for name, value, says in (
         ("ssim_pairwise", 0.85, "0.85 on average, two real images 0.60; above 0.84"),
-        ("ssim_twins", 0.1, "10% of the pairs of fakes are the same picture (SSIM above 0.99), as if the generator "),
+        ("ssim_twins", 0.1, "10% of the pairs of fakes are the same image (SSIM above 0.99), as if the generator "),
         ("recall", 0.004, "Recall is 0.004: 2000 fakes reach almost none of the training images, though 50% of them"),
         ("coverage", 0.15, "Coverage is 0.150"),
     ):
-        (alarm,) = collapse_alarms(**calm | {name: value})
+        (alarm,) = collapse_alarms(CollapseInputs(**calm | {name: value}))
         assert (alarm.name, alarm.metric, alarm.value) == ("collapse", name, value)
         assert says in alarm.text
         assert "\n" not in alarm.text
         assert alarm.text.endswith(".")
     # Fakes unlike any real image have no recall and no coverage either, which is no collapse.
-    assert collapse_alarms(**calm | {"precision": 0.0, "recall": 0.0, "density": 0.0, "coverage": 0.0}) == []
+    assert (
+        collapse_alarms(CollapseInputs(**calm | {"precision": 0.0, "recall": 0.0, "density": 0.0, "coverage": 0.0}))
+        == []
+    )
     # Unknown precision: recall speaks, with less certainty.
-    (alarm,) = collapse_alarms(**calm | {"precision": None, "recall": 0.0})
+    (alarm,) = collapse_alarms(CollapseInputs(**calm | {"precision": None, "recall": 0.0}))
     assert "if they look like any" in alarm.text
     # Where reals themselves come twice, so may fakes.
-    assert collapse_alarms(**calm | {"ssim_twins": 0.05, "ssim_twins_real": 0.025}) == []
+    assert collapse_alarms(CollapseInputs(**calm | {"ssim_twins": 0.05, "ssim_twins_real": 0.025})) == []
     # Too few to say.
-    assert collapse_alarms(**calm | {"recall": 0.0, "coverage": 0.0, "n": 20}) == []
-    assert collapse_alarms(**calm | {"recall": 0.0, "n": 199}) == []
-    nothing = dict.fromkeys(calm) | {"n": 64}
-    assert collapse_alarms(**nothing) == []
-    assert collapse_alarms(**calm | {"ssim_pairwise": math.nan, "recall": math.nan, "coverage": math.nan}) == []
+    assert collapse_alarms(CollapseInputs(**calm | {"recall": 0.0, "coverage": 0.0, "n": 20, "paired": 20})) == []
+    assert collapse_alarms(CollapseInputs(**calm | {"recall": 0.0, "n": 199, "paired": 199})) == []
+    nothing = dict.fromkeys(calm) | {"n": 64, "paired": 64}
+    assert collapse_alarms(CollapseInputs(**nothing)) == []
+    assert (
+        collapse_alarms(CollapseInputs(**calm | {"ssim_pairwise": math.nan, "recall": math.nan, "coverage": math.nan}))
+        == []
+    )
 
 
 def test_a_pair_of_twins_among_few_is_chance():
     def rings(share, paired, real=0.0):
-        found = collapse_alarms(
-            ssim_pairwise=None, ssim_pairwise_real=None, ssim_twins=share, ssim_twins_real=real, n=500, paired=paired
-        )
+        found = collapse_alarms(CollapseInputs(ssim_twins=share, ssim_twins_real=real, n=500, paired=paired))
         return [alarm.metric for alarm in found] == ["ssim_twins"]
 
     assert not rings(1 / 28, 8)
@@ -302,6 +311,6 @@ def test_a_pair_of_twins_among_few_is_chance():
     assert rings(0.1, 32)
     assert rings(0.046, 256)
     assert not rings(0.046, 256, real=0.02)
-    assert not collapse_alarms(ssim_pairwise=1.0, ssim_pairwise_real=0.5, n=2)
-    (alarm,) = collapse_alarms(ssim_pairwise=1.0, ssim_pairwise_real=0.5, n=8)
+    assert not collapse_alarms(CollapseInputs(ssim_pairwise=1.0, ssim_pairwise_real=0.5, n=2, paired=2))
+    (alarm,) = collapse_alarms(CollapseInputs(ssim_pairwise=1.0, ssim_pairwise_real=0.5, n=8, paired=8))
     assert alarm.name == "collapse"

@@ -98,7 +98,7 @@ def test_the_table_for_people(sets, capsys):
     ("arguments", "line"),
     [
         (["fakes", "nowhere"], "there is no 'nowhere'"),
-        (["fakes", "reals", "--metrics", "fdi"], "--metrics fdi: is none (did you mean 'fid'?)"),
+        (["fakes", "reals", "--metrics", "fdi"], "--metrics fdi: unknown metric (did you mean 'fid'?)"),
         (["fakes", "reals", "--spaces", "inceptoin"], "did you mean 'inception'"),
         (["fakes", "reals", "--spaces", "timm:a.x,timm:a.y"], "would have the same names"),
         (["fakes", "reals", "--metrics", "copies_features", "--no-floors"], "no Inception weights"),

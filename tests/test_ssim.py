@@ -538,7 +538,7 @@ def test_a_cache_that_cannot_be_written_is_no_harm(
 def test_processes_that_build_at_once(fresh: Path) -> None:
     script = """
 import sys, torch
-from zoo.metrics import ssim
+from zoo.metrics.ssim import ssim
 print(ssim.engine()); sys.stdout.flush(); sys.stdin.readline()
 images = torch.arange(2 * 20 * 20).remainder(251).to(torch.uint8).view(2, 1, 20, 20)
 print(ssim.pairwise_ssim(images, 255).item())

@@ -109,13 +109,15 @@ class Validator:
         copied = nearest_image.nearest_copy(fakes, self.reals.images, subjects=self.reals.subjects)
         pairs = ssim.pairwise_ssim(fakes, 255)
         pairwise = pairs.mean().item()
-        found: list[Alarm] = alarms.collapse_alarms(
+        inputs = alarms.CollapseInputs(
             ssim_pairwise=pairwise,
             ssim_pairwise_real=reference["ssim_pairwise_real"],
             ssim_twins=alarms.duplicate_fraction(pairs.cpu().numpy()),
             ssim_twins_real=self._unseen_scores["twins"],
             n=len(fakes),
+            paired=len(fakes),
         )
+        found: list[Alarm] = alarms.collapse_alarms(inputs)
         shares: Plain = {}
         for metric, values, kind in (
             ("copies_ssim", nearest, "ssim"),

@@ -163,7 +163,7 @@ def test_nan_stays_and_nothing_is_nothing():
 
 
 def test_features_equal_numpy(monkeypatch):
-    monkeypatch.setattr("zoo.metrics.nearest_image._TABLE", 40)  # several blocks
+    monkeypatch.setattr("zoo.metrics.nearest_image._TABLE_VALUES", 40)  # several blocks
     rng = np.random.default_rng(0)
     x, reals = rng.normal(5, 1, (7, 12)), rng.normal(5, 1, (13, 12))
     x[3] = reals[8]
