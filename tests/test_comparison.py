@@ -72,7 +72,7 @@ def test_one_picture_again_and_again_is_collapse(sets, capsys, tmp_path):
     assert all({"name", "metric", "value", "threshold", "text"} <= set(alarm) for alarm in found["alarms"])
     assert found["floors"] == {}
     assert found["copies_ncc"]["value"] is None
-    assert "unseen" in found["copies_ncc"]["note"]
+    assert "held-out" in found["copies_ncc"]["note"]
 
 
 def test_images_are_fitted_on_request_and_the_result_says_so(sets, capsys):
