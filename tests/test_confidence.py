@@ -84,10 +84,10 @@ def test_a_mean_of_clustered_subjects_is_covered() -> None:
     for trial in range(TRIALS):
         values = rng.normal(size=20)[groups] + 0.5 * rng.normal(size=len(groups))
         for names, held in ((groups.tolist(), by_subject), (None, by_image)):
-            figure = mean_with_interval(values, names, replicates=100, seed=trial)
-            assert figure.low is not None
-            assert figure.high is not None
-            held.append(figure.low <= 0 <= figure.high)
+            value = mean_with_interval(values, names, replicates=100, seed=trial)
+            assert value.low is not None
+            assert value.high is not None
+            held.append(value.low <= 0 <= value.high)
     assert ALLOWED[0] <= share_held(by_subject) <= ALLOWED[1]
     assert share_held(by_image) < 0.6
 
@@ -100,9 +100,9 @@ def test_fid_of_gaussians_is_covered() -> None:
     held = []
     for trial in range(TRIALS):
         fakes, reals = rng.normal(shift, scale, (300, width)), rng.normal(0, 1, (400, width))
-        figure = feature_distances(fakes, reals, metrics=["fid"], options=FeatureOptions(seed=trial))["fid"]
-        assert figure.low <= figure.value <= figure.high  # type: ignore[operator]
-        held.append(figure.low <= truth <= figure.high)  # type: ignore[operator]
+        value = feature_distances(fakes, reals, metrics=["fid"], options=FeatureOptions(seed=trial))["fid"]
+        assert value.low <= value.value <= value.high  # type: ignore[operator]
+        held.append(value.low <= truth <= value.high)  # type: ignore[operator]
     assert ALLOWED[0] <= share_held(held) <= ALLOWED[1]
 
 
@@ -116,9 +116,9 @@ def test_kid_of_gaussians_is_covered() -> None:
     held, values = [], []
     for trial in range(TRIALS):
         fakes, reals = rng.normal(shift, 0.5, (120, 1)), rng.normal(0, 0.5, (150, 1))
-        figure = feature_distances(fakes, reals, metrics=["kid"], options=FeatureOptions(seed=trial))["kid"]
-        held.append(figure.low <= truth <= figure.high)  # type: ignore[operator]
-        values.append(figure.value)
+        value = feature_distances(fakes, reals, metrics=["kid"], options=FeatureOptions(seed=trial))["kid"]
+        held.append(value.low <= truth <= value.high)  # type: ignore[operator]
+        values.append(value.value)
     assert ALLOWED[0] <= share_held(held) <= ALLOWED[1]
     assert np.mean(values) == pytest.approx(truth, rel=0.05)  # unbiased
 
@@ -135,17 +135,17 @@ def test_shares_of_neighbours_are_covered() -> None:
         options = FeatureOptions(real_subjects=groups.tolist(), replicates=50, seed=trial)
         found.append(feature_distances(fakes, reals, metrics=names, options=options))
     for name in names:
-        mean = np.mean([figures[name].value for figures in found])
-        held = [figures[name].low <= mean <= figures[name].high for figures in found]  # type: ignore[operator]
+        mean = np.mean([values[name].value for values in found])
+        held = [values[name].low <= mean <= values[name].high for values in found]  # type: ignore[operator]
         assert share_held(held) >= 0.87, name
 
 
 def test_of_too_few_units_there_is_no_interval() -> None:
-    figure = mean_with_interval([1.0, 2.0, 3.0])
-    assert (figure.value, figure.low, figure.high, figure.n) == (2, None, None, 3)
-    assert figure.note == f"no interval: 3 images, fewer than {MIN_INTERVAL_UNITS}"
-    figure = mean_with_interval([1.0] * 20, ["one"] * 20)
-    assert figure.note == f"no interval: 1 subject, fewer than {MIN_INTERVAL_UNITS}"
+    value = mean_with_interval([1.0, 2.0, 3.0])
+    assert (value.value, value.low, value.high, value.n) == (2, None, None, 3)
+    assert value.note == f"no interval: 3 images, fewer than {MIN_INTERVAL_UNITS}"
+    value = mean_with_interval([1.0] * 20, ["one"] * 20)
+    assert value.note == f"no interval: 1 subject, fewer than {MIN_INTERVAL_UNITS}"
 
 
 def test_a_share_of_none_is_not_known_to_be_none() -> None:

@@ -1,4 +1,4 @@
-"""FID, KID and the neighbours' figures against torch-fidelity, closed forms and brute force."""
+"""FID, KID and the neighbours' values against torch-fidelity, closed forms and brute force."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_fid_of_a_set_with_itself_is_nothing(count: int, width: int) -> None:
     assert frechet_distance(x, x[::-1].copy()) < 1e-6 * x.var(axis=0).sum()
 
 
-def test_fid_of_equal_images_is_what_a_point_is_away() -> None:
+def test_fid_of_equal_images_is_that_of_a_point() -> None:
     _, y = two_sets(2, 40, 8)
     x = np.repeat(y[:1] + 1, 9, axis=0)
     apart = x[0].astype(float) - y.mean(axis=0, dtype=float)
@@ -103,7 +103,7 @@ def test_kid_equals_torch_fidelity(subset: int | None, subsets: int) -> None:
     assert found.error == pytest.approx(expected["kernel_inception_distance_std"], rel=1e-3, abs=1e-6)
 
 
-def test_kid_goes_either_way_to_the_same_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kid_is_the_same_by_both_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     """By all kernels at once, or (few small subsets of large sets) by those of each subset."""
     x, y = two_sets(60, 50, 16)
     calls = []
@@ -114,7 +114,7 @@ def test_kid_goes_either_way_to_the_same_figure(monkeypatch: pytest.MonkeyPatch)
     few = kernel_distance(x, y, subset=30, subsets=2)
     assert calls == [60, 30, 30]
     assert few.mean == pytest.approx(original(x, y, *draws(2)).mean(), rel=1e-6)
-    assert many.mean == pytest.approx(np.mean(subset_figures(x, y, 20)), rel=1e-6)
+    assert many.mean == pytest.approx(np.mean(subset_values(x, y, 20)), rel=1e-6)
 
 
 def draws(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -127,8 +127,8 @@ def draws(count: int) -> tuple[np.ndarray, np.ndarray]:
     return left, right
 
 
-def subset_figures(x: np.ndarray, y: np.ndarray, count: int) -> list[float]:
-    """Each subset's figure, from it alone."""
+def subset_values(x: np.ndarray, y: np.ndarray, count: int) -> list[float]:
+    """Each subset's value, from it alone."""
     every = np.ones((1, 30), bool)
     return [float(kid.half_kids(x[a], y[b], every, every)[0]) for a, b in zip(*draws(count), strict=True)]
 
@@ -226,8 +226,8 @@ def blobs(count: int, size: tuple[int, int], seed: int, waves: float) -> np.ndar
     return np.clip(out.round(), 0, 255).astype(np.uint8)
 
 
-def test_the_same_folders_give_torch_fidelitys_figures(tmp_path: Path) -> None:
-    """Its whole way from files to figures against ours, with one network in both."""
+def test_same_folders_give_torch_fidelitys_values(tmp_path: Path) -> None:
+    """Its whole way from files to values against ours, with one network in both."""
     import torch_fidelity
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
@@ -288,17 +288,17 @@ def test_distances_are_the_pure_functions_with_intervals() -> None:
     found = feature_distances(fakes, reals, options=options)
     assert tuple(found) == FEATURE_METRICS
     assert {name: found[name].value for name in FEATURE_METRICS[2:]} == Neighbours(reals, fakes).values()
-    for name, figure in found.items():
-        assert figure.n == 80, name
-        assert figure.low <= figure.value <= figure.high, name  # type: ignore[operator]
-        assert figure.low < figure.high, name  # type: ignore[operator]
-        assert figure.note == "", name
+    for name, value in found.items():
+        assert value.n == 80, name
+        assert value.low <= value.value <= value.high, name  # type: ignore[operator]
+        assert value.low < value.high, name  # type: ignore[operator]
+        assert value.note == "", name
     assert found["precision"].high <= 1  # type: ignore[operator]
     assert feature_distances(fakes, reals, options=options) == found
     assert tuple(feature_distances(fakes, reals, ["coverage", "fid"], options=options)) == ("coverage", "fid")
 
 
-def test_figures_are_remembered_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_are_cached_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fakes, reals = two_sets(20, 24, 4)
     groups = [index // 4 for index in range(24)]
     options = FeatureOptions(real_subjects=groups, replicates=5, use_cache=True, cache_folder=tmp_path)
@@ -326,7 +326,7 @@ def test_figures_are_remembered_by_content(tmp_path: Path, monkeypatch: pytest.M
     assert work
 
 
-def test_with_torch_fidelitys_seed_whatever_ours() -> None:
+def test_kid_uses_torch_fidelitys_seed() -> None:
     fakes, reals = two_sets(40, 50, 6)
     one, other = (
         feature_distances(fakes, reals, ["kid"], options=FeatureOptions(replicates=5, seed=seed))["kid"]
@@ -337,14 +337,14 @@ def test_with_torch_fidelitys_seed_whatever_ours() -> None:
 
 
 def test_the_interval_of_very_large_sets_is_that_of_some_of_their_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wider, and around the figure of all."""
+    """Wider, and around the value of all."""
     fakes, reals = two_sets(300, 400, 6)
     whole = feature_distances(fakes, reals, metrics=["kid"])["kid"]
     monkeypatch.setattr(feature_metrics, "KID_MAX_IMAGES", 100)
     some = feature_distances(fakes, reals, metrics=["kid"])["kid"]
     assert some.value == whole.value
     ratio = (some.high - some.low) / (whole.high - whole.low)  # type: ignore[operator]
-    assert 1.3 < ratio < 3  # sqrt(3) to 2, where the figure is the mean of its images
+    assert 1.3 < ratio < 3  # sqrt(3) to 2, where the value is the mean of its images
 
 
 def test_fid_of_few_images_says_so() -> None:
@@ -354,29 +354,29 @@ def test_fid_of_few_images_says_so() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 7, 11])
-def test_too_few_images_are_said_and_never_a_crash(count: int) -> None:
+def test_too_few_images_give_a_note_and_never_a_crash(count: int) -> None:
     fakes, reals = two_sets(count, 40, 5)
     for pair in ((fakes, reals), (reals, fakes)):
         found = feature_distances(*pair, options=FeatureOptions(replicates=5))
         assert tuple(found) == FEATURE_METRICS
-        for name, figure in found.items():
-            if figure.value is None:
-                assert figure.note.startswith("not available: "), name
-                assert "fewer than" in figure.note
-            elif figure.low is None:
-                assert "no interval" in figure.note, name
+        for name, value in found.items():
+            if value.value is None:
+                assert value.note.startswith("not available: "), name
+                assert "fewer than" in value.note
+            elif value.low is None:
+                assert "no interval" in value.note, name
             else:
-                assert figure.low <= figure.value <= figure.high  # type: ignore[operator]
+                assert value.low <= value.value <= value.high  # type: ignore[operator]
     values = {name: value.value for name, value in feature_distances(fakes, reals).items()}
     assert (values["fid"] is None) == (count < 2)
     assert (values["recall"] is None) == (count < 4)
     assert values["coverage"] is not None
 
 
-def test_few_subjects_have_figures_without_intervals() -> None:
+def test_few_subjects_give_values_without_intervals() -> None:
     fakes, reals = two_sets(30, 40, 5)
     found = feature_distances(fakes, reals, options=FeatureOptions(real_subjects=["a"] * 20 + ["b"] * 20))
-    assert all(figure.value is not None and figure.low is None for figure in found.values())
+    assert all(value.value is not None and value.low is None for value in found.values())
     assert found["kid"].note == "no interval: 2 subjects, fewer than 4"
 
 
@@ -396,4 +396,4 @@ def test_refusals() -> None:
         kernel_distance(fakes, reals, subset=11)
     fakes[3, 2] = np.nan
     found = feature_distances(fakes, reals)
-    assert {figure.note for figure in found.values()} == {"not available: the features of the fakes are not all finite"}
+    assert {value.note for value in found.values()} == {"not available: the features of the fakes are not all finite"}

@@ -158,7 +158,7 @@ def test_random_features() -> None:
     np.testing.assert_allclose(found, load_extractor("random")(images.repeat(3, axis=1)), rtol=1e-5)
     np.testing.assert_allclose(found[4:6], load_extractor("random")(images[4:6]), rtol=1e-5)
     assert (found.std(axis=0) > 0).sum() > 50
-    assert found[0, [0, 1, 63]] == pytest.approx([0.22389, 0.03255, 0.92583], rel=1e-3)  # the same network for ever
+    assert found[0, [0, 1, 63]] == pytest.approx([0.22389, 0.03255, 0.92583], rel=1e-3)  # the network must never change
     assert load_extractor("random")(images[:0]).shape == (0, 64)
 
 
@@ -240,7 +240,7 @@ def test_named_files_and_folders(tiny: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert backbone_weights.find_inception_weights(None, Listener()) == renamed
 
 
-def test_named_files_that_will_not_do(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_named_files_that_are_refused(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({**TINY, "Conv2d_1a_3x3.bn.bias": torch.tensor([0.51])}, tiny / "inception.pth")
     (tiny / "torn.pth").write_bytes((tiny / "inception.pth").read_bytes()[:200])
     (tiny / "text.pth").write_text("weights")
@@ -279,7 +279,7 @@ def test_a_file_is_read_once_until_it_changes(tiny: Path, monkeypatch: pytest.Mo
     assert reads == [path]
 
 
-def test_torchs_hub_folder_comes_next(tiny: Path) -> None:
+def test_torchs_hub_folder_is_searched(tiny: Path) -> None:
     path = tiny / "torch" / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
     path.parent.mkdir(parents=True)
     torch.save({**TINY, "fc.weight": torch.ones(2)}, path)
@@ -512,7 +512,7 @@ def test_the_inceptions_file_is_not_taken_for_a_timm_model(tiny: Path) -> None:
         load_extractor("dinov2", weights=tiny / "inception.pth")
 
 
-# ------------------------------------------------------------------------------------------------------------ the store
+# ---------------------------------------------------------------------------------------------------------- the caches
 
 
 class Counting:
@@ -575,50 +575,50 @@ def test_features_are_computed_once_for_the_same_pixels(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
-def test_damaged_features_are_computed_again_with_a_word(tmp_path: Path, damage: str) -> None:
-    images, (looked, network), listener = noise_images(10), counting(), Listener()
-    expected = np.array(result_cache.cached_features(images, looked, folder=tmp_path))
+def test_damaged_features_are_computed_again_with_a_warning(tmp_path: Path, damage: str) -> None:
+    images, (extractor, network), listener = noise_images(10), counting(), Listener()
+    expected = np.array(result_cache.cached_features(images, extractor, folder=tmp_path))
     (path,) = tmp_path.glob("*.npy")
     raw = bytearray(path.read_bytes())
     raw[150] ^= 1
     path.write_bytes({"cut": raw[:-30], "flip": raw, "empty": b""}[damage])
     np.testing.assert_array_equal(
-        result_cache.cached_features(images, looked, folder=tmp_path, reporter=listener), expected
+        result_cache.cached_features(images, extractor, folder=tmp_path, reporter=listener), expected
     )
     assert network.seen == 20
     assert len(listener.messages) == 1
     assert "damaged" in listener.messages[0]
-    result_cache.cached_features(images, looked, folder=tmp_path)
+    result_cache.cached_features(images, extractor, folder=tmp_path)
     assert network.seen == 20
 
 
-def test_what_has_lain_longest_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (looked, network), sets = counting(), [noise_images(10, seed=seed) for seed in range(3)]
+def test_least_recently_used_features_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (extractor, network), sets = counting(), [noise_images(10, seed=seed) for seed in range(3)]
     monkeypatch.setattr(result_cache, "MAX_FEATURE_BYTES", 800)  # two files of 344 bytes
     for age, images in enumerate(sets[:2]):
-        result_cache.cached_features(images, looked, folder=tmp_path)
+        result_cache.cached_features(images, extractor, folder=tmp_path)
         newest = max(tmp_path.glob("*.npy"), key=lambda path: path.stat().st_mtime_ns)
         os.utime(newest, (age, age))
-    result_cache.cached_features(sets[0], looked, folder=tmp_path)  # used again: it is the other one that goes
-    result_cache.cached_features(sets[2], looked, folder=tmp_path)
+    result_cache.cached_features(sets[0], extractor, folder=tmp_path)  # used again: it is the other one that goes
+    result_cache.cached_features(sets[2], extractor, folder=tmp_path)
     assert len(list(tmp_path.glob("*.npy"))) == 2
     seen = network.seen
-    result_cache.cached_features(sets[0], looked, folder=tmp_path)
+    result_cache.cached_features(sets[0], extractor, folder=tmp_path)
     assert network.seen == seen
-    result_cache.cached_features(sets[1], looked, folder=tmp_path)
+    result_cache.cached_features(sets[1], extractor, folder=tmp_path)
     assert network.seen == seen + 10
 
 
-def test_a_folder_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    (looked, _), listener = counting(), Listener()
-    found = result_cache.cached_features(noise_images(5), looked, folder=tmp_path / "file", reporter=listener)
+    (extractor, _), listener = counting(), Listener()
+    found = result_cache.cached_features(noise_images(5), extractor, folder=tmp_path / "file", reporter=listener)
     assert found.shape == (5, 5)
     assert "not cached" in listener.messages[0]
     assert result_cache.cached_result(["a"], lambda: {"b": 1}, folder=tmp_path / "file") == {"b": 1}
 
 
-def test_small_results_are_remembered_by_their_key(tmp_path: Path) -> None:
+def test_small_results_are_cached_by_their_key(tmp_path: Path) -> None:
     calls = []
 
     def compute() -> dict[str, Any]:
@@ -641,7 +641,7 @@ def test_small_results_are_remembered_by_their_key(tmp_path: Path) -> None:
 
 
 def test_a_warm_start_loads_no_network_library(alone: Path, timm_file: Path) -> None:
-    """Of the commands that find all features in the cache, none waits seconds for imports."""
+    """A command that finds all features in the cache does not import torch."""
     script = """
 import sys
 import numpy as np

@@ -466,7 +466,7 @@ def test_a_compiler_that_makes_no_library_is_no_harm(
 
 @needs_compiler
 def test_a_compiler_that_cannot_tune(fresh: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What is compiled for any machine of the kind, with narrow vectors, gives the same figures."""
+    """What is compiled for any machine of the kind, with narrow vectors, gives the same values."""
     wide = ssim_value()
     picky = tmp_path / "picky"
     picky.write_text(f'#!/bin/sh\ncase "$*" in *-march=native*) exit 1;; esac\nexec {COMPILER} "$@"\n')
