@@ -174,16 +174,17 @@ def _tables(
     x: Tensor, others: Images, data_range: float, kind: str
 ) -> Iterator[tuple[int, Tensor, CTable | TorchTable]]:
     """Yield (start, images, table) for as many images of ``x`` at a time as one table holds."""
-    window, level, dtype = find_window(kind), _background(others), dtype_of(x, others)
+    window, dtype = find_window(kind), dtype_of(x, others)
     kernel = load_kernel() if supports_images(x, others, data_range=data_range, window=window) else None
+    level = int(_background(others)) if kernel else 0
     shape = tuple(x.shape[1:])
     step = CTable.capacity(kernel.code, shape) if kernel else TorchTable.capacity(shape, dtype)
     for start in range(0, len(x), step):
         images = x[start : start + step]
         if kernel:
-            yield start, images, CTable(kernel.code, images, data_range, int(level))
+            yield start, images, CTable(kernel.code, images, data_range, level)
         else:
-            yield start, images, TorchTable(images, data_range, level, window, dtype, are_bytes(x, others))
+            yield start, images, TorchTable(images, data_range, window, dtype, are_bytes(x, others))
 
 
 def _background(images: Images) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,35 +17,24 @@ _TABLE_BYTES = 2**29  # of the prepared images of one table
 _CPU_BLOCK_VALUES = 2**16  # computed at once: three such buffers fit into the cache
 _DEVICE_BLOCK_VALUES = 2**24  # on an accelerator, where starting a kernel is what takes time
 _BLOCK_IMAGES = 4  # of either set: each image is loaded into the cache once for as many pairs
-_BOX_STEP_PIXELS = 8  # the box grows in steps, since growing means preparing all images again
 
 
 class TorchTable:
-    """SSIM with prepared images ("mine") of other images ("theirs") in torch, in blocks that fit into the cache.
-
-    Windows in which the other image has only the grey level ``level`` are not compared: covariance and its variance
-    are zero there, and what remains, a sum over windows of mine, is computed once. These are the windows outside of
-    one box around everything else in the other images so far.
+    """SSIM of prepared images ("mine") with other images ("theirs") in torch, in blocks that fit into the cache.
 
     Args:
         x: (N, C, H, W) of any type; computed on its device, in ``dtype``.
-        level: a pixel value; any is correct, the background of the other images is fastest.
         exact: whether all images are bytes.
     """
 
-    def __init__(
-        self, x: Tensor, data_range: float, level: float, window: SSIMWindow, dtype: torch.dtype, exact: bool
-    ) -> None:
-        self.x, self.level, self.window = x, level, window
+    def __init__(self, x: Tensor, data_range: float, window: SSIMWindow, dtype: torch.dtype, exact: bool) -> None:
         self.units = _Units(window, data_range, dtype, exact and window is WINDOWS["uniform"])
-        self.on_cpu = x.device.type == "cpu"  # on a device, looking for the box would wait for it every time
+        self.device, self.on_cpu = x.device, x.device.type == "cpu"
         self.tile = 32 if self.on_cpu else 256
-        self.outside = self._with_level() if self.on_cpu else None
         self.scratch: dict[tuple[int, ...], _Scratch] = {}
         channels, height, width = x.shape[1:]
         self.windows = channels * (height - window.halo) * (width - window.halo)
-        self.box = _Box(-1)
-        self._crop(_Box() if self.on_cpu else _Box(0, height, 0, width))
+        self.mine = self.units.maps(x).as_mine()
 
     @staticmethod
     def capacity(shape: tuple[int, ...], dtype: torch.dtype) -> int:
@@ -61,14 +49,11 @@ class TorchTable:
         return (self._compare(*tile) for tile in tiles)
 
     def _compare(self, images: Images, count: int) -> Tensor:
-        theirs = (images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))).to(self.x.device)
-        if self.on_cpu:
-            self._crop(self.box.around(theirs != self.level, self.window.halo))
-        sums = self.rest[:count].expand(len(theirs), -1).clone()
-        if self.mine is not None:
-            other = self.units.maps(self.box.cut(theirs)).as_theirs()
-            for rows, j, i in self._blocks(other, count):
-                self._add_up(other.part(j, rows), self.mine.part(i, rows), sums[j, i])
+        theirs = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
+        other = self.units.maps(theirs.to(self.device)).as_theirs()
+        sums = torch.zeros(len(theirs), count, dtype=self.units.dtype, device=self.device)
+        for rows, j, i in self._blocks(other, count):
+            self._add_up(other.part(j, rows), self.mine.part(i, rows), sums[j, i])
         return sums / self.windows
 
     def _blocks(self, theirs: _Maps, count: int) -> Iterator[tuple[slice, slice, slice]]:
@@ -89,66 +74,6 @@ class TorchTable:
         if shape not in self.scratch:
             self.scratch[shape] = _Scratch(shape, mine)
         out += self.scratch[shape].compared(theirs, mine)
-
-    def _with_level(self) -> Tensor:
-        """Compute the SSIM of mine with a flat image of the level, summed over channels: (N, H - halo, W - halo)."""
-        units, parts = self.units, []
-        level = self.level / units.one
-        for images in self.x.split(16):
-            maps = units.maps(images)
-            luminance = (2 * level * maps.mean + units.c1) / (maps.square + (level**2 + units.c1 / 2))
-            parts.append((luminance * (units.c2 / (maps.var + units.c2 / 2))).sum(1)[..., : -self.window.halo])
-        return torch.cat(parts)
-
-    def _crop(self, box: _Box) -> None:
-        """Prepare mine inside the box, and add up their SSIM with the level outside of it."""
-        if box == self.box:
-            return
-        self.box = box
-        height, width = self.x.shape[2:]
-        halo = self.window.halo
-        self.rest = torch.zeros(len(self.x), dtype=self.units.dtype, device=self.x.device)
-        if self.outside is not None and box != (0, height, 0, width):
-            within = self.outside[:, box.top : max(0, box.bottom - halo), box.left : max(0, box.right - halo)]
-            rest = self.outside.sum((1, 2), dtype=torch.float64) - within.sum((1, 2), dtype=torch.float64)
-            self.rest = rest.to(self.units.dtype)
-        self.mine = self.units.maps(box.cut(self.x)).as_mine() if box.bottom else None
-        self.scratch.clear()
-
-
-class _Box(NamedTuple):
-    """A rectangle of pixels; all zeros: empty."""
-
-    top: int = 0
-    bottom: int = 0
-    left: int = 0
-    right: int = 0
-
-    def cut(self, x: Tensor) -> Tensor:
-        return x[..., self.top : self.bottom, self.left : self.right]
-
-    def around(self, marked: Tensor, halo: int) -> _Box:
-        """Extend this box to all windows that contain a marked pixel of (N, C, H, W), in steps of a few pixels."""
-        plane = marked.flatten(0, 1).any(0)
-        spans = []
-        for line in (plane.any(1), plane.any(0)):
-            where = line.nonzero()
-            if not len(where):
-                return self
-            first, last = int(where[0]) - halo, int(where[-1]) + halo
-            spans += [
-                max(0, first // _BOX_STEP_PIXELS * _BOX_STEP_PIXELS),
-                min(len(line), (last // _BOX_STEP_PIXELS + 1) * _BOX_STEP_PIXELS),
-            ]
-        new = _Box(*spans)
-        if not self.bottom:
-            return new
-        return _Box(
-            min(self.top, new.top),
-            max(self.bottom, new.bottom),
-            min(self.left, new.left),
-            max(self.right, new.right),
-        )
 
 
 @dataclass(frozen=True)
