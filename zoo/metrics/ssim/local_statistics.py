@@ -124,7 +124,7 @@ class LocalStatistics:
     var: Tensor
 
 
-def check_images(x: Images, data_range: float, window: SSIMWindow) -> None:
+def check_ssim_inputs(x: Images, data_range: float, window: SSIMWindow) -> None:
     """Make sure that images can be compared under a window.
 
     Raises:

@@ -24,7 +24,7 @@ from zoo.metrics.ssim.local_statistics import (
     Images,
     LocalStatistics,
     are_bytes,
-    check_images,
+    check_ssim_inputs,
     compute_statistics,
     dtype_of,
     find_window,
@@ -74,8 +74,8 @@ def ms_ssim(x: Tensor, y: Tensor, data_range: float) -> Tensor:
             f"MS-SSIM needs images of more than {MS_SSIM_SMALLEST} pixels a side, not {x.shape[2]}x{x.shape[3]}. "
             "Use SSIM for smaller ones"
         )
-    check_images(x, data_range, window)
-    check_images(y, data_range, window)
+    check_ssim_inputs(x, data_range, window)
+    check_ssim_inputs(y, data_range, window)
     _check_shapes(x, y)
     x, y, factors = x.to(dtype) / data_range, y.to(dtype) / data_range, []
     for scale, weight in enumerate(MS_SSIM_WEIGHTS):
@@ -96,7 +96,7 @@ def pairwise_ssim(x: Tensor, data_range: float, kind: str = "uniform") -> Tensor
 
     The mean tells how alike images are: near 1 for a collapsed generator. Raises as :func:`ssim` does.
     """
-    check_images(x, data_range, find_window(kind))
+    check_ssim_inputs(x, data_range, find_window(kind))
     count = len(x)
     table_values = torch.empty(count, count, dtype=dtype_of(x), device=x.device)
     with single_threaded_torch() as threads:
@@ -138,8 +138,8 @@ def nearest_ssim(
         raise ValueError(f"nearest_ssim compares images of one shape, not {tuple(x.shape)} with {tuple(reals.shape)}")
     if len(reals) == 0:
         raise ZooError("no real images to search for the nearest")
-    check_images(x, data_range, find_window(kind))
-    check_images(reals, data_range, find_window(kind))
+    check_ssim_inputs(x, data_range, find_window(kind))
+    check_ssim_inputs(reals, data_range, find_window(kind))
     best = torch.full((len(x),), -torch.inf, dtype=dtype_of(x, reals), device=x.device)
     index = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     reporter.start("comparing", len(x) * len(reals))
@@ -196,8 +196,8 @@ def _background(images: Images) -> float:
 def _both_statistics(x: Tensor, y: Tensor, data_range: float, kind: str) -> tuple[LocalStatistics, LocalStatistics]:
     window, dtype = find_window(kind), dtype_of(x, y)
     _check_shapes(x, y)
-    check_images(x, data_range, window)
-    check_images(y, data_range, window)
+    check_ssim_inputs(x, data_range, window)
+    check_ssim_inputs(y, data_range, window)
     return compute_statistics(x, data_range, window, dtype), compute_statistics(y, data_range, window, dtype)
 
 
