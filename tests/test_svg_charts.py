@@ -36,7 +36,7 @@ def test_figures_carry_no_more_digits_than_they_have(value, decimals, text):
     [(131.04, 144.4, "131-144"), (8.84, 9.77, "8.84-9.77"), (-0.0012, 0.0034, "-0.0012-0.0034"), (97, 107, "97-107")],
 )
 def test_intervals(low, high, text):
-    assert ascii_(number_format.format_interval(low, high, 4)) == text
+    assert ascii_(number_format.format_interval([low, high], 4)) == text
 
 
 def test_units_of_people():

@@ -48,6 +48,7 @@ def make_grid(images: Tensor | np.ndarray, columns: int | None = None, pad: int 
         raise ValueError(f"a grid needs at least one of uint8 images (N, C, H, W), got {array.dtype} {array.shape}")
     side = max(array.shape[2:])
     factor = ceil(MIN_CELL_PIXELS / side) if side <= ENLARGED_SIDE_PIXELS else 1
+    # A whole factor and no interpolation: every pixel is seen as it is.
     array = array.repeat(factor, axis=2).repeat(factor, axis=3)
     return arrange_images(array, columns or ceil(sqrt(len(array))), pad)
 
@@ -58,7 +59,7 @@ def arrange_images(images: np.ndarray, columns: int, pad: int) -> Image.Image:
     The sheet is RGB for images of three channels, else grey and shows the first channel.
     """
     count, _, height, width = images.shape
-    columns = min(columns, count)
+    columns = min(columns, count)  # no empty columns
     cell_height, cell_width = height + pad, width + pad
     size = (pad + columns * cell_width, pad + ceil(count / columns) * cell_height)
     colour = images.shape[1] == 3
@@ -80,6 +81,7 @@ def save_png(image: Image.Image, path: Path, metadata: Mapping[str, object] | No
     for key, value in (metadata or {}).items():
         info.add_text(key, str(value))
     with replace_file(path) as temporary:
+        # The temporary name has no suffix that tells the format.
         image.save(temporary, format="PNG", pnginfo=info, optimize=True)
 
 
@@ -102,9 +104,11 @@ def make_gif(frames: Sequence[Path], out: Path, seconds: float = 8.0, captions: 
         raise ZooError(f"{out}: there are no images to make an animation of")
     if captions is not None and len(captions) != len(frames):
         raise ValueError(f"{len(captions)} captions for {len(frames)} frames; give one for each frame")
+    # `set`: fewer frames than GIF_MAX_FRAMES are chosen more than once.
     chosen = sorted(set(np.linspace(0, len(frames) - 1, GIF_MAX_FRAMES).round().astype(int).tolist()))
     images = [_open_frame(frames[index]) for index in chosen]
     texts = [captions[index] for index in chosen] if captions else None
+    # Browsers slow down frames of less than 20 ms; 40 ms is smooth enough for training.
     duration = min(max(seconds / len(images), 0.04), 0.5)
     _write_gif(images, out, [duration] * (len(images) - 1) + [duration + GIF_HOLD_SECONDS], texts)
 
@@ -119,7 +123,7 @@ def animate(images: Tensor | np.ndarray | Sequence[Image.Image], out: Path, fps:
         fps: frames per second, up to 50; a GIF counts in hundredths of a second, so that 30 becomes 33.
     """
     if isinstance(images, Tensor | np.ndarray):
-        images = [make_grid(image[None], pad=0) for image in images]
+        images = [make_grid(image[None], pad=0) for image in images]  # for its enlargement
     if not images:
         raise ZooError(f"{out}: there are no images to make an animation of")
     _write_gif(images, out, [1 / min(fps, 50.0)] * len(images))
@@ -144,8 +148,9 @@ def _write_gif(
     images: Sequence[Image.Image], out: Path, seconds: Sequence[float], captions: Sequence[str] | None = None
 ) -> None:
     """Encode at the largest of `GIF_SIDES` that keeps the file within `GIF_MAX_BYTES`, else at the smallest."""
+    # One colour frame makes the animation RGB, since a GIF of both would need a palette per frame.
     mode = "L" if all(image.mode == "L" for image in images) else "RGB"
-    width, height = images[-1].size
+    width, height = images[-1].size  # frames of other sizes are scaled to that of the last
     data = b""
     for side in GIF_SIDES:
         scale = min(1.0, side / max(width, height))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 MINUS, DASH, NARROW = "\u2212", "\u2013", "\u202f"  # NARROW: a thin space at which no line breaks
@@ -12,9 +12,18 @@ VALUE_DIGITS, INTERVAL_DIGITS = 4, 3  # significant digits; the ends of an inter
 
 def finite_or_none(value: Any) -> float | None:
     """Return a real number as a float, and None for everything else, NaN and infinities included."""
+    # A bool is an int in Python, but not a value.
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
+
+
+def value_and_ends(figure: Mapping[str, Any] | None) -> list[float]:
+    """Return a metric's value and, if both are known, the ends of its interval; an empty list without a value."""
+    value, low, high = (finite_or_none((figure or {}).get(key)) for key in ("value", "low", "high"))
+    if value is None:
+        return []
+    return [value] if low is None or high is None else [value, low, high]
 
 
 def format_value(value: float, decimals: int, digits: int = VALUE_DIGITS) -> str:
@@ -25,15 +34,15 @@ def format_value(value: float, decimals: int, digits: int = VALUE_DIGITS) -> str
     return _with_sign(value, max(0, min(decimals, digits - _integer_digits(value))))
 
 
-def format_interval(low: float | None, high: float | None, decimals: int) -> str:
-    """Write ``131-144`` with an en dash; nothing if an end is missing or both are equal.
+def format_interval(ends: Sequence[float], decimals: int) -> str:
+    """Write ``131-144`` with an en dash; nothing if there are no ends or both are equal.
 
     Both ends have as many decimals as the larger has room for.
     """
-    if low is None or high is None or low == high:
+    if not ends or ends[0] == ends[1]:
         return ""
-    places = max(0, min(decimals, INTERVAL_DIGITS - _integer_digits(max(abs(low), abs(high)))))
-    return f"{_with_sign(low, places)}{NARROW}{DASH}{NARROW}{_with_sign(high, places)}"
+    places = max(0, min(decimals, INTERVAL_DIGITS - _integer_digits(max(abs(end) for end in ends))))
+    return f"{NARROW}{DASH}{NARROW}".join(_with_sign(end, places) for end in ends)
 
 
 def format_whole(value: float) -> str:
@@ -54,7 +63,7 @@ def format_count(value: float, unit: str = "") -> str:
 
 def format_duration(seconds: float) -> str:
     """Write ``8.2 s``, ``42 s``, ``14 min 42 s``, ``3 h 05 min`` or ``2 d 4 h``."""
-    total = round(seconds)
+    total = round(seconds)  # before the units are chosen, so that 59.7 s is not "60 s"
     if total < 10:
         return f"{seconds:.1f} s"
     if total < 60:
@@ -78,6 +87,7 @@ def join_words(items: Sequence[str]) -> str:
 
 def _integer_digits(value: float) -> int:
     """Count the digits before the decimal point: 3 of 137.7, 1 of 9.3 and of 0, -1 of 0.04."""
+    # Zero has no logarithm; it is written with one digit.
     return math.floor(math.log10(abs(value))) + 1 if value else 1
 
 

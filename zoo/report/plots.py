@@ -8,13 +8,14 @@ Matplotlib is imported only when something is drawn, and only its object interfa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from zoo.core.files import replace_file
+from zoo.report.series import Series, block_medians, number_or_nan, read_series, smooth
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,13 +23,12 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _Row = Mapping[str, Any]
-_Series = tuple[np.ndarray, np.ndarray]  # thousands of images seen, ascending, and the values there; all finite
 
 BLUE, ORANGE = "#0072B2", "#D55E00"  # from Okabe and Ito's colour-blind-safe set: D and real images, G and fakes
 TEXT_GREY, AXIS_GREY, GRID_GREY = "#333333", "#8A8A8A", "#E6E6E6"
 REFERENCE_DASHES = (0, (4, 3))
 PLOT_MAX_POINTS = 2000  # a longer series is drawn from the medians of as many blocks
-UNSMOOTHED_POINTS = 10  # a series of fewer points is drawn point by point
+MIN_SMOOTHED_POINTS = 10  # a series of fewer points is drawn point by point
 MANY_TICKS_RATIO = 300  # a logarithmic axis over more than this ratio has ticks at powers of ten only
 
 
@@ -45,7 +45,7 @@ def plot_losses(rows: Sequence[_Row], path: Path, title: str) -> bool:
     figure, (axes,) = _new_figure(title, (1,))
     for series, colour, label in lines:
         _draw_series(axes, series, colour, label)
-    _set_log_scale(axes, values)
+    _set_log_scale(axes, values)  # losses of GANs span decades, above all after a collapse
     axes.set_ylabel("loss")
     _save_figure(figure, path)
     return True
@@ -76,6 +76,7 @@ def plot_accuracy(rows: Sequence[_Row], path: Path, title: str) -> bool:
         _draw_series(upper, (x, 100 * y), colour, name)
     for series, colour, name in scores:
         _draw_series(lower, series, colour, name)
+    # 50 % accuracy, and a score in the middle, are what guessing gives.
     for axes, chance in ((upper, 50), (lower, middle)):
         axes.axhline(chance, color=AXIS_GREY, linewidth=1.1, linestyle=REFERENCE_DASHES, zorder=1)
     upper.set(ylim=(-3, 103), yticks=[0, 25, 50, 75, 100], ylabel="D accuracy")
@@ -94,10 +95,11 @@ def plot_ssim(rows: Sequence[_Row], path: Path, title: str, reals: Mapping[str, 
         reals: the same two values of real images, under the rows' keys ``ssim_nearest`` and ``ssim_pairwise``; each is
             a dashed line in the colour of its curve, and left out where missing or None.
     """
-    lines = [
-        (_series(rows, "ssim_nearest"), _number(reals.get("ssim_nearest")), BLUE, "fakes to their nearest real image"),
-        (_series(rows, "ssim_pairwise"), _number(reals.get("ssim_pairwise")), ORANGE, "fakes to one another"),
-    ]
+    styles = {
+        "ssim_nearest": (BLUE, "fakes to their nearest real image"),
+        "ssim_pairwise": (ORANGE, "fakes to one another"),
+    }
+    lines = [(_series(rows, key), number_or_nan(reals.get(key)), *style) for key, style in styles.items()]
     if not any(len(y) for (_, y), *_ in lines):
         return False
     figure, (axes,) = _new_figure(title, (1,))
@@ -106,6 +108,7 @@ def plot_ssim(rows: Sequence[_Row], path: Path, title: str, reals: Mapping[str, 
         if np.isfinite(level):
             axes.axhline(level, color=colour, linewidth=1.3, linestyle=REFERENCE_DASHES, zorder=1)
     if any(np.isfinite(level) for _, level, *_ in lines):
+        # An empty line, for one entry in the legend instead of one per level.
         axes.plot([], [], color=AXIS_GREY, linewidth=1.3, linestyle=REFERENCE_DASHES, label="the same of real images")
     axes.set_ylabel("mean SSIM")
     axes.margins(y=0.12)
@@ -141,6 +144,7 @@ def plot_sweep(runs: Mapping[str, Sequence[_Row]], strips: Mapping[str, Image.Im
     series = [[_series(rows, source) for rows in runs.values()] for _, source in panels]
     if not any(len(y) for panel in series for _, y in panel):
         return False
+    # 0.9: the last tenth of viridis is too bright for a white page.
     colours = [colormaps["viridis"](0.9 * i / max(1, len(runs) - 1)) for i in range(len(runs))]
     figure, axes = _new_sweep_figure(title, strips)
     for (label, _), lines, panel in zip(panels, series, axes, strict=False):
@@ -150,7 +154,7 @@ def plot_sweep(runs: Mapping[str, Sequence[_Row]], strips: Mapping[str, Image.Im
         _style_axes(panel, 9)
         panel.set_xlabel("thousands of images seen", color=TEXT_GREY, fontsize=9)
         panel.set_xlim(left=0)
-    axes[-1].set_axis_off()
+    axes[-1].set_axis_off()  # the sixth panel has the legend of all others
     axes[-1].legend(*axes[0].get_legend_handles_labels(), loc="upper left", frameon=False, fontsize=10.5)
     with replace_file(path) as temporary:
         figure.savefig(temporary, format="png")
@@ -162,10 +166,12 @@ def _new_sweep_figure(title: str, strips: Mapping[str, Image.Image]) -> tuple[Fi
     from matplotlib.figure import Figure
 
     width = 11.0
+    # 0.92: the share of the width that the names of the runs leave to the strips.
     heights = [width * 0.92 * strip.height / strip.width for strip in strips.values()]
     figure = Figure(figsize=(width, 6 + sum(heights)), dpi=120, facecolor="white")
     figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.06)
     figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold", color=TEXT_GREY)
+    # Without strips the lower part still needs a height above zero.
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(6, max(sum(heights), 0.01)))[:, 0]
     if strips:
         panels = lower.subplots(len(strips), 1, squeeze=False, height_ratios=heights)[:, 0]
@@ -177,54 +183,40 @@ def _new_sweep_figure(title: str, strips: Mapping[str, Image.Image]) -> tuple[Fi
     return figure, upper.subplots(2, 3).ravel().tolist()
 
 
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float | np.number) else np.nan
-
-
 def _difference(row: _Row, key: str, other: str) -> float:
-    return _number(row.get(key)) - _number(row.get(other))
+    return number_or_nan(row.get(key)) - number_or_nan(row.get(other))
 
 
 def _logit_difference(row: _Row) -> float:
     return _difference(row, "d_real", "d_fake")
 
 
-def _series(rows: Iterable[_Row], source: str | Callable[[_Row], Any]) -> _Series:
-    """Read a key of the rows, or what a function returns for each, against images seen."""
-    value_of = source if callable(source) else lambda row: row.get(source)
-    pairs = np.array([(_number(row.get("nimg")) / 1000, _number(value_of(row))) for row in rows]).reshape(-1, 2)
-    pairs = pairs[np.isfinite(pairs).all(axis=1)]
-    pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
-    if len(pairs) > PLOT_MAX_POINTS:
-        pairs = np.array([np.median(block, axis=0) for block in np.array_split(pairs, PLOT_MAX_POINTS)])
-    return pairs[:, 0], pairs[:, 1]
+def _series(rows: Sequence[_Row], source: str | Callable[[_Row], float]) -> Series:
+    """Read a series against thousands of images seen."""
+    x, y = block_medians(read_series(rows, source), PLOT_MAX_POINTS)
+    return x / 1000, y
 
 
-def _smooth(y: np.ndarray) -> np.ndarray:
-    """Take the running median over a twentieth of the rows (at least five), then a mean over half of that."""
-    half = max(2, len(y) // 40)
-    for reach, average in ((half, np.median), (half // 2, np.mean)):  # the mean rounds the steps of the median
-        y = np.array([average(y[max(0, i - reach) : i + reach + 1]) for i in range(len(y))])
-    return y
-
-
-def _draw_series(axes: Axes, series: _Series, colour: Any, label: str) -> None:
+def _draw_series(axes: Axes, series: Series, colour: Any, label: str) -> None:
     x, y = series
-    if len(y) < UNSMOOTHED_POINTS:
+    if len(y) < MIN_SMOOTHED_POINTS:
         axes.plot(x, y, color=colour, linewidth=2, marker="o", markersize=4, label=label)
         return
     axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.28)
-    axes.plot(x, _smooth(y), color=colour, linewidth=2, label=label, solid_capstyle="round")
+    half = max(2, len(y) // 40)  # the running median spans a twentieth of the points
+    rounded = smooth(smooth(y, half), half // 2, np.mean)  # the mean rounds the steps that a median leaves
+    axes.plot(x, rounded, color=colour, linewidth=2, label=label, solid_capstyle="round")
 
 
 def _set_log_scale(axes: Axes, values: np.ndarray) -> None:
     """Choose a logarithmic scale and readable ticks; symmetric around zero where some values are negative."""
     from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator, SymmetricalLogLocator
 
-    sizes = np.abs(values[values != 0])
+    sizes = np.abs(values[values != 0])  # zero has no place on a logarithmic axis
     if not len(sizes):
         return
     negative = bool((values < 0).any())
+    # Where a symmetric axis changes from linear to logarithmic: the decade of a typical loss.
     smallest = 10 ** np.floor(np.log10(np.median(sizes))) if negative else sizes.min()
     ratio = sizes.max() / smallest
     factors = (1.0,) if ratio > MANY_TICKS_RATIO else (1.0, 2.0, 5.0)
@@ -237,7 +229,7 @@ def _set_log_scale(axes: Axes, values: np.ndarray) -> None:
         # Within less than a decade a logarithmic locator may find no tick at all.
         locator = LogLocator(subs=factors) if ratio > 5 else MaxNLocator(5, steps=[1, 2, 5, 10])
     axes.yaxis.set_major_locator(locator)
-    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_minor_locator(NullLocator())  # the default minor ticks have labels that overlap
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
@@ -246,6 +238,7 @@ def _new_figure(title: str, heights: Sequence[int]) -> tuple[Figure, list[Axes]]
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.4 if len(heights) == 1 else 5.6), dpi=160, facecolor="white")
+    # The constrained layout keeps titles and labels apart whatever their lengths.
     figure.set_layout_engine("constrained", w_pad=0.14, h_pad=0.1)
     panels = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0].tolist()
     panels[0].set_title(title, loc="left", fontsize=13, fontweight="bold", color=TEXT_GREY, pad=30)
@@ -263,7 +256,7 @@ def _save_figure(figure: Figure, path: Path) -> None:
     first, last = figure.axes[0], figure.axes[-1]
     for axes in figure.axes:
         _style_axes(axes, 10.5, which="both", pad=5)
-        axes.spines["bottom"].set_visible(axes is last)
+        axes.spines["bottom"].set_visible(axes is last)  # the panels share one axis of images seen
         axes.set_axisbelow(True)
         axes.yaxis.label.set(color=TEXT_GREY, fontsize=11)
     first.legend(

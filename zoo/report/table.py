@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from zoo.report.number_format import format_count, format_duration, format_rate
+from zoo.report.number_format import (
+    DASH,
+    finite_or_none,
+    format_count,
+    format_duration,
+    format_rate,
+    format_whole,
+    value_and_ends,
+)
 
 _Plain = Mapping[str, Any]
 _Table = tuple[list[str], list[list[str]]]  # headings, those of right-aligned columns ending in ">"; rows
@@ -49,20 +58,23 @@ def quality(group: _Plain, metrics: Sequence[_Plain], *, intervals: bool) -> _Ta
         cells = [_metric_cell(row, metric, interval=intervals) for metric in metrics]
         name = f"({row['name']})" if row["kind"] == "baseline" else row["name"]
         values = [row["figures"].get(metric["name"]) for metric in metrics]
-        n = next((value["n"] for value in values if value and value["value"] is not None), 0)
+        n = next((value["n"] for value in values if value and value_and_ends(value)), 0)
         rows.append([name, *cells, f"{n:,}", alarms(row)])
     return headings, rows
 
 
 def cell(figure: _Plain | None, decimals: int, *, interval: bool) -> str:
     """Write ``"137.7 ±6.4"``, or ``"0.016 (0 to 0.078)"`` for an asymmetric interval; a dash for a missing value."""
-    if figure is None or figure["value"] is None:
+    numbers = value_and_ends(figure)
+    if not numbers:
         return NONE
-    text = f"{figure['value']:.{decimals}f}"
-    if not interval or figure["low"] is None or figure["high"] is None:
+    value, *ends = numbers
+    text = f"{value:.{decimals}f}"
+    if not interval or not ends:
         return text
-    below, above = figure["value"] - figure["low"], figure["high"] - figure["value"]
-    low, high = (f"{figure[end]:.{decimals}f}".rstrip("0").rstrip(".") for end in ("low", "high"))
+    below, above = value - ends[0], ends[1] - value
+    low, high = (f"{end:.{decimals}f}".rstrip("0").rstrip(".") for end in ends)
+    # One number would hide that, for example, a share near zero can only be larger.
     if abs(above - below) > ASYMMETRY * (above + below) and low != high:
         return f"{text} ({low} to {high})"
     return f"{text} ±{(above + below) / 2:.{decimals}f}"
@@ -70,6 +82,7 @@ def cell(figure: _Plain | None, decimals: int, *, interval: bool) -> str:
 
 def _metric_cell(row: _Plain, metric: _Plain, *, interval: bool) -> str:
     """Write a metric of a row; over several training seeds with their standard deviation instead of the interval."""
+    # The interval of one run covers the choice of images, not that of the training seed.
     spread = row.get("spread", {}).get(metric["name"])
     text = cell(row["figures"].get(metric["name"]), metric["decimals"], interval=interval and spread is None)
     if text == NONE or spread is None or spread["sd"] is None:
@@ -85,29 +98,52 @@ def alarms(row: _Plain) -> str:
     return "; ".join(f"{name} ({', '.join(names)})" for name, names in metrics.items())
 
 
-_COSTS: tuple[tuple[str, tuple[str, ...], Callable[[float], str]], ...] = (
-    # heading, keys of a row's costs, how to write their values
-    ("images seen>", ("nimg",), "{:,}".format),
-    ("G / D parameters>", ("parameters_g", "parameters_d"), format_count),
-    ("G multiply-adds>", ("macs_g",), format_count),
-    ("file>", ("checkpoint_bytes",), lambda value: format_count(value, "B")),
-    ("training img/s>", ("train_img_per_s",), format_rate),
-    ("sampling img/s>", ("sample_img_per_s",), format_rate),
-    ("peak memory>", ("peak_memory_bytes",), lambda value: format_count(value, "B")),
-    ("training time>", ("wall_s",), format_duration),
+@dataclass(frozen=True)
+class CostColumn:
+    """What a generator needs, as a column of a table.
+
+    Attributes:
+        title: heading.
+        unit: what is written after or under the heading.
+        keys: of a row's costs; the first is sorted by.
+        write: how to write a value.
+        more: whether more is better.
+    """
+
+    title: str
+    unit: str
+    keys: tuple[str, ...]
+    write: Callable[[float], str]
+    more: bool = False
+
+    def cell(self, row: _Plain) -> tuple[str, float | None]:
+        """Return the text and the number to sort by; an empty text and None where nothing is known."""
+        values = [finite_or_none((row.get("cost") or {}).get(key)) for key in self.keys]
+        first = next((value for value in values if value is not None), None)
+        text = " / ".join(DASH if value is None else self.write(value) for value in values)
+        return ("", None) if first is None else (text, first)
+
+
+def _format_bytes(value: float) -> str:
+    return format_count(value, "B")
+
+
+COST_COLUMNS = (
+    CostColumn("Parameters", "G / D", ("parameters_g", "parameters_d"), format_count),
+    CostColumn("Multiply-adds", "G / D, per image", ("macs_g", "macs_d"), format_count),
+    CostColumn("Generator file", "", ("checkpoint_bytes",), _format_bytes),
+    CostColumn("Images seen", "in training", ("nimg",), format_whole, more=True),
+    CostColumn("Training", "images/s", ("train_img_per_s",), format_rate, more=True),
+    CostColumn("Sampling", "images/s", ("sample_img_per_s",), format_rate, more=True),
+    CostColumn("Peak memory", "", ("peak_memory_bytes",), _format_bytes),
+    CostColumn("Training time", "", ("wall_s",), format_duration),
 )
 
 
 def _costs_table(group: _Plain) -> _Table:
     """Make the table of each generator's size, speed and training time."""
-    rows = []
-    for row in group["rows"]:
-        cells = [row["name"]]
-        for _, keys, write in _COSTS:
-            values = [row["cost"].get(key) for key in keys]
-            cells.append(" / ".join(NONE if value is None else write(value) for value in values))
-        rows.append(cells)
-    return ["", *(heading for heading, *_ in _COSTS)], rows
+    headings = ["", *(f"{column.title} {column.unit}".rstrip() + ">" for column in COST_COLUMNS)]
+    return headings, [[row["name"], *(column.cell(row)[0] or NONE for column in COST_COLUMNS)] for row in group["rows"]]
 
 
 def bench_markdown(document: _Plain) -> str:
@@ -122,7 +158,7 @@ def bench_markdown(document: _Plain) -> str:
         triggered = [f"- **{row['name']}**: {alarm['text']}\n" for row in group["rows"] for alarm in row["alarms"]]
         evaluated = any(row["error"] is None for row in group["rows"])
         nothing = "No alarm was triggered.\n" if evaluated else "No generator could be evaluated.\n"
-        parts.append("".join(triggered) or nothing)
+        parts.append("".join(triggered) or nothing)  # "no alarm" would mislead if nothing was evaluated
         parts.append(markdown_table(*_costs_table(group)))
     if document["notes"]:
         parts.append("".join(f"- {note}\n" for note in document["notes"]))
@@ -131,6 +167,7 @@ def bench_markdown(document: _Plain) -> str:
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Write a Markdown table; columns whose headings end in ``>`` hold numbers and are aligned to the right."""
+    # GitHub's Markdown: a colon at the right end aligns a column to the right.
     rule = ["---:" if heading.endswith(">") else "---" for heading in headings]
     lines = [[heading.rstrip(">") for heading in headings], rule, *rows]
     return "".join(f"| {' | '.join(_escape(text) for text in line)} |\n" for line in lines)

@@ -102,6 +102,7 @@ class Album:
         row = self._pictures.get(name)
         if row is None or self.no_reals:
             return []
+        # Either array may be empty or shorter.
         count = min(len(row.pairs), len(row.nearest), _pair_count(side))
         notes = [*row.pair_notes, *[""] * count]
         return [(make_sprite(np.stack([row.pairs[i], row.nearest[i]]), 2, side=side), notes[i]) for i in range(count)]
@@ -115,6 +116,7 @@ class Album:
 
     def _add_grid(self, name: str, fakes: np.ndarray, group: _Plain) -> None:
         count, columns = self._grid_shape(group["resolution"])
+        # Fewer samples than planned are arranged as close to a square as possible.
         if len(fakes) < count:
             columns = max(1, ceil(sqrt(len(fakes))))
         sprite = make_sprite(fakes[:count], columns, side=self.sides[group["name"]])
@@ -133,7 +135,7 @@ class Album:
     def _choose_sides(self, groups: list[_Plain]) -> dict[str, int]:
         """Return for each group the largest side at which all images together are about within the limit."""
         sides = {group["name"]: group["resolution"] for group in groups}
-        for limit in REDUCED_SIDES:
+        for limit in REDUCED_SIDES:  # at the smallest, the page is as large as it has to be
             if sum(self._estimate_bytes(group, sides[group["name"]]) for group in groups) <= PAGE_PNG_BYTES:
                 break
             sides = {group["name"]: min(group["resolution"], limit) for group in groups}
@@ -152,6 +154,7 @@ class Album:
             shown.append((images.fakes, len(images.strip) if side <= STRIP_SIDE else len(images.strip) // 4))
             if not self.no_reals:
                 shown += [(images.pairs, _pair_count(side)), (images.nearest, _pair_count(side))]
+        # The first image stands for all of its kind: encoding every one twice would double the time.
         total = 0.0
         for array, count in shown:
             if count and len(array):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,18 +19,9 @@ from zoo.report.html.svg_charts import (
     draw_whisker,
     make_axis,
     read_curve,
-    value_and_ends,
 )
-from zoo.report.number_format import (
-    DASH,
-    finite_or_none,
-    format_count,
-    format_duration,
-    format_interval,
-    format_rate,
-    format_value,
-    format_whole,
-)
+from zoo.report.number_format import finite_or_none, format_interval, format_value, format_whole, value_and_ends
+from zoo.report.table import COST_COLUMNS, CostColumn
 
 _Plain = Mapping[str, Any]
 _Log = tuple[int, str, Sequence[_Plain]]  # slot of the curve, name, rows
@@ -123,7 +114,7 @@ class GroupSection:
         self.index, self.plain, self.name = index, group, str(group["name"])
         self.single_run = document["kind"] == "report"
         self.data: _Plain = group["data"]
-        self.footnotes: list[str] = []
+        self.footnotes: list[str] = []  # filled by the cells, in the order of the table
         self.ceiling = ceiling(group)
         data = [row for row in group["rows"] if not row.get("error")]
         self.columns = []
@@ -135,6 +126,8 @@ class GroupSection:
         self.rows = [self._make_row(index, row) for index, row in enumerate(group["rows"])]
         self.baselines = [self._make_row(index, row, baseline=True) for index, row in enumerate(group["baselines"])]
         self.evaluated = [row for row in self.rows if not row.error]
+        self.alarmed = [row for row in self.evaluated if row.alarms]
+        self.alarmed_baselines = [row.name for row in self.baselines if row.alarms]
         self.ranked = next((column for column in self.columns if column.ranks), None)
         self.forest = self._make_forest()
         self.costs = _cost_columns(data)
@@ -145,16 +138,9 @@ class GroupSection:
         self.charts, self.legend = _training_charts(group["rows"], document["metrics"], pictures)
 
     @property
-    def alarmed(self) -> list[TableRow]:
-        return [row for row in self.evaluated if row.alarms]
-
-    @property
-    def alarmed_baselines(self) -> list[str]:
-        return [row.name for row in self.baselines if row.alarms]
-
-    @property
     def paper_parts(self) -> list[tuple[int, int]]:
         """Ranges of columns that fit on a sheet of paper, about equally wide."""
+        # Rounded up; then even parts, rather than full sheets and a last one with a single column.
         count = -(-len(self.columns) // PAPER_COLUMNS)
         return list(itertools.pairwise(round(len(self.columns) * part / max(count, 1)) for part in range(count + 1)))
 
@@ -162,6 +148,7 @@ class GroupSection:
         """Draw the first generator's value among those of all baselines, as SVG."""
         if column.axis is None or not self.evaluated:
             return ""
+        # The ceiling is drawn as a line already.
         baselines = [_figure(row.data, column.metric) for row in self.baselines if not row.is_ceiling]
         value = _figure(self.evaluated[0].data, column.metric)
         return draw_whisker(column.axis, value, column.ideal, others=baselines)
@@ -176,6 +163,7 @@ class GroupSection:
         return Column(
             metric=metric,
             ideal=self.ceiling["figures"].get(metric["name"]) if self.ceiling else None,
+            # One axis for all rows, so that drawings in a column can be compared.
             axis=make_axis([value for row in rows for value in value_and_ends(_figure(row, metric))], zero=True),
             direction=describe_direction(metric),
             ranks=metric["name"] == self.plain.get("ranked_by"),
@@ -184,6 +172,7 @@ class GroupSection:
     def _make_row(self, index: int, row: _Plain, *, baseline: bool = False) -> TableRow:
         figures = row["figures"].values()
         counts = Counter(figure["n"] for figure in figures if figure.get("n") and value_and_ends(figure))
+        # Metrics on pairs use fewer images; their cells say so.
         n = counts.most_common(1)[0][0] if counts else 0
         error = row.get("error")
         ranked = not (baseline or self.single_run or error) and self.plain.get("ranked_by")
@@ -196,6 +185,7 @@ class GroupSection:
             is_ceiling=baseline and row is self.ceiling,
             alarms=list(dict.fromkeys(alarm["name"] for alarm in row.get("alarms", []))),
             remarks=_remarks(row),
+            # A row that failed has one wide cell with the error.
             cells=[] if error else [self._make_cell(row, column, n, hollow=baseline) for column in self.columns],
         )
 
@@ -203,14 +193,15 @@ class GroupSection:
         metric = column.metric
         figure = _figure(row, metric)
         note = str(figure.get("note") or "")
-        value, low, high = (finite_or_none(figure.get(key)) for key in ("value", "low", "high"))
-        if value is None:
+        numbers = value_and_ends(figure)
+        if not numbers:
             note = note or "not available: not measured"
             return Cell(mark=self._footnote(note), note=note)
+        value = numbers[0]
         spread = (row.get("spread") or {}).get(metric["name"])
         return Cell(
             text=format_value(value, metric["decimals"]),
-            interval=format_interval(low, high, metric["decimals"]),
+            interval=format_interval(numbers[1:], metric["decimals"]),
             spread=_format_spread(spread, value, metric["decimals"]) if spread else "",
             n=format_whole(figure["n"]) if figure.get("n") and figure["n"] != n else "",
             key=_sort_key(metric, value, finite_or_none((column.ideal or {}).get("value"))),
@@ -278,6 +269,7 @@ def _format_spread(spread: _Plain, value: float, decimals: int) -> str:
     mean, sd = finite_or_none(spread.get("mean")), finite_or_none(spread.get("sd"))
     if mean is None or sd is None:
         return ""
+    # Two significant digits: a standard deviation over a few seeds is not known better.
     text = f"± {format_value(sd, decimals + 2, 2)}"
     return text if mean == value else f"{format_value(mean, decimals)} {text}"
 
@@ -291,36 +283,10 @@ def _remarks(row: _Plain) -> list[str]:
     return remarks + [f"a training seed failed: {reason}" for reason in row.get("failed", [])]
 
 
-def _format_bytes(value: float) -> str:
-    return format_count(value, "B")
-
-
-_COSTS: tuple[tuple[tuple[str, ...], str, str, Callable[[float], str], bool], ...] = (
-    # keys of a row's costs, heading, what is written under it, how to write a value, whether more is better
-    (("parameters_g", "parameters_d"), "Parameters", "G / D", format_count, False),
-    (("macs_g", "macs_d"), "Multiply-adds", "G / D, per image", format_count, False),
-    (("checkpoint_bytes",), "Generator file", "", _format_bytes, False),
-    (("nimg",), "Images seen", "in training", format_count, True),
-    (("train_img_per_s",), "Training", "images/s", format_rate, True),
-    (("sample_img_per_s",), "Sampling", "images/s", format_rate, True),
-    (("peak_memory_bytes",), "Peak memory", "", _format_bytes, False),
-    (("wall_s",), "Training time", "", format_duration, False),
-)
-
-
-def _cost_columns(rows: Sequence[_Plain]) -> list[dict[str, Any]]:
-    """Return the cost columns that at least one row has, with a text and a number to sort by for each row."""
-    columns = []
-    for keys, title, unit, write, more in _COSTS:
-        cells: list[tuple[str, float | None]] = []
-        for row in rows:
-            values = [finite_or_none((row.get("cost") or {}).get(key)) for key in keys]
-            first = next((value for value in values if value is not None), None)
-            text = " / ".join(DASH if value is None else write(value) for value in values)
-            cells.append(("", None) if first is None else (text, first))
-        if any(text for text, _ in cells):
-            columns.append({"title": title, "unit": unit, "more": more, "cells": cells})
-    return columns
+def _cost_columns(rows: Sequence[_Plain]) -> list[tuple[CostColumn, list[tuple[str, float | None]]]]:
+    """Return the cost columns that at least one row has a value of, with their cells."""
+    columns = [(column, [column.cell(row) for row in rows]) for column in COST_COLUMNS]
+    return [(column, cells) for column, cells in columns if any(text for text, _ in cells)]
 
 
 def _training_charts(
@@ -332,7 +298,7 @@ def _training_charts(
         The charts, and the slots and names of a legend, which is empty for a single log: its two losses share a chart.
     """
     logs: list[_Log] = []
-    for slot, row in enumerate(rows):
+    for slot, row in enumerate(rows):  # a row keeps its colour where others have no log
         images = pictures.get(row["name"])
         if images is not None and images.log:
             logs.append((slot, row["name"], images.log))
@@ -347,6 +313,7 @@ def _training_charts(
         if curves := _read_curves(logs, metric["name"]):
             band = _reference_band(logs, metric["name"])
             charts.append(draw_curves(metric["title"], curves, reference=band, reference_name="real images"))
+    # A row whose log has none of the drawn values is not in the legend.
     names = {slot: name for chart in charts for slot, name in chart.slots}
     return charts, sorted(names.items()) if len(logs) > 1 else []
 

@@ -52,7 +52,7 @@ def make_sprite(images: np.ndarray, columns: int, *, side: int | None = None, ga
     sheet = arrange_images(_reduce(images, side), columns, gap)
     uri = "data:image/png;base64," + base64.b64encode(_encode_png(sheet)).decode("ascii")
     count = len(images)
-    columns = min(columns, count)
+    columns = min(columns, count)  # as in `arrange_images`
     return Sprite(uri=uri, width=sheet.width, height=sheet.height, count=count, columns=columns, side=side, gap=gap)
 
 
@@ -63,6 +63,7 @@ def bytes_per_pixel(images: np.ndarray) -> float:
 
 def _encode_png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
+    # PNG and not JPEG: a reader who looks for copies or artefacts must see the exact pixels.
     image.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
@@ -72,6 +73,6 @@ def _reduce(images: np.ndarray, side: int) -> np.ndarray:
     if images.shape[-1] <= side:
         return images
     planes = [Image.fromarray(plane) for plane in images.reshape(-1, *images.shape[2:])]
-    # BOX averages the pixels that fall together, so no detail is invented and none rings.
+    # BOX averages the pixels that fall together, without the overshoot at edges of sharper filters.
     small = np.stack([np.asarray(plane.resize((side, side), Image.Resampling.BOX)) for plane in planes])
     return small.reshape(*images.shape[:2], side, side)

@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from zoo.report.number_format import finite_or_none, format_interval, format_value, join_words
+from zoo.report.number_format import finite_or_none, format_interval, format_value, join_words, value_and_ends
 
 _Plain = Mapping[str, Any]
 
@@ -34,11 +34,11 @@ def metric_value(row: _Plain, metric: str | None) -> float | None:
 
 def format_with_interval(figure: _Plain | None, metric: _Plain) -> str:
     """Write ``137.7 [131 - 144]`` with an en dash, or ``not available``."""
-    value, low, high = (finite_or_none((figure or {}).get(key)) for key in ("value", "low", "high"))
-    if value is None:
+    numbers = value_and_ends(figure)
+    if not numbers:
         return "not available"
-    interval = format_interval(low, high, metric["decimals"])
-    return format_value(value, metric["decimals"]) + (f" [{interval}]" if interval else "")
+    interval = format_interval(numbers[1:], metric["decimals"])
+    return format_value(numbers[0], metric["decimals"]) + (f" [{interval}]" if interval else "")
 
 
 def describe_direction(metric: _Plain) -> str:
@@ -54,13 +54,14 @@ def summarise_groups(document: _Plain) -> list[Markup]:
     metrics = {metric["name"]: metric for metric in document["metrics"]}
     several = len(document["groups"]) > 1
     paragraphs: list[list[Markup]] = []
+    # How to read a value is explained once, in the first group.
     for index, group in enumerate(document["groups"]):
         metric = metrics.get(group.get("ranked_by") or "")
         paragraphs.append(_describe_group(group, metric, document["kind"], several=several, explain=index == 0))
     rows = [row for group in document["groups"] for row in group["rows"]]
     last = [*_describe_alarms(rows, document["kind"]), *_describe_failures(rows), *_describe_missing(document, rows)]
     paragraphs.append(last)
-    if not several:
+    if not several:  # two or three short paragraphs of one group would look scattered
         paragraphs = [[sentence for paragraph in paragraphs for sentence in paragraph]]
     return [Markup(" ").join(paragraph) for paragraph in paragraphs if paragraph]
 
@@ -96,14 +97,15 @@ def _compare_with_ceiling(row: _Plain, group: _Plain, metric: _Plain, *, explain
         text += f"; held-out real images have {format_with_interval(baseline['figures'][name], metric)}"
         counts = [some["figures"][name].get("n") for some in (row, baseline)]
         if name.startswith("fid") and None not in counts and max(counts) > FID_COUNT_TOLERANCE * min(counts):
-            hint += f"; on {counts[0]:,} and {counts[1]:,} images, and FID falls with their number, KID does not"
+            hint += f"; from {counts[0]:,} and {counts[1]:,} images: FID falls with their number, KID does not"
     text += f" ({hint})." if explain else "."
+    # For a metric that should match, neither "better than real" nor a ratio has a meaning.
     if value is None or ideal is None or metric["better"] == "match":
         return text
     if value < ideal if metric["better"] == "lower" else value > ideal:
         return text + " It is better than real images are, which is a reason to look for copies."
     if metric["better"] == "lower" and ideal > 0 and value >= NOTEWORTHY_RATIO * ideal:
-        ratio = value / ideal
+        ratio = value / ideal  # of distances from the training images; KID may be below zero, hence `ideal > 0`
         return text + f" That is {ratio:,.{1 if ratio < 9.95 else 0}f} times as much."
     return text
 
@@ -112,27 +114,24 @@ def _describe_lead(ranked: Sequence[_Plain], metric: _Plain) -> list[Markup]:
     """Say whether the first of the ranked rows is ahead of the others by more than chance."""
     if len(ranked) < 2:
         return []
-    low, high = _interval(ranked[0], metric)
-    close: list[str] = []
+    _, *first = value_and_ends(ranked[0]["figures"][metric["name"]])
+    close = []
     for row in ranked[1:]:
-        ends = _interval(row, metric)
-        if None not in (low, high, *ends) and ends[0] <= high and low <= ends[1]:  # type: ignore[operator]
+        _, *ends = value_and_ends(row["figures"][metric["name"]])
+        # Overlapping 95 % intervals do not prove equality, but a lead within them may be chance.
+        if first and ends and ends[0] <= first[1] and first[0] <= ends[1]:
             close.append(_BOLD.format(row["name"]))
     if close:
         text = Markup("Its interval overlaps with that of {}, so which of them is better is not settled.")
-        return [text.format(Markup(join_words(close)))]
+        return [text.format(Markup(join_words(close)))]  # the names were escaped above
     second = format_with_interval(ranked[1]["figures"][metric["name"]], metric)
-    apart = "" if low is None or high is None else "; the two intervals do not overlap"
+    apart = "; the two intervals do not overlap" if first else ""
     return [Markup("Second is {} with {}{}.").format(_BOLD.format(ranked[1]["name"]), second, apart)]
-
-
-def _interval(row: _Plain, metric: _Plain) -> tuple[float | None, float | None]:
-    figure = row["figures"][metric["name"]]
-    return finite_or_none(figure.get("low")), finite_or_none(figure.get("high"))
 
 
 def _alarm_names(row: _Plain) -> list[str]:
     """Return the names of a row's alarms, each once, in their order."""
+    # Several metrics may trigger the same alarm.
     return list(dict.fromkeys(alarm["name"] for alarm in row["alarms"]))
 
 

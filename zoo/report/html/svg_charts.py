@@ -16,8 +16,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from zoo.report.number_format import MINUS, finite_or_none, format_count
+from zoo.report.number_format import MINUS, format_count, value_and_ends
+from zoo.report.series import Series, block_medians, read_series, smooth
 
+_Plain = Mapping[str, Any]
 _Kind = Literal["linear", "log", "symlog"]
 
 DRAWING_UNITS = 1000  # width and height of a drawing
@@ -72,6 +74,7 @@ class Axis:
         if self.kind == "linear":
             return value
         if self.kind == "log":
+            # Values below the axis may be zero or negative.
             return math.log10(max(value, self.low))
         return math.copysign(math.log1p(abs(value) / self.bend), value)
 
@@ -108,9 +111,10 @@ def make_axis(values: Iterable[float], kind: _Kind | None = None, *, zero: bool 
     low, high = finite[0], finite[-1]
     if kind is None:
         kind = "log" if low > 0 and high > LOG_AXIS_RATIO * low else "linear"
-    if kind == "log" and low > 0:
+    if kind == "log" and low > 0:  # 4 % of room at either end of the decades; 2 % of the value if all are equal
         factor = max((high / low) ** 0.04, 1.02)
         return Axis(low=low / factor, high=high * factor, kind="log")
+    # A single value, or equal ones, get an axis around them.
     room = 0.05 * (high - low) or max(abs(high) * 0.1, 1e-6)
     if kind == "symlog":
         sizes = [abs(value) for value in finite if value]
@@ -119,19 +123,13 @@ def make_axis(values: Iterable[float], kind: _Kind | None = None, *, zero: bool 
     return Axis(low=0.0 if zero and 0 <= low <= high / 3 else low - room, high=high + room)
 
 
-def value_and_ends(figure: Mapping[str, Any] | None) -> list[float]:
-    """Return a metric's value and the ends of its interval, those that are available; nothing without a value."""
-    numbers = [finite_or_none((figure or {}).get(key)) for key in ("value", "low", "high")]
-    return [] if numbers[0] is None else [number for number in numbers if number is not None]
-
-
 def draw_whisker(
     axis: Axis,
-    figure: Mapping[str, Any],
-    ceiling: Mapping[str, Any] | None,
+    figure: _Plain,
+    ceiling: _Plain | None,
     *,
     hollow: bool = False,
-    others: Iterable[Mapping[str, Any]] = (),
+    others: Iterable[_Plain] = (),
 ) -> str:
     """Draw a dot with its interval, in front of the ceiling's line and interval, as SVG.
 
@@ -143,6 +141,7 @@ def draw_whisker(
     """
     parts = []
     if ceiling is not None and (numbers := value_and_ends(ceiling)):
+        # At least one unit wide, so that a narrow interval stays visible.
         left, right = _x(axis, min(numbers)), _x(axis, max(numbers))
         parts.append(_band(left, 0, max(right - left, 1), DRAWING_UNITS))
         parts.append(_stroke("ceiling", f"M{_x(axis, numbers[0])} 0V{DRAWING_UNITS}"))
@@ -211,14 +210,10 @@ class Chart:
     reference: str = ""
 
 
-def read_curve(rows: Iterable[Mapping[str, Any]], key: str, name: str, slot: int) -> Curve | None:
+def read_curve(rows: Iterable[_Plain], key: str, name: str, slot: int) -> Curve | None:
     """Read the value ``key`` of log rows against ``nimg``; None if no row has it."""
-    pairs = [(finite_or_none(row.get("nimg")), finite_or_none(row.get(key))) for row in rows]
-    table = np.array([pair for pair in pairs if None not in pair], np.float64).reshape(-1, 2)
-    if not len(table):
-        return None
-    table = table[np.argsort(table[:, 0], kind="stable")]
-    return Curve(name=name, slot=slot, x=table[:, 0], y=table[:, 1])
+    x, y = read_series(rows, key)
+    return Curve(name=name, slot=slot, x=x, y=y) if len(y) else None
 
 
 def draw_curves(
@@ -237,6 +232,7 @@ def draw_curves(
     """
     points = [thin_out(curve.x, curve.y) for curve in curves]
     values = np.concatenate([y for _, y in points])
+    # Within a factor of 5 a logarithmic axis looks linear, but has odd ticks.
     kind: _Kind = "linear"
     if log and (values < 0).any():
         kind = "symlog"
@@ -279,14 +275,12 @@ def draw_swatch(slot: int) -> str:
     return _svg("swatch", [f'<g class="ink{slot % CURVE_COLOURS}">{line}</g>'])
 
 
-def thin_out(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def thin_out(x: np.ndarray, y: np.ndarray) -> Series:
     """Reduce a curve to at most `CURVE_MAX_POINTS` block medians and smooth it; a few points stay as they are."""
     if len(y) <= UNSMOOTHED_POINTS:
         return x, y
-    if len(y) > CURVE_MAX_POINTS:
-        x, y = (np.array([np.median(block) for block in np.array_split(v, CURVE_MAX_POINTS)]) for v in (x, y))
-    half = max(1, len(y) // 40)  # the running median takes a twentieth of the points
-    return x, np.array([np.median(y[max(0, i - half) : i + half + 1]) for i in range(len(y))])
+    x, y = block_medians((x, y), CURVE_MAX_POINTS)
+    return x, smooth(y, max(1, len(y) // 40))  # the running median spans a twentieth of the points
 
 
 def _format_images(value: float) -> str:
@@ -299,6 +293,7 @@ def _format_images(value: float) -> str:
 
 def _format_tick(value: float, ticks: Sequence[float]) -> str:
     """Write a tick with as many decimals as distinguish it from the others; very large or small ones as powers."""
+    # The axis decides for all ticks, so that they are written alike.
     largest = max(abs(other) for other in ticks)
     powers = largest >= 1e6 or 0 < largest < 1e-4
     if powers and not value:
@@ -327,6 +322,7 @@ def _band(x: int, y: int, width: int, height: int) -> str:
 
 
 def _stroke(kind: str, path: str) -> str:
+    # Integer coordinates keep the page small: a drawing has 1000 units on about 400 pixels.
     return f'<path class="{kind}" d="{path}"/>'
 
 
