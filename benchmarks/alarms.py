@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from record import append
+from common import append
 from torch import Tensor
 
 import zoo

@@ -134,6 +134,7 @@ class Validator:
                 ssim_twins=alarms.duplicate_fraction(pairs.cpu().numpy()),
                 ssim_twins_real=self._scores["twins"],
                 n=count,
+                paired=count,
             )
         )
 
