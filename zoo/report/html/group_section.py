@@ -300,7 +300,7 @@ def _training_charts(
         images = pictures.get(row["name"])
         if images is not None and images.log:
             logs.append((slot, row["name"], images.log))
-    if len(logs) == 1:
+    if len(logs) == 1:  # D and G of one run are read against each other, those of several runs per network
         titles = enumerate(CURVE_TITLES.items())
         losses = [_read_curves([(slot, title, logs[0][2])], key) for slot, (key, title) in titles]
         panels = [("Loss", [curve for curves in losses for curve in curves])]
@@ -326,5 +326,6 @@ def _reference_band(logs: Sequence[_Log], key: str) -> tuple[float, float] | Non
     last = []
     for _, _, rows in logs:
         values = [finite_or_none(row.get(key + suffix)) for row in rows for suffix in REFERENCE_SUFFIXES]
+        # The last: values of real images do not depend on training.
         last += [value for value in values if value is not None][-1:]
     return (min(last), max(last)) if last else None
