@@ -1,4 +1,4 @@
-"""Numbers as people read them, axes, curves and sprites, against values worked out by hand."""
+"""Number formats, axes, curves and sprites, compared with values worked out by hand."""
 
 import base64
 import io
@@ -14,7 +14,7 @@ from zoo.report.html import sprites, svg_charts
 
 
 def ascii_(text):
-    """With a keyboard's minus for the minus sign and the dash, and no thin spaces."""
+    """Replace the minus sign and the dash by hyphens and remove thin spaces."""
     return text.replace(number_format.MINUS, "-").replace(number_format.DASH, "-").replace(number_format.NARROW, "")
 
 
@@ -27,7 +27,7 @@ def losses(points, negative=False):
     [(137.731, 2, "137.7"), (9.294, 2, "9.29"), (0.17703, 4, "0.1770"), (2171.4, 1, "2,171"), (0, 3, "0.000"),
      (-0.00012, 4, "-0.0001"), (-0.00002, 4, "0.0000"), (0.00352, 4, "0.0035"), (12345678.9, 2, "12,345,679")],
 )  # fmt: skip
-def test_figures_carry_no_more_digits_than_they_have(value, decimals, text):
+def test_values_have_only_significant_digits(value, decimals, text):
     assert ascii_(number_format.format_value(value, decimals)) == text
 
 
@@ -39,7 +39,7 @@ def test_intervals(low, high, text):
     assert ascii_(number_format.format_interval([low, high], 4)) == text
 
 
-def test_units_of_people():
+def test_counts_durations_and_rates():
     assert [number_format.format_count(v) for v in (7, 999, 3574656, 1.04e9, 100032)] == [
         "7",
         "999",
@@ -86,7 +86,7 @@ def test_ticks_are_few_distinct_and_inside(kind, low, high):
     assert 0 <= places[0] <= places[-1] <= 1
 
 
-def test_an_axis_is_logarithmic_only_where_that_helps():
+def test_axis_is_logarithmic_only_for_distant_values():
     assert svg_charts.make_axis([1, 100]).kind == "log"
     assert svg_charts.make_axis([50, 100]).kind == "linear"
     assert svg_charts.make_axis([-1, 100]).kind == "linear"
@@ -97,7 +97,7 @@ def test_an_axis_is_logarithmic_only_where_that_helps():
     assert one.low < 3 < one.high
 
 
-def test_whiskers_stand_where_the_figures_are():
+def test_whiskers_are_at_their_values():
     along = svg_charts.Axis(low=0, high=10)
     drawn = svg_charts.draw_whisker(along, {"value": 5, "low": 4, "high": 7}, {"value": 1, "low": None, "high": None})
     assert re.search(r'class="reach" d="M400 500H700"', drawn)
@@ -119,11 +119,11 @@ def test_curves_are_thinned_to_medians():
     assert (few[1] == x[:5]).all()
 
 
-@pytest.mark.parametrize(("negative", "scale"), [(False, "logarithmic"), (True, "logarithmic")])
-def test_losses_are_drawn_whole(negative, scale):
-    found = svg_charts.read_curve(losses(2000, negative), "loss_d", "run", 3)
-    chart = svg_charts.draw_curves("D loss", [found], log=True)
-    assert chart.scale == scale
+@pytest.mark.parametrize("negative", [False, True])
+def test_curves_stay_inside_the_drawing(negative):
+    curve = svg_charts.read_curve(losses(2000, negative), "loss_d", "run", 3)
+    chart = svg_charts.draw_curves("D loss", [curve], log=True)
+    assert chart.scale == "logarithmic"
     assert (
         300 < len(re.search(r'class="line dash3" d="([^"]+)"', chart.svg)[1].split("L")) <= svg_charts.CURVE_MAX_POINTS
     )
@@ -133,22 +133,22 @@ def test_losses_are_drawn_whole(negative, scale):
     assert "run ends at" in chart.words
 
 
-def test_a_log_is_read_in_order_and_without_gaps():
+def test_log_is_read_in_order_and_without_gaps():
     rows = [{"nimg": 2, "x": 5.0}, {"nimg": 1, "x": 4.0}, {"nimg": 3, "x": None}, {"x": 1.0}, {"nimg": 4, "x": np.inf}]
-    found = svg_charts.read_curve(rows, "x", "run", 0)
-    assert found.x.tolist() == [1, 2]
-    assert found.y.tolist() == [4, 5]
+    curve = svg_charts.read_curve(rows, "x", "run", 0)
+    assert curve.x.tolist() == [1, 2]
+    assert curve.y.tolist() == [4, 5]
     assert svg_charts.read_curve(rows, "y", "run", 0) is None
 
 
-def test_twenty_lines_differ():
+def test_twenty_curves_differ():
     assert len({(slot % svg_charts.CURVE_COLOURS, slot % svg_charts.CURVE_DASHES) for slot in range(20)}) == 20
 
 
 def test_sprites_average_down():
     image = np.arange(64, dtype=np.uint8).reshape(1, 1, 8, 8) * 4
-    made = sprites.make_sprite(image, 1, side=4, gap=0)
-    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(made.uri.split(",")[1]))))
+    sprite = sprites.make_sprite(image, 1, side=4, gap=0)
+    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(sprite.uri.split(",")[1]))))
     means = image[0, 0].reshape(4, 2, 4, 2).mean(axis=(1, 3))
     assert np.abs(sheet - means).max() <= 0.5
-    assert (made.width, made.height, made.side) == (4, 4, 4)
+    assert (sprite.width, sprite.height, sprite.side) == (4, 4, 4)

@@ -34,6 +34,7 @@ def fitting(group: _Plain, metrics: Sequence[_Plain], width: int) -> list[_Table
     chosen: list[_Plain] = []
     for metric in metrics:
         headings, rows = quality(group, [*chosen, metric], intervals=True)
+        # Two spaces separate the columns of a terminal table.
         columns = zip(headings[:-1], *(row[:-1] for row in rows), strict=True)  # alarms, the last column, may wrap
         widths = [max(len(text) for text in column) for column in columns]
         if chosen and sum(widths) + 2 * len(widths) > width:

@@ -64,14 +64,12 @@ class Column:
     Attributes:
         ideal: the value of the ceiling.
         axis: of the drawings; None if no row has a value.
-        ranks: whether the rows are ranked by it.
     """
 
     metric: _Plain
     ideal: _Plain | None
     axis: Axis | None
     direction: str
-    ranks: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +126,8 @@ class GroupSection:
         self.evaluated = [row for row in self.rows if not row.error]
         self.alarmed = [row for row in self.evaluated if row.alarms]
         self.alarmed_baselines = [row.name for row in self.baselines if row.alarms]
-        self.ranked = next((column for column in self.columns if column.ranks), None)
+        ranked = [column for column in self.columns if column.metric["name"] == group.get("ranked_by")]
+        self.ranked = ranked[0] if ranked else None
         self.forest = self._make_forest()
         self.costs = _cost_columns(data)
         self.side, self.resolution = album.sides[self.name], group["resolution"]
@@ -166,7 +165,6 @@ class GroupSection:
             # One axis for all rows, so that drawings in a column can be compared.
             axis=make_axis([value for row in rows for value in value_and_ends(_figure(row, metric))], zero=True),
             direction=describe_direction(metric),
-            ranks=metric["name"] == self.plain.get("ranked_by"),
         )
 
     def _make_row(self, index: int, row: _Plain, *, baseline: bool = False) -> TableRow:
@@ -302,7 +300,7 @@ def _training_charts(
         images = pictures.get(row["name"])
         if images is not None and images.log:
             logs.append((slot, row["name"], images.log))
-    if len(logs) == 1:
+    if len(logs) == 1:  # D and G of one run are read against each other, those of several runs per network
         titles = enumerate(CURVE_TITLES.items())
         losses = [_read_curves([(slot, title, logs[0][2])], key) for slot, (key, title) in titles]
         panels = [("Loss", [curve for curves in losses for curve in curves])]
@@ -328,5 +326,6 @@ def _reference_band(logs: Sequence[_Log], key: str) -> tuple[float, float] | Non
     last = []
     for _, _, rows in logs:
         values = [finite_or_none(row.get(key + suffix)) for row in rows for suffix in REFERENCE_SUFFIXES]
+        # The last: values of real images do not depend on training.
         last += [value for value in values if value is not None][-1:]
     return (min(last), max(last)) if last else None

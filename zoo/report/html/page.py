@@ -50,9 +50,11 @@ def write_page(
         OSError: the file cannot be written.
         ValueError: images that are not uint8 (n, C, R, R).
     """
+    # The album comes first: it checks all images, before anything is written.
     album = Album(document, pictures, {} if no_reals else reals, no_reals=no_reals)
     groups = [GroupSection(index, group, document, pictures, album) for index, group in enumerate(document["groups"])]
     script = _read_source("page.js")
+    # Names of runs and error texts come from users: everything is escaped unless the template marks it safe.
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PAGE_FILES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )

@@ -30,8 +30,9 @@ def make_quiz(document: Mapping[str, Any], groups: Sequence[GroupSection], album
             unshown = album.quiz_fakes[line.name]
             if max(len(unshown), grid.sprite.count) < QUIZ_MIN_IMAGES:
                 continue
-            if real is None:
+            if real is None:  # one sheet of real images serves all generators of a group
                 real = _add_sheet(sheets, make_sprite(reals[:QUIZ_POOL_IMAGES], 6, side=group.side))
+            # Fakes that the page shows above could be recognised; they are used only if there are too few others.
             if len(unshown) >= 2 * QUIZ_MIN_IMAGES:
                 fake = _add_sheet(sheets, make_sprite(unshown, 6, side=group.side))
             else:

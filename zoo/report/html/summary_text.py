@@ -80,7 +80,7 @@ def _describe_group(group: _Plain, metric: _Plain | None, kind: str, *, several:
         text = Markup("At {3}, {1} has {2} ") if several else Markup("{1} has {2} ")
     start = text.format(generators, _BOLD.format(ranked[0]["name"]), metric["title"], group["name"])
     sentences = [start + _compare_with_ceiling(ranked[0], group, metric, explain=explain)]
-    if kind == "bench":
+    if kind == "bench":  # a single run has no rank to qualify
         sentences += [*_describe_lead(ranked, metric), *_doubt_first_place(ranked[0])]
     return sentences
 
@@ -154,6 +154,7 @@ def _describe_alarms(rows: Sequence[_Plain], kind: str) -> list[Markup]:
         return [Markup("Triggered alarms: {}.").format(_BOLD.format(join_words(list(triggered))))]
     parts = []
     for name, names in triggered.items():
+        # Longer lists are in the section on alarms.
         listed = f" ({join_words(names)})" if len(names) <= 3 else ""
         parts.append(Markup("{} for {} of {}{}").format(_BOLD.format(name), len(names), len(rows), listed))
     return [Markup("Triggered alarms: {}.").format(Markup("; ").join(parts))]
