@@ -90,6 +90,7 @@ class ImagePools:
         for run in map(zoo.Run, options.runs):
             if zoo.load_recipe(run.recipe_file).data.resolution == size:
                 self.generated[run.path.name] = zoo.load_generator(run).sample(options.pool)
+        # As many real pairs as evaluation compares fakes.
         pairs = self.train[self.rng.permutation(len(self.train))[:PAIRED]]
         self.train_pairs = ssim.pairwise_ssim(pairs, 255)
         self.extractor: Any = None
@@ -185,6 +186,7 @@ class MemorisationBenchmark:
             else:
                 indices = np.flatnonzero(~np.isin(subjects, reference_half))
             if n:
+                # At least a tenth of copies, at most nine tenths of the rest, so that the counts add up to n.
                 count = math.ceil(share * n) if name in COPY_KINDS else math.floor(share * n)
                 indices = self.rng.choice(indices, count, replace=count > len(indices))
             parts.append({key: values[indices] for key, values in scores.items()})
@@ -245,6 +247,7 @@ def collapse_rows(images: ImagePools) -> Iterator[Row]:
     train, heldout, rng = images.train, images.heldout, images.rng
     mean = to_pixels(train.double().mean(dim=0, keepdim=True))
     subjects = dict.fromkeys(images.train_subjects)
+    # Slices of a subject follow each other, so their position is the slice level.
     levels = np.concatenate([np.arange((images.train_subjects == subject).sum()) for subject in subjects])
     middle_level = train[levels == levels.max() // 2]
     first_two = np.unique(images.heldout_subjects)[:2]
@@ -314,7 +317,7 @@ def shift(images: Tensor) -> Tensor:
 
 def blur(images: Tensor, sigma: float) -> Tensor:
     """Blur by a Gaussian of ``sigma`` pixels."""
-    radius = round(4 * sigma)
+    radius = round(4 * sigma)  # beyond four sigma the kernel is below 0.04 % of its peak
     kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
     kernel = (kernel / kernel.sum()).expand(images.shape[1], 1, 1, -1)
     padded = F.pad(images.float(), (radius,) * 4, mode="replicate")
