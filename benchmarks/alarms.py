@@ -278,12 +278,12 @@ def measure_variety(images: ImagePools, case: str, sample: Tensor) -> Row:
             images.features(sample).numpy(),
             images.reference_features.numpy(),
             metrics=feature_metrics.FEATURE_METRICS[2:],
-            replicates=0,
+            options=feature_metrics.FeatureOptions(replicates=0),
         )
         values |= {name: value.value for name, value in distances.items()}
     real_pairwise = images.train_pairs.mean().item()
     arguments: dict[str, Any] = dict(values)
-    triggered = alarms.collapse_alarms(
+    inputs = alarms.CollapseInputs(
         **arguments,
         ssim_pairwise_real=real_pairwise,
         ssim_twins_real=alarms.duplicate_fraction(images.train_pairs),
@@ -291,6 +291,7 @@ def measure_variety(images: ImagePools, case: str, sample: Tensor) -> Row:
         paired=min(len(sample), PAIRED),
         reals=len(images.reference),
     )
+    triggered = alarms.collapse_alarms(inputs)
     return {
         **images.describe_case(case, len(sample)),
         "ssim_pairwise_real": round(real_pairwise, 4),

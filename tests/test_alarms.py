@@ -1,4 +1,4 @@
-"""Alarms on phantoms: what must ring rings, what must not does not, and the arithmetic against scipy."""
+"""Alarms on phantoms: which sets trigger them, and the arithmetic against scipy."""
 
 import math
 
@@ -9,8 +9,9 @@ from scipy import stats
 
 from zoo.data.phantoms import phantom
 from zoo.metrics.alarms import (
-    CHANCE,
+    FALSE_ALARM_PROBABILITY,
     Alarm,
+    CollapseInputs,
     collapse_alarms,
     duplicate_fraction,
     memorisation_alarm,
@@ -52,8 +53,8 @@ class Slices:
             "copies_features": (nearest_features(*features, subjects=self.who)[0].numpy(), "lower"),
         }
 
-    def judge(self, fakes, known):
-        """Measure -> (figure, alarm), with copies told from the unseen at ``known``."""
+    def evaluate(self, fakes, known):
+        """Measure -> (value, alarm), with copies recognised by the held-out images at ``known``."""
         return {
             metric: memorisation_alarm(
                 metric,
@@ -90,68 +91,71 @@ def slices(request):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n", [64, 300])
-def test_a_tenth_of_copies_rings(slices, kind, n):
+def test_a_tenth_of_copies_triggers_alarms(slices, kind, n):
     rng = np.random.default_rng(0)
     tenth = math.ceil(n / 10)
     copied = copies_of(slices.train[rng.permutation(len(slices.train))[:tenth]], kind)
     for known, others in slices.halves():
         honest = slices.unseen[rng.choice(np.flatnonzero(others), n - tenth)]
-        found = slices.judge(torch.cat([copied, honest]), known)
+        found = slices.evaluate(torch.cat([copied, honest]), known)
         for metric in ("copies_ncc", "copies_alone"):
-            figure, alarm = found[metric]
-            assert figure.value == pytest.approx(tenth / n, abs=1e-9)
-            assert figure.low < figure.value < figure.high
+            value, alarm = found[metric]
+            assert value.value == pytest.approx(tenth / n, abs=1e-9)
+            assert value.low < value.value < value.high
             assert alarm is not None
-            assert alarm.value == figure.value > alarm.threshold
+            assert alarm.value == value.value > alarm.threshold
             assert f"{tenth} of {n} fakes" in alarm.text
         if kind == "brightened":
             assert found["copies_ssim"][1] is not None
 
 
-def test_unseen_slices_ring_nothing(slices):
+def test_heldout_slices_trigger_no_alarm(slices):
     for known, others in slices.halves():
         for images in (slices.unseen[others], slices.unseen[others][::3]):
-            for figure, alarm in slices.judge(images, known).values():
+            for value, alarm in slices.evaluate(images, known).values():
                 assert alarm is None
-                assert figure.value == 0
+                assert value.value == 0
 
 
-def test_smooth_slices_ring_nothing(slices):
+def test_smooth_slices_trigger_no_alarm(slices):
     """What generators make: unseen slices without their finest detail."""
     bell = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
     blurred = torch.nn.functional.conv2d(slices.unseen.float(), (bell[:, None] * bell)[None, None], padding=2)
     for known, others in slices.halves():
-        assert not any(alarm for _, alarm in slices.judge(pixels(blurred)[others], known).values())
+        assert not any(alarm for _, alarm in slices.evaluate(pixels(blurred)[others], known).values())
 
 
-def test_what_is_the_same_again_and_again(slices):
+def test_repeated_images_are_collapse(slices):
     drawn = torch.from_numpy(np.random.default_rng(0).integers(0, 10, 64))
     mean = pixels(slices.train.float().mean(dim=0, keepdim=True))
     reals = ssim.pairwise_ssim(slices.train[::3], 255)
 
-    def ringing(images):
+    def triggered(images):
         pairs = ssim.pairwise_ssim(images, 255)
         return [
             alarm.metric
             for alarm in collapse_alarms(
-                ssim_pairwise=pairs.mean().item(),
-                ssim_pairwise_real=reals.mean().item(),
-                ssim_twins=duplicate_fraction(pairs),
-                ssim_twins_real=duplicate_fraction(reals),
-                n=len(images),
+                CollapseInputs(
+                    ssim_pairwise=pairs.mean().item(),
+                    ssim_pairwise_real=reals.mean().item(),
+                    ssim_twins=duplicate_fraction(pairs),
+                    ssim_twins_real=duplicate_fraction(reals),
+                    n=len(images),
+                    paired=len(images),
+                )
             )
         ]
 
     everyone = np.ones(len(slices.unseen), bool)
     for one in (mean, slices.train[5:6], slices.unseen[5:6]):
         images = one.expand(64, -1, -1, -1)
-        assert ringing(images) == ["ssim_pairwise", "ssim_twins"]
-        copied = slices.judge(images, everyone)["copies_ncc"][1]
+        assert triggered(images) == ["ssim_pairwise", "ssim_twins"]
+        copied = slices.evaluate(images, everyone)["copies_ncc"][1]
         assert (copied is not None) == (one.data_ptr() == slices.train[5:6].data_ptr())
-    assert ringing(slices.train[::14][:10][drawn]) == ["ssim_twins"]
-    assert ringing(slices.unseen[::7][:10][drawn]) == ["ssim_twins"]
+    assert triggered(slices.train[::14][:10][drawn]) == ["ssim_twins"]
+    assert triggered(slices.unseen[::7][:10][drawn]) == ["ssim_twins"]
     for varied in (slices.unseen, slices.train[::2], slices.unseen[: 2 * len(SLICES)], slices.train[6 :: len(SLICES)]):
-        assert ringing(varied) == []
+        assert triggered(varied) == []
 
 
 def test_no_unseen_and_no_fakes():
@@ -159,18 +163,18 @@ def test_no_unseen_and_no_fakes():
     for fakes, reals, subjects, why in (
         ([], unseen, None, "no fakes"),
         ([np.nan] * 3, unseen, None, "no fakes"),
-        ([0.9] * 70, [], None, "no unseen real images"),
-        ([0.9] * 70, [np.nan] * 50, None, "no unseen real images"),
-        ([0.9] * 70, [1.0] * 40, None, "a tenth of the unseen images or more are training images"),
-        ([0.9] * 70, [*unseen, *[1.0] * 8], None, "a tenth of the unseen images or more are training images"),
-        ([0.9] * 70, unseen[:19], None, "19 unseen images, too few"),
-        ([0.9] * 70, unseen, ["a"] * 40, "40 unseen images of 1 subject, too few"),
+        ([0.9] * 70, [], None, "no held-out real images"),
+        ([0.9] * 70, [np.nan] * 50, None, "no held-out real images"),
+        ([0.9] * 70, [1.0] * 40, None, "a tenth of the held-out images or more are training images"),
+        ([0.9] * 70, [*unseen, *[1.0] * 8], None, "a tenth of the held-out images or more are training images"),
+        ([0.9] * 70, unseen[:19], None, "19 held-out images, too few"),
+        ([0.9] * 70, unseen, ["a"] * 40, "40 held-out images of 1 subject, too few"),
     ):
-        figure, alarm = memorisation_alarm("copies_ssim", fakes, reals, unseen_subjects=subjects)
+        value, alarm = memorisation_alarm("copies_ssim", fakes, reals, unseen_subjects=subjects)
         assert alarm is None
-        assert figure.value is None
-        assert figure.note.startswith(f"not available: {why}")
-    with pytest.raises(ValueError, match="2 subjects of 40 unseen images"):
+        assert value.value is None
+        assert value.note.startswith(f"not available: {why}")
+    with pytest.raises(ValueError, match="2 subjects of 40 held-out images"):
         memorisation_alarm("copies_ssim", [0.9], unseen, unseen_subjects=["a", "b"])
     with pytest.raises(ValueError, match="'near'"):
         memorisation_alarm("copies_ssim", [1.0], [1.0], closer="near")
@@ -179,9 +183,9 @@ def test_no_unseen_and_no_fakes():
 def test_shares_and_thresholds_by_hand():
     unseen = np.repeat([10.0, 20.0], 20)  # the nearest tenth: 10; copies: below 5
     fakes = np.concatenate([np.full(5, 4.9), np.full(59, 5.1), [np.nan] * 4])
-    figure, alarm = memorisation_alarm("copies_features", fakes, unseen, closer="lower")
-    assert (figure.value, figure.n) == (5 / 64, 64)
-    assert "below 5" in figure.note
+    value, alarm = memorisation_alarm("copies_features", fakes, unseen, closer="lower")
+    assert (value.value, value.n) == (5 / 64, 64)
+    assert "below 5" in value.note
     assert isinstance(alarm, Alarm)
     assert alarm.threshold == 4 / 64  # by 1 %, five of 64 has a probability of 0.0004, four of 0.004
     assert alarm.to_json() == {
@@ -195,17 +199,17 @@ def test_shares_and_thresholds_by_hand():
     assert memorisation_alarm("copies_features", fakes[1:], unseen, closer="lower")[1] is None
     # The same as likenesses: 1 - distance.
     again, _ = memorisation_alarm("copies_ssim", 1 - fakes / 100, 1 - unseen / 100)
-    assert (again.value, again.low, again.high) == (figure.value, figure.low, figure.high)
+    assert (again.value, again.low, again.high) == (value.value, value.low, value.high)
 
 
-def test_a_person_in_both_sets_blinds_nobody():
-    """One of twenty unseen people was trained on: copies are still told, and must outnumber that person's images."""
+def test_a_subject_in_both_sets_does_not_hide_copies():
+    """One of twenty held-out people was trained on: copies must only outnumber that person's images."""
     rng = np.random.default_rng(0)
     unseen = rng.uniform(0.8, 1.0, 400)
     unseen[:20] = 0.01
     who = np.repeat(np.arange(20), 20).astype(str)
-    figure, alarm = memorisation_alarm("copies_ncc", np.full(100, 0.01), unseen, unseen_subjects=who, closer="lower")
-    assert figure.value == 1
+    value, alarm = memorisation_alarm("copies_ncc", np.full(100, 0.01), unseen, unseen_subjects=who, closer="lower")
+    assert value.value == 1
     assert alarm is not None
     few = np.concatenate([np.full(7, 0.01), np.full(93, 0.9)])
     assert memorisation_alarm("copies_ncc", few, unseen, unseen_subjects=who, closer="lower")[1] is None
@@ -226,7 +230,7 @@ def test_images_of_one_person_are_not_independent():
 @pytest.mark.parametrize("n", [1, 7, 64, 500, 10_000])
 @pytest.mark.parametrize("p", [0.0, 0.01, 0.3, 1.0])
 def test_binomial_equals_scipy(n, p):
-    expected = int(stats.binom.isf(CHANCE, n, p)) if 0 < p < 1 else round(n * p)
+    expected = int(stats.binom.isf(FALSE_ALARM_PROBABILITY, n, p)) if 0 < p < 1 else round(n * p)
     assert most_by_chance(n, p) == expected
 
 
@@ -244,14 +248,14 @@ def test_spread_coverage_equals_chance():
     assert spread_coverage(300, 2000, density=0) == 0
 
 
-def test_twins():
+def test_duplicate_fraction():
     assert duplicate_fraction([]) is None
     assert duplicate_fraction([np.nan]) is None
     assert duplicate_fraction(torch.tensor([0.995, 0.5, 0.985, 1.0])) == 0.5
 
 
-def test_collapse_by_figures():
-    """A figure a time, at either side of its threshold."""
+def test_collapse_by_values():
+    """One value at a time, on either side of its threshold."""
     calm = {
         "ssim_pairwise": 0.83,
         "ssim_pairwise_real": 0.6,
@@ -261,47 +265,52 @@ def test_collapse_by_figures():
         "density": 0.5,
         "coverage": 0.3,
         "n": 2000,
+        "paired": 2000,
         "reals": 5000,
     }
-    assert collapse_alarms(**calm) == []
+    assert collapse_alarms(CollapseInputs(**calm)) == []
     for name, value, says in (
         ("ssim_pairwise", 0.85, "0.85 on average, two real images 0.60; above 0.84"),
-        ("ssim_twins", 0.1, "10% of the pairs of fakes are the same picture (SSIM above 0.99), as if the generator "),
+        ("ssim_twins", 0.1, "10% of the pairs of fakes are the same image (SSIM above 0.99), as if the generator "),
         ("recall", 0.004, "Recall is 0.004: 2000 fakes reach almost none of the training images, though 50% of them"),
         ("coverage", 0.15, "Coverage is 0.150"),
     ):
-        (alarm,) = collapse_alarms(**calm | {name: value})
+        (alarm,) = collapse_alarms(CollapseInputs(**calm | {name: value}))
         assert (alarm.name, alarm.metric, alarm.value) == ("collapse", name, value)
         assert says in alarm.text
         assert "\n" not in alarm.text
         assert alarm.text.endswith(".")
     # Fakes unlike any real image have no recall and no coverage either, which is no collapse.
-    assert collapse_alarms(**calm | {"precision": 0.0, "recall": 0.0, "density": 0.0, "coverage": 0.0}) == []
-    # Unknown precision: recall speaks, with less certainty.
-    (alarm,) = collapse_alarms(**calm | {"precision": None, "recall": 0.0})
+    assert (
+        collapse_alarms(CollapseInputs(**calm | {"precision": 0.0, "recall": 0.0, "density": 0.0, "coverage": 0.0}))
+        == []
+    )
+    # Unknown precision: recall triggers, with less certainty.
+    (alarm,) = collapse_alarms(CollapseInputs(**calm | {"precision": None, "recall": 0.0}))
     assert "if they look like any" in alarm.text
     # Where reals themselves come twice, so may fakes.
-    assert collapse_alarms(**calm | {"ssim_twins": 0.05, "ssim_twins_real": 0.025}) == []
+    assert collapse_alarms(CollapseInputs(**calm | {"ssim_twins": 0.05, "ssim_twins_real": 0.025})) == []
     # Too few to say.
-    assert collapse_alarms(**calm | {"recall": 0.0, "coverage": 0.0, "n": 20}) == []
-    assert collapse_alarms(**calm | {"recall": 0.0, "n": 199}) == []
-    nothing = dict.fromkeys(calm) | {"n": 64}
-    assert collapse_alarms(**nothing) == []
-    assert collapse_alarms(**calm | {"ssim_pairwise": math.nan, "recall": math.nan, "coverage": math.nan}) == []
+    assert collapse_alarms(CollapseInputs(**calm | {"recall": 0.0, "coverage": 0.0, "n": 20, "paired": 20})) == []
+    assert collapse_alarms(CollapseInputs(**calm | {"recall": 0.0, "n": 199, "paired": 199})) == []
+    nothing = dict.fromkeys(calm) | {"n": 64, "paired": 64}
+    assert collapse_alarms(CollapseInputs(**nothing)) == []
+    assert (
+        collapse_alarms(CollapseInputs(**calm | {"ssim_pairwise": math.nan, "recall": math.nan, "coverage": math.nan}))
+        == []
+    )
 
 
-def test_a_pair_of_twins_among_few_is_chance():
-    def rings(share, paired, real=0.0):
-        found = collapse_alarms(
-            ssim_pairwise=None, ssim_pairwise_real=None, ssim_twins=share, ssim_twins_real=real, n=500, paired=paired
-        )
+def test_one_duplicate_among_few_is_chance():
+    def triggers(share, paired, real=0.0):
+        found = collapse_alarms(CollapseInputs(ssim_twins=share, ssim_twins_real=real, n=500, paired=paired))
         return [alarm.metric for alarm in found] == ["ssim_twins"]
 
-    assert not rings(1 / 28, 8)
-    assert not rings(0.046, 32)  # neighbouring slices of one person
-    assert rings(0.1, 32)
-    assert rings(0.046, 256)
-    assert not rings(0.046, 256, real=0.02)
-    assert not collapse_alarms(ssim_pairwise=1.0, ssim_pairwise_real=0.5, n=2)
-    (alarm,) = collapse_alarms(ssim_pairwise=1.0, ssim_pairwise_real=0.5, n=8)
+    assert not triggers(1 / 28, 8)
+    assert not triggers(0.046, 32)  # neighbouring slices of one person
+    assert triggers(0.1, 32)
+    assert triggers(0.046, 256)
+    assert not triggers(0.046, 256, real=0.02)
+    assert not collapse_alarms(CollapseInputs(ssim_pairwise=1.0, ssim_pairwise_real=0.5, n=2, paired=2))
+    (alarm,) = collapse_alarms(CollapseInputs(ssim_pairwise=1.0, ssim_pairwise_real=0.5, n=8, paired=8))
     assert alarm.name == "collapse"

@@ -347,7 +347,7 @@ def test_python_train_matches_the_command(tmp_path, capsys):
 
 BAD = [
     (["train", "dcgan-65"], ["no recipe 'dcgan-65'", "did you mean 'dcgan-64'"]),
-    (["train"], ["give a recipe's name"]),
+    (["train"], ["Give a recipe's name"]),
     (["train", "dcgan-64", "--resume", "x"], ["not both"]),
     (["train", "--resume", "nowhere"], ["no run nowhere"]),
     (["train", "--resume", "."], ["is not a run"]),
@@ -382,7 +382,7 @@ BAD = [
     (["train", "dcgan-64", "--set", "data.window=dtpye"], ["data.window", "did you mean 'dtype'"]),
     (
         ["train", "dcgan-64", "--data", "phantoms:2", "--set", "train.batch=8", "--set", "train.init_from=nowhere"],
-        ["train.init_from: no run or file nowhere"],
+        ["train.init_from: nowhere does not exist"],
     ),
     (["sample", "dcgan-64", "--mix", "4"], ["--mix 4: must have the form ROWSxCOLUMNS"]),
     (["sample", "dcgan-64", "--mix", "4x4", "-n", "3"], ["leave out -n"]),

@@ -72,7 +72,7 @@ def test_one_picture_again_and_again_is_collapse(sets, capsys, tmp_path):
     assert all({"name", "metric", "value", "threshold", "text"} <= set(alarm) for alarm in found["alarms"])
     assert found["floors"] == {}
     assert found["copies_ncc"]["value"] is None
-    assert "unseen" in found["copies_ncc"]["note"]
+    assert "held-out" in found["copies_ncc"]["note"]
 
 
 def test_images_are_fitted_on_request_and_the_result_says_so(sets, capsys):
@@ -98,7 +98,7 @@ def test_the_table_for_people(sets, capsys):
     ("arguments", "line"),
     [
         (["fakes", "nowhere"], "there is no 'nowhere'"),
-        (["fakes", "reals", "--metrics", "fdi"], "--metrics fdi: is none (did you mean 'fid'?)"),
+        (["fakes", "reals", "--metrics", "fdi"], "--metrics fdi: unknown metric (did you mean 'fid'?)"),
         (["fakes", "reals", "--spaces", "inceptoin"], "did you mean 'inception'"),
         (["fakes", "reals", "--spaces", "timm:a.x,timm:a.y"], "would have the same names"),
         (["fakes", "reals", "--metrics", "copies_features", "--no-floors"], "no Inception weights"),

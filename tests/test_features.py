@@ -1,11 +1,17 @@
-"""Feature spaces against torch-fidelity's and timm's own; the ways to weights; what is kept."""
+"""Extractors against torch-fidelity's and timm's own; the sources of weights; the caches."""
 
 from __future__ import annotations
 
+import hashlib
+import http.server
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +27,10 @@ from zoo.metrics.features.extractor import FeatureExtractor, load_extractor
 
 
 class Listener:
-    """A reporter that keeps what it is told."""
+    """A reporter that records messages and progress."""
 
     def __init__(self) -> None:
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.steps = 0
 
     def start(self, task: str, total: int) -> None:
@@ -36,18 +42,18 @@ class Listener:
     def stop(self) -> None: ...
 
     def say(self, message: str) -> None:
-        self.said.append(message)
+        self.messages.append(message)
 
     warn = say
 
 
-def pictures(count: int = 6, channels: int = 1, size: tuple[int, int] = (40, 56), seed: int = 0) -> np.ndarray:
+def noise_images(count: int = 6, channels: int = 1, size: tuple[int, int] = (40, 56), seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, channels, *size), np.uint8)
 
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Nobody's weights, no wheel, no network, a cache of its own."""
+    """No weights, no wheel, no network, an empty cache."""
     for name in ("ZOO_WEIGHTS", "HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -55,8 +61,8 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("ZOO_OFFLINE", "1")
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
-    monkeypatch.setattr(backbone_weights, "WHEEL", "no_such_wheel")
-    monkeypatch.setattr(backbone_weights.urllib.request, "urlopen", lambda *_, **__: pytest.fail("asked the network"))
+    monkeypatch.setattr(backbone_weights, "INCEPTION_WHEEL", "no_such_wheel")
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: pytest.fail("asked the network"))
     return tmp_path
 
 
@@ -67,7 +73,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_the_resize_is_torch_fidelitys(size: tuple[int, int]) -> None:
     from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
-    images = torch.from_numpy(pictures(2, 3, size))
+    images = torch.from_numpy(noise_images(2, 3, size))
     theirs = interpolate_bilinear_2d_like_tensorflow1x(images.float(), size=(299, 299), align_corners=False)
     torch.testing.assert_close(inception.resize_for_inception(images), (theirs - 128) / 128, rtol=0, atol=2e-6)
 
@@ -119,7 +125,7 @@ def test_the_fast_inception_is_torch_fidelitys(random_weights: dict[str, torch.T
     original = inception.reference(random_weights)
     fast = inception.Inception(original, torch.device("cpu"), fused=fused)
     with torch.inference_mode():
-        for images in (torch.from_numpy(pictures(2, 3)), torch.from_numpy(pictures(1, 1, (64, 64)))):
+        for images in (torch.from_numpy(noise_images(2, 3)), torch.from_numpy(noise_images(1, 1, (64, 64)))):
             theirs = original(images.expand(-1, 3, -1, -1))[0]
             assert theirs.std() > 1e-3
             torch.testing.assert_close(fast(images), theirs, rtol=0, atol=1e-5 * theirs.abs().max().item())
@@ -131,9 +137,9 @@ def test_an_inception_that_does_not_agree_is_not_used(
     listener = Listener()
     monkeypatch.setattr(inception.Inception, "__call__", lambda self, images: torch.zeros(len(images), 2048))
     network = inception.build_inception(random_weights, torch.device("cpu"), listener)
-    assert isinstance(network, inception.Plain)
-    assert "does not agree" in listener.said[0]
-    assert network(torch.from_numpy(pictures(1))).shape == (1, 2048)
+    assert isinstance(network, inception.OriginalInception)
+    assert "does not agree" in listener.messages[0]
+    assert network(torch.from_numpy(noise_images(1))).shape == (1, 2048)
 
 
 def test_tensorflows_names_are_all_of_torch_fidelitys(random_weights: dict[str, torch.Tensor]) -> None:
@@ -143,7 +149,7 @@ def test_tensorflows_names_are_all_of_torch_fidelitys(random_weights: dict[str, 
 
 
 def test_random_features() -> None:
-    images = pictures(9)
+    images = noise_images(9)
     found = load_extractor("random")(images)
     assert found.shape == (9, 64)
     assert found.dtype == np.float32
@@ -152,12 +158,12 @@ def test_random_features() -> None:
     np.testing.assert_allclose(found, load_extractor("random")(images.repeat(3, axis=1)), rtol=1e-5)
     np.testing.assert_allclose(found[4:6], load_extractor("random")(images[4:6]), rtol=1e-5)
     assert (found.std(axis=0) > 0).sum() > 50
-    assert found[0, [0, 1, 63]] == pytest.approx([0.22389, 0.03255, 0.92583], rel=1e-3)  # the same network for ever
+    assert found[0, [0, 1, 63]] == pytest.approx([0.22389, 0.03255, 0.92583], rel=1e-3)  # the network must never change
     assert load_extractor("random")(images[:0]).shape == (0, 64)
 
 
 def test_batches_side_by_side_are_the_same_features_and_leave_the_threads_alone() -> None:
-    images = pictures(150)
+    images = noise_images(150)
     expected = load_extractor("random")(images)
     torch.set_num_threads(2)
     np.testing.assert_allclose(load_extractor("random")(images), expected, rtol=1e-5)
@@ -166,10 +172,10 @@ def test_batches_side_by_side_are_the_same_features_and_leave_the_threads_alone(
 
 def test_refused_images_and_names() -> None:
     with pytest.raises(ZooError, match="1 or 3 channels, not 2"):
-        load_extractor("random")(pictures(2, 2))
+        load_extractor("random")(noise_images(2, 2))
     with pytest.raises(ValueError, match="uint8"):
         load_extractor("random")(np.zeros((2, 1, 8, 8), np.float32))
-    with pytest.raises(ZooError, match=r"no feature space 'incepton' \(did you mean 'inception'\?\); there are"):
+    with pytest.raises(ZooError, match=r"unknown extractor 'incepton' \(did you mean 'inception'\?\)\. Choose from"):
         load_extractor("incepton")
 
 
@@ -234,7 +240,7 @@ def test_named_files_and_folders(tiny: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert backbone_weights.find_inception_weights(None, Listener()) == renamed
 
 
-def test_named_files_that_will_not_do(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_named_files_that_are_refused(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({**TINY, "Conv2d_1a_3x3.bn.bias": torch.tensor([0.51])}, tiny / "inception.pth")
     (tiny / "torn.pth").write_bytes((tiny / "inception.pth").read_bytes()[:200])
     (tiny / "text.pth").write_text("weights")
@@ -273,7 +279,7 @@ def test_a_file_is_read_once_until_it_changes(tiny: Path, monkeypatch: pytest.Mo
     assert reads == [path]
 
 
-def test_torchs_hub_folder_comes_next(tiny: Path) -> None:
+def test_torchs_hub_folder_is_searched(tiny: Path) -> None:
     path = tiny / "torch" / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
     path.parent.mkdir(parents=True)
     torch.save({**TINY, "fc.weight": torch.ones(2)}, path)
@@ -318,17 +324,17 @@ def wheel(folder: Path, name: str, bias: float = 0.5) -> None:
 def test_an_installed_wheel_is_converted_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wheel(tiny / "site", "stand_in_wheel")
     monkeypatch.syspath_prepend(str(tiny / "site"))
-    monkeypatch.setattr(backbone_weights, "WHEEL", "stand_in_wheel")
+    monkeypatch.setattr(backbone_weights, "INCEPTION_WHEEL", "stand_in_wheel")
     path = backbone_weights.find_inception_weights(None, Listener())
     assert path == tiny / "site" / "stand_in_wheel" / "default_1.pt"
     assert holds_tiny(path)
     assert "stand_in_wheel" not in sys.modules
     (converted,) = (tiny / "cache" / "weights").glob("inception-*.safetensors")
-    original = backbone_weights._script_state
-    monkeypatch.setattr(backbone_weights, "_script_state", lambda _: pytest.fail("converted twice"))
+    original = backbone_weights._read_torchscript
+    monkeypatch.setattr(backbone_weights, "_read_torchscript", lambda _: pytest.fail("converted twice"))
     assert holds_tiny(path)
     converted.write_bytes(converted.read_bytes()[:-5] + b"wrong")  # damaged: made anew
-    monkeypatch.setattr(backbone_weights, "_script_state", original)
+    monkeypatch.setattr(backbone_weights, "_read_torchscript", original)
     assert holds_tiny(path)
     converted.unlink()
     wheel(tiny / "site", "stand_in_wheel", bias=0.25)
@@ -339,13 +345,13 @@ def test_an_installed_wheel_is_converted_once(tiny: Path, monkeypatch: pytest.Mo
         backbone_weights.load_inception_state(path, Listener())
 
 
-def test_no_weights_names_the_four_ways(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_weights_the_error_names_all_sources(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ZooError) as caught:
         load_extractor("inception")
-    said = str(caught.value)
-    assert "\n" not in said
-    for way in ("ZOO_WEIGHTS", "hub/checkpoints", "gan-zoo[offline-fid]", "downloaded (ZOO_OFFLINE is set)"):
-        assert way in said
+    message = str(caught.value)
+    assert "\n" not in message
+    for source in ("ZOO_WEIGHTS", "hub/checkpoints", "gan-zoo[offline-fid]", "downloaded (ZOO_OFFLINE is set)"):
+        assert source in message
     with pytest.raises(ZooError, match=r"no weights of vit_small_patch14_dinov2.*ZOO_OFFLINE is set"):
         load_extractor("dinov2")
     monkeypatch.setenv("ZOO_OFFLINE", "0")
@@ -354,31 +360,95 @@ def test_no_weights_names_the_four_ways(alone: Path, monkeypatch: pytest.MonkeyP
         load_extractor("inception")
 
 
-def test_a_server_that_is_not_there_is_told_of_at_once(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Server(http.server.BaseHTTPRequestHandler):
+    """Serve ``content`` under every address; nothing at all while it is None."""
+
+    content: bytes | None = b""
+
+    def do_GET(self) -> None:
+        if self.content is None:
+            time.sleep(3)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+        self.wfile.write(self.content)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def server(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
+    """A server of Inception's weights on this machine, and permission to use it."""
+    monkeypatch.undo()  # the patch of sockets
+    monkeypatch.setenv("TORCH_HOME", str(tiny / "torch"))
+    monkeypatch.setenv("ZOO_CACHE", str(tiny / "cache"))
     monkeypatch.delenv("ZOO_OFFLINE")
-    asked = []
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    monkeypatch.setattr(backbone_weights, "INCEPTION_WHEEL", "no_such_wheel")
+    serving = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    monkeypatch.setattr(backbone_weights, "INCEPTION_URL", f"http://127.0.0.1:{serving.server_port}/weights.pth")
+    thread = threading.Thread(target=serving.serve_forever, daemon=True)
+    thread.start()
+    yield Server
+    Server.content = b""
+    serving.shutdown()
+    serving.server_close()
 
-    def nobody(request: Any, timeout: float) -> None:
-        asked.append((request.full_url, timeout))
-        raise backbone_weights.urllib.error.URLError(OSError(-2, "Name or service not known"))
 
-    monkeypatch.setattr(backbone_weights.urllib.request, "urlopen", nobody)
-    with pytest.raises(ZooError, match=r"or let it be downloaded \(Name or service not known\)"):
-        load_extractor("inception")
-    with pytest.raises(ZooError, match=r"no weights of .*dinov2.*\(Name or service not known\)"):
+def test_inception_is_downloaded_whole_or_not_at_all(server: type[Server], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, listener = Path(torch.hub.get_dir()) / "checkpoints", Listener()
+    with pytest.raises(
+        ZooError, match=r"no Inception weights: .*or let it be downloaded \(invalid hash value"
+    ) as caught:
+        backbone_weights.find_inception_weights(None, listener)
+    assert "\n" not in str(caught.value)
+    assert listener.messages == [f"downloading the Inception weights (95 MB) into {folder}"]
+    assert not list(folder.iterdir())
+    original = torch.hub.download_url_to_file
+    digest = hashlib.sha256(b"weights").hexdigest()
+    monkeypatch.setattr(
+        torch.hub, "download_url_to_file", lambda *args, **more: original(*args, **{**more, "hash_prefix": digest})
+    )
+    server.content = b"weights"
+    path = backbone_weights.find_inception_weights(None, Listener())
+    assert path.read_bytes() == b"weights"
+    assert list(folder.iterdir()) == [path]
+    assert socket.getdefaulttimeout() is None
+
+
+def test_a_silent_server_is_not_waited_for(server: type[Server], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbone_weights, "NETWORK_TIMEOUT_SECONDS", 0.2)
+    server.content = None
+    start = time.monotonic()
+    with pytest.raises(ZooError, match=r"no Inception weights: .*\(timed out\)"):
+        backbone_weights.find_inception_weights(None, Listener())
+    assert time.monotonic() - start < 2
+    assert socket.getdefaulttimeout() is None
+
+
+def test_timm_weights_come_from_their_repository(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    requests: list[tuple[str, str]] = []
+
+    def download(repository: str, file: str, etag_timeout: float) -> str:
+        requests.append((repository, file))
+        assert etag_timeout <= 30
+        if len(requests) > 2:
+            raise OSError("cannot find it") from ConnectionError("Name or service not known")
+        return str(alone / "model.safetensors")
+
+    monkeypatch.delenv("ZOO_OFFLINE")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    for name in (backbone_weights.DINOV2, "test_efficientnet"):  # with its tag, and without
+        assert backbone_weights.find_timm_weights(name, None, Listener()) == alone / "model.safetensors"
+    assert requests == [
+        (f"timm/{backbone_weights.DINOV2}", "model.safetensors"),
+        ("timm/test_efficientnet.r160_in1k", "model.safetensors"),
+    ]
+    with pytest.raises(ZooError, match=r"no weights of vit_.*put timm/vit_\S+ into .*\(Name or service not known\)"):
         load_extractor("dinov2")
-    assert [url.split("/")[2] for url, _ in asked] == ["github.com", "huggingface.co"]
-    assert all(timeout <= 5 for _, timeout in asked)
-
-
-def test_a_server_that_is_silent_is_waited_for_no_longer(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import threading
-
-    monkeypatch.setattr(backbone_weights, "PATIENCE", 0.05)
-    over = threading.Event()
-    monkeypatch.setattr(backbone_weights.urllib.request, "urlopen", lambda *_, **__: over.wait(20))
-    assert "no answer" in backbone_weights._unreachable("https://example.invalid")
-    over.set()
 
 
 # ----------------------------------------------------------------------------------------------------------------- timm
@@ -401,7 +471,7 @@ def test_timm_features_are_timms(timm_file: Path, alone: Path) -> None:
     from torchvision.transforms.functional import to_pil_image
 
     found = load_extractor("timm:test_efficientnet", weights=timm_file.parent)
-    images = pictures(3, 1, (200, 200))
+    images = noise_images(3, 1, (200, 200))
     images[:] = images.mean(axis=(2, 3), keepdims=True) // 8 * 8 + np.arange(200)  # smooth: resizers differ in noise
     model = timm.create_model("test_efficientnet", num_classes=0).eval()
     model.load_state_dict({k: v for k, v in torch.load(timm_file).items() if "classifier" not in k})
@@ -425,7 +495,7 @@ def test_timm_weights_by_their_name(timm_file: Path, alone: Path, monkeypatch: p
     os.link(timm_file, place / "pytorch_model.bin")
     for name in ("test_efficientnet", "test_efficientnet.r160_in1k"):
         cached = load_extractor(f"timm:{name}")
-        np.testing.assert_array_equal(cached(pictures(1)), first(pictures(1)))
+        np.testing.assert_array_equal(cached(noise_images(1)), first(noise_images(1)))
     with pytest.raises(ZooError, match=r"timm has no model 'test_eficientnet' \(did you mean 'test_efficientnet"):
         load_extractor("timm:test_eficientnet")
 
@@ -433,7 +503,7 @@ def test_timm_weights_by_their_name(timm_file: Path, alone: Path, monkeypatch: p
 def test_timm_files_of_another_model(timm_file: Path, alone: Path) -> None:
     other = load_extractor("timm:test_resnet", weights=timm_file)
     with pytest.raises(ZooError, match=r"test_efficientnet\.pth: not the weights of test_resnet"):
-        other(pictures(1))
+        other(noise_images(1))
 
 
 def test_the_inceptions_file_is_not_taken_for_a_timm_model(tiny: Path) -> None:
@@ -442,7 +512,7 @@ def test_the_inceptions_file_is_not_taken_for_a_timm_model(tiny: Path) -> None:
         load_extractor("dinov2", weights=tiny / "inception.pth")
 
 
-# ------------------------------------------------------------------------------------------------------------ the store
+# ---------------------------------------------------------------------------------------------------------- the caches
 
 
 class Counting:
@@ -464,12 +534,12 @@ def counting(identity: str = "a") -> tuple[FeatureExtractor, Counting]:
 
 
 def test_the_digest_of_images_is_of_pixels_and_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    images = pictures(7)
+    images = noise_images(7)
     np.save(tmp_path / "images.npy", images)
     digest = result_cache.digest_images(images)
     assert result_cache.digest_images(images.reshape(7, 1, 56, 40)) != digest
     assert result_cache.digest_images(images[:6]) != digest
-    monkeypatch.setattr(result_cache, "_BYTES", 5000)
+    monkeypatch.setattr(result_cache, "_DIGEST_BYTES", 5000)
     assert result_cache.digest_images(np.load(tmp_path / "images.npy", mmap_mode="r")) == digest
     changed = images.copy()
     changed[3, 0, 5, 5] ^= 1
@@ -479,8 +549,8 @@ def test_the_digest_of_images_is_of_pixels_and_shape(tmp_path: Path, monkeypatch
 
 
 def test_features_are_computed_once_for_the_same_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(result_cache, "_CHUNK", 4)
-    images = pictures(10)
+    monkeypatch.setattr(result_cache, "_PROGRESS_IMAGES", 4)
+    images = noise_images(10)
     (first, network), listener = counting(), Listener()
     found = result_cache.cached_features(images, first, folder=tmp_path, reporter=listener)
     np.testing.assert_array_equal(found, images[:, 0, 0, :5])
@@ -505,50 +575,50 @@ def test_features_are_computed_once_for_the_same_pixels(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
-def test_damaged_features_are_computed_again_with_a_word(tmp_path: Path, damage: str) -> None:
-    images, (looked, network), listener = pictures(10), counting(), Listener()
-    expected = np.array(result_cache.cached_features(images, looked, folder=tmp_path))
+def test_damaged_features_are_computed_again_with_a_warning(tmp_path: Path, damage: str) -> None:
+    images, (extractor, network), listener = noise_images(10), counting(), Listener()
+    expected = np.array(result_cache.cached_features(images, extractor, folder=tmp_path))
     (path,) = tmp_path.glob("*.npy")
     raw = bytearray(path.read_bytes())
     raw[150] ^= 1
     path.write_bytes({"cut": raw[:-30], "flip": raw, "empty": b""}[damage])
     np.testing.assert_array_equal(
-        result_cache.cached_features(images, looked, folder=tmp_path, reporter=listener), expected
+        result_cache.cached_features(images, extractor, folder=tmp_path, reporter=listener), expected
     )
     assert network.seen == 20
-    assert len(listener.said) == 1
-    assert "damaged" in listener.said[0]
-    result_cache.cached_features(images, looked, folder=tmp_path)
+    assert len(listener.messages) == 1
+    assert "damaged" in listener.messages[0]
+    result_cache.cached_features(images, extractor, folder=tmp_path)
     assert network.seen == 20
 
 
-def test_what_has_lain_longest_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (looked, network), sets = counting(), [pictures(10, seed=seed) for seed in range(3)]
-    monkeypatch.setattr(result_cache, "MOST", 800)  # two files of 344 bytes
+def test_least_recently_used_features_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (extractor, network), sets = counting(), [noise_images(10, seed=seed) for seed in range(3)]
+    monkeypatch.setattr(result_cache, "MAX_FEATURE_BYTES", 800)  # two files of 344 bytes
     for age, images in enumerate(sets[:2]):
-        result_cache.cached_features(images, looked, folder=tmp_path)
+        result_cache.cached_features(images, extractor, folder=tmp_path)
         newest = max(tmp_path.glob("*.npy"), key=lambda path: path.stat().st_mtime_ns)
         os.utime(newest, (age, age))
-    result_cache.cached_features(sets[0], looked, folder=tmp_path)  # used again: it is the other one that goes
-    result_cache.cached_features(sets[2], looked, folder=tmp_path)
+    result_cache.cached_features(sets[0], extractor, folder=tmp_path)  # used again: it is the other one that goes
+    result_cache.cached_features(sets[2], extractor, folder=tmp_path)
     assert len(list(tmp_path.glob("*.npy"))) == 2
     seen = network.seen
-    result_cache.cached_features(sets[0], looked, folder=tmp_path)
+    result_cache.cached_features(sets[0], extractor, folder=tmp_path)
     assert network.seen == seen
-    result_cache.cached_features(sets[1], looked, folder=tmp_path)
+    result_cache.cached_features(sets[1], extractor, folder=tmp_path)
     assert network.seen == seen + 10
 
 
-def test_a_folder_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    (looked, _), listener = counting(), Listener()
-    found = result_cache.cached_features(pictures(5), looked, folder=tmp_path / "file", reporter=listener)
+    (extractor, _), listener = counting(), Listener()
+    found = result_cache.cached_features(noise_images(5), extractor, folder=tmp_path / "file", reporter=listener)
     assert found.shape == (5, 5)
-    assert "cannot be kept" in listener.said[0]
+    assert "not cached" in listener.messages[0]
     assert result_cache.cached_result(["a"], lambda: {"b": 1}, folder=tmp_path / "file") == {"b": 1}
 
 
-def test_small_results_are_remembered_by_their_key(tmp_path: Path) -> None:
+def test_small_results_are_cached_by_their_key(tmp_path: Path) -> None:
     calls = []
 
     def compute() -> dict[str, Any]:
@@ -571,17 +641,17 @@ def test_small_results_are_remembered_by_their_key(tmp_path: Path) -> None:
 
 
 def test_a_warm_start_loads_no_network_library(alone: Path, timm_file: Path) -> None:
-    """Of the commands that find all features in the cache, none waits seconds for imports."""
+    """A command that finds all features in the cache does not import torch."""
     script = """
 import sys
 import numpy as np
-from zoo.metrics import distribution, store
-from zoo.metrics.features.extractor import space
+from zoo.metrics import feature_metrics, result_cache
+from zoo.metrics.features.extractor import load_extractor
 
 images = np.random.default_rng(0).integers(0, 256, (30, 1, 16, 16), np.uint8)
 for name in ("random", "timm:test_efficientnet"):
-    found = store.features(images, space(name, weights=sys.argv[1]))
-    distribution.distances(found, found[::-1], replicates=4)
+    features = result_cache.cached_features(images, load_extractor(name, weights=sys.argv[1]))
+    feature_metrics.feature_distances(features, features[::-1])
 print([name for name in ("torch", "timm", "torch_fidelity", "torchvision", "scipy") if name in sys.modules])
 """
     command = [sys.executable, "-c", script, str(timm_file.parent)]

@@ -1,7 +1,6 @@
 """A run that was killed and resumed is the run that was not, bit for bit: weights, averages, optimisers, log."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -169,22 +168,30 @@ def test_signals_finish_the_step_save_and_say_so(signum, code, tmp_path):
     )
 
 
-def test_interrupt_between_rows_keeps_the_row_whole(tmp_path, monkeypatch):
+def test_stop_between_rows_keeps_the_row_whole(tmp_path):
     straight = result(train("dcgan-64", tmp_path / "straight"))
-    original = Trainer.step
+    calls = []
 
-    def step(self):
-        original(self)
-        if self.nimg == 104:  # between two rows, and between two checkpoints
-            os.kill(os.getpid(), signal.SIGINT)
+    def stop():  # asked after every step of 8 images: step 13 lies between two rows, and between two checkpoints
+        calls.append(1)
+        return len(calls) == 13
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", step)
-        with pytest.raises(Interrupted):
-            train("dcgan-64", tmp_path / "broken")
+    with pytest.raises(Interrupted, match=r"stopped by request at nimg 104; everything is saved"):
+        train("dcgan-64", tmp_path / "broken", stop=stop)
     state, rows = result(train("dcgan-64", tmp_path / "broken"))
     assert_identical(state, straight[0])
     assert rows == straight[1]
+
+
+def test_library_calls_leave_signals_to_their_caller(tmp_path):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    during = []
+
+    def stop():
+        during.append((signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)))
+
+    train("dcgan-64", tmp_path, stop=stop)
+    assert set(during) == {before}
 
 
 def wait_for(condition, process, seconds=60):

@@ -1,4 +1,4 @@
-"""The SSIM engines against scikit-image, scipy, brute force and one another; how the compiled one is had."""
+"""The SSIM engines against scikit-image, scipy, brute force and one another; how the C kernel is compiled."""
 
 from __future__ import annotations
 
@@ -176,9 +176,9 @@ def test_chunks_and_threads_change_nothing(either: str, threads: int, monkeypatc
     x, reals = torch.from_numpy(scans(40, 30, 1, seed=1)), scans(75, 30, 1, seed=2)
     whole, pairs = nearest_ssim(x, reals, 255), pairwise_ssim(x, 255)
     torch.set_num_threads(threads)
-    monkeypatch.setattr(c_backend, "_BUDGET", 1)
-    monkeypatch.setattr(torch_backend, "_BUDGET", 8 * 6 * 4 * 30 * 30)
-    monkeypatch.setattr(torch_backend, "_CACHED", 4000)
+    monkeypatch.setattr(c_backend, "_TABLE_BYTES", 1)
+    monkeypatch.setattr(torch_backend, "_TABLE_BYTES", 8 * 6 * 4 * 30 * 30)
+    monkeypatch.setattr(torch_backend, "_CPU_BLOCK_VALUES", 4000)
     values, indices = nearest_ssim(x, reals, 255, chunk=7)
     atol = 0 if either == "compiled" else 1e-6
     np.testing.assert_allclose(values, whole[0], rtol=0, atol=atol)
@@ -229,8 +229,8 @@ def test_tables_of_floats(dtype: torch.dtype, kind: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_the_way_of_accelerators(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Large blocks, no box, no threads: on the CPU, for want of another device."""
+def test_the_path_of_accelerators(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large blocks, no box, no threads: on the CPU, since no other device is here."""
     monkeypatch.setenv("ZOO_NATIVE", "0")
     x, reals = torch.from_numpy(scans(5, 30, 3, seed=1)).to(dtype), scans(300, 30, 3, seed=2)
     expected = nearest_ssim(x, reals, 255)
@@ -292,8 +292,8 @@ def test_too_few(either: str) -> None:
         assert [len(part) for part in none] == [0, 0]
 
 
-def test_progress_is_told(either: str) -> None:
-    class Told:
+def test_progress_is_reported(either: str) -> None:
+    class Progress:
         total = done = stops = 0
 
         def start(self, task: str, total: int) -> None:
@@ -309,10 +309,10 @@ def test_progress_is_told(either: str) -> None:
         def say(self, message: str) -> None: ...
         def warn(self, message: str) -> None: ...
 
-    told = Told()
-    nearest_ssim(torch.from_numpy(scans(3, 28, 1)), scans(11, 28, 1), 255, chunk=4, reporter=told)
-    assert told.total == told.done == 33
-    assert told.stops == 1
+    progress = Progress()
+    nearest_ssim(torch.from_numpy(scans(3, 28, 1)), scans(11, 28, 1), 255, chunk=4, reporter=progress)
+    assert progress.total == progress.done == 33
+    assert progress.stops == 1
 
 
 def test_nearest_takes_the_first_of_equals_and_keeps_nan() -> None:
@@ -343,7 +343,7 @@ def test_refusals() -> None:
         ssim(fine, fine, 0.0)
     with pytest.raises(ValueError, match=r"data_range 2 is not the range of torch\.uint8"):
         nearest_ssim(fine, fine.to(torch.uint8), 2.0)  # [-1, 1] against [0, 255]: two units
-    with pytest.raises(ZooError, match="SSIM 'gausian': no such kind \\(did you mean 'gaussian'"):
+    with pytest.raises(ZooError, match="SSIM 'gausian': unknown kind \\(did you mean 'gaussian'"):
         ssim(fine, fine, 1.0, "gausian")
     with pytest.raises(ZooError, match="at least 11x11 pixels, not 9x9"):
         nearest_ssim(fine, fine, 1.0, kind="gaussian")
@@ -415,7 +415,7 @@ def test_ms_ssim_refuses_small_images() -> None:
     np.testing.assert_allclose(ms_ssim(fine, fine, 1.0), 1, atol=1e-6)
 
 
-# How the kernel is had
+# How the kernel is compiled
 
 
 @pytest.fixture
@@ -429,7 +429,7 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     c_compiler._load.cache_clear()
 
 
-def figure() -> float:
+def ssim_value() -> float:
     images = torch.from_numpy(scans(2, 28, 1))
     return pairwise_ssim(images, 255).item()
 
@@ -438,7 +438,7 @@ def test_no_compiler_is_no_harm(fresh: Path, monkeypatch: pytest.MonkeyPatch, tm
     expected = oracle(*scans(2, 28, 1), 255)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert engine() == "torch, eager"
-    assert figure() == pytest.approx(expected, abs=1e-5)
+    assert ssim_value() == pytest.approx(expected, abs=1e-5)
     assert not fresh.exists()
 
 
@@ -451,7 +451,7 @@ def test_a_compiler_that_fails_is_no_harm(
     broken.chmod(0o755)
     monkeypatch.setenv("CC", f"'{broken}'")
     assert engine() == "torch, eager"
-    assert figure() == pytest.approx(oracle(*scans(2, 28, 1), 255), abs=1e-5)
+    assert ssim_value() == pytest.approx(oracle(*scans(2, 28, 1), 255), abs=1e-5)
 
 
 def test_a_compiler_that_makes_no_library_is_no_harm(
@@ -466,14 +466,14 @@ def test_a_compiler_that_makes_no_library_is_no_harm(
 
 @needs_compiler
 def test_a_compiler_that_cannot_tune(fresh: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What is compiled for any machine of the kind, with narrow vectors, gives the same figures."""
-    wide = figure()
+    """What is compiled for any machine of the kind, with narrow vectors, gives the same values."""
+    wide = ssim_value()
     picky = tmp_path / "picky"
     picky.write_text(f'#!/bin/sh\ncase "$*" in *-march=native*) exit 1;; esac\nexec {COMPILER} "$@"\n')
     picky.chmod(0o755)
     monkeypatch.setenv("CC", str(picky))
     assert engine().startswith("compiled C")
-    assert figure() == pytest.approx(wide, abs=1e-6)
+    assert ssim_value() == pytest.approx(wide, abs=1e-6)
     images = torch.from_numpy(np.concatenate([scans(7, 40, 3), extremes(40, 40, 3)]))
     expected = [oracle(a, b, 255) for a, b in combinations(images, 2)]
     np.testing.assert_allclose(pairwise_ssim(images, 255), expected, rtol=0, atol=1e-5)
@@ -494,7 +494,7 @@ def test_compiled_once(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_compiler
 @pytest.mark.parametrize("damage", ["empty", "cut", "changed"])
 def test_a_damaged_library_is_made_again(fresh: Path, damage: str) -> None:
-    expected = figure()
+    expected = ssim_value()
     (made,) = fresh.iterdir()
     whole = made.read_bytes()
     other = {"empty": b"", "cut": whole[: len(whole) // 2], "changed": whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]}
@@ -502,7 +502,7 @@ def test_a_damaged_library_is_made_again(fresh: Path, damage: str) -> None:
     made.write_bytes(other[damage])
     c_compiler._load.cache_clear()
     assert engine().startswith("compiled C")
-    assert figure() == expected
+    assert ssim_value() == expected
     (made,) = fresh.iterdir()
     assert made.read_bytes() == whole
 
@@ -520,7 +520,7 @@ def test_a_folder_that_others_can_write_is_not_trusted(fresh: Path, monkeypatch:
         where.chmod(0o777)
         assert engine().startswith("compiled C")
         assert len(builds) == number + 1
-    assert figure() == pytest.approx(oracle(*scans(2, 28, 1), 255), abs=1e-5)
+    assert ssim_value() == pytest.approx(oracle(*scans(2, 28, 1), 255), abs=1e-5)
 
 
 @needs_compiler
@@ -531,14 +531,14 @@ def test_a_cache_that_cannot_be_written_is_no_harm(
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "file"))
     assert cache_folder() == tmp_path / "file"
     assert engine().startswith("compiled C")
-    assert figure() == pytest.approx(oracle(*scans(2, 28, 1), 255), abs=1e-5)
+    assert ssim_value() == pytest.approx(oracle(*scans(2, 28, 1), 255), abs=1e-5)
 
 
 @needs_compiler
 def test_processes_that_build_at_once(fresh: Path) -> None:
     script = """
 import sys, torch
-from zoo.metrics import ssim
+from zoo.metrics.ssim import ssim
 print(ssim.engine()); sys.stdout.flush(); sys.stdin.readline()
 images = torch.arange(2 * 20 * 20).remainder(251).to(torch.uint8).view(2, 1, 20, 20)
 print(ssim.pairwise_ssim(images, 255).item())
@@ -547,16 +547,16 @@ print(ssim.pairwise_ssim(images, 255).item())
         subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
-    said = [process.communicate("go\n")[0].splitlines() for process in run]
+    outputs = [process.communicate("go\n")[0].splitlines() for process in run]
     assert [process.returncode for process in run] == [0, 0, 0]
-    assert all(engine.startswith("compiled C") for engine, _ in said)
-    assert len({figure for _, figure in said}) == 1
+    assert all(engine.startswith("compiled C") for engine, _ in outputs)
+    assert len({value for _, value in outputs}) == 1
     assert len([file for file in fresh.iterdir() if file.suffix == ".so"]) == 1
     assert not [file for file in fresh.iterdir() if file.suffix != ".so"]
 
 
 @pytest.mark.parametrize(
-    ("said", "name"),
+    ("output", "name"),
     [
         ("cc (Debian 12.2.0-14+deb12u1) 12.2.0\nCopyright (C) 2022 Free Software Foundation, Inc.", "gcc 12.2"),
         ("gcc (GCC) 15.1.1 20250425 (Red Hat 15.1.1-1)\nCopyright (C) 2025 Free Software Foundation, Inc.", "gcc 15.1"),
@@ -566,5 +566,5 @@ print(ssim.pairwise_ssim(images, 255).item())
         ("", "cc"),
     ],
 )
-def test_names_of_compilers(said: str, name: str) -> None:
-    assert c_compiler._name(said) == name
+def test_names_of_compilers(output: str, name: str) -> None:
+    assert c_compiler._compiler_name(output) == name

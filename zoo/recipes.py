@@ -233,6 +233,7 @@ def _check_choice(path: str, name: str, choices: Iterable[str]) -> None:
         raise SchemaError(path, f"must be one of {', '.join(choices)}, not {name!r}{suggest(str(name), choices)}")
 
 
-def _natural_key(name: str) -> list[tuple[int, str | int]]:
-    """Sort key in which digits count as numbers."""
-    return [(1, int(part)) if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
+def _natural_key(name: str) -> list[Any]:
+    """Return a sort key in which digits count as numbers."""
+    # Text and digits alternate, starting with (perhaps empty) text, so that equal positions can be compared.
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

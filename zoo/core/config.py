@@ -24,8 +24,15 @@ Decay = Annotated[float, Range(low=0, below=1)]  # of an exponential average; 1 
 
 # Keys of `train:` that change no weight of a run, and so are left out of its digest.
 _TRAIN_KEYS_OUTSIDE_DIGEST = (
-    *("kimg", "log_kimg", "sample_kimg", "checkpoint_kimg", "checkpoint_minutes", "keep"),
-    *("evaluate_share", "best", "stop_on_collapse"),
+    "kimg",
+    "log_kimg",
+    "sample_kimg",
+    "checkpoint_kimg",
+    "checkpoint_minutes",
+    "keep",
+    "evaluate_share",
+    "best",
+    "stop_on_collapse",
 )
 
 
@@ -85,7 +92,9 @@ class AugmentConfig:
     name: Literal["diffaugment", "ada"]  # diffaugment: on every image; ada: with a probability p that adapts
     # Transformations; their order in the list has no effect.
     policy: tuple[Literal["translation", "brightness", "contrast", "cutout", "xflip"], ...] = (
-        *("translation", "brightness", "contrast"),
+        "translation",
+        "brightness",
+        "contrast",
     )
     images: tuple[Literal["real", "fake"], ...] = ("real", "fake")  # must be both; kept for clear errors
     target: Share = 0.6  # ada: desired mean sign of D's logits on real images, above which p rises

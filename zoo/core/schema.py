@@ -152,12 +152,11 @@ def _build_union(kind: Any, arguments: tuple[Any, ...], data: Any, path: str) ->
 
 
 def _build_tuple(kind: Any, arguments: tuple[Any, ...], data: Any, path: str) -> tuple[Any, ...]:
-    if not isinstance(data, list | tuple):
+    any_length = arguments[-1] is Ellipsis
+    if not isinstance(data, list | tuple) or not (any_length or len(data) == len(arguments)):
         raise SchemaError(path, f"must be {_describe(kind)}, not {data!r}")
-    if arguments[-1] is Ellipsis:
+    if any_length:
         arguments = arguments[:1] * len(data)
-    elif len(data) != len(arguments):
-        raise SchemaError(path, f"must be {_describe(kind)}, not {len(data)} of them")
     return tuple(from_plain(a, item, f"{path}[{i}]") for i, (a, item) in enumerate(zip(arguments, data, strict=True)))
 
 
@@ -186,7 +185,7 @@ def _describe(kind: Any) -> str:
             return f"a list, each item {_describe(arguments[0])}"
         return f"a list of {len(arguments)}"
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
-    return names.get(kind, getattr(kind, "__name__", str(kind)))
+    return names.get(kind, str(kind))
 
 
 def _join(path: str, key: object) -> str:

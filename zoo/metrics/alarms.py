@@ -1,19 +1,7 @@
-"""Alarms: does a generator copy training images, and does it make the same few pictures again and again?
+"""Alarms: does a generator copy training images (memorisation), or make the same few images (collapse)?
 
-Each is a figure beside what real images show, a threshold, and a sentence for people. The constants here were set from
-measurements on brain slices at 28, 64, 128 and 256 pixels: ``benchmarks/alarms.py`` repeats them on any images, and
-``benchmarks/README.md`` says what was found.
-
-**Memorisation.** A fake counts as a copy if it is less than half as far (``NEAR``) from a training image as the nearest
-tenth (``TENTH``) of the unseen real images come. Unseen images are of people who were not learnt from, so some of them
-are near by chance, but hardly twice as near; copies are, by many times. A quantile is used and not the extreme, for one
-person who is in both sets by mistake, or a blank slice, must not make the alarm blind; such images then count against
-the fakes' share, which must be above that of the unseen images by a binomial test. Slices of one person are alike, so
-the unseen images' share gets the margin of its error between people, not between images.
-
-**Collapse.** Fakes are much more alike than reals are (mean SSIM of pairs), many pairs of fakes are one picture (the
-birthday paradox test: S. Arora, Y. Zhang, "Do GANs actually learn the distribution? An empirical study", 2017,
-arXiv:1706.08224), or in feature space they reach almost none of the training images.
+Each compares a value with that of real images. The thresholds were set from measurements on brain slices at 28 to 256
+pixels, which ``benchmarks/alarms.py`` repeats on any images; docs/alarms.md explains both alarms.
 """
 
 from __future__ import annotations
@@ -28,38 +16,47 @@ import numpy.typing as npt
 
 from zoo.metrics.value import MetricValue, missing_value
 
-Floats = npt.NDArray[np.float64]
+_Floats = npt.NDArray[np.float64]
 Direction = Literal["higher", "lower"]
 
-NEAR = 0.5  # of the distance of the nearest unseen images: nearer is a copy
-TENTH = 0.1  # the share of the unseen images whose distance that is
-ALLOWED = 0.01  # share of fakes that may be as near, even if no unseen image is
-CHANCE = 0.001  # of a false alarm, by the binomial test
-FEWEST = 20  # unseen images, of FEWEST_SUBJECTS people at least: with fewer there is no saying what is near
-FEWEST_SUBJECTS = 2
-SAME = 1e-5  # a distance that only the same image has
+COPY_DISTANCE_RATIO = 0.5  # a copy is nearer than this share of the distance of the nearest held-out images
+COPY_QUANTILE = 0.1  # the share of held-out images whose distance that is
+MAX_COPY_SHARE = 0.01  # share of fakes that may be as near, even if no held-out image is
+FALSE_ALARM_PROBABILITY = 0.001  # of the binomial tests
+MIN_HELDOUT_IMAGES = 20  # with fewer, it is unknown what is near
+MIN_HELDOUT_SUBJECTS = 2
+IDENTICAL_DISTANCE = 1e-5  # of an image to itself, at most: rounding
 
-ALIKE = 0.6  # of the way from the likeness of reals to identity: closer is collapse
-TWIN = 0.99  # SSIM from which two fakes are one picture
-TWINS = 0.03  # share of pairs of fakes that may be: about 33 different pictures
-FEWEST_PAIRED = 8  # fakes whose likeness to one another says anything
-RECALL = 0.005  # six people's slices reach a tenth of the training images, 500 fakes that are ten pictures 0.001
-LIKE_REALS = 0.05  # precision below which fakes are not like reals, and recall says nothing about variety
-COVERAGE = 0.3  # of what as many different fakes, as near to the reals, would cover
+MAX_LIKENESS = 0.6  # of the way from the mean SSIM of real pairs to 1: above is collapse
+DUPLICATE_SSIM = 0.99  # SSIM above which two fakes are the same image
+MAX_DUPLICATE_SHARE = 0.03  # of pairs of fakes: about 33 different images
+MIN_PAIRED_FAKES = 8  # fewer do not tell how alike fakes are
+MIN_RECALL = 0.005  # slices of six subjects reach a tenth of the training images, 500 fakes of ten images 0.001
+MIN_PRECISION = 0.05  # below, fakes are unlike real images, and recall tells nothing about variety
+MIN_COVERAGE_SHARE = 0.3  # of what as many different fakes, as near to the real images, would cover
 K_COVERAGE = 5  # neighbours that density and coverage count
-FEWEST_FAKES = 200  # for recall: slices of one or two people may reach nobody else
-FEWEST_NEAR = 64  # neighbourhoods that fakes must lie in, all told, for coverage
+MIN_RECALL_FAKES = 200  # slices of one or two subjects may reach no others
+MIN_COVERAGE_BALLS = 64  # balls of real images that fakes lie in, in total
+
+# Part of the keys of cached values, under the names that the constants had when keys were defined.
+ALARM_DEFINITION = (
+    f"NEAR {COPY_DISTANCE_RATIO}; TENTH {COPY_QUANTILE}; ALLOWED {MAX_COPY_SHARE}; CHANCE {FALSE_ALARM_PROBABILITY}; "
+    f"FEWEST {MIN_HELDOUT_IMAGES}; FEWEST_SUBJECTS {MIN_HELDOUT_SUBJECTS}; SAME {IDENTICAL_DISTANCE}; "
+    f"ALIKE {MAX_LIKENESS}; TWIN {DUPLICATE_SSIM}; TWINS {MAX_DUPLICATE_SHARE}; FEWEST_PAIRED {MIN_PAIRED_FAKES}; "
+    f"RECALL {MIN_RECALL}; LIKE_REALS {MIN_PRECISION}; COVERAGE {MIN_COVERAGE_SHARE}; K_COVERAGE {K_COVERAGE}; "
+    f"FEWEST_FAKES {MIN_RECALL_FAKES}; FEWEST_NEAR {MIN_COVERAGE_BALLS}"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Alarm:
-    """Something is wrong with a set of fakes.
+    """A problem with a set of fakes.
 
     Attributes:
-        name: what: ``collapse`` or ``memorisation``.
-        metric: the figure that says so.
-        value: that figure.
-        threshold: what it should not have passed.
+        name: ``collapse`` or ``memorisation``.
+        metric: the metric that shows it.
+        value: the metric's value.
+        threshold: the value that it should not have passed.
         text: one sentence for people.
     """
 
@@ -70,8 +67,39 @@ class Alarm:
     text: str
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data with all attributes."""
+        """Return all attributes as plain data."""
         return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollapseInputs:
+    """Values of one set of fakes that may show collapse; one that is None is not checked.
+
+    Attributes:
+        n: number of fakes.
+        paired: how many of them were compared with one another.
+        reals: number of training images that recall and coverage refer to.
+        ssim_pairwise: mean SSIM of pairs of fakes.
+        ssim_pairwise_real: the same of training images.
+        ssim_twins: :func:`duplicate_fraction` of the pairs of fakes.
+        ssim_twins_real: the same of training images, some of which may be there twice.
+        precision: T. Kynkaanniemi et al. 2019.
+        recall: of the same paper.
+        density: M. F. Naeem et al. 2020, with five neighbours.
+        coverage: of the same paper; checked if ``density`` and ``reals`` are known.
+    """
+
+    n: int
+    paired: int
+    reals: int | None = None
+    ssim_pairwise: float | None = None
+    ssim_pairwise_real: float | None = None
+    ssim_twins: float | None = None
+    ssim_twins_real: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    density: float | None = None
+    coverage: float | None = None
 
 
 def memorisation_alarm(
@@ -82,161 +110,147 @@ def memorisation_alarm(
     unseen_subjects: Sequence[str] | None = None,
     closer: Direction = "higher",
 ) -> tuple[MetricValue, Alarm | None]:
-    """The share of fakes that are nearer to a training image than unseen real images come, and whether that is copying.
+    """Return the share of fakes that are copies of training images, and the alarm if it is too high.
 
     Args:
-        metric: the share's name, such as ``copies_ssim``.
-        fakes: (N,) each fake's score with its nearest training image; those that are NaN are left out.
-        unseen: (M,) the same of real images of people who were not trained on.
-        unseen_subjects: M subjects; None: unknown, each image is then taken for one of its own.
-        closer: ``higher``: scores are likenesses of at most 1, such as SSIM; ``lower``: distances.
+        metric: name of the share, such as ``copies_ssim``.
+        fakes: (N,) each fake's score with its nearest training image; NaN is left out.
+        unseen: (M,) the same of held-out real images.
+        unseen_subjects: M subjects; None: each image is taken for a subject.
+        closer: ``higher``: scores are similarities of at most 1, such as SSIM; ``lower``: distances.
 
     Returns:
-        The share with its exact 95 % interval (C. J. Clopper, E. S. Pearson 1934), not available without fakes,
-        without enough unseen images (FEWEST of FEWEST_SUBJECTS people), or where these are training images themselves;
-        and the alarm, if there is reason for one.
+        The share with its exact 95 % interval (C. J. Clopper, E. S. Pearson 1934). It is missing without fakes, with
+        too few held-out images or subjects, or if these images are training images themselves.
 
     Raises:
-        ValueError: subjects of another number than ``unseen``, or another ``closer``.
+        ValueError: the number of subjects is not that of ``unseen``, or an unknown ``closer``.
     """
-    near = _distances(fakes, closer)
-    near = near[np.isfinite(near)]
-    real = _distances(unseen, closer)
-    finite = np.isfinite(real)
-    if unseen_subjects is not None and len(unseen_subjects) != len(real):
-        raise ValueError(f"{len(unseen_subjects)} subjects of {len(real)} unseen images")
-    who = np.arange(len(real)) if unseen_subjects is None else np.unique(unseen_subjects, return_inverse=True)[1]
-    real, who = real[finite], who.reshape(-1)[finite]
-    people = len(np.unique(who))
-    if not len(near):
-        return missing_value("no fakes"), None
-    if not len(real):
-        return missing_value("no unseen real images to tell copies from", len(near)), None
-    if len(real) < FEWEST or people < FEWEST_SUBJECTS:
-        of = "" if unseen_subjects is None else f" of {people} subject{'s' if people > 1 else ''}"
-        least = f"{FEWEST} of {FEWEST_SUBJECTS} subjects"
-        why = f"{len(real)} unseen images{of}, too few to tell copies from (at least {least})"
-        return missing_value(why, len(near)), None
-    limit = NEAR * float(np.quantile(real, TENTH))
-    if limit <= max(SAME, SAME * 100 * float(np.median(real))):
-        return missing_value("a tenth of the unseen images or more are training images themselves", len(near)), None
-    copies, n = int((near < limit).sum()), len(near)
-    allowed = max(ALLOWED, _upper_share(real < limit, who))
-    most = most_by_chance(n, allowed)
+    fake_distances, heldout = _distances(fakes, closer), _distances(unseen, closer)
+    fake_distances = fake_distances[np.isfinite(fake_distances)]
+    if unseen_subjects is not None and len(unseen_subjects) != len(heldout):
+        raise ValueError(f"{len(unseen_subjects)} subjects of {len(heldout)} held-out images")
+    subjects = np.arange(len(heldout))
+    if unseen_subjects is not None:
+        subjects = np.unique(unseen_subjects, return_inverse=True)[1].reshape(-1)
+    finite = np.isfinite(heldout)
+    heldout, subjects = heldout[finite], subjects[finite]
+    n = len(fake_distances)
+    # A quantile and not the nearest one: a subject that is in both sets by mistake must not hide copies.
+    limit = COPY_DISTANCE_RATIO * float(np.quantile(heldout, COPY_QUANTILE)) if len(heldout) else 0.0
+    if reason := _missing_copies_reason(n, heldout, subjects if unseen_subjects is not None else None, limit):
+        return missing_value(reason, n), None
+    copies = int((fake_distances < limit).sum())
+    allowed = most_by_chance(n, max(MAX_COPY_SHARE, _upper_share(heldout < limit, subjects)))
     edge = f"above {1 - limit:.4g}" if closer == "higher" else f"below {limit:.3g}"
     low, high = proportion_interval(copies, n)
-    figure = MetricValue(value=copies / n, low=low, high=high, n=n, note=f"copies: {edge}")
-    if copies <= most:
-        return figure, None
+    value = MetricValue(value=copies / n, low=low, high=high, n=n, note=f"copies: {edge}")
+    if copies <= allowed:
+        return value, None
     text = (
-        f"{copies} of {n} fakes ({copies / n:.0%}) are copies of training images by {_measure(metric)}: less than half "
-        f"as far from one as the nearest tenth of {len(real)} unseen real images ({edge}); by chance it would "
-        f"hardly be more than {most}."
+        f"{copies} of {n} fakes ({copies / n:.0%}) are copies of training images by {_measure_name(metric)}: less "
+        f"than half as far from one as the nearest tenth of {len(heldout)} held-out real images ({edge}); by chance "
+        f"it would hardly be more than {allowed}."
     )
-    return figure, Alarm(name="memorisation", metric=metric, value=copies / n, threshold=most / n, text=text)
+    return value, Alarm(name="memorisation", metric=metric, value=copies / n, threshold=allowed / n, text=text)
 
 
 def duplicate_fraction(pairs: npt.ArrayLike) -> float | None:
-    """The share of pairs of fakes that are one picture, from the SSIM of all pairs; None: no pairs."""
+    """Return the share of pairs that are the same image, from the SSIM of all pairs; None: no pairs."""
     ssim = np.asarray(pairs, np.float64)
     ssim = ssim[np.isfinite(ssim)]
-    return float((ssim > TWIN).mean()) if len(ssim) else None
+    return float((ssim > DUPLICATE_SSIM).mean()) if len(ssim) else None
 
 
-def collapse_alarms(
-    *,
-    ssim_pairwise: float | None,
-    ssim_pairwise_real: float | None,
-    ssim_twins: float | None = None,
-    ssim_twins_real: float | None = None,
-    precision: float | None = None,
-    recall: float | None = None,
-    density: float | None = None,
-    coverage: float | None = None,
-    n: int,
-    paired: int | None = None,
-    reals: int | None = None,
-) -> list[Alarm]:
-    """What says that a generator makes the same few pictures again and again; figures that are None say nothing.
+def collapse_alarms(inputs: CollapseInputs) -> list[Alarm]:
+    """Return an alarm for each value that shows that a generator makes the same few images."""
+    alarms = [check(inputs) for check in (_pairwise_alarm, _duplicates_alarm, _recall_alarm, _coverage_alarm)]
+    return [alarm for alarm in alarms if alarm is not None]
 
-    Args:
-        ssim_pairwise: mean SSIM of pairs of fakes; rings when closer to 1 than to that of real images: more than
-            ``ALIKE`` of the way.
-        ssim_pairwise_real: the same of training images.
-        ssim_twins: what :func:`twins` makes of the pairs of fakes; rings above ``TWINS``, if so many are not to be
-            expected by chance.
-        ssim_twins_real: the same of training images, where some are there twice.
-        precision: of T. Kynkaanniemi et al. 2019.
-        recall: of the same; rings below ``RECALL``, unless precision is near zero too: then fakes are unlike the
-            reals, which is no collapse.
-        density: of M. F. Naeem et al. 2020, with five neighbours.
-        coverage: of the same; needs ``density`` and ``reals``, and rings below ``COVERAGE`` of what fakes of that
-            density would cover if they were spread over the reals (see :func:`spread_coverage`).
-        n: how many fakes.
-        paired: how many of them were compared with one another; None: all.
-        reals: how many training images recall and coverage are of.
-    """
-    found = []
-    paired = n if paired is None else paired
-    if _known(ssim_pairwise) and _known(ssim_pairwise_real) and paired >= FEWEST_PAIRED:
-        edge = ssim_pairwise_real + ALIKE * (1 - ssim_pairwise_real)
-        if ssim_pairwise > edge:
-            text = (
-                f"The fakes are nearly all one picture: two of them have an SSIM of {ssim_pairwise:.2f} on average, "
-                f"two real images {ssim_pairwise_real:.2f}; above {edge:.2f} is collapse."
-            )
-            found.append(_collapse("ssim_pairwise", ssim_pairwise, edge, text))
-    if _known(ssim_twins) and paired >= FEWEST_PAIRED:
-        edge = TWINS + (ssim_twins_real if _known(ssim_twins_real) else 0.0)
-        pairs = paired * (paired - 1) // 2
-        edge = most_by_chance(pairs, edge) / pairs
-        if ssim_twins > edge:
-            text = (
-                f"{ssim_twins:.0%} of the pairs of fakes are the same picture (SSIM above {TWIN:g}), as if the "
-                f"generator knew about {max(1, round(1 / ssim_twins))}; more than {edge:.0%} is collapse."
-            )
-            found.append(_collapse("ssim_twins", ssim_twins, edge, text))
-    like_reals = not _known(precision) or precision >= LIKE_REALS
-    if _known(recall) and n >= FEWEST_FAKES and recall < RECALL and like_reals:
-        look = f"though {precision:.0%} of them look like real images" if _known(precision) else "if they look like any"
-        text = (
-            f"Recall is {recall:.3f}: {n} fakes reach almost none of the training images, {look}, so they are a few "
-            f"pictures, or few kinds of pictures, again and again; below {RECALL:g} is collapse."
-        )
-        found.append(_collapse("recall", recall, RECALL, text))
-    if _known(coverage) and _known(density) and reals and K_COVERAGE * n * density >= FEWEST_NEAR:
-        edge = COVERAGE * spread_coverage(n, reals, density)
-        if coverage < edge:
-            text = (
-                f"Coverage is {coverage:.3f}: the fakes that look like real images are near to the same few training "
-                f"images, where as many different ones would cover {edge / COVERAGE:.2f}; below {edge:.3f} is collapse."
-            )
-            found.append(_collapse("coverage", coverage, edge, text))
-    return found
+
+def _pairwise_alarm(inputs: CollapseInputs) -> Alarm | None:
+    """Check whether fakes are much more alike than real images."""
+    fake, real = inputs.ssim_pairwise, inputs.ssim_pairwise_real
+    if not _is_known(fake) or not _is_known(real) or inputs.paired < MIN_PAIRED_FAKES:
+        return None
+    edge = real + MAX_LIKENESS * (1 - real)
+    text = (
+        f"The fakes are nearly all one image: two of them have an SSIM of {fake:.2f} on average, "
+        f"two real images {real:.2f}; above {edge:.2f} is collapse."
+    )
+    return _collapse("ssim_pairwise", fake, edge, text) if fake > edge else None
+
+
+def _duplicates_alarm(inputs: CollapseInputs) -> Alarm | None:
+    """Check whether many pairs of fakes are the same image (birthday paradox test of Arora and Zhang 2017)."""
+    share, paired = inputs.ssim_twins, inputs.paired
+    if not _is_known(share) or paired < MIN_PAIRED_FAKES:
+        return None
+    pairs = paired * (paired - 1) // 2
+    expected = MAX_DUPLICATE_SHARE + (inputs.ssim_twins_real if _is_known(inputs.ssim_twins_real) else 0.0)
+    edge = most_by_chance(pairs, expected) / pairs
+    if share <= edge:
+        return None
+    text = (
+        f"{share:.0%} of the pairs of fakes are the same image (SSIM above {DUPLICATE_SSIM:g}), as if the "
+        f"generator could make about {max(1, round(1 / share))}; more than {edge:.0%} is collapse."
+    )
+    return _collapse("ssim_twins", share, edge, text)
+
+
+def _recall_alarm(inputs: CollapseInputs) -> Alarm | None:
+    """Check whether fakes that look like real images reach almost none of the training images."""
+    recall, precision, n = inputs.recall, inputs.precision, inputs.n
+    if not _is_known(recall) or recall >= MIN_RECALL or n < MIN_RECALL_FAKES:
+        return None
+    look = "if they look like any"
+    if _is_known(precision):
+        if precision < MIN_PRECISION:  # fakes unlike real images have no recall either, which is no collapse
+            return None
+        look = f"though {precision:.0%} of them look like real images"
+    text = (
+        f"Recall is {recall:.3f}: {n} fakes reach almost none of the training images, {look}, so they are a few "
+        f"images, or few kinds of images, again and again; below {MIN_RECALL:g} is collapse."
+    )
+    return _collapse("recall", recall, MIN_RECALL, text)
+
+
+def _coverage_alarm(inputs: CollapseInputs) -> Alarm | None:
+    """Check whether fakes near to real images are near to the same few of them."""
+    coverage, density, n = inputs.coverage, inputs.density, inputs.n
+    if not _is_known(coverage) or not _is_known(density) or not inputs.reals:
+        return None
+    edge = MIN_COVERAGE_SHARE * spread_coverage(n, inputs.reals, density)
+    if K_COVERAGE * n * density < MIN_COVERAGE_BALLS or coverage >= edge:
+        return None
+    text = (
+        f"Coverage is {coverage:.3f}: the fakes that look like real images are near to the same few training "
+        f"images, where as many different ones would cover {edge / MIN_COVERAGE_SHARE:.2f}; below {edge:.3f} is "
+        "collapse."
+    )
+    return _collapse("coverage", coverage, edge, text)
 
 
 def spread_coverage(n: int, reals: int, density: float) -> float:
-    """Coverage of ``reals`` images by ``n`` fakes whose places are drawn anew each time.
-
-    Density says how many neighbourhoods the fakes lie in, ``K_COVERAGE * n * density`` all told. If those were spread
-    over the reals at random, a real would be missed with the probability that a Poisson variable of their mean is 0.
-    """
+    """Return the coverage of ``reals`` images by ``n`` fakes at independent random places."""
+    # Fakes lie in K n density balls in total; a real image is missed with the probability that a Poisson variable
+    # with the mean of that number per real image is 0.
     return 1 - math.exp(-K_COVERAGE * n * density / reals)
 
 
-def most_by_chance(n: int, p: float, chance: float = CHANCE) -> int:
-    """The count of ``n`` that is passed with a probability of at most ``chance`` where each has ``p``."""
+def most_by_chance(n: int, p: float, chance: float = FALSE_ALARM_PROBABILITY) -> int:
+    """Return the count of ``n`` that is exceeded with at most probability ``chance`` if each has ``p``."""
     return int((_more_than(n, p) > chance).sum())
 
 
 def proportion_interval(count: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """The exact interval of a share of which ``count`` of ``n`` were seen (Clopper and Pearson 1934)."""
+    """Return the exact interval of a share of which ``count`` of ``n`` were seen (Clopper and Pearson 1934)."""
     tail = (1 - level) / 2
 
     def solve(k: int, goal: float) -> float:
-        """The p at which more than ``k`` of ``n`` has probability ``goal``."""
+        """Bisect for the p at which more than ``k`` of ``n`` has probability ``goal``."""
         low, high = 0.0, 1.0
-        for _ in range(50):
+        for _ in range(50):  # halvings: to the last digit of a float
             middle = (low + high) / 2
             low, high = (middle, high) if _more_than(n, middle)[k] < goal else (low, middle)
         return (low + high) / 2
@@ -244,10 +258,27 @@ def proportion_interval(count: int, n: int, level: float = 0.95) -> tuple[float,
     return (solve(count - 1, tail) if count else 0.0), (solve(count, 1 - tail) if count < n else 1.0)
 
 
-def _more_than(n: int, p: float) -> Floats:
-    """(n + 1,) the probabilities that more than 0, 1, ... n of ``n`` happen, each having ``p``."""
+def _missing_copies_reason(n: int, heldout: _Floats, subjects: npt.NDArray[np.intp] | None, limit: float) -> str:
+    """Return why copies cannot be recognised, or an empty string."""
+    people = len(heldout) if subjects is None else len(np.unique(subjects))
+    if not n:
+        return "no fakes"
+    if not len(heldout):
+        return "no held-out real images to recognise copies by"
+    if len(heldout) < MIN_HELDOUT_IMAGES or people < MIN_HELDOUT_SUBJECTS:
+        of = "" if subjects is None else f" of {people} subject{'s' if people > 1 else ''}"
+        least = f"{MIN_HELDOUT_IMAGES} of {MIN_HELDOUT_SUBJECTS} subjects"
+        return f"{len(heldout)} held-out images{of}, too few to recognise copies by (at least {least})"
+    if limit <= max(IDENTICAL_DISTANCE, IDENTICAL_DISTANCE * 100 * float(np.median(heldout))):
+        return "a tenth of the held-out images or more are training images themselves"
+    return ""
+
+
+def _more_than(n: int, p: float) -> _Floats:
+    """Return (n + 1,) binomial probabilities that more than 0, 1, ... n of ``n`` happen, each having ``p``."""
     if p <= 0 or p >= 1:
         return np.where(np.arange(n + 1) < n, float(p >= 1), 0.0)
+    # Logarithms, since binomial coefficients overflow.
     factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
     k = np.arange(n + 1)
     logs = factorials[n] - factorials - factorials[::-1] + k * math.log(p) + (n - k) * math.log1p(-p)
@@ -255,31 +286,34 @@ def _more_than(n: int, p: float) -> Floats:
     return np.clip(np.append(upper[1:], 0.0), 0.0, 1.0)
 
 
-def _upper_share(near: npt.NDArray[np.bool_], who: npt.NDArray[np.intp]) -> float:
-    """The share of images that are near, and two of its standard errors if people were drawn, not images."""
-    _, person = np.unique(who, return_inverse=True)
+def _upper_share(near: npt.NDArray[np.bool_], subjects: npt.NDArray[np.intp]) -> float:
+    """Return the share of images that are near, plus two standard errors between subjects.
+
+    Images of one subject are alike: the error between images would be far too small.
+    """
+    _, subject = np.unique(subjects, return_inverse=True)
     share = float(near.mean())
-    surplus = np.bincount(person, near - share)
+    surplus = np.bincount(subject, near - share)
     people = len(surplus)
     error = math.sqrt(float((surplus**2).sum()) * people / max(1, people - 1)) / len(near)
     return min(1.0, share + 2 * error)
 
 
-def _distances(scores: npt.ArrayLike, closer: Direction) -> Floats:
+def _distances(scores: npt.ArrayLike, closer: Direction) -> _Floats:
     if closer not in ("higher", "lower"):
         raise ValueError(f"closer is 'higher' or 'lower', not {closer!r}")
     values = np.asarray(scores, np.float64).reshape(-1)
     return 1 - values if closer == "higher" else values
 
 
-def _known(value: float | None) -> TypeGuard[float]:
+def _is_known(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 
-def _measure(metric: str) -> str:
-    """What ``copies_ncc`` and its like go by, in words."""
+def _measure_name(metric: str) -> str:
+    """Return in words what ``copies_ncc`` and similar metrics compare by."""
     kind = metric.removeprefix("copies_")
-    words = {"ssim": "SSIM", "ncc": "correlation", "features": "what a trained network sees in them"}
+    words = {"ssim": "SSIM", "ncc": "correlation", "features": "features of a trained network"}
     return words.get(kind, kind.replace("_", " "))
 
 

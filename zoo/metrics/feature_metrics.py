@@ -1,8 +1,9 @@
-"""How far a set of fakes is from a set of reals, measured in one feature space: all figures, with their intervals."""
+"""FID, KID, precision, recall, density and coverage of two sets of features, with intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,235 +13,207 @@ from zoo.core.errors import ZooError, suggest
 from zoo.core.progress import Reporter, SilentReporter
 from zoo.data.subjects import subject_indices
 from zoo.metrics import result_cache
-from zoo.metrics.confidence import (
-    FEWEST,
-    HalfSamples,
-    confidence_interval,
-    draw_half_samples,
-    share_interval,
-    too_few_note,
-)
+from zoo.metrics.confidence import HalfSamples, confidence_interval, draw_half_samples, share_interval, too_few_note
 from zoo.metrics.fid import frechet_distance, half_fids
 from zoo.metrics.kid import KID_MAX_IMAGES, half_kids, kernel_distance
 from zoo.metrics.prdc import K_DENSITY, K_PRECISION, Neighbours
 from zoo.metrics.value import MetricValue, missing_value
 
-Array = np.ndarray[Any, Any]
+_Array = np.ndarray
 
 FEATURE_METRICS = ("fid", "kid", "precision", "recall", "density", "coverage")
+# Fakes and reals without which a metric is not defined.
+_MIN_IMAGES = {"fid": (2, 2), "kid": (2, 2), "density": (1, K_DENSITY + 1), "coverage": (1, K_DENSITY + 1)}
+_MIN_IMAGES |= dict.fromkeys(("precision", "recall"), (K_PRECISION + 1, K_PRECISION + 1))
+_SHARE_OF = {"precision": 0, "recall": 1, "coverage": 1}  # of the fakes (0) or the reals (1)
 
-VERSION = 2  # to be raised whenever the same features would have other figures
+FEATURE_METRICS_VERSION = 2  # of cached values: raise it when the same features would give other values
 REPLICATES = 100
-FEW_REPLICATES = 24  # where one costs from a tenth of a second up: of FID, and of neighbours in very large sets
-_SHARES = {"precision": 0, "recall": 1, "coverage": 1}  # of the fakes (0) or the reals (1)
+# Where one replicate takes 0.1 s or more: FID, and neighbours in very large sets. A spread from 24 is accurate to
+# 15 %, for which the quantile of Student's distribution allows.
+FEW_REPLICATES = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureOptions:
+    """How features are compared.
+
+    Attributes:
+        fake_subjects: the subject of each fake; None: each image is a unit.
+        real_subjects: the subject of each real.
+        replicates: half-samples for intervals; 0: no intervals. FID takes at most 24 of them.
+        seed: of the half-samples. KID's subsets are always those of torch-fidelity.
+        use_cache: whether values are cached, by the content of all arguments.
+        cache_folder: of the values; None: the usual one.
+    """
+
+    fake_subjects: Sequence[Hashable] | None = None
+    real_subjects: Sequence[Hashable] | None = None
+    replicates: int = REPLICATES
+    seed: int = 0
+    use_cache: bool = False
+    cache_folder: Path | None = None
 
 
 def feature_distances(
-    fakes: Array,
-    reals: Array,
-    *,
-    fake_groups: Sequence[Hashable] | None = None,
-    real_groups: Sequence[Hashable] | None = None,
+    fakes: _Array,
+    reals: _Array,
     metrics: Sequence[str] = FEATURE_METRICS,
-    replicates: int = REPLICATES,
-    seed: int = 0,
+    *,
+    options: FeatureOptions | None = None,
     reporter: Reporter | None = None,
-    remember: bool = False,
-    folder: Path | None = None,
 ) -> dict[str, MetricValue]:
-    """The figures asked for, each with its 95 % interval from half-samples (`zoo.metrics.confidence`).
+    """Compute metrics of features, each with a 95 % interval (:mod:`zoo.metrics.confidence`).
 
     Args:
         fakes: (N, D) features.
         reals: (M, D) features.
-        fake_groups: the subject of each fake; None: every image is a unit of its own.
-        real_groups: the subject of each real.
-        metrics: of `METRICS`.
-        replicates: half-samples; FID takes at most 24 of them (a spread from 24 is good to 15 %, which the quantile
-            of Student's distribution allows for).
-        seed: of the half-samples. KID's subsets are always those of torch-fidelity.
-        remember: whether figures are kept in the cache, known by the content of all arguments, and taken from there.
-        folder: where they are kept; None: figures in the cache.
+        metrics: from ``FEATURE_METRICS``.
 
     Returns:
-        A Figure for each metric, ``n`` the number of fakes. One that cannot be had of so few images, or of features
-        that are not finite, has no value and says why; one of too few units has no interval and says so.
+        A value for each metric, ``n`` the number of fakes. Too few images, or features that are not finite, give a
+        missing value with the reason; too few subjects a value without an interval.
 
     Raises:
-        ZooError: a metric that there is not.
-        ValueError: features of different spaces, or groups that are not one an image.
+        ZooError: an unknown metric.
+        ValueError: features of different lengths, or subjects whose number is not that of the images.
     """
     for name in metrics:
         if name not in FEATURE_METRICS:
-            raise ZooError(
-                f"no metric {name!r} of features; there are {', '.join(FEATURE_METRICS)}{suggest(name, FEATURE_METRICS)}"
-            )
-    fakes, reals = np.asarray(fakes), np.asarray(reals)
-    if fakes.ndim != 2 or reals.ndim != 2 or fakes.shape[1] != reals.shape[1]:
-        raise ValueError(f"distances takes features (N, D) and (M, D), not {fakes.shape} and {reals.shape}")
-    for features, groups in ((fakes, fake_groups), (reals, real_groups)):
-        if groups is not None and len(groups) != len(features):
-            raise ValueError(f"{len(groups)} groups for {len(features)} images")
-    if remember:
-        sides = [
-            [result_cache.digest_array(features), None if groups is None else subject_indices(groups)]
-            for features, groups in ((fakes, fake_groups), (reals, real_groups))
-        ]
-        key = ["distances", VERSION, *sides, list(metrics), replicates, seed]
+            hint = suggest(name, FEATURE_METRICS)
+            raise ZooError(f"unknown metric {name!r} of features{hint}. Choose from {', '.join(FEATURE_METRICS)}")
+    options = options or FeatureOptions()
+    comparison = _Comparison(np.asarray(fakes), np.asarray(reals), options)
+    if not options.use_cache:
+        return comparison.measure(metrics, reporter or SilentReporter())
 
-        def compute() -> dict[str, Any]:
-            found = feature_distances(
-                fakes,
-                reals,
-                metrics=metrics,
-                fake_groups=fake_groups,
-                real_groups=real_groups,
-                replicates=replicates,
-                seed=seed,
-                reporter=reporter,
-            )
-            return {name: figure.to_json() for name, figure in found.items()}
+    def compute() -> dict[str, Any]:
+        values = comparison.measure(metrics, reporter or SilentReporter())
+        return {name: value.to_json() for name, value in values.items()}
 
-        kept = result_cache.cached_result(key, compute, folder=folder)
-        return {name: MetricValue(**kept[name]) for name in metrics}
-    for features, kind in ((fakes, "fakes"), (reals, "reals")):
-        if not np.isfinite(features).all():
-            return {
-                name: missing_value(f"the features of the {kind} are not all finite", len(fakes)) for name in metrics
-            }
-    work = _Work(fakes, reals, fake_groups, real_groups, replicates, seed)
-    reporter = reporter or SilentReporter()
-    found: dict[str, MetricValue] = {}
-    families = (
-        (work.fid, FEATURE_METRICS[:1]),
-        (work.kid, FEATURE_METRICS[1:2]),
-        (work.neighbours, FEATURE_METRICS[2:]),
-    )
-    wanted = [(family, [name for name in names if name in metrics]) for family, names in families]
-    reporter.start("measuring", len(metrics))
-    for family, names in wanted:
-        if names:
-            found |= family(names)
-            reporter.advance(len(names))
-    reporter.stop()
-    return {name: found[name] for name in metrics}
+    sides = [
+        [result_cache.digest_array(features), None if subjects is None else subject_indices(subjects)]
+        for features, subjects in comparison.sets
+    ]
+    key = ["distances", FEATURE_METRICS_VERSION, *sides, list(metrics), options.replicates, options.seed]
+    plain = result_cache.cached_result(key, compute, folder=options.cache_folder)
+    return {name: MetricValue(**plain[name]) for name in metrics}
 
 
-class _Work:
-    """Two sets, and half-samples of both."""
+class _Comparison:
+    """Two sets of features and half-samples of both."""
 
-    def __init__(
-        self,
-        fakes: Array,
-        reals: Array,
-        fake_groups: Sequence[Hashable] | None,
-        real_groups: Sequence[Hashable] | None,
-        replicates: int,
-        seed: int,
-    ) -> None:
+    def __init__(self, fakes: _Array, reals: _Array, options: FeatureOptions) -> None:
+        if fakes.ndim != 2 or reals.ndim != 2 or fakes.shape[1] != reals.shape[1]:
+            raise ValueError(f"feature_distances takes features (N, D) and (M, D), not {fakes.shape} and {reals.shape}")
         self.fakes, self.reals = fakes, reals
-        self.groups = (fake_groups, real_groups)
-        self.sides: tuple[HalfSamples, HalfSamples] | None = None
-        self.why = ""  # there is no interval
-        for features, groups in ((fakes, fake_groups), (reals, real_groups)):
-            units = len(features) if groups is None else len(set(groups))
-            if units < FEWEST:
-                self.why = self.why or too_few_note(units, groups is not None)
-        if not self.why and replicates >= 2:
-            rng = np.random.default_rng(seed)
-            left, right = (
-                draw_half_samples(len(features) if groups is None else groups, replicates, rng)
-                for features, groups in ((fakes, fake_groups), (reals, real_groups))
-            )
-            self.sides = (left, right)
+        self.sets = ((fakes, options.fake_subjects), (reals, options.real_subjects))
+        for features, subjects in self.sets:
+            if subjects is not None and len(subjects) != len(features):
+                raise ValueError(f"{len(subjects)} subjects for {len(features)} images")
+        self.options = options
+        self.half_samples: list[HalfSamples] = []  # of the fakes and of the reals; empty without intervals
+        self.note = ""  # why there are no intervals
 
-    def smallest(self, side: int) -> int:
-        """Images in the smallest half of the fakes (0) or the reals (1)."""
-        return int(self.sides[side].masks.sum(axis=1).min()) if self.sides else 0
+    def measure(self, metrics: Sequence[str], reporter: Reporter) -> dict[str, MetricValue]:
+        """Compute the metrics, those of one family together."""
+        values: dict[str, MetricValue] = {}
+        for name in metrics:
+            if reason := self._missing_reason(*_MIN_IMAGES[name]):
+                values[name] = missing_value(reason, len(self.fakes))
+        self._draw_half_samples()
+        reporter.start("measuring", len(metrics))
+        neighbours = (self._neighbours, FEATURE_METRICS[2:])
+        for compute, family in ((self._fid, ("fid",)), (self._kid, ("kid",)), neighbours):
+            names = [name for name in family if name in metrics]
+            if possible := [name for name in names if name not in values]:
+                values |= compute(possible)
+            reporter.advance(len(names))
+        reporter.stop()
+        return {name: values[name] for name in metrics}
 
-    def figure(
+    def _missing_reason(self, fakes: int, reals: int) -> str:
+        """Return why a metric that needs so many images cannot be computed, or an empty string."""
+        for kind, features, least in (("fakes", self.fakes, fakes), ("reals", self.reals, reals)):
+            if not np.isfinite(features).all():
+                return f"the features of the {kind} are not all finite"
+            if len(features) < least:
+                return f"{len(features)} {kind}, fewer than {least}"
+        return ""
+
+    def _draw_half_samples(self) -> None:
+        groups = [len(features) if subjects is None else subjects for features, subjects in self.sets]
+        self.note = too_few_note(groups[0]) or too_few_note(groups[1])
+        if not self.note and self.options.replicates >= 2:
+            rng = np.random.default_rng(self.options.seed)
+            self.half_samples = [draw_half_samples(side, self.options.replicates, rng) for side in groups]
+
+    def _half_masks(self, fakes: int, reals: int) -> list[_Array]:
+        """Return the masks of both sets, or nothing if there are none or a half has fewer images than this."""
+        masks = [side.masks for side in self.half_samples]
+        enough = all(mask.sum(axis=1).min() >= least for mask, least in zip(masks, (fakes, reals), strict=False))
+        return masks if enough else []
+
+    def _with_interval(
         self,
+        name: str,
         point: float,
-        values: Sequence[float] | Array,
+        replicates: Sequence[float] | _Array,
         *,
-        lowest: float = -np.inf,
-        share_of: int | None = None,
         note: str = "",
         error: float | None = None,
     ) -> MetricValue:
-        """A figure with the interval of its replicates; without, if there are none."""
-        if not self.sides or len(values) < 2:
-            note = "; ".join(filter(None, [note, self.why]))
-            return MetricValue(value=point, n=len(self.fakes), note=note, error=error)
-        if share_of is None:
-            low, high = confidence_interval(point, values, *self.sides, lowest=lowest)
+        """Return the value with the interval of its replicates, or with the reason why it has none."""
+        low = high = None
+        if len(replicates) < 2:
+            reason = self.note or ("no interval: too few images to halve" if self.half_samples else "")
+            note = "; ".join(filter(None, [note, reason]))
+        elif name in _SHARE_OF:
+            of = self.half_samples[_SHARE_OF[name]]
+            low, high = share_interval(point, replicates, *self.half_samples, of=of)
         else:
-            low, high = share_interval(point, values, *self.sides, of=self.sides[share_of])
+            lowest = -np.inf if name == "kid" else 0.0  # KID is unbiased, and so may be negative
+            low, high = confidence_interval(point, replicates, *self.half_samples, lowest=lowest)
         return MetricValue(value=point, low=low, high=high, n=len(self.fakes), note=note, error=error)
 
-    def lacking(self, fakes: int, reals: int) -> str:
-        """Why a figure that needs so many images cannot be had, or nothing."""
-        for name, have, need in (("fakes", len(self.fakes), fakes), ("reals", len(self.reals), reals)):
-            if have < need:
-                return f"{have} {name}, fewer than {need}"
-        return ""
-
-    def halves_lack(self, fakes: int, reals: int) -> bool:
-        """Whether there are no half-samples, or some of fewer images; notes why."""
-        if self.sides and (self.smallest(0) < fakes or self.smallest(1) < reals):
-            self.why = "no interval: too few images to halve"
-            return True
-        return not self.sides
-
-    def fid(self, names: Sequence[str]) -> dict[str, MetricValue]:
-        if why := self.lacking(2, 2):
-            return dict.fromkeys(names, missing_value(why, len(self.fakes)))
+    def _fid(self, names: Sequence[str]) -> dict[str, MetricValue]:
         fewest, width = min(len(self.fakes), len(self.reals)), self.fakes.shape[1]
-        note = f"{fewest} images span {fewest - 1} of {width} dimensions: read KID beside it" if fewest <= width else ""
-        values: list[float] = []
-        if not self.halves_lack(2, 2) and self.sides:
-            few = slice(FEW_REPLICATES)
-            values = half_fids(self.fakes, self.reals, self.sides[0].masks[few], self.sides[1].masks[few])
-        return {"fid": self.figure(frechet_distance(self.fakes, self.reals), values, lowest=0.0, note=note)}
+        note = ""
+        if fewest <= width:
+            note = f"{fewest} images span {fewest - 1} of {width} dimensions: read KID as well"
+        replicates: list[float] = []
+        if masks := self._half_masks(2, 2):
+            replicates = half_fids(self.fakes, self.reals, *(mask[:FEW_REPLICATES] for mask in masks))
+        return {"fid": self._with_interval("fid", frechet_distance(self.fakes, self.reals), replicates, note=note)}
 
-    def kid(self, names: Sequence[str]) -> dict[str, MetricValue]:
-        if why := self.lacking(2, 2):
-            return dict.fromkeys(names, missing_value(why, len(self.fakes)))
-        values: Array = np.empty(0)
-        if not self.halves_lack(2, 2) and self.sides:
-            some = [self._some(side) for side in (0, 1)]  # its price is the square of their number
-            left, right = (side.masks[:, chosen] for side, chosen in zip(self.sides, some, strict=True))
-            values = half_kids(self.fakes[some[0]], self.reals[some[1]], left, right)
-        found = kernel_distance(self.fakes, self.reals)
-        return {"kid": self.figure(found.mean, values, error=found.error)}
+    def _kid(self, names: Sequence[str]) -> dict[str, MetricValue]:
+        replicates: _Array = np.empty(0)
+        if masks := self._half_masks(2, 2):
+            # The cost is quadratic in the images; halves of fewer images vary a little more, never less.
+            rows = [_some_rows(features, seed) for seed, (features, _) in enumerate(self.sets)]
+            left, right = (mask[:, chosen] for mask, chosen in zip(masks, rows, strict=True))
+            replicates = half_kids(self.fakes[rows[0]], self.reals[rows[1]], left, right)
+        kid = kernel_distance(self.fakes, self.reals)
+        return {"kid": self._with_interval("kid", kid.mean, replicates, error=kid.error)}
 
-    def _some(self, side: int) -> Array | slice:
-        """All images of a side, or 10,000 of them, whose halves vary a little more than those of all: never less."""
-        count = len((self.fakes, self.reals)[side])
-        if count <= KID_MAX_IMAGES:
-            return slice(None)
-        return np.sort(np.random.default_rng(side).choice(count, KID_MAX_IMAGES, replace=False))
+    def _neighbours(self, names: Sequence[str]) -> dict[str, MetricValue]:
+        precision = K_PRECISION if {"precision", "recall"} & set(names) else 0
+        density = K_DENSITY if {"density", "coverage"} & set(names) else 0
+        search = Neighbours(self.reals, self.fakes, precision=precision, density=density)
+        replicates: list[dict[str, float]] = []
+        if masks := self._half_masks(precision + 1, max(precision, density) + 1):
+            most = None if search.in_memory else FEW_REPLICATES
+            pairs = zip(masks[1][:most], masks[0][:most], strict=True)
+            replicates = [search.values(real, fake) for real, fake in pairs]
+        points = search.values()
+        return {
+            name: self._with_interval(name, points[name], [replicate[name] for replicate in replicates])
+            for name in names
+        }
 
-    def neighbours(self, names: Sequence[str]) -> dict[str, MetricValue]:
-        found: dict[str, MetricValue] = {}
-        k_precision: int | None = K_PRECISION if {"precision", "recall"} & set(names) else None
-        k_density: int | None = K_DENSITY if {"density", "coverage"} & set(names) else None
-        if k_precision and (why := self.lacking(K_PRECISION + 1, K_PRECISION + 1)):
-            found |= dict.fromkeys(("precision", "recall"), missing_value(why, len(self.fakes)))
-            k_precision = None
-        if k_density and (why := self.lacking(1, K_DENSITY + 1)):
-            found |= dict.fromkeys(("density", "coverage"), missing_value(why, len(self.fakes)))
-            k_density = None
-        if k_precision or k_density:
-            search = Neighbours(self.reals, self.fakes, precision=k_precision, density=k_density)
-            points = search.figures()
-            replicates: list[dict[str, float]] = []
-            need = (k_precision + 1 if k_precision else 1, max(k_precision or 0, k_density or 0) + 1)
-            if not self.halves_lack(*need) and self.sides:
-                most = None if search.kept else FEW_REPLICATES
-                pairs = zip(self.sides[1].masks[:most], self.sides[0].masks[:most], strict=True)
-                replicates = [search.figures(real, fake) for real, fake in pairs]
-            for name, point in points.items():
-                values = [replicate[name] for replicate in replicates]
-                found[name] = self.figure(point, values, lowest=0.0, share_of=_SHARES.get(name))
-        return {name: found[name] for name in names}
+
+def _some_rows(features: _Array, seed: int) -> _Array | slice:
+    """Select all rows, or ``KID_MAX_IMAGES`` random ones of a larger set."""
+    if len(features) <= KID_MAX_IMAGES:
+        return slice(None)
+    return np.sort(np.random.default_rng(seed).choice(len(features), KID_MAX_IMAGES, replace=False))

@@ -1,14 +1,9 @@
-"""Which training image a picture might be a copy of, whatever its brightness, noise or place.
+"""Find the training image that an image may be a copy of, whatever its brightness, noise or position.
 
 The measure is the Pearson correlation (zero-mean normalised cross-correlation, NCC) of low-passed images, the highest
-over small shifts. Correlation does not see brightness and contrast, averaging over boxes takes noise away, and the
-shifts find what was moved: SSIM is blind to a copy that is moved by one pixel or noisy.
-
-Low-passed images of one organ are all alike, so a high correlation alone is no proof: slices of two heads correlate by
-0.97, and smooth pictures by more. What tells a copy is that it is much nearer to *one* training image than to those of
-all other subjects, as a keypoint is matched by the ratio of its nearest distances (D. G. Lowe, "Distinctive image
-features from scale-invariant keypoints", IJCV 60 (2004) 91-110, section 7.1). A picture that is merely smooth or
-typical is near to many. That ratio is ``distance`` where subjects are known.
+over small shifts. Copies are recognised by the ratio of the distance to the nearest training image and the distance to
+the nearest of other subjects, as keypoints are matched (D. G. Lowe, IJCV 60 (2004) 91-110, section 7.1): a smooth or
+typical image is near to many. See docs/alarms.md.
 """
 
 from __future__ import annotations
@@ -24,18 +19,18 @@ from torch import Tensor
 from zoo.core.errors import ZooError
 from zoo.core.progress import Reporter, SilentReporter
 
-REACH = 2  # pixels to either side, along both axes
-SIDE = 32  # boxes along the shorter side of a low-passed image, about
-SMALLEST = 2  # pixels a side of a box, at least: what takes noise from small images
+_MAX_SHIFT = 2  # pixels in either direction, along both axes
+_BOXES_PER_SIDE = 32  # along the shorter side of a low-passed image, about
+_MIN_BOX_PIXELS = 2  # a side: averages noise away in small images
 
 DEFINITION = (
-    f"NCC: Pearson correlation of images averaged over f x f boxes (f: a {SIDE}nd of the shorter side, at least "
-    f"{SMALLEST} pixels), all channels together, the highest over shifts of up to {REACH} pixels; 0 with a "
-    "flat image; distance: (1 - NCC) over 1 - the highest NCC with other subjects than the nearest image's"
+    f"NCC: Pearson correlation of images averaged over f x f boxes (f: a {_BOXES_PER_SIDE}nd of the shorter side, at "
+    f"least {_MIN_BOX_PIXELS} pixels), all channels together, the highest over shifts of up to {_MAX_SHIFT} pixels; 0 "
+    "with a flat image; distance: (1 - NCC) over 1 - the highest NCC with other subjects than the nearest image's"
 )
 
-_TABLE = 2**24  # correlations held at once: 64 MB
-_SAME = 1e-6  # 1 - NCC of what float32 cannot tell apart
+_TABLE_VALUES = 2**24  # correlations in memory at once: 64 MB
+_ROUNDING = 1e-6  # of 1 - NCC in float32
 
 
 class Nearest(NamedTuple):
@@ -43,10 +38,9 @@ class Nearest(NamedTuple):
 
     Attributes:
         ncc: (N,) float32 in [-1, 1], the highest correlation over shifts with any training image.
-        real: (N,) int64, which one.
-        distance: (N,) float32, 0 or more, by which copies are told: 1 - ncc; where two subjects or more are known,
-            divided by the same of the nearest image of all *other* subjects than that one's. It then is 1 at most: no
-            nearer to one person than to another.
+        real: (N,) int64, index of that training image.
+        distance: (N,) float32, 0 or more: 1 - ncc; if two subjects or more are known, divided by the same of the
+            nearest image of all other subjects. It then is at most 1: as near to one subject as to another.
     """
 
     ncc: Tensor
@@ -63,46 +57,52 @@ def nearest_copy(
     chunk: int = 256,
     reporter: Reporter | None = None,
 ) -> Nearest:
-    """The training image of which each of ``x`` is most likely a copy.
+    """Find the training image of which each of ``x`` is most likely a copy.
 
     Args:
-        x: (N, C, H, W), uint8 or floating, of any units; the arithmetic is float32 on its device.
+        x: (N, C, H, W), uint8 or floating, in any units; computed in float32 on its device.
         reals: (M, C, H, W) tensor or array, such as a uint8 memory map; read once, ``chunk`` images at a time, and
-            kept low-passed: about 4 kB an image and channel.
-        subjects: whom each of ``reals`` shows; None: unknown.
-        reporter: who is told how far it is.
-
-    Returns:
-        The highest correlation over shifts, with which training image, and the distance by which copies are told.
+            kept low-passed: about 4 kB per image and channel.
+        subjects: of each of ``reals``; None: unknown.
+        reporter: shows progress.
 
     Raises:
         ZooError: no reals, or images too small to be shifted and averaged.
-        ValueError: images of two shapes, or subjects of another number than ``reals``.
+        ValueError: images of two shapes, or the number of subjects is not that of ``reals``.
     """
     if x.ndim != 4 or tuple(x.shape[1:]) != tuple(reals.shape[1:]):
         raise ValueError(f"nearest_copy compares images of one shape, not {tuple(x.shape)} with {tuple(reals.shape)}")
-    who = _numbers(subjects, len(reals), x.device)
-    _grid(x)  # refuses early
+    subject_ids = _subject_ids(subjects, len(reals), x.device)
+    _box_grid(x)  # raises for small images before anything is read
     reporter = reporter or SilentReporter()
     reporter.start("searching for copies", len(reals) + len(x))
-    table = _low_passed_reals(reals, chunk, x.device, reporter)
-    found = [_empty(x.device)]
-    step = max(1, min(chunk, _TABLE // ((2 * REACH + 1) ** 2 * len(table))))
-    for some in x.split(step):
-        found.append(_search(some, table, who))
-        reporter.advance(len(some))
+    rows = []
+    for start in range(0, len(reals), chunk):
+        tile = reals[start : start + chunk]
+        tile = torch.from_numpy(np.array(tile)) if isinstance(tile, np.ndarray) else tile
+        rows += _low_pass(tile.to(x.device), shifts=False)
+        reporter.advance(len(tile))
+    table = torch.cat(rows)
+    results = [[torch.zeros(0, device=x.device, dtype=dtype) for dtype in (torch.float, torch.int64, torch.float)]]
+    step = max(1, min(chunk, _TABLE_VALUES // ((2 * _MAX_SHIFT + 1) ** 2 * len(table))))
+    for images in x.split(step):
+        shifted = torch.stack(_low_pass(images, shifts=True), dim=1)  # (n, 25, D)
+        ncc = (shifted.flatten(0, 1) @ table.T).view(*shifted.shape[:2], len(table)).amax(dim=1).clamp_(-1, 1)
+        best, real, distance = _nearest(1 - ncc, subject_ids, rounding=_ROUNDING)
+        results.append([1 - best, real, distance])
+        reporter.advance(len(images))
     reporter.stop()
-    return Nearest(*(torch.cat(column) for column in zip(*found, strict=True)))
+    return Nearest(*(torch.cat(column) for column in zip(*results, strict=True)))
 
 
 @torch.no_grad()
 def nearest_features(x: Tensor, reals: Tensor, *, subjects: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
-    """The training image nearest to each of ``x`` in feature space.
+    """Find the training image nearest to each of ``x`` by features.
 
     Args:
         x: (N, D) features.
         reals: (M, D) features of the training images.
-        subjects: whom each of ``reals`` shows; None: unknown.
+        subjects: of each of ``reals``; None: unknown.
 
     Returns:
         The squared Euclidean distance (N,) float32, divided by that of the nearest image of all other subjects as in
@@ -110,91 +110,73 @@ def nearest_features(x: Tensor, reals: Tensor, *, subjects: Sequence[str] | None
 
     Raises:
         ZooError: no reals.
-        ValueError: features of two lengths, or subjects of another number than ``reals``.
+        ValueError: features of two lengths, or the number of subjects is not that of ``reals``.
     """
     if x.ndim != 2 or x.shape[1:] != reals.shape[1:]:
         raise ValueError(f"nearest_features compares features of one length, not {x.shape} with {reals.shape}")
-    who = _numbers(subjects, len(reals), x.device)
+    subject_ids = _subject_ids(subjects, len(reals), x.device)
     reals = reals.to(x.device).float()
-    centre = reals.mean(dim=0)  # small numbers keep their digits when squared
+    centre = reals.mean(dim=0)  # |a|^2 - 2 a.b + |b|^2 loses fewer digits for small numbers
     reals = reals - centre
     squares = reals.square().sum(dim=1)
     distances, indices = [x.new_zeros(0, dtype=torch.float32)], [x.new_zeros(0, dtype=torch.int64)]
-    for some in (x.float() - centre).split(max(1, _TABLE // len(reals))):
-        table = (some.square().sum(dim=1)[:, None] + squares - 2 * some @ reals.T).clamp_(min=0)
-        _, real, distance = _nearest(table, who, same=_SAME * float(squares.mean()))
+    for rows in (x.float() - centre).split(max(1, _TABLE_VALUES // len(reals))):
+        table = (rows.square().sum(dim=1)[:, None] + squares - 2 * rows @ reals.T).clamp_(min=0)
+        _, real, distance = _nearest(table, subject_ids, rounding=_ROUNDING * float(squares.mean()))
         distances.append(distance)
         indices.append(real)
     return torch.cat(distances), torch.cat(indices)
 
 
-def _search(x: Tensor, table: Tensor, who: Tensor | None) -> Nearest:
-    shifted = torch.stack(_low_pass(x, shifts=True), dim=1)  # (n, 25, D)
-    ncc = (shifted.flatten(0, 1) @ table.T).view(*shifted.shape[:2], len(table)).amax(dim=1).clamp_(-1, 1)
-    best, real, distance = _nearest(1 - ncc, who, same=_SAME)
-    return Nearest(1 - best, real, distance)
+def _nearest(table: Tensor, subject_ids: Tensor | None, rounding: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the lowest of distances (n, M), its index, and its ratio to the lowest of other subjects.
 
-
-def _nearest(table: Tensor, who: Tensor | None, same: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Lowest, where, and that relative to the lowest of other subjects, from distances (n, M), which are overwritten.
-
-    ``same`` is what rounding may make of a distance of 0.
+    Overwrites ``table``. ``rounding``: what a distance of 0 may have become.
     """
     best, real = table.min(dim=1)
-    if who is None:
+    if subject_ids is None:
         return best, real, best
-    others = table.masked_fill_(who == who[real][:, None], torch.inf).amin(dim=1)
-    return best, real, (best + same) / (others + same)
-
-
-def _low_passed_reals(reals: Tensor | np.ndarray, chunk: int, device: torch.device, reporter: Reporter) -> Tensor:
-    """(M, D), unshifted."""
-    rows = []
-    for start in range(0, len(reals), chunk):
-        tile = reals[start : start + chunk]
-        tile = torch.from_numpy(np.array(tile)) if isinstance(tile, np.ndarray) else tile
-        rows += _low_pass(tile.to(device), shifts=False)
-        reporter.advance(len(tile))
-    return torch.cat(rows)
+    others = table.masked_fill_(subject_ids == subject_ids[real][:, None], torch.inf).amin(dim=1)
+    return best, real, (best + rounding) / (others + rounding)
 
 
 def _low_pass(x: Tensor, *, shifts: bool) -> list[Tensor]:
-    """Box means of the middle of (n, C, H, W), (n, D) of mean 0 and length 1 (0 if flat); shifted, 25 of them.
+    """Average the middle of (n, C, H, W) over boxes: (n, D) of mean 0 and length 1 (0 if flat), or 25 shifted ones.
 
-    A box of a shifted image is another place of the same sliding mean, so that is taken once. All shifts stay inside
-    the image: what lies beyond its edge need not be invented.
+    All shifts stay inside the image, so that nothing has to be invented beyond its edge.
     """
-    side, (top, high), (left, wide) = _grid(x)
+    side, (top, high), (left, wide) = _box_grid(x)
     x = x.float()
     if not shifts:
-        return [_unit(F.avg_pool2d(x[..., top : top + high * side, left : left + wide * side], side))]
+        return [_normalize(F.avg_pool2d(x[..., top : top + high * side, left : left + wide * side], side))]
+    # A box of a shifted image is another position of the same sliding mean, which is computed once.
     means = F.avg_pool2d(F.avg_pool2d(x, (side, 1), stride=1), (1, side), stride=1)
-    places = range(-REACH, REACH + 1)
-    boxes = (means[..., top + down :: side, left + right :: side] for down in places for right in places)
-    return [_unit(some[..., :high, :wide]) for some in boxes]
+    offsets = range(-_MAX_SHIFT, _MAX_SHIFT + 1)
+    boxes = [means[..., top + down :: side, left + right :: side] for down in offsets for right in offsets]
+    return [_normalize(shifted[..., :high, :wide]) for shifted in boxes]
 
 
-def _unit(boxes: Tensor) -> Tensor:
+def _normalize(boxes: Tensor) -> Tensor:
     boxes = boxes.flatten(1)
     centred = boxes - boxes.mean(dim=1, keepdim=True)
     length = centred.norm(dim=1, keepdim=True)
-    rounding = 1e-6 * boxes.shape[1] ** 0.5 * boxes.abs().amax(dim=1, keepdim=True)  # all that is left of a flat image
+    rounding = 1e-6 * boxes.shape[1] ** 0.5 * boxes.abs().amax(dim=1, keepdim=True)  # what a flat image leaves
     return torch.where(length <= rounding, 0, centred / length.clamp_min(1e-30))
 
 
-def _grid(x: Tensor | np.ndarray) -> tuple[int, tuple[int, int], tuple[int, int]]:
-    """A box's side; then, down and across, where the first box lies and how many there are."""
+def _box_grid(x: Tensor) -> tuple[int, tuple[int, int], tuple[int, int]]:
+    """Return a box's side; then, down and across, where the first box lies and how many there are."""
     height, width = x.shape[2:]
-    side = max(SMALLEST, min(height, width) // SIDE)
-    high, wide = (height - 2 * REACH) // side, (width - 2 * REACH) // side
+    side = max(_MIN_BOX_PIXELS, min(height, width) // _BOXES_PER_SIDE)
+    high, wide = (height - 2 * _MAX_SHIFT) // side, (width - 2 * _MAX_SHIFT) // side
     if min(high, wide) < 2:
-        least = 2 * REACH + 2 * SMALLEST
+        least = 2 * _MAX_SHIFT + 2 * _MIN_BOX_PIXELS
         raise ZooError(f"NCC needs images of at least {least}x{least} pixels, not {height}x{width}")
     return side, ((height - high * side) // 2, high), ((width - wide * side) // 2, wide)
 
 
-def _numbers(subjects: Sequence[str] | None, count: int, device: torch.device) -> Tensor | None:
-    """(M,) int64, equal for equal subjects; None where there are not two."""
+def _subject_ids(subjects: Sequence[str] | None, count: int, device: torch.device) -> Tensor | None:
+    """Return (M,) int64, equal for equal subjects; None without two subjects."""
     if count == 0:
         raise ZooError("no real images to search for the nearest")
     if subjects is None or len(set(subjects)) < 2:
@@ -202,8 +184,3 @@ def _numbers(subjects: Sequence[str] | None, count: int, device: torch.device) -
     if len(subjects) != count:
         raise ValueError(f"{len(subjects)} subjects of {count} images")
     return torch.from_numpy(np.unique(np.asarray(subjects), return_inverse=True)[1].reshape(-1)).to(device)
-
-
-def _empty(device: torch.device) -> Nearest:
-    nothing = torch.zeros(0, device=device)
-    return Nearest(nothing, nothing.long(), nothing)

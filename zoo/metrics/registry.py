@@ -1,4 +1,4 @@
-"""What can be measured: names, directions, and a sentence on how to read each."""
+"""The metrics: their names, directions, and a sentence on how to read each."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any, Literal
 
 from zoo.core.errors import ZooError, suggest
 
-INCEPTION = "inception"  # the space that FID and its like are understood to be of
+INCEPTION = "inception"  # the extractor that a bare "FID" or "KID" refers to
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A figure that a set of images can have.
+    """A metric of a set of images.
 
     Attributes:
         name: in JSON and on the command line.
         title: in tables.
-        better: ``match``: best where it equals that of unseen real images.
-        family: what it is computed from: features of a network, SSIM, or scores of nearest training images.
+        better: ``match``: best if it equals that of held-out real images.
+        family: computed from features of a network, SSIM, or scores of nearest training images.
         sentence: how to read it.
-        decimals: how many are shown.
-        default: whether it is measured unless something else is asked for.
+        decimals: number of decimals shown.
+        default: whether it is measured if no metrics are named.
     """
 
     name: str
@@ -34,13 +34,15 @@ class Metric:
     default: bool = True
 
     def to_json(self) -> dict[str, Any]:
+        """Return what tables and pages need."""
         keys = ("name", "title", "better", "sentence", "decimals")
         return {key: getattr(self, key) for key in keys}
 
-    def of_space(self, space: str, name: str) -> Metric:
-        """The same, called ``name``, in another feature space than Inception's."""
-        sentence = self.sentence.replace("the Inception features", f"the features ({short_extractor_name(space)})")
-        return replace(self, name=name, title=f"{self.title} ({short_extractor_name(space)})", sentence=sentence)
+    def for_extractor(self, extractor: str, name: str) -> Metric:
+        """Return the metric, called ``name``, for features of another extractor than Inception."""
+        short = short_extractor_name(extractor)
+        sentence = self.sentence.replace("the Inception features", f"the features ({short})")
+        return replace(self, name=name, title=f"{self.title} ({short})", sentence=sentence)
 
 
 METRICS = {
@@ -102,7 +104,7 @@ METRICS = {
             better="match",
             family="ssim",
             sentence="SSIM of each fake with the most similar of all training images, on average: below that of "
-            "unseen subjects is blur or noise, above it is copying.",
+            "held-out subjects is blur or noise, above it is copying.",
         ),
         Metric(
             name="ssim_pairwise",
@@ -117,8 +119,8 @@ METRICS = {
             title="SSIM twins",
             better="match",
             family="ssim",
-            sentence="Share of pairs of fakes that are one and the same picture, SSIM above 0.99 (Arora and Zhang "
-            "2017): one over it is about how many pictures the generator knows.",
+            sentence="Share of pairs of fakes that are the same image, SSIM above 0.99 (Arora and Zhang "
+            "2017): one over it estimates how many images the generator can make.",
         ),
         Metric(
             name="ms_ssim_pairwise",
@@ -144,7 +146,7 @@ METRICS = {
             family="copies",
             decimals=2,
             sentence="Share of fakes that are copies by SSIM: less than half as far from a training image as the "
-            "nearest tenth of unseen real images.",
+            "nearest tenth of held-out real images.",
         ),
         Metric(
             name="copies_ncc",
@@ -170,52 +172,53 @@ GROUPS = {"all": list(METRICS)} | {
 }
 
 
-def short_extractor_name(space: str) -> str:
-    """A feature space's name in the names of figures: ``timm:vit_x.y`` is ``vit_x``."""
-    return space.removeprefix("timm:").partition(".")[0]
+def short_extractor_name(extractor: str) -> str:
+    """Return an extractor's name in names of metrics: ``vit_x`` for ``timm:vit_x.y``."""
+    return extractor.removeprefix("timm:").partition(".")[0]
 
 
 def split_names(words: Iterable[str]) -> list[str]:
-    """Names from words that may hold several, with commas between them."""
+    """Split words at commas into names."""
     return [part.strip() for word in words for part in word.split(",") if part.strip()]
 
 
-def requires_features(wanted: Sequence[str] | None) -> bool:
-    """Whether figures of features were asked for as such, so that a command without weights must not go on."""
-    return not {"all", "features", "copies_features", *GROUPS["features"]}.isdisjoint(split_names(wanted or ()))
+def requires_features(names: Sequence[str] | None) -> bool:
+    """Return whether feature metrics were asked for by name, so that missing weights are an error."""
+    return not {"all", "features", "copies_features", *GROUPS["features"]}.isdisjoint(split_names(names or ()))
 
 
-def choose_metrics(wanted: Sequence[str] | None) -> list[str]:
-    """Names of metrics, in the order of the catalogue, from names and groups (``ssim``); None: the default ones.
+def choose_metrics(names: Sequence[str] | None) -> list[str]:
+    """Resolve names and groups (``ssim``) to metric names in registry order; None: the default ones.
 
     Raises:
-        ZooError: a name that is none.
+        ZooError: an unknown name, or no name at all.
     """
-    if wanted is None:
+    if names is None:
         return [metric.name for metric in METRICS.values() if metric.default]
+    choices = [*METRICS, *GROUPS]
     chosen: set[str] = set()
-    for name in split_names(wanted):
-        if name not in METRICS and name not in GROUPS:
-            known = [*METRICS, *GROUPS]
-            raise ZooError(f"--metrics {name}: is none{suggest(name, known)}; one of {', '.join(known)}")
+    for name in split_names(names):
+        if name not in choices:
+            hint = suggest(name, choices)
+            raise ZooError(f"--metrics {name}: unknown metric{hint}. Choose from {', '.join(choices)}")
         chosen.update(GROUPS.get(name, [name]))
     if not chosen:
-        raise ZooError(f"--metrics: names none; some of {', '.join([*METRICS, *GROUPS])}")
+        raise ZooError(f"--metrics: no metric is named. Choose from {', '.join(choices)}")
     return [name for name in METRICS if name in chosen]
 
 
-def metric_columns(names: Iterable[str], spaces: Sequence[str]) -> list[Metric]:
-    """The metrics of a table: those of the first space under their own names, those of others behind them with the
-    space's. A space that is not Inception stands in the title.
+def metric_columns(names: Iterable[str], extractors: Sequence[str]) -> list[Metric]:
+    """Return the metrics of a table.
+
+    Feature metrics of the first extractor keep their own names; those of the others follow them under names that end
+    in the extractor's. An extractor other than Inception is part of the title.
     """
     chosen = [METRICS[name] for name in names]
-    others = [
-        m.of_space(space, f"{m.name}_{short_extractor_name(space)}")
-        for space in spaces[1:]
-        for m in chosen
-        if m.family == "features"
-    ]
-    if spaces and spaces[0] != INCEPTION:
-        chosen = [m.of_space(spaces[0], m.name) if m.family == "features" else m for m in chosen]
-    at = next((i for i, metric in enumerate(chosen) if metric.family != "features"), len(chosen))
-    return [*chosen[:at], *others, *chosen[at:]]
+    features = [metric for metric in chosen if metric.family == "features"]
+    columns = list(features)
+    if extractors and extractors[0] != INCEPTION:
+        columns = [metric.for_extractor(extractors[0], metric.name) for metric in features]
+    for extractor in extractors[1:]:
+        suffix = short_extractor_name(extractor)
+        columns += [metric.for_extractor(extractor, f"{metric.name}_{suffix}") for metric in features]
+    return columns + [metric for metric in chosen if metric.family != "features"]

@@ -1,4 +1,4 @@
-"""A measured figure with its interval, as tables, JSON and pages show it."""
+"""A measured value with its interval, as tables, JSON and pages show it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ class MetricValue:
     """One metric of one set of images.
 
     Attributes:
-        value: the figure; None where it is not available.
-        low: lower end of its 95 % interval; None where there is none.
+        value: the value; None if it is not available.
+        low: lower end of its 95 % interval; None if it has no interval.
         high: upper end.
-        n: of how many images it was taken.
+        n: number of images it was computed from.
         note: why it is not available, or what else must be known to read it.
-        error: of KID: the standard deviation over its subsets, as torch-fidelity prints it.
+        error: KID only: the standard deviation over its subsets, as torch-fidelity prints it.
     """
 
     value: float | None
@@ -27,15 +27,15 @@ class MetricValue:
     error: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """``{"value", "low", "high", "n"}``, and ``"note"`` and ``"error"`` where there are such."""
+        """Return ``{"value", "low", "high", "n"}``, with ``"note"`` and ``"error"`` where they are set."""
         plain: dict[str, Any] = {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
-        return (
-            plain
-            | ({"note": self.note} if self.note else {})
-            | ({"error": self.error} if self.error is not None else {})
-        )
+        if self.note:
+            plain["note"] = self.note
+        if self.error is not None:
+            plain["error"] = self.error
+        return plain
 
 
-def missing_value(why: str, n: int = 0) -> MetricValue:
-    """A figure that is not available, and why."""
-    return MetricValue(value=None, n=n, note=f"not available: {why}")
+def missing_value(reason: str, n: int = 0) -> MetricValue:
+    """Return a value that is not available for this reason."""
+    return MetricValue(value=None, n=n, note=f"not available: {reason}")

@@ -1,1 +1,1 @@
-"""Pictures and plots of a run, from plain arrays and plain log rows; nothing here knows a trainer."""
+"""Image grids, plots, tables and the HTML page, made from plain arrays and log rows; nothing here knows a trainer."""

@@ -1,56 +1,69 @@
-"""Numbers as people read them: no more digits than they carry, in units that fit."""
+"""Numbers as text: no more digits than they are known to, with units that fit their size."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-MINUS, DASH, NARROW = "\u2212", "\u2013", "\u202f"  # the last a narrow space at which no line breaks
-NONE = DASH
-VALUE_DIGITS, END_DIGITS = 4, 3  # of a figure, and of the ends of its interval: those are known less well
+MINUS, DASH, NARROW = "\u2212", "\u2013", "\u202f"  # NARROW: a thin space at which no line breaks
+VALUE_DIGITS, INTERVAL_DIGITS = 4, 3  # significant digits; the ends of an interval are known less well than its value
 
 
 def finite_or_none(value: Any) -> float | None:
-    """A real number as a float; None for everything else, NaN and infinities included."""
+    """Return a real number as a float, and None for everything else, NaN and infinities included."""
+    # A bool is an int in Python, but not a value.
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
 
 
+def value_and_ends(figure: Mapping[str, Any] | None) -> list[float]:
+    """Return a metric's value and, if both are known, the ends of its interval; an empty list without a value."""
+    value, low, high = (finite_or_none((figure or {}).get(key)) for key in ("value", "low", "high"))
+    if value is None:
+        return []
+    return [value] if low is None or high is None else [value, low, high]
+
+
 def format_value(value: float, decimals: int, digits: int = VALUE_DIGITS) -> str:
-    """``137.7`` of 137.731 with 2 decimals: at most ``digits`` significant ones, and at most ``decimals`` decimals.
+    """Write ``137.7`` for 137.731: at most ``digits`` significant digits and ``decimals`` decimals.
 
-    What stands in front of the point is always whole.
+    The digits before the decimal point are never shortened.
     """
-    return _signed(value, max(0, min(decimals, digits - _before(value))))
+    return _with_sign(value, max(0, min(decimals, digits - _integer_digits(value))))
 
 
-def format_interval(low: float, high: float, decimals: int) -> str:
-    """``131-144`` with an en dash between narrow spaces; both ends with as many decimals as the larger has room for."""
-    places = max(0, min(decimals, END_DIGITS - _before(max(abs(low), abs(high)))))
-    return f"{_signed(low, places)}{NARROW}{DASH}{NARROW}{_signed(high, places)}"
+def format_interval(ends: Sequence[float], decimals: int) -> str:
+    """Write ``131-144`` with an en dash; nothing if there are no ends or both are equal.
+
+    Both ends have as many decimals as the larger has room for.
+    """
+    if not ends or ends[0] == ends[1]:
+        return ""
+    places = max(0, min(decimals, INTERVAL_DIGITS - _integer_digits(max(abs(end) for end in ends))))
+    return f"{NARROW}{DASH}{NARROW}".join(_with_sign(end, places) for end in ends)
 
 
 def format_whole(value: float) -> str:
-    """``5,472``."""
-    return _signed(value, 0)
+    """Write ``5,472``."""
+    return _with_sign(value, 0)
 
 
 def format_count(value: float, unit: str = "") -> str:
-    """``3.57 M``: three digits, with k, M, G or T for thousands, millions ... and ``unit`` behind it."""
+    """Write ``3.57 M``: three digits, with k, M, G or T for thousands, millions ... before ``unit``."""
     prefix = ""
     for prefix in ("", "k", "M", "G", "T"):
-        if abs(value) < 999.5 or prefix == "T":
+        if abs(value) < 999.5 or prefix == "T":  # 999.5 would be rounded to four digits
             break
         value /= 1000
-    text = _signed(value, max(0, 3 - _before(value)) if prefix else 0 if value == int(value) else 3 - _before(value))
-    return f"{text} {prefix}{unit}".rstrip()
+    decimals = 0 if not prefix and value == int(value) else max(0, 3 - _integer_digits(value))
+    return f"{_with_sign(value, decimals)} {prefix}{unit}".rstrip()
 
 
 def format_duration(seconds: float) -> str:
-    """``8.2 s``, ``42 s``, ``14 min 42 s``, ``3 h 05 min``, ``2 d 4 h``."""
-    total = round(seconds)
+    """Write ``8.2 s``, ``42 s``, ``14 min 42 s``, ``3 h 05 min`` or ``2 d 4 h``."""
+    total = round(seconds)  # before the units are chosen, so that 59.7 s is not "60 s"
     if total < 10:
         return f"{seconds:.1f} s"
     if total < 60:
@@ -63,22 +76,23 @@ def format_duration(seconds: float) -> str:
 
 
 def format_rate(value: float) -> str:
-    """Per second: ``1,250``, ``43.2``, ``0.213``."""
-    return _signed(value, max(0, 3 - _before(value)))
+    """Write a number per second: ``1,250``, ``43.2``, ``0.213``."""
+    return _with_sign(value, max(0, 3 - _integer_digits(value)))
 
 
 def join_words(items: Sequence[str]) -> str:
-    """``a, b and c``."""
+    """Write ``a, b and c``."""
     return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
 
 
-def _before(value: float) -> int:
-    """Digits in front of the point: 3 of 137.7, 1 of 9.3 and of 0, -1 of 0.04."""
+def _integer_digits(value: float) -> int:
+    """Count the digits before the decimal point: 3 of 137.7, 1 of 9.3 and of 0, -1 of 0.04."""
+    # Zero has no logarithm; it is written with one digit.
     return math.floor(math.log10(abs(value))) + 1 if value else 1
 
 
-def _signed(value: float, decimals: int) -> str:
+def _with_sign(value: float, decimals: int) -> str:
     text = f"{value:,.{decimals}f}"
     if not text.startswith("-"):
         return text
-    return MINUS + text[1:] if text.strip("-0.") else text[1:]
+    return MINUS + text[1:] if text.strip("-0.") else text[1:]  # no minus before a value that rounds to zero

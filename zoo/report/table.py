@@ -1,159 +1,178 @@
-"""A bench's document as tables: for the terminal and in Markdown."""
+"""The document of a benchmark as tables, for the terminal and in Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-Group = Mapping[str, Any]
-Table = tuple[list[str], list[list[str]]]  # headings, those of right-aligned columns ending in ">"; rows
+from zoo.report.number_format import (
+    DASH,
+    finite_or_none,
+    format_count,
+    format_duration,
+    format_rate,
+    format_whole,
+    value_and_ends,
+)
+
+_Plain = Mapping[str, Any]
+_Table = tuple[list[str], list[list[str]]]  # headings, those of right-aligned columns ending in ">"; rows
 
 NONE = "-"
-READING = (
-    "±: half of the 95 % interval, or its ends where it is lopsided; sd: the standard deviation among training seeds. "
-    "In brackets what nobody trained. FID falls with the number of images (n, that of the first figure; pairs are of "
-    "at most 256): compare it at equal n, else KID.\n"
+ASYMMETRY = 0.2  # an interval is shown by its ends where its halves differ by more than this share of its width
+READING_NOTE = (
+    "±: half of the 95 % interval, or its two ends where it is asymmetric; sd: standard deviation over training seeds. "
+    "Names in brackets are baselines. FID falls with the number of images (n, that of the first metric; metrics on "
+    "pairs use at most 256 images): compare FID at equal n, or compare KID.\n"
 )
 
 
-def fitting(group: Group, metrics: Sequence[Mapping[str, Any]], width: int) -> list[Table]:
-    """The quality table, cut into as many as a terminal of ``width`` characters needs; all of them name the rows."""
-    tables: list[Table] = []
-    some: list[Mapping[str, Any]] = []
+def fitting(group: _Plain, metrics: Sequence[_Plain], width: int) -> list[_Table]:
+    """Split the quality table into as many as fit a terminal of ``width`` characters; each repeats the row names."""
+    tables: list[_Table] = []
+    chosen: list[_Plain] = []
     for metric in metrics:
-        headings, rows = quality(group, [*some, metric], intervals=True)
-        columns = zip(headings[:-1], *(row[:-1] for row in rows), strict=True)
-        widths = [max(len(cell) for cell in column) for column in columns]
-        if some and sum(widths) + 2 * len(widths) > width:
-            tables.append(quality(group, some, intervals=True))
-            some = []
-        some.append(metric)
-    return [*tables, quality(group, some, intervals=True)]
+        headings, rows = quality(group, [*chosen, metric], intervals=True)
+        columns = zip(headings[:-1], *(row[:-1] for row in rows), strict=True)  # alarms, the last column, may wrap
+        widths = [max(len(text) for text in column) for column in columns]
+        if chosen and sum(widths) + 2 * len(widths) > width:
+            tables.append(quality(group, chosen, intervals=True))
+            chosen = []
+        chosen.append(metric)
+    return [*tables, quality(group, chosen, intervals=True)]
 
 
-def quality(group: Group, metrics: Sequence[Mapping[str, Any]], *, intervals: bool) -> Table:
-    """Generators best first, then the baselines; ``intervals`` adds those."""
+def quality(group: _Plain, metrics: Sequence[_Plain], *, intervals: bool) -> _Table:
+    """Make the table of metric values: generators, best first, then the baselines.
+
+    Args:
+        intervals: add the interval, or the standard deviation over training seeds, to each value.
+    """
     headings = ["", *(f"{metric['title']}>" for metric in metrics), "n>", "alarms"]
     rows = []
     for row in [*group["rows"], *group["baselines"]]:
         if row["error"]:
             rows.append([row["name"], *[NONE] * len(metrics), NONE, f"broken: {row['error']}"])
             continue
-        cells = [_cell(row, metric, interval=intervals) for metric in metrics]
+        cells = [_metric_cell(row, metric, interval=intervals) for metric in metrics]
         name = f"({row['name']})" if row["kind"] == "baseline" else row["name"]
-        named = [row["figures"][metric["name"]] for metric in metrics if metric["name"] in row["figures"]]
-        n = next((figure["n"] for figure in named if figure["value"] is not None), 0)
+        values = [row["figures"].get(metric["name"]) for metric in metrics]
+        n = next((value["n"] for value in values if value and value_and_ends(value)), 0)
         rows.append([name, *cells, f"{n:,}", alarms(row)])
     return headings, rows
 
 
-def cell(figure: Mapping[str, Any] | None, decimals: int, *, interval: bool) -> str:
-    """``"137.7 ±6.4"``, ``"0.016 (0 to 0.078)"`` where the interval is lopsided; a dash for what is not available."""
-    if figure is None or figure["value"] is None:
+def cell(figure: _Plain | None, decimals: int, *, interval: bool) -> str:
+    """Write ``"137.7 ±6.4"``, or ``"0.016 (0 to 0.078)"`` for an asymmetric interval; a dash for a missing value."""
+    numbers = value_and_ends(figure)
+    if not numbers:
         return NONE
-    text = f"{figure['value']:.{decimals}f}"
-    if interval and figure["low"] is not None and figure["high"] is not None:
-        below, above = figure["value"] - figure["low"], figure["high"] - figure["value"]
-        ends = [f"{figure[end]:.{decimals}f}".rstrip("0").rstrip(".") for end in ("low", "high")]
-        if abs(above - below) > 0.2 * (above + below) and ends[0] != ends[1]:
-            return f"{text} ({' to '.join(ends)})"
-        text += f" ±{(above + below) / 2:.{decimals}f}"
-    return text
+    value, *ends = numbers
+    text = f"{value:.{decimals}f}"
+    if not interval or not ends:
+        return text
+    below, above = value - ends[0], ends[1] - value
+    low, high = (f"{end:.{decimals}f}".rstrip("0").rstrip(".") for end in ends)
+    # One number would hide that, for example, a share near zero can only be larger.
+    if abs(above - below) > ASYMMETRY * (above + below) and low != high:
+        return f"{text} ({low} to {high})"
+    return f"{text} ±{(above + below) / 2:.{decimals}f}"
 
 
-def _cell(row: Mapping[str, Any], metric: Mapping[str, Any], *, interval: bool) -> str:
-    """Of several training seeds, the standard deviation among them takes the interval's place."""
-    figure, spread = row["figures"].get(metric["name"]), row.get("spread", {}).get(metric["name"])
-    if spread is None or figure is None or figure["value"] is None:
-        return cell(figure, metric["decimals"], interval=interval)
-    text = cell(figure, metric["decimals"], interval=False)
-    return text if spread["sd"] is None else f"{text} ±{spread['sd']:.{metric['decimals']}f} sd"
+def _metric_cell(row: _Plain, metric: _Plain, *, interval: bool) -> str:
+    """Write a metric of a row; over several training seeds with their standard deviation instead of the interval."""
+    # The interval of one run covers the choice of images, not that of the training seed.
+    spread = row.get("spread", {}).get(metric["name"])
+    text = cell(row["figures"].get(metric["name"]), metric["decimals"], interval=interval and spread is None)
+    if text == NONE or spread is None or spread["sd"] is None:
+        return text
+    return f"{text} ±{spread['sd']:.{metric['decimals']}f} sd"
 
 
-def alarms(row: Mapping[str, Any]) -> str:
-    """``"collapse (SSIM pairwise)"``: which rang, and by what."""
-    found: dict[str, list[str]] = {}
+def alarms(row: _Plain) -> str:
+    """List the triggered alarms and the metrics that triggered them: ``"collapse (SSIM pairwise)"``."""
+    metrics: dict[str, list[str]] = {}
     for alarm in row["alarms"]:
-        found.setdefault(alarm["name"], []).append(alarm["metric"])
-    return "; ".join(f"{name} ({', '.join(by)})" for name, by in found.items())
+        metrics.setdefault(alarm["name"], []).append(alarm["metric"])
+    return "; ".join(f"{name} ({', '.join(names)})" for name, names in metrics.items())
 
 
-def costs(group: Group) -> Table:
-    """What each generator is and took."""
-    headings = ["", "images seen>", "G / D parameters>", "G multiply-adds>", "file>", "training img/s>"]
-    headings += ["sampling img/s>", "peak memory>", "training time>"]
-    rows = []
-    for row in group["rows"]:
-        cost = row["cost"]
-        parameters = " / ".join(_count(cost.get(key)) for key in ("parameters_g", "parameters_d"))
-        rows.append(
-            [
-                row["name"],
-                f"{cost['nimg']:,}" if cost.get("nimg") is not None else NONE,
-                parameters,
-                _count(cost.get("macs_g")),
-                _bytes(cost.get("checkpoint_bytes")),
-                _rate(cost.get("train_img_per_s")),
-                _rate(cost.get("sample_img_per_s")),
-                _bytes(cost.get("peak_memory_bytes")),
-                _time(cost.get("wall_s")),
-            ]
-        )
-    return headings, rows
+@dataclass(frozen=True)
+class CostColumn:
+    """What a generator needs, as a column of a table.
+
+    Attributes:
+        title: heading.
+        unit: what is written after or under the heading.
+        keys: of a row's costs; the first is sorted by.
+        write: how to write a value.
+        more: whether more is better.
+    """
+
+    title: str
+    unit: str
+    keys: tuple[str, ...]
+    write: Callable[[float], str]
+    more: bool = False
+
+    def cell(self, row: _Plain) -> tuple[str, float | None]:
+        """Return the text and the number to sort by; an empty text and None where nothing is known."""
+        values = [finite_or_none((row.get("cost") or {}).get(key)) for key in self.keys]
+        first = next((value for value in values if value is not None), None)
+        text = " / ".join(DASH if value is None else self.write(value) for value in values)
+        return ("", None) if first is None else (text, first)
 
 
-def bench_markdown(document: Mapping[str, Any]) -> str:
-    """The whole document: a quality and a cost table a group, alarms and notes in words."""
+def _format_bytes(value: float) -> str:
+    return format_count(value, "B")
+
+
+COST_COLUMNS = (
+    CostColumn("Parameters", "G / D", ("parameters_g", "parameters_d"), format_count),
+    CostColumn("Multiply-adds", "G / D, per image", ("macs_g", "macs_d"), format_count),
+    CostColumn("Generator file", "", ("checkpoint_bytes",), _format_bytes),
+    CostColumn("Images seen", "in training", ("nimg",), format_whole, more=True),
+    CostColumn("Training", "images/s", ("train_img_per_s",), format_rate, more=True),
+    CostColumn("Sampling", "images/s", ("sample_img_per_s",), format_rate, more=True),
+    CostColumn("Peak memory", "", ("peak_memory_bytes",), _format_bytes),
+    CostColumn("Training time", "", ("wall_s",), format_duration),
+)
+
+
+def _costs_table(group: _Plain) -> _Table:
+    """Make the table of each generator's size, speed and training time."""
+    headings = ["", *(f"{column.title} {column.unit}".rstrip() + ">" for column in COST_COLUMNS)]
+    return headings, [[row["name"], *(column.cell(row)[0] or NONE for column in COST_COLUMNS)] for row in group["rows"]]
+
+
+def bench_markdown(document: _Plain) -> str:
+    """Write the whole document: per group a quality table, the triggered alarms and a cost table; then the notes."""
     parts = []
     for group in document["groups"]:
         data = group["data"]
-        against = f"{data['train']:,} training images and {data['unseen']:,} of unseen subjects"
-        parts.append(f"### {group['name']}\n\nAgainst {against} ({data['description']}).\n")
+        images = f"{data['train']:,} training images and {data['unseen']:,} held-out images of unseen subjects"
+        parts.append(f"### {group['name']}\n\nCompared with {images} ({data['description']}).\n")
         parts.append(markdown_table(*quality(group, document["metrics"], intervals=True)))
-        parts.append(READING)
-        rang = [f"- **{row['name']}**: {alarm['text']}" for row in group["rows"] for alarm in row["alarms"]]
-        judged = any(row["error"] is None for row in group["rows"])
-        parts.append("\n".join(rang) + "\n" if rang else "No alarm rang.\n" if judged else "Nothing was judged.\n")
-        parts.append(markdown_table(*costs(group)))
+        parts.append(READING_NOTE)
+        triggered = [f"- **{row['name']}**: {alarm['text']}\n" for row in group["rows"] for alarm in row["alarms"]]
+        evaluated = any(row["error"] is None for row in group["rows"])
+        nothing = "No alarm was triggered.\n" if evaluated else "No generator could be evaluated.\n"
+        parts.append("".join(triggered) or nothing)  # "no alarm" would mislead if nothing was evaluated
+        parts.append(markdown_table(*_costs_table(group)))
     if document["notes"]:
-        parts.append("\n".join(f"- {note}" for note in document["notes"]) + "\n")
+        parts.append("".join(f"- {note}\n" for note in document["notes"]))
     return "\n".join(parts)
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose headings end in ``>`` where numbers stand, which go to the right."""
+    """Write a Markdown table; columns whose headings end in ``>`` hold numbers and are aligned to the right."""
+    # GitHub's Markdown: a colon at the right end aligns a column to the right.
     rule = ["---:" if heading.endswith(">") else "---" for heading in headings]
     lines = [[heading.rstrip(">") for heading in headings], rule, *rows]
-    return "".join(f"| {' | '.join(_plain(cell) for cell in line)} |\n" for line in lines)
+    return "".join(f"| {' | '.join(_escape(text) for text in line)} |\n" for line in lines)
 
 
-def _plain(text: str) -> str:
-    """Text that Markdown takes for nothing else."""
+def _escape(text: str) -> str:
+    """Keep text on one line and free of what Markdown reads as a cell border or a tag."""
     return " ".join(text.replace("|", "/").replace("<", "&lt;").split())
-
-
-def _count(value: float | None) -> str:
-    """``"3.57 M"``."""
-    return NONE if value is None else _scaled(value, 1000, ("", " K", " M", " G", " T"))
-
-
-def _bytes(value: float | None) -> str:
-    return NONE if value is None else _scaled(value, 1000, (" B", " kB", " MB", " GB", " TB"))
-
-
-def _scaled(value: float, base: int, units: Sequence[str]) -> str:
-    for unit in units:
-        if value < base or unit == units[-1]:
-            break
-        value /= base
-    return f"{value:.3g}{unit}"
-
-
-def _rate(value: float | None) -> str:
-    return NONE if value is None else f"{value:.3g}"
-
-
-def _time(value: float | None) -> str:
-    if value is None:
-        return NONE
-    return f"{value:.0f} s" if value < 120 else f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"

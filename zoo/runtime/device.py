@@ -78,11 +78,8 @@ def choose_device(name: str) -> torch.device:
     Raises:
         ZooError: this machine has no such device.
     """
-    available = ["cpu"]
-    if torch.backends.mps.is_available():
-        available.insert(0, "mps")
-    if torch.cuda.is_available():
-        available.insert(0, "cuda")
+    exists = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = [kind for kind in exists if exists[kind]]
     kind, _, index = (available[0] if name == "auto" else name).partition(":")
     count = torch.cuda.device_count() if kind == "cuda" else 1
     if kind == "cuda" and distributed.is_launched():

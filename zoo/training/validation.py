@@ -14,7 +14,7 @@ from zoo.data.image_set import ImageSet, train_and_heldout
 from zoo.data.pixel_range import to_uint8
 from zoo.data.subjects import subject_indices
 from zoo.metrics import alarms, nearest_image, result_cache
-from zoo.metrics.alarms import Alarm
+from zoo.metrics.alarms import Alarm, CollapseInputs
 from zoo.metrics.baselines import baseline_images
 from zoo.metrics.features.extractor import load_extractor
 from zoo.metrics.fid import frechet_distance
@@ -128,11 +128,14 @@ class Validator:
 
     def _collapse_alarms(self, pairs: Tensor, pairwise: float, count: int) -> list[Alarm]:
         return alarms.collapse_alarms(
-            ssim_pairwise=pairwise,
-            ssim_pairwise_real=self.reference()["ssim_pairwise_real"],
-            ssim_twins=alarms.duplicate_fraction(pairs.cpu().numpy()),
-            ssim_twins_real=self._scores["twins"],
-            n=count,
+            CollapseInputs(
+                ssim_pairwise=pairwise,
+                ssim_pairwise_real=self.reference()["ssim_pairwise_real"],
+                ssim_twins=alarms.duplicate_fraction(pairs.cpu().numpy()),
+                ssim_twins_real=self._scores["twins"],
+                n=count,
+                paired=count,
+            )
         )
 
     def _copy_share(self, metric: str, values: Tensor, kind: str) -> tuple[float | None, Alarm | None]:

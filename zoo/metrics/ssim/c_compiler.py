@@ -1,8 +1,8 @@
-"""C that is compiled where it runs, on first use, with the compiler that is there; without one, callers do without.
+"""Compile C on first use with the compiler of this machine, and cache the library.
 
     CACHE/native/<stem>-<key>-<content>.so    key: source, flags, compiler and processor; content: a hash of the file
 
-``$CC`` names the compiler, else the first of cc, gcc and clang that is found; ``ZOO_NATIVE=0`` wants none of this.
+``$CC`` names the compiler, else the first of cc, gcc and clang that exists; ``ZOO_NATIVE=0`` switches compiling off.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from pathlib import Path
 
 from zoo.core.files import atomic_file, cache_folder
 
-FLAGS = ("-O3", "-shared", "-fPIC")
-TUNING = (("-march=native",), ())  # the second where a compiler does not know the first
-PATIENCE = 120  # seconds a compiler may take
+COMPILER_FLAGS = ("-O3", "-shared", "-fPIC")
+TUNING_FLAGS = (("-march=native",), ())  # the second if the compiler does not know the first
+COMPILER_TIMEOUT_SECONDS = 120
 
 _lock = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Library:
+class CompiledLibrary:
     """Compiled C.
 
     Attributes:
         code: its functions.
-        compiler: what made it, such as "gcc 12.2".
+        compiler: name and version, such as "gcc 12.2".
     """
 
     code: ctypes.CDLL
     compiler: str
 
 
-def compile_and_load(source: Path) -> Library | None:
-    """The functions of a C file; None where it cannot be compiled, for whatever reason, or ``ZOO_NATIVE`` is 0.
+def compile_and_load(source: Path) -> CompiledLibrary | None:
+    """Return the functions of a C file; None if it cannot be compiled, or ``ZOO_NATIVE`` is 0.
 
-    A second or two the first time on a machine, milliseconds ever after. Processes may do this at the same time.
+    Takes a second or two the first time on a machine, later milliseconds. Several processes may do it at once.
     """
     if os.environ.get("ZOO_NATIVE") == "0":
         return None
@@ -57,45 +57,45 @@ def compile_and_load(source: Path) -> Library | None:
 
 
 @functools.lru_cache(maxsize=8)
-def _load(source: Path, wanted: str, path: str, folder: Path) -> Library | None:
-    """The environment is spelt out in the arguments, so that another one is another answer."""
+def _load(source: Path, wanted: str, path: str, folder: Path) -> CompiledLibrary | None:
+    """Compile and load; the environment is in the arguments, so that a changed one is not answered from the memory."""
     with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError):
-        compiler = _compiler(wanted, path)
+        compiler = _find_compiler(wanted, path)
         if compiler is None:
             return None
         version = _output([*compiler, "--version"])
-        key = _hash(source.read_bytes(), repr((compiler, FLAGS, TUNING)).encode(), version.encode(), _processor())
+        key = _hash(
+            source.read_bytes(), repr((compiler, COMPILER_FLAGS, TUNING_FLAGS)).encode(), version.encode(), _processor()
+        )
         stem = f"{source.stem}-{key}"
-        made = _recall(folder, stem) or _remember(folder, stem, _build(compiler, source))
-        return Library(made, _name(version))
+        code = _load_cached(folder, stem) or _store(folder, stem, _build(compiler, source))
+        return CompiledLibrary(code, _compiler_name(version))
     return None
 
 
-def _compiler(wanted: str, path: str) -> list[str] | None:
-    """A command, which may hold arguments or a wrapper, as in ``CC="ccache gcc"``."""
+def _find_compiler(wanted: str, path: str) -> list[str] | None:
+    """Return the compiler's command, which may have arguments or a wrapper, as in ``CC="ccache gcc"``."""
     for command in [shlex.split(wanted)] if wanted.strip() else [["cc"], ["gcc"], ["clang"]]:
-        found = shutil.which(command[0], path=path)
-        if found:
-            return [found, *command[1:]]
+        if program := shutil.which(command[0], path=path):
+            return [program, *command[1:]]
     return None
 
 
 def _output(command: list[str]) -> str:
-    done = subprocess.run(
+    return subprocess.run(
         command,
         capture_output=True,
         text=True,
         errors="replace",
         stdin=subprocess.DEVNULL,
-        timeout=PATIENCE,
+        timeout=COMPILER_TIMEOUT_SECONDS,
         check=True,
-    )
-    return done.stdout
+    ).stdout
 
 
-def _name(version: str) -> str:
-    """``"gcc 12.2"``, of what ``--version`` prints."""
-    first = re.sub(r"\(.*?\)", "", (version.splitlines() or [""])[0])  # distributions put theirs in parentheses
+def _compiler_name(version: str) -> str:
+    """Return "gcc 12.2" from what ``--version`` prints."""
+    first = re.sub(r"\(.*?\)", "", (version.splitlines() or [""])[0])  # distributions add their version in parentheses
     family = next((name for name in ("clang", "gcc") if name in version.lower()), "")
     if not family:
         family = "gcc" if "Free Software Foundation" in version else "cc"
@@ -104,12 +104,12 @@ def _name(version: str) -> str:
 
 
 def _processor() -> bytes:
-    """What ``-march=native`` looks at: a cache may be shared by machines that differ."""
+    """Identify the processor, on which ``-march=native`` depends: machines may share a cache."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        told = {line for line in lines if line.split("\t")[0].strip() in ("model name", "flags", "Features", "isa")}
-        if told:
-            return repr(sorted(told)).encode()
+        facts = {line for line in lines if line.split("\t")[0].strip() in ("model name", "flags", "Features", "isa")}
+        if facts:
+            return repr(sorted(facts)).encode()
     return repr((platform.machine(), platform.processor(), platform.node())).encode()
 
 
@@ -118,53 +118,53 @@ def _hash(*parts: bytes) -> str:
 
 
 def _build(compiler: list[str], source: Path) -> bytes:
-    """The compiled file.
+    """Compile the file and return the library's bytes.
 
     Raises:
-        OSError, subprocess.SubprocessError: it cannot be made.
+        OSError, subprocess.SubprocessError: it cannot be compiled.
     """
     with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / "made.so"
-        for tuning in TUNING:
+        library = Path(folder) / "library.so"
+        for tuning in TUNING_FLAGS:
             with contextlib.suppress(subprocess.CalledProcessError):
-                _output([*compiler, *FLAGS, *tuning, "-o", str(made), str(source)])
-                return made.read_bytes()
+                _output([*compiler, *COMPILER_FLAGS, *tuning, "-o", str(library), str(source)])
+                return library.read_bytes()
     raise subprocess.SubprocessError(f"{compiler[0]} cannot compile {source}")
 
 
-def _recall(folder: Path, stem: str) -> ctypes.CDLL | None:
-    """A library of the cache: whole, for a damaged one may end the process when it is loaded, and nobody else's."""
-    if not _ours(folder):
+def _load_cached(folder: Path, stem: str) -> ctypes.CDLL | None:
+    """Load a library of the cache, if it is whole (a damaged one may crash the process) and only we can write it."""
+    if not _is_private(folder):
         return None
     for file in sorted(folder.glob(f"{stem}-*.so")):
-        if file.stem.removeprefix(f"{stem}-") == _hash(file.read_bytes()) and _ours(file):
+        if file.stem.removeprefix(f"{stem}-") == _hash(file.read_bytes()) and _is_private(file):
             return ctypes.CDLL(str(file))
-        file.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)  # damaged: compiled again
     return None
 
 
-def _remember(folder: Path, stem: str, content: bytes) -> ctypes.CDLL:
-    """Put a library into the cache and load it; where the cache is no place for code, load it from elsewhere."""
+def _store(folder: Path, stem: str, content: bytes) -> ctypes.CDLL:
+    """Put a library into the cache and load it; if others can write to the cache, load it from a temporary folder."""
     with contextlib.suppress(OSError):
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
-        if _ours(folder):
+        if _is_private(folder):
             file = folder / f"{stem}-{_hash(content)}.so"
             with atomic_file(file) as out:
                 out.write(content)
             return ctypes.CDLL(str(file))
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as elsewhere:  # a loaded file may vanish
-        file = Path(elsewhere) / "made.so"
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as elsewhere:  # a loaded file may be deleted
+        file = Path(elsewhere) / "library.so"
         file.write_bytes(content)
         return ctypes.CDLL(str(file))
 
 
-def _ours(path: Path) -> bool:
-    """Whether nobody else could have written there: what is loaded runs with our rights."""
+def _is_private(path: Path) -> bool:
+    """Return whether only this user can have written there: loaded code runs with the user's rights."""
     if not hasattr(os, "getuid"):
         return path.exists()
     try:
-        found = path.lstat()
+        status = path.lstat()
     except OSError:
         return False
-    return found.st_uid == os.getuid() and not stat.S_ISLNK(found.st_mode) and not found.st_mode & 0o022
+    return status.st_uid == os.getuid() and not stat.S_ISLNK(status.st_mode) and not status.st_mode & 0o022

@@ -1,4 +1,4 @@
-"""What an image brings to every SSIM it takes part in: local means and variances, under either window."""
+"""Local means and variances of images, which every SSIM of an image shares, under either window."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor
 from zoo.core.errors import ZooError, suggest
 
 
-class Rows(Protocol):
-    """An array of images (N, C, H, W) that is read piece by piece, such as a memory map or a choice from one."""
+class ImageRows(Protocol):
+    """An array of images (N, C, H, W) that is read in pieces, such as a memory map or a selection of one."""
 
     @property
     def dtype(self) -> np.dtype[Any]: ...
@@ -24,9 +24,9 @@ class Rows(Protocol):
     def __getitem__(self, key: slice, /) -> np.ndarray: ...
 
 
-Images = Tensor | np.ndarray | Rows
+Images = Tensor | np.ndarray | ImageRows
 
-K1, K2 = 0.01, 0.03
+K1, K2 = 0.01, 0.03  # section 3 C of Wang et al. 2004
 DEFINITIONS = {
     "uniform": "SSIM: uniform 7x7 window, K1 0.01, K2 0.03, sample covariance, interior mean, channel mean",
     "gaussian": "SSIM: Gaussian 11x11 window of sigma 1.5, K1 0.01, K2 0.03, population covariance, interior mean, "
@@ -35,12 +35,12 @@ DEFINITIONS = {
 
 
 @dataclass(frozen=True)
-class Window:
-    """A separable window.
+class SSIMWindow:
+    """A separable window of weights.
 
     Attributes:
         weights: along one axis; their outer product is the window and sums to 1.
-        correction: what covariances are multiplied by: n / (n - 1) makes sample covariances of population ones.
+        correction: factor of covariances: n / (n - 1) for sample covariances, 1 for those of the population.
     """
 
     weights: tuple[float, ...]
@@ -52,7 +52,7 @@ class Window:
 
     @property
     def halo(self) -> int:
-        """How many fewer windows than pixels there are along an axis."""
+        """Number of pixels less number of windows, along an axis."""
         return self.side - 1
 
     @property
@@ -61,57 +61,58 @@ class Window:
 
     @property
     def mass(self) -> float:
-        """What `slide` along both axes makes of a one: a flat window counts instead of weighing."""
+        """What :meth:`slide` along both axes makes of ones: a flat window adds up without weights."""
         return float(self.side**2) if self.flat else 1.0
 
     @property
     def excess(self) -> int:
-        """How many more numbers than windows `slide` needs as scratch along its axis."""
+        """Values that :meth:`slide` needs as scratch along its axis besides one per window."""
         return 4 if self.flat else 0
 
     def mean(self, x: Tensor) -> Tensor:
-        """(..., H, W) to (..., H - halo, W - halo): the weighted mean in each window."""
+        """Return the weighted mean in each window of (..., H, W): (..., H - halo, W - halo)."""
         return self.slide(self.slide(x, -2), -1) / self.mass
 
     def slide(self, x: Tensor, dim: int, out: Tensor | None = None, scratch: Tensor | None = None) -> Tensor:
-        """Weighted sums along one axis: a few additions of shifted wholes, which memory likes better than pooling."""
+        """Return weighted sums along one axis, by a few additions of shifted arrays: faster than pooling."""
         size = x.shape[dim] - self.halo
-        if self.flat:  # seven: a pair, two more pairs and the last one
+        if self.flat:  # seven values: three pairs, each added once, and the last one
             pairs = torch.add(x.narrow(dim, 0, size + 4), x.narrow(dim, 1, size + 4), out=scratch)
             out = torch.add(pairs.narrow(dim, 0, size), pairs.narrow(dim, 2, size), out=out)
             return out.add_(pairs.narrow(dim, 4, size)).add_(x.narrow(dim, 6, size))
         half = self.halo // 2
         out = torch.mul(x.narrow(dim, half, size), self.weights[half], out=out)
         for k in range(half):  # symmetric
-            both = torch.add(x.narrow(dim, k, size), x.narrow(dim, self.halo - k, size), out=scratch)
-            out.add_(both, alpha=self.weights[k])
+            pair = torch.add(x.narrow(dim, k, size), x.narrow(dim, self.halo - k, size), out=scratch)
+            out.add_(pair, alpha=self.weights[k])
         return out
 
 
-def _bell(side: int, sigma: float) -> tuple[float, ...]:
+def _gaussian(side: int, sigma: float) -> tuple[float, ...]:
     raw = [math.exp(-((i - side // 2) ** 2) / (2 * sigma**2)) for i in range(side)]
     return tuple(value / sum(raw) for value in raw)
 
 
-WINDOWS = {"uniform": Window((1 / 7,) * 7, 49 / 48), "gaussian": Window(_bell(11, 1.5), 1.0)}
+WINDOWS = {"uniform": SSIMWindow((1 / 7,) * 7, 49 / 48), "gaussian": SSIMWindow(_gaussian(11, 1.5), 1.0)}
 
 
-def window_of(kind: str) -> Window:
-    """
+def find_window(kind: str) -> SSIMWindow:
+    """Return the window of this kind.
+
     Raises:
-        ZooError: there is no such kind.
+        ZooError: unknown kind.
     """
     if kind not in WINDOWS:
-        raise ZooError(f"SSIM {kind!r}: no such kind{suggest(kind, WINDOWS)}; it is one of {', '.join(WINDOWS)}")
+        raise ZooError(f"SSIM {kind!r}: unknown kind{suggest(kind, WINDOWS)}. Choose from {', '.join(WINDOWS)}")
     return WINDOWS[kind]
 
 
 @dataclass(frozen=True)
-class Moments:
-    """Of images, in units of ``data_range``, so that C1 is K1 squared and C2 is K2 squared.
+class LocalStatistics:
+    """Statistics of images in units of ``data_range``, so that C1 is K1 squared and C2 is K2 squared.
 
     Attributes:
-        centred: (N, C, H, W) less the mean of each image and channel.
+        centred: (N, C, H, W) minus the mean of each image and channel.
         local: (N, C, H - halo, W - halo) window means of ``centred``.
         mean: window means of the image itself.
         var: variances in the windows, corrected as the window says.
@@ -123,11 +124,12 @@ class Moments:
     var: Tensor
 
 
-def check(x: Images, data_range: float, window: Window) -> None:
-    """
+def check_ssim_inputs(x: Images, data_range: float, window: SSIMWindow) -> None:
+    """Make sure that images can be compared under a window.
+
     Raises:
         ZooError: images smaller than the window.
-        ValueError: no (N, C, H, W), or a range that cannot be the images'.
+        ValueError: not (N, C, H, W), or a range that does not fit the images.
     """
     if len(x.shape) != 4:
         raise ValueError(f"SSIM takes images (N, C, H, W), not {tuple(x.shape)}")
@@ -138,32 +140,35 @@ def check(x: Images, data_range: float, window: Window) -> None:
         raise ValueError(f"data_range {data_range:g} is not the range of {x.dtype} images")
 
 
-def local_moments(x: Tensor, data_range: float, window: Window, dtype: torch.dtype) -> Moments:
-    """Centred before anything is squared: E[xy] - E[x]E[y] of a bright flat patch would lose float32's digits."""
+def compute_statistics(x: Tensor, data_range: float, window: SSIMWindow, dtype: torch.dtype) -> LocalStatistics:
+    """Compute the local statistics of images (N, C, H, W)."""
+    # Centred before anything is squared: E[xy] - E[x]E[y] of a bright flat patch would lose float32's digits.
     x = x.to(dtype) / data_range
     level = x.mean(dim=(2, 3), keepdim=True)
     centred = x - level
     local = window.mean(centred)
-    return Moments(centred, local, local + level, covariance(centred, local, centred, local, window))
+    return LocalStatistics(centred, local, local + level, covariance(centred, local, centred, local, window))
 
 
-def covariance(x: Tensor, x_mean: Tensor, y: Tensor, y_mean: Tensor, window: Window) -> Tensor:
-    """In each window, of centred images and their window means."""
+def covariance(x: Tensor, x_mean: Tensor, y: Tensor, y_mean: Tensor, window: SSIMWindow) -> Tensor:
+    """Return the covariance in each window, from centred images and their window means."""
     return (window.mean(x * y) - x_mean * y_mean) * window.correction
 
 
-def terms(a: Moments, b: Moments, window: Window) -> tuple[Tensor, Tensor]:
-    """Luminance, and contrast times structure, in each window of each pair (N, C, H - halo, W - halo): equation 13."""
+def ssim_terms(a: LocalStatistics, b: LocalStatistics, window: SSIMWindow) -> tuple[Tensor, Tensor]:
+    """Return luminance, and contrast times structure, in each window of each pair (N, C, H - halo, W - halo)."""
+    # Equation 13 of Wang et al. 2004.
     cov = covariance(a.centred, a.local, b.centred, b.local, window)
     luminance = (2 * a.mean * b.mean + K1**2) / (a.mean**2 + b.mean**2 + K1**2)
     return luminance, (2 * cov + K2**2) / (a.var + b.var + K2**2)
 
 
 def dtype_of(*images: Images) -> torch.dtype:
-    """float64 where an image is, else float32."""
+    """Return float64 if an image is float64, else float32."""
     wide = any(image.dtype in (torch.float64, np.float64) for image in images)
     return torch.float64 if wide else torch.float32
 
 
 def are_bytes(*images: Images) -> bool:
+    """Return whether all images are uint8."""
     return all(image.dtype in (torch.uint8, np.uint8) for image in images)

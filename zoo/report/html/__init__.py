@@ -1,1 +1,1 @@
-"""The self-contained HTML page of a bench or a run."""
+"""The self-contained HTML page of a benchmark or of one run."""

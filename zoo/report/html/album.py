@@ -1,142 +1,166 @@
-"""The pictures of a page, as large as it can afford."""
+"""The images of a page, as large as its size allows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import ceil, sqrt
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from zoo.report.html.sprites import Array, Sprite, bytes_per_pixel, make_sprite
+from zoo.report.html.sprites import Sprite, bytes_per_pixel, make_sprite
 
-Plain = Mapping[str, Any]
-T = TypeVar("T")
+_Plain = Mapping[str, Any]
 
-BUDGET = 5_500_000  # bytes of PNG in a page, about: a third more as text
-SIDES = (192, 128, 96, 64)  # pixels a side to which larger images are averaged down where they would not fit
+PAGE_PNG_BYTES = 5_500_000  # about how many bytes of PNG a page may hold; as base64 they take a third more
+REDUCED_SIDES = (192, 128, 96, 64)  # pixels a side to which larger images are averaged down where they do not fit
 
-GRID = {32: (36, 6), 64: (25, 5), 128: (16, 4)}  # images and columns of a grid, by the largest size they are for
-LARGE_GRID = {32: (64, 8), 64: (64, 8), 128: (25, 5)}  # the same on the page of one run
-CARD = 350  # CSS pixels that a grid is to be about as wide as
-PAIRS = {128: 6}
-STRIP_SIDE = 128
-SMALL = 64  # pixels a side up to which pixels are shown as squares, and there are fakes that no grid shows
-POOL = 24  # images of either kind that a quiz draws from
+# Largest resolution, images of a grid, columns of a grid; the last row is for all larger images.
+_GRID_SHAPES = ((32, 36, 6), (64, 25, 5), (None, 16, 4))
+_SINGLE_RUN_GRID_SHAPES = ((64, 64, 8), (None, 25, 5))
+GRID_WIDTH = 350  # CSS pixels that a grid is about as wide as; twice as many on the page of one run
+STRIP_SIDE = 128  # pixels a side of the images of an interpolation
+PIXELATED_SIDE = 64  # images up to this side are shown with square pixels, and some fakes are left for the quiz
+QUIZ_POOL_IMAGES = 24  # images of either kind that a quiz draws from
 
 
-def none() -> Array:
-    """No images."""
+def no_images() -> np.ndarray:
+    """Return an empty array of images."""
     return np.zeros((0, 1, 1, 1), np.uint8)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowPictures:
-    """What is shown of one generator: uint8 (n, C, R, R) with 1 or 3 channels, any of them possibly empty.
+    """The images of one generator: uint8 (n, C, R, R) with 1 or 3 channels, any of them possibly empty.
 
     Attributes:
         fakes: samples, up to 64.
-        pairs: fakes beside their nearest training images, the nearest first.
+        pairs: fakes that are shown next to their nearest training images, the closest pair first.
         nearest: the training image nearest to each of these; real.
         pair_notes: a caption for each pair.
         strip: an interpolation in latent space.
-        log: rows of the training log: dicts with ``nimg`` and any figures.
+        log: rows of the training log: dicts with ``nimg`` and any values.
     """
 
-    fakes: Array = field(default_factory=none)
-    pairs: Array = field(default_factory=none)
-    nearest: Array = field(default_factory=none)
+    fakes: np.ndarray = field(default_factory=no_images)
+    pairs: np.ndarray = field(default_factory=no_images)
+    nearest: np.ndarray = field(default_factory=no_images)
     pair_notes: list[str] = field(default_factory=list)
-    strip: Array = field(default_factory=none)
+    strip: np.ndarray = field(default_factory=no_images)
     log: list[dict[str, Any]] = field(default_factory=list)
-
-    def arrays(self) -> list[Array]:
-        return [self.fakes, self.pairs, self.nearest, self.strip]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """A sprite, and how wide it is to be shown where there is room: by a whole factor if it is small."""
+    """A sprite of samples.
+
+    Attributes:
+        width: CSS pixels that it takes where there is room; small images are shown by a whole factor.
+        pixelated: whether pixels are shown as squares.
+    """
 
     sprite: Sprite
-    wide: int
+    width: int
     pixelated: bool
 
 
 class Album:
-    """Encodes pictures, as large as the page can afford."""
+    """Encodes the images of a page at the largest size that keeps it within about `PAGE_PNG_BYTES`.
+
+    Raises:
+        ValueError: images that are not uint8 (n, C, R, R).
+    """
 
     def __init__(
-        self, document: Plain, pictures: Mapping[str, RowPictures], reals: Mapping[str, Array], *, no_reals: bool
+        self,
+        document: _Plain,
+        pictures: Mapping[str, RowPictures],
+        reals: Mapping[str, np.ndarray],
+        *,
+        no_reals: bool,
     ) -> None:
-        for images in [*reals.values(), *(images for shown in pictures.values() for images in shown.arrays())]:
-            if len(images) and (images.ndim != 4 or images.dtype != np.uint8):
-                raise ValueError(f"a page shows uint8 images (n, C, R, R), not {images.dtype} {images.shape}")
-        self.pictures, self.reals, self.no_reals = pictures, reals, no_reals
-        self.single = document["kind"] == "report"
-        self.sides = self._sides(document["groups"])
+        arrays = [*reals.values()]
+        for row in pictures.values():
+            arrays += [row.fakes, row.pairs, row.nearest, row.strip]
+        for array in arrays:
+            if len(array) and (array.ndim != 4 or array.dtype != np.uint8):
+                raise ValueError(f"a page needs uint8 images (n, C, R, R), got {array.dtype} {array.shape}")
+        self._pictures, self.reals, self.no_reals = pictures, reals, no_reals
+        self._single_run = document["kind"] == "report"
+        self.sides = self._choose_sides(document["groups"])
         self.grids: dict[str, Grid] = {}
-        self.spare: dict[str, Array] = {}  # fakes that no grid shows
+        self.quiz_fakes: dict[str, np.ndarray] = {}  # fakes that no grid shows
         for group in document["groups"]:
             for row in group["rows"]:
-                shown = pictures.get(row["name"])
-                if shown is None or not len(shown.fakes) or row.get("error"):
-                    continue
-                count, columns = self._grid(group["resolution"])
-                if len(shown.fakes) < count:
-                    columns = max(1, ceil(sqrt(len(shown.fakes))))
-                made = make_sprite(shown.fakes[:count], columns, side=self.sides[group["name"]])
-                room, small = 2 * CARD if self.single else CARD, made.side <= SMALL
-                wide = made.width * max(1, round(room / made.width)) if small else min(made.width, room)
-                self.grids[row["name"]] = Grid(sprite=made, wide=wide, pixelated=small)
-                self.spare[row["name"]] = shown.fakes[count : count + POOL] if small else none()
+                images = pictures.get(row["name"])
+                if images is not None and len(images.fakes) and not row.get("error"):
+                    self._add_grid(row["name"], images.fakes, group)
 
     def pairs(self, name: str, side: int) -> list[tuple[Sprite, str]]:
-        """Each with its nearest training image in one sprite, and a caption."""
-        shown = self.pictures.get(name)
-        if shown is None or self.no_reals:
+        """Return sprites of a fake and its nearest training image, each with a caption."""
+        row = self._pictures.get(name)
+        if row is None or self.no_reals:
             return []
-        count = min(len(shown.pairs), len(shown.nearest), _by_size(PAIRS, side, 4))
-        notes = [*shown.pair_notes, *[""] * count]
-        both = [np.stack([shown.pairs[i], shown.nearest[i]]) for i in range(count)]
-        return [(make_sprite(images, 2, side=side), notes[i]) for i, images in enumerate(both)]
+        # Either array may be empty or shorter.
+        count = min(len(row.pairs), len(row.nearest), _pair_count(side))
+        notes = [*row.pair_notes, *[""] * count]
+        return [(make_sprite(np.stack([row.pairs[i], row.nearest[i]]), 2, side=side), notes[i]) for i in range(count)]
 
     def strip(self, name: str, side: int) -> Sprite | None:
-        shown = self.pictures.get(name)
-        if shown is None or not len(shown.strip):
+        """Return the sprite of an interpolation, if there is one."""
+        row = self._pictures.get(name)
+        if row is None or not len(row.strip):
             return None
-        return make_sprite(shown.strip, len(shown.strip), side=min(side, STRIP_SIDE))
+        return make_sprite(row.strip, len(row.strip), side=min(side, STRIP_SIDE))
 
-    def _grid(self, resolution: int) -> tuple[int, int]:
-        return _by_size(LARGE_GRID if self.single else GRID, resolution, (25, 5) if self.single else (16, 4))
+    def _add_grid(self, name: str, fakes: np.ndarray, group: _Plain) -> None:
+        count, columns = self._grid_shape(group["resolution"])
+        # Fewer samples than planned are arranged as close to a square as possible.
+        if len(fakes) < count:
+            columns = max(1, ceil(sqrt(len(fakes))))
+        sprite = make_sprite(fakes[:count], columns, side=self.sides[group["name"]])
+        small = sprite.side <= PIXELATED_SIDE
+        room = 2 * GRID_WIDTH if self._single_run else GRID_WIDTH
+        # A fractional factor would make some pixels wider than others.
+        width = sprite.width * max(1, round(room / sprite.width)) if small else min(sprite.width, room)
+        self.grids[name] = Grid(sprite=sprite, width=width, pixelated=small)
+        self.quiz_fakes[name] = fakes[count : count + QUIZ_POOL_IMAGES] if small else no_images()
 
-    def _sides(self, groups: Sequence[Plain]) -> dict[str, int]:
-        """The largest size for each group at which all pictures together are within the budget, about."""
-        for limit in (None, *SIDES):
-            sides = {group["name"]: min(group["resolution"], limit or group["resolution"]) for group in groups}
-            if sum(self._bytes(group, sides[group["name"]]) for group in groups) <= BUDGET:
+    def _grid_shape(self, resolution: int) -> tuple[int, int]:
+        """Return how many images a grid shows, and in how many columns."""
+        shapes = _SINGLE_RUN_GRID_SHAPES if self._single_run else _GRID_SHAPES
+        return next((count, columns) for largest, count, columns in shapes if not largest or resolution <= largest)
+
+    def _choose_sides(self, groups: list[_Plain]) -> dict[str, int]:
+        """Return for each group the largest side at which all images together are about within the limit."""
+        sides = {group["name"]: group["resolution"] for group in groups}
+        for limit in REDUCED_SIDES:  # at the smallest, the page is as large as it has to be
+            if sum(self._estimate_bytes(group, sides[group["name"]]) for group in groups) <= PAGE_PNG_BYTES:
                 break
+            sides = {group["name"]: min(group["resolution"], limit) for group in groups}
         return sides
 
-    def _bytes(self, group: Plain, side: int) -> float:
+    def _estimate_bytes(self, group: _Plain, side: int) -> float:
+        """Estimate the bytes of a group's images as PNG, at ``side`` pixels a side."""
+        shown = [(self.reals.get(group["name"], no_images()), QUIZ_POOL_IMAGES)]
+        for row in group["rows"]:
+            images = self._pictures.get(row["name"])
+            if images is None:
+                continue
+            quiz_fakes = QUIZ_POOL_IMAGES if side <= PIXELATED_SIDE else 0
+            shown.append((images.fakes, self._grid_shape(group["resolution"])[0] + quiz_fakes))
+            # An interpolation of larger images is reduced to STRIP_SIDE: about a quarter of the pixels.
+            shown.append((images.fakes, len(images.strip) if side <= STRIP_SIDE else len(images.strip) // 4))
+            if not self.no_reals:
+                shown += [(images.pairs, _pair_count(side)), (images.nearest, _pair_count(side))]
+        # The first image stands for all of its kind: encoding every one twice would double the time.
         total = 0.0
-        for images, count in self._planned(group, side):
-            if count and len(images):
-                total += bytes_per_pixel(images) * min(count, len(images)) * min(side, images.shape[-1]) ** 2
+        for array, count in shown:
+            if count and len(array):
+                total += bytes_per_pixel(array) * min(count, len(array)) * min(side, array.shape[-1]) ** 2
         return total
 
-    def _planned(self, group: Plain, side: int) -> Iterator[tuple[Array, int]]:
-        for row in group["rows"]:
-            if (shown := self.pictures.get(row["name"])) is not None:
-                yield shown.fakes, self._grid(group["resolution"])[0] + (POOL if side <= SMALL else 0)
-                yield shown.fakes, len(shown.strip) if side <= STRIP_SIDE else len(shown.strip) // 4
-                if not self.no_reals:
-                    pairs = _by_size(PAIRS, side, 4)
-                    yield shown.pairs, pairs
-                    yield shown.nearest, pairs
-        yield self.reals.get(group["name"], none()), POOL
 
-
-def _by_size(table: Mapping[int, T], size: int, otherwise: T) -> T:
-    return next((value for largest, value in table.items() if size <= largest), otherwise)
+def _pair_count(side: int) -> int:
+    return 6 if side <= 128 else 4

@@ -1,4 +1,4 @@
-"""What a page shows of one image shape: tables, dots with intervals, curves, and its pictures."""
+"""What a page shows of one image shape: tables, values with intervals, curves, and images."""
 
 from __future__ import annotations
 
@@ -8,31 +8,43 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zoo.report import number_format
-from zoo.report.html import svg_charts
 from zoo.report.html.album import Album, RowPictures
-from zoo.report.html.summary_text import ceiling, direction, goodness, known, written
-from zoo.report.html.svg_charts import Axis, Chart
-from zoo.report.number_format import finite_or_none
+from zoo.report.html.summary_text import ceiling, describe_direction, format_with_interval, metric_value
+from zoo.report.html.svg_charts import (
+    Axis,
+    Chart,
+    Curve,
+    draw_curves,
+    draw_gridlines,
+    draw_whisker,
+    make_axis,
+    read_curve,
+)
+from zoo.report.number_format import finite_or_none, format_interval, format_value, format_whole, value_and_ends
+from zoo.report.table import COST_COLUMNS, CostColumn
 
-Plain = Mapping[str, Any]
+_Plain = Mapping[str, Any]
+_Log = tuple[int, str, Sequence[_Plain]]  # slot of the curve, name, rows
 
-PAPER = 9  # columns of figures that a sheet of paper has room for
+PAPER_COLUMNS = 9  # columns of values that fit on a sheet of paper
+FOREST_TICKS = 5
+CURVE_TITLES = {"loss_d": "D loss", "loss_g": "G loss"}
+REFERENCE_SUFFIXES = ("_unseen", "_real")  # after a metric's name: its value of real images, in the same log row
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A figure in a table.
+    """A metric value in a table.
 
     Attributes:
-        text: the value; nothing where it is not available.
-        interval: its ends.
+        text: the value; empty where it is not available.
+        interval: the ends of its interval.
         spread: standard deviation over training seeds, with their mean where that is not the value.
-        n: of how many images, where that is not what the row says.
-        key: a number to sort by, lower for better; None goes last.
-        mark: the footnote, counted from 1; 0: none.
-        why: the footnote's text.
-        drawing: dot and interval; SVG.
+        n: number of images, where that is not the number of the whole row.
+        key: a number to sort by, lower for better; None is sorted last.
+        mark: number of the footnote, counted from 1; 0 for none.
+        note: text of the footnote.
+        drawing: dot and interval, as SVG.
     """
 
     text: str = ""
@@ -41,27 +53,40 @@ class Cell:
     n: str = ""
     key: float | None = None
     mark: int = 0
-    why: str = ""
+    note: str = ""
     drawing: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A metric: its plain data, and what holds for all of its cells."""
+    """A metric and what all of its cells share.
 
-    metric: Plain
-    ideal: Plain | None
+    Attributes:
+        ideal: the value of the ceiling.
+        axis: of the drawings; None if no row has a value.
+        ranks: whether the rows are ranked by it.
+    """
+
+    metric: _Plain
+    ideal: _Plain | None
     axis: Axis | None
     direction: str
-    short: str
     ranks: bool
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
-    """A row of a table: a generator or a baseline."""
+class TableRow:
+    """A generator or a baseline.
 
-    row: Plain
+    Attributes:
+        data: the row of the document.
+        anchor: prefix of the ids of its elements.
+        rank: counted from 1; 0 for none.
+        n: number of images of most of its values.
+        remarks: what must be known of the row as a whole.
+    """
+
+    data: _Plain
     anchor: str
     rank: int
     n: int
@@ -73,274 +98,235 @@ class Line:
 
     @property
     def name(self) -> str:
-        return str(self.row["name"])
+        return str(self.data["name"])
 
     @property
     def error(self) -> str | None:
-        return self.row.get("error")
+        return self.data.get("error")
 
 
 class GroupSection:
     """Everything that a page shows of one image shape."""
 
     def __init__(
-        self, index: int, group: Plain, document: Plain, pictures: Mapping[str, RowPictures], album: Album
+        self, index: int, group: _Plain, document: _Plain, pictures: Mapping[str, RowPictures], album: Album
     ) -> None:
-        self.index, self.plain, self.name = index, group, group["name"]
-        self.single = document["kind"] == "report"
-        self.data: Plain = group["data"]
-        self.footnotes: list[str] = []
+        self.index, self.plain, self.name = index, group, str(group["name"])
+        self.single_run = document["kind"] == "report"
+        self.data: _Plain = group["data"]
+        self.footnotes: list[str] = []  # filled by the cells, in the order of the table
         self.ceiling = ceiling(group)
-        whole = [row for row in group["rows"] if not row.get("error")]
-        self.columns = [self._column(metric, [*whole, *group["baselines"]]) for metric in document["metrics"]]
-        self.columns = [column for column in self.columns if column.axis is not None or _noted(column.metric, whole)]
-        self.lines = [self._line(place, row) for place, row in enumerate(group["rows"])]
-        self.floors = [self._line(place, row, baseline=True) for place, row in enumerate(group["baselines"])]
-        self.forest = self._forest()
-        self.costs = _costs(whole)
-        self.samples = [(line, grid) for line in self.whole if (grid := album.grids.get(line.name))]
+        data = [row for row in group["rows"] if not row.get("error")]
+        self.columns = []
+        for metric in document["metrics"]:
+            column = self._make_column(metric, [*data, *group["baselines"]])
+            # A metric that no row has is shown only if there is a reason to give.
+            if column.axis is not None or any(_figure(row, metric).get("note") for row in data):
+                self.columns.append(column)
+        self.rows = [self._make_row(index, row) for index, row in enumerate(group["rows"])]
+        self.baselines = [self._make_row(index, row, baseline=True) for index, row in enumerate(group["baselines"])]
+        self.evaluated = [row for row in self.rows if not row.error]
+        self.alarmed = [row for row in self.evaluated if row.alarms]
+        self.alarmed_baselines = [row.name for row in self.baselines if row.alarms]
+        self.ranked = next((column for column in self.columns if column.ranks), None)
+        self.forest = self._make_forest()
+        self.costs = _cost_columns(data)
         self.side, self.resolution = album.sides[self.name], group["resolution"]
-        self.pairs = [(line, pairs) for line in self.whole if (pairs := album.pairs(line.name, self.side))]
-        self.strips = [(line, strip) for line in self.whole if (strip := album.strip(line.name, self.side))]
-        self.charts, self.legend = _charts(group, document, pictures)
+        self.samples = [(row, album.grids[row.name]) for row in self.evaluated if row.name in album.grids]
+        self.pairs = [(row, pairs) for row in self.evaluated if (pairs := album.pairs(row.name, self.side))]
+        self.strips = [(row, strip) for row in self.evaluated if (strip := album.strip(row.name, self.side))]
+        self.charts, self.legend = _training_charts(group["rows"], document["metrics"], pictures)
 
     @property
-    def whole(self) -> list[Line]:
-        return [line for line in self.lines if not line.error]
+    def paper_parts(self) -> list[tuple[int, int]]:
+        """Ranges of columns that fit on a sheet of paper, about equally wide."""
+        # Rounded up; then even parts, rather than full sheets and a last one with a single column.
+        count = -(-len(self.columns) // PAPER_COLUMNS)
+        return list(itertools.pairwise(round(len(self.columns) * part / max(count, 1)) for part in range(count + 1)))
 
-    @property
-    def ranked(self) -> Column | None:
-        return next((column for column in self.columns if column.ranks), None)
-
-    @property
-    def alarmed(self) -> list[Line]:
-        return [line for line in self.whole if line.alarms]
-
-    @property
-    def rung_floors(self) -> list[str]:
-        return [line.name for line in self.floors if line.alarms]
-
-    @property
-    def parts(self) -> list[tuple[int, int]]:
-        """Ranges of columns that fit on a sheet of paper, about as wide as one another."""
-        count = -(-len(self.columns) // PAPER)
-        edges = [round(len(self.columns) * part / count) for part in range(count + 1)] if count else [0]
-        return list(itertools.pairwise(edges))
-
-    def between(self, column: Column) -> str:
-        """The first generator's figure among those of all baselines; SVG."""
-        floors = [_found(line.row, column) for line in self.floors if not line.is_ceiling]
-        if column.axis is None or not self.whole:
+    def draw_among_baselines(self, column: Column) -> str:
+        """Draw the first generator's value among those of all baselines, as SVG."""
+        if column.axis is None or not self.evaluated:
             return ""
-        return svg_charts.whisker(column.axis, _found(self.whole[0].row, column), column.ideal, others=floors)
+        # The ceiling is drawn as a line already.
+        baselines = [_figure(row.data, column.metric) for row in self.baselines if not row.is_ceiling]
+        value = _figure(self.evaluated[0].data, column.metric)
+        return draw_whisker(column.axis, value, column.ideal, others=baselines)
 
-    def explained(self, column: Column) -> list[tuple[str, str]]:
-        """What the baselines score: names and figures."""
-        rows = [(row["name"], known(row, column.metric["name"])) for row in self.plain["baselines"]]
-        return [
-            (name, number_format.format_value(value, column.metric["decimals"]))
-            for name, value in rows
-            if value is not None
-        ]
+    def baseline_values(self, column: Column) -> list[tuple[str, str]]:
+        """Return names and values of the baselines."""
+        values = [(row.name, metric_value(row.data, column.metric["name"])) for row in self.baselines]
+        decimals = column.metric["decimals"]
+        return [(name, format_value(value, decimals)) for name, value in values if value is not None]
 
-    def _column(self, metric: Plain, rows: Sequence[Plain]) -> Column:
-        figures = [row["figures"].get(metric["name"]) for row in rows]
-        values = [value for found in figures for value in svg_charts.ends(found)]
+    def _make_column(self, metric: _Plain, rows: Sequence[_Plain]) -> Column:
         return Column(
             metric=metric,
             ideal=self.ceiling["figures"].get(metric["name"]) if self.ceiling else None,
-            axis=svg_charts.axis(values, zero=True),
-            direction=direction(metric),
-            short={"lower": "lower is better", "higher": "higher is better"}.get(
-                metric["better"], "near unseen is best"
-            ),
+            # One axis for all rows, so that drawings in a column can be compared.
+            axis=make_axis([value for row in rows for value in value_and_ends(_figure(row, metric))], zero=True),
+            direction=describe_direction(metric),
             ranks=metric["name"] == self.plain.get("ranked_by"),
         )
 
-    def _line(self, place: int, row: Plain, *, baseline: bool = False) -> Line:
-        sizes = Counter(found["n"] for found in row["figures"].values() if found.get("n") and svg_charts.ends(found))
-        n = sizes.most_common(1)[0][0] if sizes else 0
-        return Line(
-            row=row,
-            anchor=f"{'b' if baseline else 'r'}{self.index}-{place}",
-            rank=0 if baseline or self.single or row.get("error") or not self.plain.get("ranked_by") else place + 1,
+    def _make_row(self, index: int, row: _Plain, *, baseline: bool = False) -> TableRow:
+        figures = row["figures"].values()
+        counts = Counter(figure["n"] for figure in figures if figure.get("n") and value_and_ends(figure))
+        # Metrics on pairs use fewer images; their cells say so.
+        n = counts.most_common(1)[0][0] if counts else 0
+        error = row.get("error")
+        ranked = not (baseline or self.single_run or error) and self.plain.get("ranked_by")
+        return TableRow(
+            data=row,
+            anchor=f"{'b' if baseline else 'r'}{self.index}-{index}",
+            rank=index + 1 if ranked else 0,
             n=n,
             baseline=baseline,
             is_ceiling=baseline and row is self.ceiling,
             alarms=list(dict.fromkeys(alarm["name"] for alarm in row.get("alarms", []))),
             remarks=_remarks(row),
-            cells=[]
-            if row.get("error")
-            else [self._cell(row, column, n, baseline=baseline) for column in self.columns],
+            # A row that failed has one wide cell with the error.
+            cells=[] if error else [self._make_cell(row, column, n, hollow=baseline) for column in self.columns],
         )
 
-    def _cell(self, row: Plain, column: Column, n: int, *, baseline: bool) -> Cell:
+    def _make_cell(self, row: _Plain, column: Column, n: int, *, hollow: bool) -> Cell:
         metric = column.metric
-        found = row["figures"].get(metric["name"]) or {}
-        note = str(found.get("note") or "")
-        value = finite_or_none(found.get("value"))
-        if value is None:
-            why = note or "not available: not measured"
-            return Cell(mark=self._footnote(why), why=why)
-        low, high = finite_or_none(found.get("low")), finite_or_none(found.get("high"))
+        figure = _figure(row, metric)
+        note = str(figure.get("note") or "")
+        numbers = value_and_ends(figure)
+        if not numbers:
+            note = note or "not available: not measured"
+            return Cell(mark=self._footnote(note), note=note)
+        value = numbers[0]
         spread = (row.get("spread") or {}).get(metric["name"])
-        mean, sd = (finite_or_none(spread.get(key)) if spread else None for key in ("mean", "sd"))
-        seeds = ""
-        if spread and mean is not None and sd is not None:
-            texts = (
-                number_format.format_value(mean, metric["decimals"]),
-                number_format.format_value(sd, metric["decimals"] + 2, 2),
-            )
-            seeds = f"± {texts[1]}" if mean == value else f"{texts[0]} ± {texts[1]}"
-        ideal = finite_or_none((column.ideal or {}).get("value"))
-        drawn = svg_charts.whisker(column.axis, found, column.ideal, hollow=baseline) if column.axis else ""
         return Cell(
-            text=number_format.format_value(value, metric["decimals"]),
-            interval=number_format.format_interval(low, high, metric["decimals"])
-            if low is not None and high is not None and low != high
-            else "",
-            spread=seeds,
-            n=number_format.format_whole(found["n"]) if found.get("n") and found["n"] != n else "",
-            key=goodness(metric, value, ideal) if metric["better"] != "match" or ideal is not None else value,
-            mark=self._footnote(note) if note and not spread else 0,
-            why=note,
-            drawing=drawn,
+            text=format_value(value, metric["decimals"]),
+            interval=format_interval(numbers[1:], metric["decimals"]),
+            spread=_format_spread(spread, value, metric["decimals"]) if spread else "",
+            n=format_whole(figure["n"]) if figure.get("n") and figure["n"] != n else "",
+            key=_sort_key(metric, value, finite_or_none((column.ideal or {}).get("value"))),
+            mark=self._footnote(note) if note and not spread else 0,  # with a spread the row's remarks say it
+            note=note,
+            drawing=draw_whisker(column.axis, figure, column.ideal, hollow=hollow) if column.axis else "",
         )
 
     def _footnote(self, text: str) -> int:
+        """Return the number of a footnote; the same text is entered once."""
         if text not in self.footnotes:
             self.footnotes.append(text)
         return self.footnotes.index(text) + 1
 
-    def _forest(self) -> dict[str, Any] | None:
-        """The ranking metric of every row as a dot with its interval; None where there is nothing to rank."""
+    def _make_forest(self) -> dict[str, Any] | None:
+        """Draw the ranking metric of every row as a dot with its interval; None if there is nothing to rank."""
         column = self.ranked
-        if column is None or not any(known(line.row, column.metric["name"]) is not None for line in self.lines):
+        if column is None or all(metric_value(row.data, column.metric["name"]) is None for row in self.rows):
             return None
-        along = self._span(column)
-        rows = []
-        for line in [*self.lines, *self.floors]:
-            if (value := known(line.row, column.metric["name"])) is not None:
-                found = _found(line.row, column)
-                beyond = "left" if value < along.low else "right" if value > along.high else ""
-                drawn = svg_charts.whisker(along, found, column.ideal, hollow=line.baseline)
-                rows.append((line, beyond, written(found, column.metric), drawn))
+        axis = self._forest_axis(column)
+        tracks = []
+        for row in [*self.rows, *self.baselines]:
+            value = metric_value(row.data, column.metric["name"])
+            if value is None:
+                continue
+            figure = _figure(row.data, column.metric)
+            beyond = "left" if value < axis.low else "right" if value > axis.high else ""
+            drawing = draw_whisker(axis, figure, column.ideal, hollow=row.baseline)
+            tracks.append((row, beyond, format_with_interval(figure, column.metric), drawing))
         return {
             "column": column,
-            "rows": rows,
-            "rules": svg_charts.gridlines(along, 5),
-            "ticks": along.ticks(5),
-            "logarithmic": along.kind == "log",
-            "ceiling": bool(svg_charts.ends(column.ideal)),
+            "tracks": tracks,
+            "gridlines": draw_gridlines(axis, FOREST_TICKS),
+            "ticks": axis.ticks(FOREST_TICKS),
+            "logarithmic": axis.kind == "log",
+            "ceiling": bool(value_and_ends(column.ideal)),
         }
 
-    def _span(self, column: Column) -> Axis:
-        """All generators and the ceiling, and baselines that are not far off: the others would flatten the rest."""
-        values = [value for line in self.lines for value in svg_charts.ends(_found(line.row, column))]
-        values += svg_charts.ends(column.ideal)
-        reach = 0.5 * (max(values) - min(values))
-        low, high = min(values) - reach, max(values) + reach
-        for line in self.floors:
-            values += [value for value in svg_charts.ends(_found(line.row, column)) if low <= value <= high]
-        along = svg_charts.axis(values, zero=True)
-        assert along is not None
-        return along
+    def _forest_axis(self, column: Column) -> Axis:
+        """Make an axis for all generators, the ceiling and the baselines that are not far from them."""
+        values = [value for row in self.rows for value in value_and_ends(_figure(row.data, column.metric))]
+        values += value_and_ends(column.ideal)
+        # Baselines further away, such as noise, would squeeze the generators together.
+        margin = 0.5 * (max(values) - min(values))
+        low, high = min(values) - margin, max(values) + margin
+        for row in self.baselines:
+            values += [value for value in value_and_ends(_figure(row.data, column.metric)) if low <= value <= high]
+        axis = make_axis(values, zero=True)
+        assert axis is not None
+        return axis
 
 
-def _remarks(row: Plain) -> list[str]:
-    """What must be known of a row as a whole."""
+def _figure(row: _Plain, metric: _Plain) -> _Plain:
+    return row["figures"].get(metric["name"]) or {}
+
+
+def _sort_key(metric: _Plain, value: float, ideal: float | None) -> float:
+    """Return a number that is lower for better: for a ``match`` metric the distance from the ceiling, if known."""
+    if metric["better"] == "match" and ideal is not None:
+        return abs(value - ideal)
+    return -value if metric["better"] == "higher" else value
+
+
+def _format_spread(spread: _Plain, value: float, decimals: int) -> str:
+    mean, sd = finite_or_none(spread.get("mean")), finite_or_none(spread.get("sd"))
+    if mean is None or sd is None:
+        return ""
+    # Two significant digits: a standard deviation over a few seeds is not known better.
+    text = f"± {format_value(sd, decimals + 2, 2)}"
+    return text if mean == value else f"{format_value(mean, decimals)} {text}"
+
+
+def _remarks(row: _Plain) -> list[str]:
     remarks = [f"trained on {row['trained_on']}"] if row.get("trained_on") else []
     if spread := row.get("spread"):
-        notes = Counter(found["note"] for found in row["figures"].values() if found.get("note"))
-        several = f"mean of {max(each['seeds'] for each in spread.values())} training seeds"
-        remarks.append(f"{notes.most_common(1)[0][0] if notes else several}; ± their standard deviation")
-    return remarks + [f"a training seed failed: {why}" for why in row.get("failed", [])]
+        notes = Counter(figure["note"] for figure in row["figures"].values() if figure.get("note"))
+        seeds = f"mean of {max(each['seeds'] for each in spread.values())} training seeds"
+        remarks.append(f"{notes.most_common(1)[0][0] if notes else seeds}; ± their standard deviation")
+    return remarks + [f"a training seed failed: {reason}" for reason in row.get("failed", [])]
 
 
-def _found(row: Plain, column: Column) -> Plain:
-    return row["figures"].get(column.metric["name"]) or {}
+def _cost_columns(rows: Sequence[_Plain]) -> list[tuple[CostColumn, list[tuple[str, float | None]]]]:
+    """Return the cost columns that at least one row has a value of, with their cells."""
+    columns = [(column, [column.cell(row) for row in rows]) for column in COST_COLUMNS]
+    return [(column, cells) for column, cells in columns if any(text for text, _ in cells)]
 
 
-def _noted(metric: Plain, rows: Sequence[Plain]) -> bool:
-    """Whether there is at least a reason why nobody has this figure."""
-    return any((row["figures"].get(metric["name"]) or {}).get("note") for row in rows)
-
-
-def _bytes(value: float) -> str:
-    return number_format.format_count(value, "B")
-
-
-COSTS = (
-    # keys in a row's costs, heading, what to say under it, how to write a number, whether more is better
-    (("parameters_g", "parameters_d"), "Parameters", "G / D", number_format.format_count, False),
-    (("macs_g", "macs_d"), "Multiply-adds", "G / D, per image", number_format.format_count, False),
-    (("checkpoint_bytes",), "Generator file", "", _bytes, False),
-    (("nimg",), "Images seen", "in training", number_format.format_count, True),
-    (("train_img_per_s",), "Training", "images/s", number_format.format_rate, True),
-    (("sample_img_per_s",), "Sampling", "images/s", number_format.format_rate, True),
-    (("peak_memory_bytes",), "Peak memory", "", _bytes, False),
-    (("wall_s",), "Training time", "", number_format.format_duration, False),
-)
-
-
-def _costs(rows: Sequence[Plain]) -> list[dict[str, Any]]:
-    """The columns that at least one row has: headings, texts and numbers to sort by, a cell for each whole row."""
-    columns = []
-    for keys, title, unit, write, more in COSTS:
-        cells = []
-        for row in rows:
-            values = [finite_or_none((row.get("cost") or {}).get(key)) for key in keys]
-            texts = [number_format.NONE if value is None else write(value) for value in values]
-            known_ones = [value for value in values if value is not None]
-            cells.append((" / ".join(texts), known_ones[0]) if known_ones else ("", None))
-        if any(text for text, _ in cells):
-            columns.append({"title": title, "unit": unit, "more": more, "cells": cells})
-    return columns
-
-
-LOSSES = {"loss_d": "D loss", "loss_g": "G loss"}
-REFERENCES = ("_unseen", "_real")  # behind a figure's name: the same of real images, in the same row of the log
-
-
-def _charts(
-    group: Plain, document: Plain, pictures: Mapping[str, RowPictures]
+def _training_charts(
+    rows: Sequence[_Plain], metrics: Sequence[_Plain], pictures: Mapping[str, RowPictures]
 ) -> tuple[list[Chart], list[tuple[int, str]]]:
-    """Losses, then every metric that a log holds, each with all rows in it; and the legend, if it takes one.
+    """Draw the losses and every metric that a log holds, with all rows in each chart.
 
-    Of a single log the two losses share a chart.
+    Returns:
+        The charts, and the slots and names of a legend, which is empty for a single log: its two losses share a chart.
     """
-    logs = [
-        (slot, row["name"], pictures[row["name"]].log)
-        for slot, row in enumerate(group["rows"])
-        if row["name"] in pictures
-    ]
-    logs = [(slot, name, log) for slot, name, log in logs if log]
-    drawn = []
+    logs: list[_Log] = []
+    for slot, row in enumerate(rows):  # a row keeps its colour where others have no log
+        images = pictures.get(row["name"])
+        if images is not None and images.log:
+            logs.append((slot, row["name"], images.log))
     if len(logs) == 1:
-        found = [svg_charts.line(logs[0][2], key, title, slot) for slot, (key, title) in enumerate(LOSSES.items())]
-        if lines := [line for line in found if line]:
-            drawn.append(svg_charts.curves("Loss", lines, log=True))
+        titles = enumerate(CURVE_TITLES.items())
+        losses = [_read_curves([(slot, title, logs[0][2])], key) for slot, (key, title) in titles]
+        panels = [("Loss", [curve for curves in losses for curve in curves])]
     else:
-        for key, title in LOSSES.items():
-            if lines := _lines(logs, key):
-                drawn.append(svg_charts.curves(title, lines, log=True))
-    for metric in document["metrics"]:
-        if lines := _lines(logs, metric["name"]):
-            band = _reference([log for *_, log in logs], metric["name"])
-            drawn.append(svg_charts.curves(metric["title"], lines, reference=band, means="real images"))
-    names = {slot: name for chart in drawn for slot, name in chart.slots}
-    return drawn, sorted(names.items()) if len(logs) > 1 else []
+        panels = [(title, _read_curves(logs, key)) for key, title in CURVE_TITLES.items()]
+    charts = [draw_curves(title, curves, log=True) for title, curves in panels if curves]
+    for metric in metrics:
+        if curves := _read_curves(logs, metric["name"]):
+            band = _reference_band(logs, metric["name"])
+            charts.append(draw_curves(metric["title"], curves, reference=band, reference_name="real images"))
+    # A row whose log has none of the drawn values is not in the legend.
+    names = {slot: name for chart in charts for slot, name in chart.slots}
+    return charts, sorted(names.items()) if len(logs) > 1 else []
 
 
-def _lines(rows: Sequence[tuple[int, str, list[dict[str, Any]]]], key: str) -> list[svg_charts.Line]:
-    found = [svg_charts.line(log, key, name, slot) for slot, name, log in rows]
-    return [line for line in found if line]
+def _read_curves(logs: Sequence[_Log], key: str) -> list[Curve]:
+    curves = [read_curve(rows, key, name, slot) for slot, name, rows in logs]
+    return [curve for curve in curves if curve is not None]
 
 
-def _reference(logs: Sequence[Sequence[Plain]], key: str) -> tuple[float, float] | None:
-    """The lowest and the highest of what the logs say real images score."""
+def _reference_band(logs: Sequence[_Log], key: str) -> tuple[float, float] | None:
+    """Return the lowest and the highest of the values that the logs last give for real images."""
     last = []
-    for log in logs:
-        values = [finite_or_none(row.get(key + suffix)) for row in log for suffix in REFERENCES]
+    for _, _, rows in logs:
+        values = [finite_or_none(row.get(key + suffix)) for row in rows for suffix in REFERENCE_SUFFIXES]
         last += [value for value in values if value is not None][-1:]
     return (min(last), max(last)) if last else None

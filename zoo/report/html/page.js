@@ -1,5 +1,5 @@
 "use strict";
-// Without this script the page shows everything but the quiz; with it tables sort, grids grow, and the quiz asks.
+// Without this script the page shows everything except the quiz; with it tables sort and grids can be enlarged.
 
 const $ = (selector, root = document) => root.querySelector(selector);
 const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
@@ -21,13 +21,13 @@ document.documentElement.classList.add("js");
   label();
 }
 
-/* Tables: the first click on a heading puts the best first, the second the worst; broken and absent figures stay last */
+/* Tables: the first click on a heading sorts the best first, the second the worst; missing values stay last */
 for (const table of $$("table.sorts")) {
   const heads = $$("thead th", table);
   const keyOf = (row, column) => {
     const cell = row.cells[column];
     if (row.classList.contains("broken") && column > 0) return null;
-    if (column === 0) return $(".who", cell)?.textContent ?? cell.textContent.trim();
+    if (column === 0) return $(".name", cell)?.textContent ?? cell.textContent.trim();
     return cell?.dataset.key === undefined ? null : Number(cell.dataset.key);
   };
   const compare = (a, b) => typeof a === "string" ? a.localeCompare(b, undefined, { numeric: true }) : a - b;
@@ -41,15 +41,15 @@ for (const table of $$("table.sorts")) {
       });
       body.append(...rows.map(([, , row]) => row));
     }
-    mark(head, order);
+    markOrder(head, order);
   };
-  const mark = (head, order) => {
+  const markOrder = (head, order) => {
     for (const other of heads) {
       delete other.dataset.order;
       if (other.hasAttribute("aria-sort")) other.setAttribute("aria-sort", "none");
     }
     head.dataset.order = order;
-    // Nearest to a value is neither way up.
+    // Closest to a value is neither ascending nor descending.
     const up = { match: "other", higher: order === "best" ? "descending" : "ascending" };
     head.setAttribute("aria-sort", up[head.dataset.better] ?? (order === "best" ? "ascending" : "descending"));
   };
@@ -62,7 +62,7 @@ for (const table of $$("table.sorts")) {
     });
   }
   const ranking = heads.find((head) => head.hasAttribute("data-ranks"));
-  if (ranking) mark(ranking, "best");
+  if (ranking) markOrder(ranking, "best");
 }
 
 for (const box of $$(".show-baselines")) {
@@ -74,7 +74,7 @@ for (const box of $$(".show-baselines")) {
   set();
 }
 
-/* Grids, enlarged; arrow keys go from generator to generator */
+/* Enlarged grids; the arrow keys change the generator */
 {
   const viewer = $("#viewer");
   const image = $("#viewer-image");
@@ -86,12 +86,12 @@ for (const box of $$(".show-baselines")) {
     image.src = source.src;
     image.alt = source.alt;
     image.className = source.naturalWidth < 700 ? "pixels" : "";
-    $("#viewer-title").textContent = $(".who", grids[at].closest("figure"))?.textContent ?? "";
+    $("#viewer-title").textContent = $(".name", grids[at].closest("figure"))?.textContent ?? "";
   };
-  for (const id of ["#viewer-back", "#viewer-on"]) $(id).hidden = grids.length < 2;
+  for (const id of ["#viewer-back", "#viewer-next"]) $(id).hidden = grids.length < 2;
   grids.forEach((grid, index) => grid.addEventListener("click", () => { show(index); viewer.showModal(); }));
   $("#viewer-back").addEventListener("click", () => show(at - 1));
-  $("#viewer-on").addEventListener("click", () => show(at + 1));
+  $("#viewer-next").addEventListener("click", () => show(at + 1));
   $("#viewer-close").addEventListener("click", () => viewer.close());
   viewer.addEventListener("click", (event) => { if (event.target === viewer || event.target === image) viewer.close(); });
   viewer.addEventListener("keydown", (event) => {
@@ -101,9 +101,9 @@ for (const box of $$(".show-baselines")) {
   viewer.addEventListener("close", () => { image.removeAttribute("src"); grids[at]?.focus(); });
 }
 
-/* Curves: a name in the legend singles out its line in every chart; a click keeps it so */
+/* Curves: a name in the legend highlights its curve in every chart; a click makes that permanent */
 for (const set of $$(".curveset")) {
-  let kept = null;
+  let pinned = null;
   const only = (slot) => {
     if (slot === null) delete set.dataset.only; else set.dataset.only = slot;
     for (const series of $$(".series", set)) series.classList.toggle("on", series.dataset.slot === slot);
@@ -111,36 +111,36 @@ for (const set of $$(".curveset")) {
   for (const button of $$(".legend button", set)) {
     const slot = button.dataset.slot;
     for (const name of ["pointerenter", "focus"]) button.addEventListener(name, () => only(slot));
-    for (const name of ["pointerleave", "blur"]) button.addEventListener(name, () => only(kept));
+    for (const name of ["pointerleave", "blur"]) button.addEventListener(name, () => only(pinned));
     button.addEventListener("click", () => {
-      kept = kept === slot ? null : slot;
-      for (const other of $$(".legend button", set)) other.setAttribute("aria-pressed", String(other.dataset.slot === kept));
-      only(kept);
+      pinned = pinned === slot ? null : slot;
+      for (const other of $$(".legend button", set)) other.setAttribute("aria-pressed", String(other.dataset.slot === pinned));
+      only(pinned);
     });
   }
 }
 
-/* On paper nothing is folded */
+/* Open all details for printing */
 {
-  let folded = [];
+  let closed = [];
   addEventListener("beforeprint", () => {
-    folded = $$("details:not([open])");
-    for (const one of folded) one.open = true;
+    closed = $$("details:not([open])");
+    for (const one of closed) one.open = true;
   });
-  addEventListener("afterprint", () => { for (const one of folded) one.open = false; });
+  addEventListener("afterprint", () => { for (const one of closed) one.open = false; });
 }
 
-/* Real or fake? Tiles are drawn on canvases, so that nothing in the page's tree tells one kind from the other. */
+/* Real or fake? Tiles are drawn on canvases, so that the page's elements do not reveal which are which. */
 if ($("#quiz-data")) {
   const { seed, tiles, slack, sheets, choices } = JSON.parse($("#quiz-data").textContent);
   const form = $("#quiz-form");
   const board = $("#quiz-board");
   const check = $("#quiz-check");
-  const who = $("#quiz-who");
+  const generator = $("#quiz-generator");
   let round = 0;
-  let asked = [];
+  let dealt = [];
 
-  // mulberry32: small, and the same everywhere, so that a page always begins with the same tiles.
+  // mulberry32: small, and the same in every browser, so that a page always starts with the same tiles.
   const randoms = (state) => () => {
     state = (state + 0x6d2b79f5) | 0;
     let t = Math.imul(state ^ (state >>> 15), 1 | state);
@@ -154,7 +154,7 @@ if ($("#quiz-data")) {
     }
     return items;
   };
-  const opened = sheets.map((sheet) => {
+  const images = sheets.map((sheet) => {
     if (sheet.from) return document.getElementById(sheet.from);
     const image = new Image();
     image.src = sheet.uri;
@@ -163,33 +163,33 @@ if ($("#quiz-data")) {
   const all = (sheet, kind) => Array.from({ length: sheets[sheet].count }, (_, index) => ({ sheet, kind, index }));
 
   const deal = () => {
-    const choice = choices[who ? Number(who.value) : 0];
+    const choice = choices[generator ? Number(generator.value) : 0];
     const random = randoms(seed + 7919 * round + 104729 * choices.indexOf(choice));
     const fakes = shuffled(all(choice.sheets[choice.odd ? 0 : 1], 1), random);
     const reals = shuffled(all(choice.sheets[choice.odd ? 1 : 0], 0), random);
     const total = Math.min(tiles, 2 * (Math.min(fakes.length, reals.length)));
     let some = Math.round(total / 2) + Math.floor(random() * (2 * slack + 1)) - slack;
     some = Math.max(total - reals.length, Math.min(fakes.length, some));
-    asked = shuffled([...fakes.slice(0, some), ...reals.slice(0, total - some)], random);
+    dealt = shuffled([...fakes.slice(0, some), ...reals.slice(0, total - some)], random);
   };
   const marked = () => $$("button", board).map((tile) => tile.getAttribute("aria-pressed") === "true");
-  const count = () => { $("#quiz-marked").textContent = `${marked().filter(Boolean).length} of ${asked.length} marked as fake`; };
+  const count = () => { $("#quiz-marked").textContent = `${marked().filter(Boolean).length} of ${dealt.length} marked as fake`; };
 
-  const lay = () => {
+  const layOut = () => {
     deal();
-    board.replaceChildren(...asked.map((one, place) => {
+    board.replaceChildren(...dealt.map((one, place) => {
       const { side, gap, columns } = sheets[one.sheet];
       const tile = document.createElement("button");
       const canvas = document.createElement("canvas");
       const word = document.createElement("span");
       tile.type = "button";
       tile.setAttribute("aria-pressed", "false");
-      tile.setAttribute("aria-label", `Picture ${place + 1}`);
+      tile.setAttribute("aria-label", `Image ${place + 1}`);
       canvas.width = canvas.height = side;
       if (side <= 64) canvas.className = "pixels";
       const x = gap + (one.index % columns) * (side + gap);
       const y = gap + Math.floor(one.index / columns) * (side + gap);
-      const source = opened[one.sheet];
+      const source = images[one.sheet];
       source.decode().then(() => canvas.getContext("2d").drawImage(source, x, y, side, side, 0, 0, side, side));
       tile.append(canvas, word);
       tile.addEventListener("click", () => {
@@ -205,7 +205,7 @@ if ($("#quiz-data")) {
     count();
   };
 
-  // How often tossing a coin for each of n tiles gets k or more right.
+  // Probability that guessing at random gets k or more of n tiles right (binomial, p = 0.5).
   const chance = (n, k) => {
     let term = 0.5 ** n;
     let sum = 0;
@@ -215,7 +215,7 @@ if ($("#quiz-data")) {
     }
     return Math.min(1, sum);
   };
-  const often = (share) => share > 0.995 ? "nearly always" : share >= 0.1 ? `in ${Math.round(100 * share)} % of tries`
+  const formatChance = (share) => share > 0.995 ? "nearly always" : share >= 0.1 ? `in ${Math.round(100 * share)} % of tries`
     : `once in ${Math.round(1 / share).toLocaleString("en")} tries`;
 
   form.addEventListener("submit", (event) => {
@@ -224,23 +224,23 @@ if ($("#quiz-data")) {
     const guesses = marked();
     let right = 0;
     $$("button", board).forEach((tile, place) => {
-      const fake = asked[place].kind === 1;
+      const fake = dealt[place].kind === 1;
       const good = fake === guesses[place];
       right += good;
       tile.disabled = true;
       tile.classList.add(good ? "right" : "wrong");
       $("span", tile).textContent = `${good ? "✓" : "✗"} ${fake ? "fake" : "real"}`;
-      tile.setAttribute("aria-label", `Picture ${place + 1}: ${fake ? "fake" : "real"}, ${good ? "right" : "wrong"}`);
+      tile.setAttribute("aria-label", `Image ${place + 1}: ${fake ? "fake" : "real"}, ${good ? "right" : "wrong"}`);
     });
     check.disabled = true;
-    const n = asked.length;
+    const n = dealt.length;
     const strong = document.createElement("strong");
     strong.textContent = `${right} of ${n} right.`;
-    $("#quiz-score").replaceChildren(strong, ` Guessing gives ${n / 2} on average, and ${right} or more ${often(chance(n, right))}.`);
+    $("#quiz-score").replaceChildren(strong, ` Guessing gives ${n / 2} on average, and ${right} or more ${formatChance(chance(n, right))}.`);
     $("#quiz-again").focus({ preventScroll: true });
   });
-  $("#quiz-again").addEventListener("click", () => { round += 1; lay(); });
-  who?.addEventListener("change", () => { round = 0; lay(); });
+  $("#quiz-again").addEventListener("click", () => { round += 1; layOut(); });
+  generator?.addEventListener("change", () => { round = 0; layOut(); });
   form.hidden = false;
-  lay();
+  layOut();
 }

@@ -1,4 +1,4 @@
-"""Real or fake: what the page's script needs to ask."""
+"""The quiz "real or fake?": the data that the page's script needs."""
 
 from __future__ import annotations
 
@@ -6,47 +6,47 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zoo.report.html.album import POOL, Album, none
+from zoo.report.html.album import QUIZ_POOL_IMAGES, Album, no_images
 from zoo.report.html.group_section import GroupSection
 from zoo.report.html.sprites import Sprite, make_sprite
 
-Plain = Mapping[str, Any]
-
-TILES = 20
-FEWEST = 6  # images of either kind without which there is no quiz
-SLACK = 2  # so many more or fewer than half of the tiles may be fakes
+QUIZ_TILES = 20
+QUIZ_MIN_IMAGES = 6  # of either kind; with fewer there is no quiz
+QUIZ_SLACK_TILES = 2  # the number of fakes may differ by this from half of the tiles
 
 
-def make_quiz(document: Plain, groups: Sequence[GroupSection], album: Album) -> dict[str, Any] | None:
-    """What the script needs: sheets of tiles, and which of them make up a round; None where there is nothing to ask."""
+def make_quiz(document: Mapping[str, Any], groups: Sequence[GroupSection], album: Album) -> dict[str, Any] | None:
+    """Return sheets of tiles and, per generator, which sheets a round uses; None if there are too few images."""
+    # The seed depends on the document alone, so that every reader of a page starts with the same tiles.
     seed = zlib.crc32(f"{document['title']}\n{document.get('made', '')}".encode("utf-8", "replace"))
     sheets: list[dict[str, Any]] = []
     choices = []
     for group in groups:
-        reals = album.reals.get(group.name, none())
-        if len(reals) < FEWEST:
+        reals = album.reals.get(group.name, no_images())
+        if len(reals) < QUIZ_MIN_IMAGES:
             continue
         real = None
         for line, grid in group.samples:
-            spare = album.spare[line.name]
-            if max(len(spare), grid.sprite.count) < FEWEST:
+            unshown = album.quiz_fakes[line.name]
+            if max(len(unshown), grid.sprite.count) < QUIZ_MIN_IMAGES:
                 continue
             if real is None:
-                real = _sheet(sheets, make_sprite(reals[:POOL], 6, side=group.side))
-            if len(spare) >= 2 * FEWEST:
-                fake = _sheet(sheets, make_sprite(spare, 6, side=group.side))
+                real = _add_sheet(sheets, make_sprite(reals[:QUIZ_POOL_IMAGES], 6, side=group.side))
+            if len(unshown) >= 2 * QUIZ_MIN_IMAGES:
+                fake = _add_sheet(sheets, make_sprite(unshown, 6, side=group.side))
             else:
-                fake = _sheet(sheets, grid.sprite, shown=f"grid-{line.anchor}")
+                fake = _add_sheet(sheets, grid.sprite, element=f"grid-{line.anchor}")
+            # The order of the two sheets is random, so that it does not tell a reader of the source which is real.
             swapped = bool(zlib.crc32(f"{seed} {line.name}".encode("utf-8", "replace")) & 1)
             pair = [fake, real] if swapped else [real, fake]
             choices.append({"name": line.name, "group": group.name, "sheets": pair, "odd": swapped})
     if not choices:
         return None
-    return {"seed": seed, "tiles": TILES, "slack": SLACK, "sheets": sheets, "choices": choices}
+    return {"seed": seed, "tiles": QUIZ_TILES, "slack": QUIZ_SLACK_TILES, "sheets": sheets, "choices": choices}
 
 
-def _sheet(sheets: list[dict[str, Any]], found: Sprite, *, shown: str = "") -> int:
-    """Enter a sprite, or the place where the page shows it already; its number."""
-    entry: dict[str, Any] = {key: getattr(found, key) for key in ("count", "columns", "side", "gap")}
-    sheets.append({**entry, "from": shown} if shown else {**entry, "uri": found.uri})
+def _add_sheet(sheets: list[dict[str, Any]], sprite: Sprite, *, element: str = "") -> int:
+    """Append a sprite, or the id of the page's element that shows it already; return its index."""
+    sheet: dict[str, Any] = {key: getattr(sprite, key) for key in ("count", "columns", "side", "gap")}
+    sheets.append({**sheet, "from": element} if element else {**sheet, "uri": sprite.uri})
     return len(sheets) - 1

@@ -1,196 +1,176 @@
-"""What a bench's document says, in words."""
+"""The summary at the top of a page: what the document of a benchmark says, in sentences.
+
+A sentence is `Markup`: names and values that the page shows in bold stand in ``<strong>``, and everything that is
+filled in is escaped.
+"""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zoo.report.number_format import finite_or_none, format_interval, format_value, join_words
+from markupsafe import Markup
 
-Plain = Mapping[str, Any]
-Sentence = list[str]  # its parts; those that are names are Names
+from zoo.report.number_format import finite_or_none, format_interval, format_value, join_words, value_and_ends
 
-CEILING = "unseen"  # how the name of the baseline begins that is the ceiling: real images of unseen subjects
+_Plain = Mapping[str, Any]
 
-
-class Name(str):
-    """A part of a sentence that a page shows in bold."""
-
-
-def ceiling(group: Plain) -> Plain | None:
-    """The row of unseen real images, if there are any."""
-    return next((row for row in group["baselines"] if row["name"].startswith(CEILING)), None)
+CEILING_PREFIX = "unseen"  # the baseline whose name starts so is the ceiling: real images of unseen subjects
+NOTEWORTHY_RATIO = 1.5  # a value that is lower for better is compared with the ceiling's from this ratio on
+FID_COUNT_TOLERANCE = 1.1  # FIDs of numbers of images that differ by more than this factor are not comparable
+_BOLD = Markup("<strong>{}</strong>")
+_DIRECTIONS = {"lower": "lower is better", "higher": "higher is better", "match": "near held-out is best"}
 
 
-def known(row: Plain, metric: str | None) -> float | None:
-    """A row's value of a metric, where it is available."""
-    return finite_or_none((row["figures"].get(metric) or {}).get("value")) if metric and not row.get("error") else None
+def ceiling(group: _Plain) -> _Plain | None:
+    """Return the baseline of held-out real images, if there is one."""
+    return next((row for row in group["baselines"] if row["name"].startswith(CEILING_PREFIX)), None)
 
 
-def summarise_group(document: Plain) -> list[list[Sentence]]:
-    """The page's first paragraphs: who comes first, by what, against which ceiling; alarms; what is missing. Several
-    groups have one each.
+def metric_value(row: _Plain, metric: str | None) -> float | None:
+    """Return a row's value of a metric; None where it is not available."""
+    return None if not metric or row.get("error") else finite_or_none((row["figures"].get(metric) or {}).get("value"))
+
+
+def format_with_interval(figure: _Plain | None, metric: _Plain) -> str:
+    """Write ``137.7 [131 - 144]`` with an en dash, or ``not available``."""
+    numbers = value_and_ends(figure)
+    if not numbers:
+        return "not available"
+    interval = format_interval(numbers[1:], metric["decimals"])
+    return format_value(numbers[0], metric["decimals"]) + (f" [{interval}]" if interval else "")
+
+
+def describe_direction(metric: _Plain) -> str:
+    """Say which values of a metric are good."""
+    return _DIRECTIONS[metric["better"]]
+
+
+def summarise_groups(document: _Plain) -> list[Markup]:
+    """Write the first paragraphs: the best generator of each group, alarms, and what is missing.
+
+    A single group has one paragraph, several groups have one each and one for the rest.
     """
     metrics = {metric["name"]: metric for metric in document["metrics"]}
     several = len(document["groups"]) > 1
-    paragraphs: list[list[Sentence]] = []
-    for place, group in enumerate(document["groups"]):
+    paragraphs: list[list[Markup]] = []
+    # How to read a value is explained once, in the first group.
+    for index, group in enumerate(document["groups"]):
         metric = metrics.get(group.get("ranked_by") or "")
-        if document["kind"] == "report":
-            paragraphs.append(_scores(group, metric))
-        else:
-            paragraphs.append(_ranking(group, metric, several=several, explain=not place))
+        paragraphs.append(_describe_group(group, metric, document["kind"], several=several, explain=index == 0))
     rows = [row for group in document["groups"] for row in group["rows"]]
-    last = [*_alarms(rows, document["kind"]), *_broken(rows), *_missing(document, rows)]
+    last = [*_describe_alarms(rows, document["kind"]), *_describe_failures(rows), *_describe_missing(document, rows)]
     paragraphs.append(last)
-    if not several:
-        paragraphs = [list(itertools.chain.from_iterable(paragraphs))]
-    return [paragraph for paragraph in paragraphs if paragraph]
+    if not several:  # two or three short paragraphs of one group would look scattered
+        paragraphs = [[sentence for paragraph in paragraphs for sentence in paragraph]]
+    return [Markup(" ").join(paragraph) for paragraph in paragraphs if paragraph]
 
 
-def written(found: Plain | None, metric: Plain) -> str:
-    """``137.7 [131 - 144]``, with an en dash; ``not available`` where it is not."""
-    value = finite_or_none((found or {}).get("value"))
-    if found is None or value is None:
-        return "not available"
-    low, high = finite_or_none(found.get("low")), finite_or_none(found.get("high"))
-    text = format_value(value, metric["decimals"])
-    return (
-        text
-        if low is None or high is None or low == high
-        else f"{text} [{format_interval(low, high, metric['decimals'])}]"
-    )
-
-
-def direction(metric: Plain) -> str:
-    """Which figures of a metric are good."""
-    return {"lower": "lower is better", "higher": "higher is better"}.get(metric["better"], "nearest to unseen is best")
-
-
-def goodness(metric: Plain, value: float, ideal: float | None) -> float | None:
-    """A number that is lower for what is better; None for a ``match`` metric without the figure of unseen reals."""
-    if metric["better"] == "lower":
-        return value
-    if metric["better"] == "higher":
-        return -value
-    return None if ideal is None else abs(value - ideal)
-
-
-def _ranking(group: Plain, metric: Plain | None, *, several: bool, explain: bool) -> list[Sentence]:
+def _describe_group(group: _Plain, metric: _Plain | None, kind: str, *, several: bool, explain: bool) -> list[Markup]:
+    """Say which generator ranks first and by how much, or, on the page of one run, what it scores."""
     rows = group["rows"]
-    of = f"{len(rows)} generator{'s' if len(rows) != 1 else ''} of {group['name']} images"
-    if metric is None:
-        return [[f"The {of} could not be ranked: no metric is known for all of them."]] if rows else []
-    best = [row for row in rows if known(row, metric["name"]) is not None]
-    if not best:
-        return [[f"The {of} could not be ranked by {metric['title']}."]]
-    first = best[0]
-    alone = f"At {group['name']}, " if several else ""
-    start: Sentence = [f"Of {of}, " if len(rows) > 1 else alone, Name(first["name"])]
-    start += [f" comes first by {metric['title']}: " if len(rows) > 1 else f" scores {metric['title']} "]
-    return [_against(start, first, group, metric, explain=explain), *_runners_up(best, metric), *_rang(first)]
+    generators = f"{len(rows)} generator{'s' if len(rows) != 1 else ''} of {group['name']} images"
+    ranked = [row for row in rows if metric and metric_value(row, metric["name"]) is not None]
+    if metric is None or not ranked:
+        reason = f"by {metric['title']}" if metric else "because there is no metric that all of them have a value of"
+        return [Markup("The {} could not be ranked {}.").format(generators, reason)] if rows and kind == "bench" else []
+    if kind == "bench" and len(rows) > 1:
+        text = Markup("Of {0}, {1} ranks first by {2}: ")
+    else:
+        text = Markup("At {3}, {1} has {2} ") if several else Markup("{1} has {2} ")
+    start = text.format(generators, _BOLD.format(ranked[0]["name"]), metric["title"], group["name"])
+    sentences = [start + _compare_with_ceiling(ranked[0], group, metric, explain=explain)]
+    if kind == "bench":
+        sentences += [*_describe_lead(ranked, metric), *_doubt_first_place(ranked[0])]
+    return sentences
 
 
-def _scores(group: Plain, metric: Plain | None) -> list[Sentence]:
-    rows = [row for row in group["rows"] if metric and known(row, metric["name"]) is not None]
-    if metric is None or not rows:
-        return []
-    return [_against([Name(rows[0]["name"]), f" scores {metric['title']} "], rows[0], group, metric)]
-
-
-def _against(start: Sentence, row: Plain, group: Plain, metric: Plain, *, explain: bool = True) -> Sentence:
-    """The first row's figure beside the ceiling's; ``explain`` says how to read them."""
-    value, found = known(row, metric["name"]), row["figures"][metric["name"]]
-    start = [*start, Name(written(found, metric))]
-    top = ceiling(group)
-    ideal = known(top, metric["name"]) if top else None
-    if top is None or ideal is None or value is None:
-        return [*start, f" ({direction(metric)})." if explain else "."]
-    best = written(top["figures"][metric["name"]], metric)
-    if metric["better"] == "match":
-        return [*start, f", where real images of unseen subjects score {best}; the nearer the better."]
-    sentence = [*start, f", where real images of unseen subjects score {best}"]
-    sentence += [f" ({direction(metric)})"] if explain else []
-    counts = [some["figures"][metric["name"]].get("n") for some in (row, top)]
-    if explain and metric["name"].startswith("fid") and None not in counts and max(counts) > 1.1 * min(counts):
-        sentence += [f" (of {counts[0]:,} and {counts[1]:,} images; FID falls with their number, KID does not)"]
+def _compare_with_ceiling(row: _Plain, group: _Plain, metric: _Plain, *, explain: bool) -> Markup:
+    """Write a row's value next to that of held-out real images; ``explain`` says how to read them."""
+    name = metric["name"]
+    text = _BOLD.format(format_with_interval(row["figures"][name], metric))
+    hint = describe_direction(metric)
+    baseline = ceiling(group)
+    value = metric_value(row, name)
+    ideal = metric_value(baseline, name) if baseline else None
+    if baseline is not None and ideal is not None:
+        text += f"; held-out real images have {format_with_interval(baseline['figures'][name], metric)}"
+        counts = [some["figures"][name].get("n") for some in (row, baseline)]
+        if name.startswith("fid") and None not in counts and max(counts) > FID_COUNT_TOLERANCE * min(counts):
+            hint += f"; from {counts[0]:,} and {counts[1]:,} images: FID falls with their number, KID does not"
+    text += f" ({hint})." if explain else "."
+    # For a metric that should match, neither "better than real" nor a ratio has a meaning.
+    if value is None or ideal is None or metric["better"] == "match":
+        return text
     if value < ideal if metric["better"] == "lower" else value > ideal:
-        return [*sentence, ": better than real images do, which is a reason to look for copies."]
-    if metric["better"] == "lower" and ideal > 0 and value >= 1.5 * ideal:
-        return [*sentence, f": {_times(value / ideal)} as much."]
-    return [*sentence, "."]
+        return text + " It is better than real images are, which is a reason to look for copies."
+    if metric["better"] == "lower" and ideal > 0 and value >= NOTEWORTHY_RATIO * ideal:
+        ratio = value / ideal  # of distances from the training images; KID may be below zero, hence `ideal > 0`
+        return text + f" That is {ratio:,.{1 if ratio < 9.95 else 0}f} times as much."
+    return text
 
 
-def _times(ratio: float) -> str:
-    return f"{ratio:.1f} times" if ratio < 9.95 else f"{ratio:,.0f} times"
-
-
-def _runners_up(best: Sequence[Plain], metric: Plain) -> list[Sentence]:
-    """Whether the first is ahead of the others by more than chance."""
-    if len(best) < 2:
+def _describe_lead(ranked: Sequence[_Plain], metric: _Plain) -> list[Markup]:
+    """Say whether the first of the ranked rows is ahead of the others by more than chance."""
+    if len(ranked) < 2:
         return []
-    first = best[0]["figures"][metric["name"]]
-    low, high = finite_or_none(first.get("low")), finite_or_none(first.get("high"))
-    if low is None or high is None:
-        return [["Second is ", Name(best[1]["name"]), f" with {written(best[1]['figures'][metric['name']], metric)}."]]
+    _, *first = value_and_ends(ranked[0]["figures"][metric["name"]])
     close = []
-    for row in best[1:]:
-        found = row["figures"][metric["name"]]
-        ends = finite_or_none(found.get("low")), finite_or_none(found.get("high"))
-        if ends[0] is not None and ends[1] is not None and ends[0] <= high and low <= ends[1]:
-            close.append(row["name"])
+    for row in ranked[1:]:
+        _, *ends = value_and_ends(row["figures"][metric["name"]])
+        # Overlapping 95 % intervals do not prove equality, but a lead within them may be chance.
+        if first and ends and ends[0] <= first[1] and first[0] <= ends[1]:
+            close.append(_BOLD.format(row["name"]))
     if close:
-        names: Sentence = []
-        for i, name in enumerate(close):
-            names += [Name(name), ", " if i < len(close) - 2 else " and " if i == len(close) - 2 else ""]
-        return [["Its interval overlaps with that of ", *names, ": which of them is better is not settled."]]
-    second = best[1]["figures"][metric["name"]]
-    return [
-        ["Second is ", Name(best[1]["name"]), f" with {written(second, metric)}; the two intervals do not overlap."]
-    ]
+        text = Markup("Its interval overlaps with that of {}, so which of them is better is not settled.")
+        return [text.format(Markup(join_words(close)))]  # the names were escaped above
+    second = format_with_interval(ranked[1]["figures"][metric["name"]], metric)
+    apart = "; the two intervals do not overlap" if first else ""
+    return [Markup("Second is {} with {}{}.").format(_BOLD.format(ranked[1]["name"]), second, apart)]
 
 
-def _rang(row: Plain) -> list[Sentence]:
-    """A first place is worth little while an alarm rings."""
-    names = list(dict.fromkeys(alarm["name"] for alarm in row["alarms"]))
+def _alarm_names(row: _Plain) -> list[str]:
+    """Return the names of a row's alarms, each once, in their order."""
+    # Several metrics may trigger the same alarm.
+    return list(dict.fromkeys(alarm["name"] for alarm in row["alarms"]))
+
+
+def _doubt_first_place(row: _Plain) -> list[Markup]:
+    names = _alarm_names(row)
     if not names:
         return []
-    rang = f"The {join_words(names)} alarm{'s ring' if len(names) > 1 else ' rings'} for it"
-    return [[f"{rang}, so this first place means little."]]
+    text = Markup("It triggered the {} alarm{}, so this first place means little.")
+    return [text.format(join_words(names), "s" if len(names) > 1 else "")]
 
 
-def _alarms(rows: Sequence[Plain], kind: str) -> list[Sentence]:
-    rang: dict[str, list[str]] = {}
+def _describe_alarms(rows: Sequence[_Plain], kind: str) -> list[Markup]:
+    triggered: dict[str, list[str]] = {}
     for row in rows:
-        for name in dict.fromkeys(alarm["name"] for alarm in row["alarms"]):
-            rang.setdefault(name, []).append(row["name"])
-    if not rang:
-        return [["No alarm rang."]] if any(not row.get("error") for row in rows) else []
+        for name in _alarm_names(row):
+            triggered.setdefault(name, []).append(row["name"])
+    if not triggered:
+        return [Markup("No alarm was triggered.")] if any(not row.get("error") for row in rows) else []
     if kind == "report":
-        return [["Alarms that rang: ", Name(join_words(list(rang))), "."]]
-    of = len(rows)
-    parts: Sentence = ["Alarms rang: "]
-    for i, (name, names) in enumerate(rang.items()):
-        parts += ["; " if i else "", Name(name), f" for {len(names)} of {of}"]
-        parts += [f" ({join_words(names)})" if len(names) <= 3 else ""]
-    return [[*parts, "."]]
+        return [Markup("Triggered alarms: {}.").format(_BOLD.format(join_words(list(triggered))))]
+    parts = []
+    for name, names in triggered.items():
+        listed = f" ({join_words(names)})" if len(names) <= 3 else ""
+        parts.append(Markup("{} for {} of {}{}").format(_BOLD.format(name), len(names), len(rows), listed))
+    return [Markup("Triggered alarms: {}.").format(Markup("; ").join(parts))]
 
 
-def _broken(rows: Sequence[Plain]) -> list[Sentence]:
+def _describe_failures(rows: Sequence[_Plain]) -> list[Markup]:
     names = [row["name"] for row in rows if row.get("error")]
     if not names:
         return []
-    return [
-        [
-            f"{len(names)} of {len(rows)} could not be judged ({join_words(names[:3])}{' ...' if len(names) > 3 else ''})."
-        ]
-    ]
+    listed = join_words(names[:3]) + (" ..." if len(names) > 3 else "")
+    return [Markup("{} of {} could not be evaluated ({}).").format(len(names), len(rows), listed)]
 
 
-def _missing(document: Plain, rows: Sequence[Plain]) -> list[Sentence]:
-    whole = [row for row in rows if not row.get("error")]
-    if not whole:
-        return []
-    absent = [m["title"] for m in document["metrics"] if all(known(row, m["name"]) is None for row in whole)]
-    return [[f"Not available: {join_words(absent)}."]] if absent else []
+def _describe_missing(document: _Plain, rows: Sequence[_Plain]) -> list[Markup]:
+    evaluated = [row for row in rows if not row.get("error")]
+    missing = []
+    for metric in document["metrics"]:
+        if evaluated and all(metric_value(row, metric["name"]) is None for row in evaluated):
+            missing.append(metric["title"])
+    return [Markup("Not available: {}.").format(join_words(missing))] if missing else []

@@ -1,9 +1,9 @@
-"""Charts as inline SVG: figures with their intervals along a line, and curves.
+"""Charts as inline SVG: values with their intervals along an axis, and curves.
 
-Every drawing is 1000 units wide and as high, and is stretched to whatever place it is given; its strokes keep their
-width (``non-scaling-stroke``), and a dot is a stroke of no length with round ends. There is no text in a drawing: axis
-labels are the page's, at the same relative places, so that they stay readable on a phone. Colours and widths are left
-to the page's style sheet: nothing here but geometry and class names.
+Every drawing is 1000 units wide and high and is stretched to its place on the page; strokes keep their width
+(``non-scaling-stroke``), and a dot is a stroke of no length with round ends. A drawing has no text: axis labels are
+elements of the page at the same relative places, so that they stay readable on a phone. Colours and widths are in the
+page's style sheet; here are only geometry and class names.
 """
 
 from __future__ import annotations
@@ -16,183 +16,188 @@ from typing import Any, Literal
 
 import numpy as np
 
-from zoo.report.number_format import MINUS, finite_or_none, format_count
+from zoo.report.number_format import MINUS, format_count, value_and_ends
+from zoo.report.series import Series, block_medians, read_series, smooth
 
-Array = np.ndarray[Any, Any]
-Kind = Literal["linear", "log", "symlog"]
+_Plain = Mapping[str, Any]
+_Kind = Literal["linear", "log", "symlog"]
 
-SIZE = 1000  # units of a drawing, across and down
-POINTS = 400  # a line of more is drawn from the medians of as many blocks
-FEW = 12  # points that are drawn one by one rather than smoothed
-APART = 0.09  # the least distance of two ticks
-WIDE = 30.0  # a positive range with ends further apart than this factor is drawn on a logarithmic axis
+DRAWING_UNITS = 1000  # width and height of a drawing
+CURVE_MAX_POINTS = 400  # a longer curve is drawn from the medians of as many blocks
+UNSMOOTHED_POINTS = 12  # a curve of up to as many points is drawn with its points and not smoothed
+MIN_TICK_DISTANCE = 0.09  # as a share of the axis; labels of closer ticks would touch
+LOG_AXIS_RATIO = 30.0  # positive values that differ by more than this factor have a logarithmic axis
+CURVE_COLOURS, CURVE_DASHES = 5, 4  # in the style sheet; without a common divisor, so that 20 curves all differ
 
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """Values to places between 0 and 1.
+    """Maps values to places between 0 and 1.
 
     Attributes:
         low: the value at 0.
         high: the value at 1.
         kind: ``symlog`` is linear within ``bend`` of zero and logarithmic beyond.
-        bend: where that changes.
+        bend: the absolute value where that changes.
     """
 
     low: float
     high: float
-    kind: Kind = "linear"
+    kind: _Kind = "linear"
     bend: float = 1.0
 
     def place(self, value: float) -> float:
-        """Where a value stands; what lies outside stands at the end that it is beyond."""
-        low, high = self._bent(self.low), self._bent(self.high)
-        return min(1.0, max(0.0, (self._bent(value) - low) / (high - low)))
+        """Return the place of a value; values outside of the axis are placed at the nearer end."""
+        low, high = self._transform(self.low), self._transform(self.high)
+        return min(1.0, max(0.0, (self._transform(value) - low) / (high - low)))
 
     def ticks(self, most: int = 6) -> list[tuple[float, str]]:
-        """Places and labels of round values, none so near another that the labels would touch."""
-        values = {"linear": self._steps, "log": self._decades, "symlog": self._both}[self.kind](most)
-        kept: list[float] = []
-        for value in sorted(values, key=abs):  # zero first
-            if all(abs(self.place(value) - self.place(other)) >= APART for other in kept):
-                kept.append(value)
-        return [(self.place(value), _label(value, kept)) for value in sorted(kept)]
+        """Return places and labels of round values, at least `MIN_TICK_DISTANCE` apart."""
+        candidates = {"linear": self.round_values, "log": self._decades, "symlog": self._signed_decades}[self.kind]
+        chosen: list[float] = []
+        for value in sorted(candidates(most), key=abs):  # zero has the first claim on its place
+            if all(abs(self.place(value) - self.place(other)) >= MIN_TICK_DISTANCE for other in chosen):
+                chosen.append(value)
+        return [(self.place(value), _format_tick(value, chosen)) for value in sorted(chosen)]
 
-    def _bent(self, value: float) -> float:
-        if self.kind == "linear":
-            return value
-        if self.kind == "log":
-            return math.log10(max(value, self.low))
-        return math.copysign(math.log1p(abs(value) / self.bend), value)
-
-    def _steps(self, most: int) -> list[float]:
-        """Multiples of 1, 2 or 5 times a power of ten, as many as there may be."""
+    def round_values(self, most: int) -> list[float]:
+        """Return multiples of 1, 2 or 5 times a power of ten, at most ``most`` of them."""
         power = math.floor(math.log10(self.high - self.low)) - 2
         for step in (factor * 10.0**exponent for exponent in range(power, power + 4) for factor in (1, 2, 5)):
+            # 1e-9: an end that is a multiple but for rounding counts.
             first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
             if last - first < most:
                 break
         return [index * step for index in range(first, last + 1)]
 
+    def _transform(self, value: float) -> float:
+        if self.kind == "linear":
+            return value
+        if self.kind == "log":
+            # Values below the axis may be zero or negative.
+            return math.log10(max(value, self.low))
+        return math.copysign(math.log1p(abs(value) / self.bend), value)
+
     def _decades(self, most: int) -> list[float]:
-        ends = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
+        powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         values: list[float] = []
         for factors in ((1, 2, 5), (1, 3), (1,)):
-            values = [factor * 10.0**power for power in range(ends[0], ends[1] + 1) for factor in factors]
+            values = [factor * 10.0**power for power in powers for factor in factors]
             values = [value for value in values if self.low * 0.999 <= value <= self.high * 1.001]
             if len(values) <= most:
                 break
-        values = values[:: math.ceil(len(values) / most)] if values else values
-        return values if len(values) > 1 else self._steps(4)
+        values = values[:: max(1, math.ceil(len(values) / most))]
+        return values if len(values) > 1 else self.round_values(4)  # within one decade
 
-    def _both(self, most: int) -> list[float]:
-        powers = [10.0**p for p in range(math.floor(math.log10(self.bend)), 40)]
+    def _signed_decades(self, most: int) -> list[float]:
+        powers = [10.0**power for power in range(math.floor(math.log10(self.bend)), 40)]
         up = [value for value in powers if value <= self.high]
         down = [-value for value in powers if -value >= self.low]
-        thin = max(1, math.ceil((len(up) + len(down)) / most))
-        return [*reversed(down[::thin]), 0.0, *up[::thin]]
+        step = max(1, math.ceil((len(up) + len(down)) / most))
+        return [*down[::step], 0.0, *up[::step]]
 
 
-def axis(values: Iterable[float], kind: Kind | None = None, *, zero: bool = False) -> Axis | None:
-    """An axis that holds all ``values`` with a little room; None where there are none.
+def make_axis(values: Iterable[float], kind: _Kind | None = None, *, zero: bool = False) -> Axis | None:
+    """Make an axis that holds all ``values`` with a little room; None if there are none.
 
     Args:
-        kind: None: logarithmic where all values are positive and far apart, else linear (as ``log`` is, where some are
-            not positive).
-        zero: a linear axis begins at zero where that does not cost more than a third of it.
+        kind: by default logarithmic where all values are positive and far apart, else linear. ``log`` is linear where
+            some are not positive.
+        zero: start a linear axis at zero where that takes at most a third of it.
     """
-    finites = sorted(value for value in values if math.isfinite(value))
-    if not finites:
+    finite = sorted(value for value in values if math.isfinite(value))
+    if not finite:
         return None
-    low, high = finites[0], finites[-1]
+    low, high = finite[0], finite[-1]
     if kind is None:
-        kind = "log" if low > 0 and high > WIDE * low else "linear"
-    if kind == "log" and low > 0:
-        room = max((high / low) ** 0.04, 1.02)
-        return Axis(low=low / room, high=high * room, kind="log")
+        kind = "log" if low > 0 and high > LOG_AXIS_RATIO * low else "linear"
+    if kind == "log" and low > 0:  # 4 % of room at either end of the decades; 2 % of the value if all are equal
+        factor = max((high / low) ** 0.04, 1.02)
+        return Axis(low=low / factor, high=high * factor, kind="log")
+    # A single value, or equal ones, get an axis around them.
     room = 0.05 * (high - low) or max(abs(high) * 0.1, 1e-6)
-    start = 0.0 if zero and 0 <= low <= high / 3 else low - room
     if kind == "symlog":
-        sizes = [abs(value) for value in finites if value]
+        sizes = [abs(value) for value in finite if value]
         bend = 10.0 ** math.floor(math.log10(float(np.median(sizes)))) if sizes else 1.0
         return Axis(low=low - room, high=high + room, kind="symlog", bend=bend)
-    return Axis(low=start, high=high + room)
+    return Axis(low=0.0 if zero and 0 <= low <= high / 3 else low - room, high=high + room)
 
 
-def ends(figure: Mapping[str, Any] | None) -> list[float]:
-    """The value and the ends of its interval, those that there are."""
-    found = [finite_or_none((figure or {}).get(key)) for key in ("value", "low", "high")]
-    return [value for value in found if value is not None] if found[0] is not None else []
-
-
-def whisker(
-    along: Axis,
-    figure: Mapping[str, Any],
-    ceiling: Mapping[str, Any] | None,
+def draw_whisker(
+    axis: Axis,
+    figure: _Plain,
+    ceiling: _Plain | None,
     *,
     hollow: bool = False,
-    others: Iterable[Mapping[str, Any]] = (),
+    others: Iterable[_Plain] = (),
 ) -> str:
-    """A dot with its interval, before the ceiling's line and interval; SVG. What lies beyond the axis is not drawn.
+    """Draw a dot with its interval, in front of the ceiling's line and interval, as SVG.
+
+    Values outside of the axis are not drawn.
 
     Args:
-        hollow: a ring for the dot.
-        others: figures that are drawn as rings without intervals, below the dot.
+        hollow: draw a ring instead of the dot.
+        others: values that are drawn as rings without intervals, behind the dot.
     """
     parts = []
-    if ceiling is not None and (known := ends(ceiling)):
-        left, right = _x(along, min(known)), _x(along, max(known))
-        parts.append(f'<rect class="band" x="{left}" y="0" width="{max(right - left, 1)}" height="{SIZE}"/>')
-        parts.append(_stroke("ceiling", f"M{_x(along, known[0])} 0V{SIZE}"))
+    if ceiling is not None and (numbers := value_and_ends(ceiling)):
+        # At least one unit wide, so that a narrow interval stays visible.
+        left, right = _x(axis, min(numbers)), _x(axis, max(numbers))
+        parts.append(_band(left, 0, max(right - left, 1), DRAWING_UNITS))
+        parts.append(_stroke("ceiling", f"M{_x(axis, numbers[0])} 0V{DRAWING_UNITS}"))
     for other in others:
-        parts += _dot(along, ends(other)[:1], hollow=True)
-    return _svg("whisker", [*parts, *_dot(along, ends(figure), hollow=hollow)])
+        parts += _dot(axis, value_and_ends(other)[:1], hollow=True)
+    return _svg("whisker", [*parts, *_dot(axis, value_and_ends(figure), hollow=hollow)])
 
 
-def _dot(along: Axis, known: Sequence[float], *, hollow: bool) -> list[str]:
-    if not known or not along.low <= known[0] <= along.high:
+def _dot(axis: Axis, numbers: Sequence[float], *, hollow: bool) -> list[str]:
+    if not numbers or not axis.low <= numbers[0] <= axis.high:
         return []
-    middle, at = SIZE // 2, _x(along, known[0])
-    reach = [_stroke("reach", f"M{_x(along, min(known))} {middle}H{_x(along, max(known))}")] if len(known) > 1 else []
-    ring = [_stroke("hole", f"M{at} {middle}h0")] if hollow else []
-    return [*reach, _stroke("ring" if hollow else "dot", f"M{at} {middle}h0"), *ring]
+    middle, x = DRAWING_UNITS // 2, _x(axis, numbers[0])
+    parts = [_stroke("ring" if hollow else "dot", f"M{x} {middle}h0")]
+    if len(numbers) > 1:
+        parts.insert(0, _stroke("reach", f"M{_x(axis, min(numbers))} {middle}H{_x(axis, max(numbers))}"))
+    if hollow:
+        parts.append(_stroke("hole", f"M{x} {middle}h0"))  # a smaller dot in the page's colour
+    return parts
 
 
-def gridlines(along: Axis, most: int = 6) -> str:
-    """Upright hairlines at the ticks, to lie behind whiskers; SVG."""
-    return _svg("gridlines", [_stroke("rule", f"M{round(place * SIZE)} 0V{SIZE}") for place, _ in along.ticks(most)])
+def draw_gridlines(axis: Axis, most: int = 6) -> str:
+    """Draw vertical hairlines at the ticks, for behind whiskers, as SVG."""
+    parts = [_stroke("rule", f"M{round(place * DRAWING_UNITS)} 0V{DRAWING_UNITS}") for place, _ in axis.ticks(most)]
+    return _svg("gridlines", parts)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class Curve:
     """A named curve.
 
     Attributes:
         name: in the legend.
-        slot: its colour and dash, counted from 0.
-        x: images seen, ascending.
-        y: a figure there; all finite, one at least.
+        slot: selects its colour and dashes, counted from 0.
+        x: images seen, ascending; at least one.
+        y: the values there; all finite.
     """
 
     name: str
     slot: int
-    x: Array
-    y: Array
+    x: np.ndarray
+    y: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A drawing and the labels that belong around it.
+    """A drawing and the labels around it.
 
     Attributes:
         title: what is drawn.
         svg: the drawing.
         across: places from the left (0..1) and labels.
         up: places from the bottom (0..1) and labels.
-        slots: (slot, name) of the lines in it.
-        words: the drawing in a sentence, for who cannot see it.
-        scale: ``logarithmic``, or nothing.
-        reference: what the band is, or nothing.
+        slots: (slot, name) of the curves in it.
+        words: the drawing in a sentence, for screen readers.
+        scale: ``logarithmic``, or empty.
+        reference: what the band is, or empty.
     """
 
     title: str
@@ -205,124 +210,123 @@ class Chart:
     reference: str = ""
 
 
-def line(rows: Iterable[Mapping[str, Any]], key: str, name: str, slot: int) -> Line | None:
-    """The figure ``key`` of log rows against ``nimg``; None where no row has it."""
-    pairs = [(finite_or_none(row.get("nimg")), finite_or_none(row.get(key))) for row in rows]
-    table = np.array([pair for pair in pairs if None not in pair], np.float64).reshape(-1, 2)
-    if not len(table):
-        return None
-    table = table[np.argsort(table[:, 0], kind="stable")]
-    return Line(name=name, slot=slot, x=table[:, 0], y=table[:, 1])
+def read_curve(rows: Iterable[_Plain], key: str, name: str, slot: int) -> Curve | None:
+    """Read the value ``key`` of log rows against ``nimg``; None if no row has it."""
+    x, y = read_series(rows, key)
+    return Curve(name=name, slot=slot, x=x, y=y) if len(y) else None
 
 
-def curves(
+def draw_curves(
     title: str,
-    lines: Sequence[Line],
+    curves: Sequence[Curve],
     *,
     log: bool = False,
     reference: tuple[float, float] | None = None,
-    means: str = "",
+    reference_name: str = "",
 ) -> Chart:
-    """Lines over images seen; at least one.
+    """Draw one or more curves against images seen.
 
     Args:
-        log: logarithmic upwards where values are far apart, and linear around zero where some are negative.
-        reference: a band from one value to another, the same for two equal ones.
-        means: what the band is.
+        log: make the vertical axis logarithmic where values are far apart; linear around zero where some are negative.
+        reference: a band from one value to another, or a line where they are equal.
     """
-    shown = [(one, *thinned(one.x, one.y)) for one in lines]
-    values = np.concatenate([y for *_, y in shown])
-    kind: Kind = "linear"
+    points = [thin_out(curve.x, curve.y) for curve in curves]
+    values = np.concatenate([y for _, y in points])
+    # Within a factor of 5 a logarithmic axis looks linear, but has odd ticks.
+    kind: _Kind = "linear"
     if log and (values < 0).any():
         kind = "symlog"
     elif log and (values > 0).all() and values.max() > 5 * values.min():
         kind = "log"
-    up = axis([*values.tolist(), *(reference or ())], kind)
-    across = Axis(low=0.0, high=max(float(one.x.max()) for one in lines) or 1.0)
+    up = make_axis([*values.tolist(), *(reference or ())], kind)
     assert up is not None
-    parts = [_stroke("rule", f"M0 {SIZE - round(place * SIZE)}H{SIZE}") for place, _ in up.ticks(5)]
+    across = Axis(low=0.0, high=max(float(curve.x.max()) for curve in curves) or 1.0)
+    heights = [DRAWING_UNITS - round(place * DRAWING_UNITS) for place, _ in up.ticks(5)]
+    parts = [_stroke("rule", f"M0 {height}H{DRAWING_UNITS}") for height in heights]
     if reference is not None:
-        top, bottom = (SIZE - round(SIZE * up.place(value)) for value in (max(reference), min(reference)))
-        parts.append(f'<rect class="band" x="0" y="{top}" width="{SIZE}" height="{max(1, bottom - top)}"/>')
-        parts.append(_stroke("ceiling", f"M0 {(top + bottom) // 2}H{SIZE}"))
-    for one, x, y in shown:
-        points = [(_x(across, a), SIZE - round(SIZE * up.place(b))) for a, b in zip(x, y, strict=True)]
-        drawn = _stroke(f"line dash{one.slot % DASHES}", "M" + "L".join(f"{a} {b}" for a, b in points))
-        if len(points) <= FEW:
-            drawn += _stroke("dots", "".join(f"M{a} {b}h0" for a, b in points))
-        parts.append(f'<g class="series ink{one.slot % INKS}" data-slot="{one.slot}">{drawn}</g>')
-    last = "; ".join(f"{one.name} ends at {y[-1]:.3g}" for one, _, y in shown)
+        top, bottom = _y(up, max(reference)), _y(up, min(reference))
+        parts.append(_band(0, top, DRAWING_UNITS, max(1, bottom - top)))
+        parts.append(_stroke("ceiling", f"M0 {(top + bottom) // 2}H{DRAWING_UNITS}"))
+    for curve, (x, y) in zip(curves, points, strict=True):
+        parts.append(_draw_curve(curve.slot, [f"{_x(across, a)} {_y(up, b)}" for a, b in zip(x, y, strict=True)]))
+    ends = "; ".join(f"{curve.name} ends at {y[-1]:.3g}" for curve, (_, y) in zip(curves, points, strict=True))
     return Chart(
         title=title,
         svg=_svg("curves", parts),
-        across=_images(across),
+        across=[(across.place(value), _format_images(value)) for value in across.round_values(5)],
         up=up.ticks(5),
-        slots=[(one.slot, one.name) for one in lines],
-        words=f"{title} against images seen, up to {format_count(across.high)}: {last}.",
-        scale="logarithmic" if kind != "linear" else "",
-        reference=means if reference is not None else "",
+        slots=[(curve.slot, curve.name) for curve in curves],
+        words=f"{title} against images seen, up to {format_count(across.high)}: {ends}.",
+        scale="" if kind == "linear" else "logarithmic",
+        reference=reference_name if reference is not None else "",
     )
 
 
-INKS, DASHES = 5, 4  # colours and dash patterns of the style sheet; without a common divisor, so 20 lines all differ
+def _draw_curve(slot: int, places: Sequence[str]) -> str:
+    drawing = _stroke(f"line dash{slot % CURVE_DASHES}", "M" + "L".join(places))
+    if len(places) <= UNSMOOTHED_POINTS:
+        drawing += _stroke("dots", "".join(f"M{place}h0" for place in places))
+    return f'<g class="series ink{slot % CURVE_COLOURS}" data-slot="{slot}">{drawing}</g>'
 
 
-def swatch(slot: int) -> str:
-    """The stroke of a line, for a legend; SVG."""
-    drawn = _stroke(f"line dash{slot % DASHES}", f"M0 {SIZE // 2}H{SIZE}")
-    return _svg("swatch", [f'<g class="ink{slot % INKS}">{drawn}</g>'])
+def draw_swatch(slot: int) -> str:
+    """Draw the stroke of a curve, for a legend, as SVG."""
+    line = _stroke(f"line dash{slot % CURVE_DASHES}", f"M0 {DRAWING_UNITS // 2}H{DRAWING_UNITS}")
+    return _svg("swatch", [f'<g class="ink{slot % CURVE_COLOURS}">{line}</g>'])
 
 
-def thinned(x: Array, y: Array) -> tuple[Array, Array]:
-    """At most POINTS of them: block medians, then a running median over a twentieth; few stay as they are."""
-    if len(y) <= FEW:
+def thin_out(x: np.ndarray, y: np.ndarray) -> Series:
+    """Reduce a curve to at most `CURVE_MAX_POINTS` block medians and smooth it; a few points stay as they are."""
+    if len(y) <= UNSMOOTHED_POINTS:
         return x, y
-    if len(y) > POINTS:
-        x, y = (np.array([np.median(block) for block in np.array_split(v, POINTS)]) for v in (x, y))
-    half = max(1, len(y) // 40)
-    return x, np.array([np.median(y[max(0, i - half) : i + half + 1]) for i in range(len(y))])
+    x, y = block_medians((x, y), CURVE_MAX_POINTS)
+    return x, smooth(y, max(1, len(y) // 40))  # the running median spans a twentieth of the points
 
 
-def _images(across: Axis) -> list[tuple[float, str]]:
-    """Ticks that say ``20 k`` for 20,000 images."""
-    ticks = [index for index in across._steps(5) if index >= 0]
-    return [(across.place(value), _thousands(value)) for value in ticks]
-
-
-def _thousands(value: float) -> str:
-    """``0``, ``500``, ``20 k``, ``2.5 M``."""
+def _format_images(value: float) -> str:
+    """Write ``0``, ``500``, ``20 k`` or ``2.5 M``."""
     for size, unit in ((1e6, " M"), (1e3, " k")):
         if value >= size:
             return f"{value / size:g}{unit}"
     return f"{value:g}"
 
 
-def _label(value: float, among: Sequence[float]) -> str:
-    """With as many decimals as tell these values apart; powers of ten where that would be long."""
-    sizes = [abs(other) for other in among if other]
-    if sizes and (max(sizes) >= 1e6 or max(sizes) < 1e-4):
-        text = next(text for text in (f"{value:.{digits}e}" for digits in range(17)) if _tells(text, value, among))
-        text = re.sub(r"e([+-])0*(\d)", lambda found: "e" + found[1].strip("+") + found[2], text) if value else "0"
-    else:
-        text = next(text for text in (f"{value:,.{places}f}" for places in range(17)) if _tells(text, value, among))
+def _format_tick(value: float, ticks: Sequence[float]) -> str:
+    """Write a tick with as many decimals as distinguish it from the others; very large or small ones as powers."""
+    # The axis decides for all ticks, so that they are written alike.
+    largest = max(abs(other) for other in ticks)
+    powers = largest >= 1e6 or 0 < largest < 1e-4
+    if powers and not value:
+        return "0"
+    gaps = [abs(value - other) for other in ticks if other != value]
+    tolerance = 0.01 * min([*gaps, abs(value) or 1.0])
+    text = ""
+    for digits in range(17):
+        text = f"{value:.{digits}e}" if powers else f"{value:,.{digits}f}"
+        if abs(float(text.replace(",", "")) - value) <= tolerance:
+            break
+    text = re.sub(r"e\+?(-?)0*(\d)", r"e\1\2", text)  # 1e+06 becomes 1e6
     return text.replace("-", MINUS)
 
 
-def _tells(text: str, value: float, among: Sequence[float]) -> bool:
-    """Whether a text is nearer to its value than to any other."""
-    gaps = [abs(value - other) for other in among if other != value]
-    return abs(float(text.replace(",", "")) - value) <= 0.01 * min([*gaps, abs(value) or 1.0])
+def _x(axis: Axis, value: float) -> int:
+    return round(DRAWING_UNITS * axis.place(value))
 
 
-def _x(along: Axis, value: float) -> int:
-    return round(SIZE * along.place(value))
+def _y(axis: Axis, value: float) -> int:
+    return DRAWING_UNITS - _x(axis, value)  # SVG counts downwards
+
+
+def _band(x: int, y: int, width: int, height: int) -> str:
+    return f'<rect class="band" x="{x}" y="{y}" width="{width}" height="{height}"/>'
 
 
 def _stroke(kind: str, path: str) -> str:
+    # Integer coordinates keep the page small: a drawing has 1000 units on about 400 pixels.
     return f'<path class="{kind}" d="{path}"/>'
 
 
 def _svg(kind: str, parts: Sequence[str]) -> str:
-    """Hidden from screen readers: what a drawing says stands beside it in words."""
-    box = f'viewBox="0 0 {SIZE} {SIZE}" preserveAspectRatio="none" aria-hidden="true"'
+    """Wrap a drawing, hidden from screen readers: the page says next to it in words what it shows."""
+    box = f'viewBox="0 0 {DRAWING_UNITS} {DRAWING_UNITS}" preserveAspectRatio="none" aria-hidden="true"'
     return f'<svg class="{kind}" {box}>{"".join(parts)}</svg>'

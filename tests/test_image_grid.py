@@ -138,7 +138,7 @@ def test_gif_in_colour_stays_close(tmp_path: Path) -> None:
 
 
 def test_gif_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_grid, "GIF_BYTES", 600_000)
+    monkeypatch.setattr(image_grid, "GIF_MAX_BYTES", 600_000)
     make_gif(frames_in(tmp_path / "in", 3, side=640), tmp_path / "training.gif")
     assert (tmp_path / "training.gif").stat().st_size <= 600_000
     assert read_gif(tmp_path / "training.gif")[0][0].shape == (360, 360, 3)
@@ -156,12 +156,12 @@ def test_animate(tmp_path: Path, channels: int) -> None:
 
 def test_gif_refusals(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(ZooError, match="no pictures"):
+    with pytest.raises(ZooError, match="no images"):
         make_gif([], tmp_path / "x.gif")
-    with pytest.raises(ZooError, match="no pictures"):
+    with pytest.raises(ZooError, match="no images"):
         animate([], tmp_path / "x.gif")
     for name in ("broken.png", "absent.png"):
-        with pytest.raises(ZooError, match=f"cannot read the picture .*{name}"):
+        with pytest.raises(ZooError, match=f"{name}: cannot read the image"):
             make_gif([tmp_path / name], tmp_path / "x.gif")
     with pytest.raises(ValueError, match="2 captions for 1 frames"):
         make_gif([tmp_path / "broken.png"], tmp_path / "x.gif", captions=["a", "b"])

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from zoo.metrics.confidence import (
-    FEWEST,
+    MIN_INTERVAL_UNITS,
     confidence_interval,
     draw_half_samples,
     mean_with_interval,
     share_interval,
-    student,
+    student_quantile,
 )
-from zoo.metrics.feature_metrics import feature_distances
+from zoo.metrics.feature_metrics import FeatureOptions, feature_distances
 
 TRIALS = 200
 ALLOWED = (0.905, 0.995)  # 95 % of 200 trials, and 3 standard deviations of that share either way
@@ -57,7 +57,7 @@ def test_the_spread_is_that_of_a_mean(count: int) -> None:
 
 @pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.7062), (4, 2.77645), (19, 2.09302), (1000, 1.96234)])
 def test_student_against_tables(freedom: float, quantile: float) -> None:
-    assert student(freedom) == pytest.approx(quantile, rel=1e-5)
+    assert student_quantile(freedom) == pytest.approx(quantile, rel=1e-5)
 
 
 def test_the_interval_is_centred_cut_and_holds_its_point() -> None:
@@ -67,7 +67,7 @@ def test_the_interval_is_centred_cut_and_holds_its_point() -> None:
     )  # the level of the halves does not matter, their spread does
     freedom = 1 / (1 / 2 + 1 / 99)
     assert (low + high) / 2 == pytest.approx(0.5)
-    assert (high - low) / 2 == pytest.approx(0.1 * student(freedom))
+    assert (high - low) / 2 == pytest.approx(0.1 * student_quantile(freedom))
     assert confidence_interval(0.5, [0.0, 0.5, 1.0], halves, lowest=0, highest=1) == (0, 1)
     assert confidence_interval(1.2, [1.2, 1.3, 1.4], halves, highest=1)[1] == 1.2
 
@@ -84,10 +84,10 @@ def test_a_mean_of_clustered_subjects_is_covered() -> None:
     for trial in range(TRIALS):
         values = rng.normal(size=20)[groups] + 0.5 * rng.normal(size=len(groups))
         for names, held in ((groups.tolist(), by_subject), (None, by_image)):
-            figure = mean_with_interval(values, names, replicates=100, seed=trial)
-            assert figure.low is not None
-            assert figure.high is not None
-            held.append(figure.low <= 0 <= figure.high)
+            value = mean_with_interval(values, names, replicates=100, seed=trial)
+            assert value.low is not None
+            assert value.high is not None
+            held.append(value.low <= 0 <= value.high)
     assert ALLOWED[0] <= share_held(by_subject) <= ALLOWED[1]
     assert share_held(by_image) < 0.6
 
@@ -100,9 +100,9 @@ def test_fid_of_gaussians_is_covered() -> None:
     held = []
     for trial in range(TRIALS):
         fakes, reals = rng.normal(shift, scale, (300, width)), rng.normal(0, 1, (400, width))
-        figure = feature_distances(fakes, reals, metrics=["fid"], seed=trial)["fid"]
-        assert figure.low <= figure.value <= figure.high  # type: ignore[operator]
-        held.append(figure.low <= truth <= figure.high)  # type: ignore[operator]
+        value = feature_distances(fakes, reals, metrics=["fid"], options=FeatureOptions(seed=trial))["fid"]
+        assert value.low <= value.value <= value.high  # type: ignore[operator]
+        held.append(value.low <= truth <= value.high)  # type: ignore[operator]
     assert ALLOWED[0] <= share_held(held) <= ALLOWED[1]
 
 
@@ -116,9 +116,9 @@ def test_kid_of_gaussians_is_covered() -> None:
     held, values = [], []
     for trial in range(TRIALS):
         fakes, reals = rng.normal(shift, 0.5, (120, 1)), rng.normal(0, 0.5, (150, 1))
-        figure = feature_distances(fakes, reals, metrics=["kid"], seed=trial)["kid"]
-        held.append(figure.low <= truth <= figure.high)  # type: ignore[operator]
-        values.append(figure.value)
+        value = feature_distances(fakes, reals, metrics=["kid"], options=FeatureOptions(seed=trial))["kid"]
+        held.append(value.low <= truth <= value.high)  # type: ignore[operator]
+        values.append(value.value)
     assert ALLOWED[0] <= share_held(held) <= ALLOWED[1]
     assert np.mean(values) == pytest.approx(truth, rel=0.05)  # unbiased
 
@@ -132,27 +132,26 @@ def test_shares_of_neighbours_are_covered() -> None:
     for trial in range(100):
         reals = rng.normal(size=(40, 3))[groups] + 0.3 * rng.normal(size=(160, 3))
         fakes = rng.normal(0.3, 1.2, (120, 3))
-        found.append(
-            feature_distances(fakes, reals, metrics=names, real_groups=groups.tolist(), replicates=50, seed=trial)
-        )
+        options = FeatureOptions(real_subjects=groups.tolist(), replicates=50, seed=trial)
+        found.append(feature_distances(fakes, reals, metrics=names, options=options))
     for name in names:
-        mean = np.mean([figures[name].value for figures in found])
-        held = [figures[name].low <= mean <= figures[name].high for figures in found]  # type: ignore[operator]
+        mean = np.mean([values[name].value for values in found])
+        held = [values[name].low <= mean <= values[name].high for values in found]  # type: ignore[operator]
         assert share_held(held) >= 0.87, name
 
 
 def test_of_too_few_units_there_is_no_interval() -> None:
-    figure = mean_with_interval([1.0, 2.0, 3.0])
-    assert (figure.value, figure.low, figure.high, figure.n) == (2, None, None, 3)
-    assert figure.note == f"no interval: 3 images, fewer than {FEWEST}"
-    figure = mean_with_interval([1.0] * 20, ["one"] * 20)
-    assert figure.note == f"no interval: 1 subject, fewer than {FEWEST}"
+    value = mean_with_interval([1.0, 2.0, 3.0])
+    assert (value.value, value.low, value.high, value.n) == (2, None, None, 3)
+    assert value.note == f"no interval: 3 images, fewer than {MIN_INTERVAL_UNITS}"
+    value = mean_with_interval([1.0] * 20, ["one"] * 20)
+    assert value.note == f"no interval: 1 subject, fewer than {MIN_INTERVAL_UNITS}"
 
 
 def test_a_share_of_none_is_not_known_to_be_none() -> None:
     halves = draw_half_samples(40, 50, np.random.default_rng(0))
     low, high = share_interval(0.0, [0.0] * 50, halves, of=halves)
-    square = student(1 / (1 / 49 + 1 / 39)) ** 2 / 40
+    square = student_quantile(1 / (1 / 49 + 1 / 39)) ** 2 / 40
     assert low == 0
     assert high == pytest.approx(square / (1 + square))  # Wilson's, in closed form
     assert share_interval(1.0, [1.0] * 50, halves, of=halves) == pytest.approx((1 - high, 1.0))

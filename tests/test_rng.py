@@ -1,4 +1,4 @@
-"""Randomness is a function of seed and image counter."""
+"""Random draws are functions of the seed and the image counter."""
 
 import numpy as np
 import torch
@@ -7,18 +7,18 @@ from zoo.models import sampling
 from zoo.runtime import rng
 
 
-def test_order_visits_every_image_once_an_epoch_whatever_the_batch():
+def test_order_takes_every_image_once_per_epoch_for_any_batch():
     order = rng.ImageOrder(0, 10)
     drawn = np.concatenate([order.take(start, 4) for start in range(0, 40, 4)])
     for epoch in drawn.reshape(4, 10):
         assert sorted(epoch) == list(range(10))
     assert not np.array_equal(drawn[:10], drawn[10:20])
-    assert np.array_equal(rng.ImageOrder(0, 10).take(13, 9), drawn[13:22])  # no memory of what was drawn before
+    assert np.array_equal(rng.ImageOrder(0, 10).take(13, 9), drawn[13:22])  # depends on no earlier call
     three = rng.ImageOrder(0, 3)
     assert np.array_equal(three.take(0, 9), np.concatenate([three.take(start, 3) for start in (0, 3, 6)]))
 
 
-def test_replacement_draws_from_all_and_repeats_itself():
+def test_replacement_draws_all_images_and_repeats_exactly():
     order = rng.ImageOrder(3, 5, replacement=True)
     drawn = np.concatenate([order.take(n, 64) for n in range(0, 640, 64)])
     assert set(drawn) == set(range(5))
@@ -33,12 +33,12 @@ def test_streams_are_unrelated():
     assert abs(a.std() - 1) < 0.05
 
 
-def test_fixed_latents_do_not_depend_on_how_many():
+def test_fixed_latents_do_not_depend_on_their_number():
     assert torch.equal(rng.fixed_latents(5, 3, 7), rng.fixed_latents(5, 9, 7)[:3])
     assert not torch.equal(rng.fixed_latents(5, 3, 7), rng.fixed_latents(6, 3, 7))
 
 
-def test_slerp_keeps_lengths_and_ends():
+def test_slerp_keeps_end_points_and_lengths():
     torch.manual_seed(0)
     a, b = torch.randn(4, 256), torch.randn(4, 256)
     torch.testing.assert_close(sampling.slerp(a, b, 0.0), a)

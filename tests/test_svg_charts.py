@@ -36,7 +36,7 @@ def test_figures_carry_no_more_digits_than_they_have(value, decimals, text):
     [(131.04, 144.4, "131-144"), (8.84, 9.77, "8.84-9.77"), (-0.0012, 0.0034, "-0.0012-0.0034"), (97, 107, "97-107")],
 )
 def test_intervals(low, high, text):
-    assert ascii_(number_format.format_interval(low, high, 4)) == text
+    assert ascii_(number_format.format_interval([low, high], 4)) == text
 
 
 def test_units_of_people():
@@ -76,71 +76,73 @@ def test_axes_place_values():
     ("low", "high"), [(0.5, 0.500001), (1e-9, 3e-9), (3, 4e7), (0.01, 1.2), (70, 130), (-5e6, 0.3)]
 )
 def test_ticks_are_few_distinct_and_inside(kind, low, high):
-    along = svg_charts.axis([low, high], kind)
+    along = svg_charts.make_axis([low, high], kind)
     ticks = along.ticks(5)
     assert 1 <= len(ticks) <= 6
     assert len({label for _, label in ticks}) == len(ticks)
     places = [place for place, _ in ticks]
-    assert all(b - a >= svg_charts.APART for a, b in itertools.pairwise(places))
+    assert all(b - a >= svg_charts.MIN_TICK_DISTANCE for a, b in itertools.pairwise(places))
     assert places == sorted(places)
     assert 0 <= places[0] <= places[-1] <= 1
 
 
 def test_an_axis_is_logarithmic_only_where_that_helps():
-    assert svg_charts.axis([1, 100]).kind == "log"
-    assert svg_charts.axis([50, 100]).kind == "linear"
-    assert svg_charts.axis([-1, 100]).kind == "linear"
-    assert svg_charts.axis([10, 100], zero=True).low == 0
-    assert svg_charts.axis([90, 100], zero=True).low > 80
-    assert svg_charts.axis([]) is None
-    one = svg_charts.axis([3.0])
+    assert svg_charts.make_axis([1, 100]).kind == "log"
+    assert svg_charts.make_axis([50, 100]).kind == "linear"
+    assert svg_charts.make_axis([-1, 100]).kind == "linear"
+    assert svg_charts.make_axis([10, 100], zero=True).low == 0
+    assert svg_charts.make_axis([90, 100], zero=True).low > 80
+    assert svg_charts.make_axis([]) is None
+    one = svg_charts.make_axis([3.0])
     assert one.low < 3 < one.high
 
 
 def test_whiskers_stand_where_the_figures_are():
     along = svg_charts.Axis(low=0, high=10)
-    drawn = svg_charts.whisker(along, {"value": 5, "low": 4, "high": 7}, {"value": 1, "low": None, "high": None})
+    drawn = svg_charts.draw_whisker(along, {"value": 5, "low": 4, "high": 7}, {"value": 1, "low": None, "high": None})
     assert re.search(r'class="reach" d="M400 500H700"', drawn)
     assert re.search(r'class="dot" d="M500 500h0"', drawn)
     assert re.search(r'class="ceiling" d="M100 0V1000"', drawn)
-    assert "dot" not in svg_charts.whisker(along, {"value": 12}, None)
+    assert "dot" not in svg_charts.draw_whisker(along, {"value": 12}, None)
 
 
 def test_curves_are_thinned_to_medians():
     x = np.arange(5000.0)
-    thin_x, thin_y = svg_charts.thinned(x, 3 * x)
-    assert len(thin_x) == svg_charts.POINTS
+    thin_x, thin_y = svg_charts.thin_out(x, 3 * x)
+    assert len(thin_x) == svg_charts.CURVE_MAX_POINTS
     inner = slice(20, -20)  # at the ends a running median has half its points
     assert np.allclose(thin_y[inner], 3 * thin_x[inner])
     spiked = np.ones(100)
     spiked[50] = 1e6
-    assert svg_charts.thinned(np.arange(100.0), spiked)[1].max() == 1
-    few = svg_charts.thinned(x[:5], x[:5])
+    assert svg_charts.thin_out(np.arange(100.0), spiked)[1].max() == 1
+    few = svg_charts.thin_out(x[:5], x[:5])
     assert (few[1] == x[:5]).all()
 
 
 @pytest.mark.parametrize(("negative", "scale"), [(False, "logarithmic"), (True, "logarithmic")])
 def test_losses_are_drawn_whole(negative, scale):
-    found = svg_charts.line(losses(2000, negative), "loss_d", "run", 3)
-    chart = svg_charts.curves("D loss", [found], log=True)
+    found = svg_charts.read_curve(losses(2000, negative), "loss_d", "run", 3)
+    chart = svg_charts.draw_curves("D loss", [found], log=True)
     assert chart.scale == scale
-    assert 300 < len(re.search(r'class="line dash3" d="([^"]+)"', chart.svg)[1].split("L")) <= svg_charts.POINTS
+    assert (
+        300 < len(re.search(r'class="line dash3" d="([^"]+)"', chart.svg)[1].split("L")) <= svg_charts.CURVE_MAX_POINTS
+    )
     places = [int(v) for v in re.findall(r"-?\d+", re.search(r'class="line dash3" d="([^"]+)"', chart.svg)[1])]
     assert min(places) >= 0
-    assert max(places) <= svg_charts.SIZE
+    assert max(places) <= svg_charts.DRAWING_UNITS
     assert "run ends at" in chart.words
 
 
 def test_a_log_is_read_in_order_and_without_gaps():
     rows = [{"nimg": 2, "x": 5.0}, {"nimg": 1, "x": 4.0}, {"nimg": 3, "x": None}, {"x": 1.0}, {"nimg": 4, "x": np.inf}]
-    found = svg_charts.line(rows, "x", "run", 0)
+    found = svg_charts.read_curve(rows, "x", "run", 0)
     assert found.x.tolist() == [1, 2]
     assert found.y.tolist() == [4, 5]
-    assert svg_charts.line(rows, "y", "run", 0) is None
+    assert svg_charts.read_curve(rows, "y", "run", 0) is None
 
 
 def test_twenty_lines_differ():
-    assert len({(slot % svg_charts.INKS, slot % svg_charts.DASHES) for slot in range(20)}) == 20
+    assert len({(slot % svg_charts.CURVE_COLOURS, slot % svg_charts.CURVE_DASHES) for slot in range(20)}) == 20
 
 
 def test_sprites_average_down():

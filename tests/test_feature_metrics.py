@@ -1,7 +1,8 @@
-"""FID, KID and the neighbours' figures against torch-fidelity, closed forms and brute force."""
+"""FID, KID and the neighbours' values against torch-fidelity, closed forms and brute force."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,11 @@ from PIL import Image
 
 from zoo.core.errors import ZooError
 from zoo.metrics import feature_metrics, fid, kid, prdc
-from zoo.metrics.feature_metrics import FEATURE_METRICS, feature_distances
+from zoo.metrics.feature_metrics import FEATURE_METRICS, FeatureOptions, feature_distances
 from zoo.metrics.features.extractor import load_extractor
 from zoo.metrics.fid import frechet_distance
 from zoo.metrics.kid import kernel_distance
-from zoo.metrics.prdc import Neighbours, density_coverage, precision_recall
+from zoo.metrics.prdc import Neighbours
 
 
 def two_sets(n: int, m: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +70,7 @@ def test_fid_of_a_set_with_itself_is_nothing(count: int, width: int) -> None:
     assert frechet_distance(x, x[::-1].copy()) < 1e-6 * x.var(axis=0).sum()
 
 
-def test_fid_of_equal_images_is_what_a_point_is_away() -> None:
+def test_fid_of_equal_images_is_that_of_a_point() -> None:
     _, y = two_sets(2, 40, 8)
     x = np.repeat(y[:1] + 1, 9, axis=0)
     apart = x[0].astype(float) - y.mean(axis=0, dtype=float)
@@ -102,7 +103,7 @@ def test_kid_equals_torch_fidelity(subset: int | None, subsets: int) -> None:
     assert found.error == pytest.approx(expected["kernel_inception_distance_std"], rel=1e-3, abs=1e-6)
 
 
-def test_kid_goes_either_way_to_the_same_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kid_is_the_same_by_both_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     """By all kernels at once, or (few small subsets of large sets) by those of each subset."""
     x, y = two_sets(60, 50, 16)
     calls = []
@@ -113,7 +114,7 @@ def test_kid_goes_either_way_to_the_same_figure(monkeypatch: pytest.MonkeyPatch)
     few = kernel_distance(x, y, subset=30, subsets=2)
     assert calls == [60, 30, 30]
     assert few.mean == pytest.approx(original(x, y, *draws(2)).mean(), rel=1e-6)
-    assert many.mean == pytest.approx(np.mean(subset_figures(x, y, 20)), rel=1e-6)
+    assert many.mean == pytest.approx(np.mean(subset_values(x, y, 20)), rel=1e-6)
 
 
 def draws(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -126,14 +127,14 @@ def draws(count: int) -> tuple[np.ndarray, np.ndarray]:
     return left, right
 
 
-def subset_figures(x: np.ndarray, y: np.ndarray, count: int) -> list[float]:
-    """Each subset's figure, from it alone."""
+def subset_values(x: np.ndarray, y: np.ndarray, count: int) -> list[float]:
+    """Each subset's value, from it alone."""
     every = np.ones((1, 30), bool)
     return [float(kid.half_kids(x[a], y[b], every, every)[0]) for a, b in zip(*draws(count), strict=True)]
 
 
 def test_half_kids_against_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kid, "_ROWS", 7)
+    monkeypatch.setattr(kid, "_STRIP_ROWS", 7)
     x, y = two_sets(20, 30, 6)
     rng = np.random.default_rng(0)
     left, right = rng.random((4, 20)) < 0.5, rng.random((4, 30)) < 0.5
@@ -167,14 +168,16 @@ def brute_force(reals: np.ndarray, fakes: np.ndarray) -> dict[str, float]:
 def test_neighbours_against_brute_force_and_torch_fidelity(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch_fidelity.metric_prc import prc_features_to_metric
 
-    monkeypatch.setattr(prdc, "_CELLS", cells)
+    monkeypatch.setattr(prdc, "_CHUNK_DISTANCES", cells)
     fakes, reals = two_sets(150, 180, 5)
     expected = brute_force(reals, fakes)
     assert 0.1 < expected["precision"] < 1
-    assert precision_recall(reals, fakes) == pytest.approx((expected["precision"], expected["recall"]))
-    assert density_coverage(reals, fakes) == pytest.approx((expected["density"], expected["coverage"]))
+    values = Neighbours(reals, fakes).values()
+    assert values == pytest.approx(expected)
+    alone = Neighbours(reals, fakes, density=0).values() | Neighbours(reals, fakes, precision=0).values()
+    assert alone == values
     theirs = prc_features_to_metric(torch.from_numpy(fakes), torch.from_numpy(reals), verbose=False)
-    assert precision_recall(reals, fakes) == pytest.approx((theirs["precision"], theirs["recall"]))
+    assert values == pytest.approx(values | {name: theirs[name] for name in ("precision", "recall")})
 
 
 @pytest.mark.parametrize(("kept", "table"), [(32, 2**28), (5, 2**28), (32, 0)])
@@ -182,30 +185,30 @@ def test_neighbours_of_subsets_are_those_of_the_subsets_alone(
     kept: int, table: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where too few neighbours were remembered, and where the distances do not fit into memory."""
-    monkeypatch.setattr(prdc, "_KEPT", kept)
-    monkeypatch.setattr(prdc, "_TABLE", table)
-    monkeypatch.setattr(prdc, "_CELLS", 900)
+    monkeypatch.setattr(prdc, "_LISTED_NEIGHBOURS", kept)
+    monkeypatch.setattr(prdc, "_MAX_TABLE_DISTANCES", table)
+    monkeypatch.setattr(prdc, "_CHUNK_DISTANCES", 900)
     fakes, reals = two_sets(100, 130, 4)
     search = Neighbours(reals, fakes)
-    assert search.kept == bool(table)
+    assert search.in_memory == bool(table)
     rng = np.random.default_rng(0)
     for share in (0.5, 0.1):
         real, fake = rng.random(130) < share, rng.random(100) < share
-        assert search.figures(real, fake) == pytest.approx(brute_force(reals[real], fakes[fake]))
+        assert search.values(real, fake) == pytest.approx(brute_force(reals[real], fakes[fake]))
 
 
 def test_copies_and_strangers() -> None:
     _, reals = two_sets(2, 60, 4)
-    copies = Neighbours(reals, reals[:30]).figures()
+    copies = Neighbours(reals, reals[:30]).values()
     assert copies["precision"] == 1
     assert copies["recall"] > 0.5
     assert copies["coverage"] >= 0.5
-    strangers = Neighbours(reals, reals + 100).figures()
+    strangers = Neighbours(reals, reals + 100).values()
     assert strangers == {"precision": 0, "recall": 0, "density": 0, "coverage": 0}
-    collapsed = Neighbours(reals, np.repeat(reals[:1], 20, axis=0)).figures()
+    collapsed = Neighbours(reals, np.repeat(reals[:1], 20, axis=0)).values()
     assert collapsed["recall"] <= 1 / 30
     with pytest.raises(ValueError, match="no 3 neighbours"):
-        precision_recall(reals, reals[:3])
+        Neighbours(reals, reals[:3])
 
 
 # -------------------------------------------------------------------------------------------------------------- whole
@@ -223,8 +226,8 @@ def blobs(count: int, size: tuple[int, int], seed: int, waves: float) -> np.ndar
     return np.clip(out.round(), 0, 255).astype(np.uint8)
 
 
-def test_the_same_folders_give_torch_fidelitys_figures(tmp_path: Path) -> None:
-    """Its whole way from files to figures against ours, with one network in both."""
+def test_same_folders_give_torch_fidelitys_values(tmp_path: Path) -> None:
+    """Its whole way from files to values against ours, with one network in both."""
     import torch_fidelity
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
@@ -273,7 +276,7 @@ def test_the_same_folders_give_torch_fidelitys_figures(tmp_path: Path) -> None:
     assert frechet_distance(fakes, reals) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
     assert kernel_distance(fakes, reals).mean == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3)
     assert kernel_distance(fakes, reals).error == pytest.approx(theirs["kernel_inception_distance_std"], rel=1e-3)
-    found = feature_distances(fakes, reals, replicates=10)
+    found = feature_distances(fakes, reals, options=FeatureOptions(replicates=10))
     assert found["fid"].value == frechet_distance(fakes, reals)
     assert found["kid"].value == kernel_distance(fakes, reals).mean
 
@@ -281,103 +284,110 @@ def test_the_same_folders_give_torch_fidelitys_figures(tmp_path: Path) -> None:
 def test_distances_are_the_pure_functions_with_intervals() -> None:
     fakes, reals = two_sets(80, 100, 6)
     groups = [f"case_{index // 5}" for index in range(100)]
-    found = feature_distances(fakes, reals, real_groups=groups, replicates=30)
+    options = FeatureOptions(real_subjects=groups, replicates=30)
+    found = feature_distances(fakes, reals, options=options)
     assert tuple(found) == FEATURE_METRICS
-    assert found["precision"].value == precision_recall(reals, fakes).precision
-    assert found["recall"].value == precision_recall(reals, fakes).recall
-    assert found["density"].value == density_coverage(reals, fakes).density
-    assert found["coverage"].value == density_coverage(reals, fakes).coverage
-    for name, figure in found.items():
-        assert figure.n == 80, name
-        assert figure.low <= figure.value <= figure.high, name  # type: ignore[operator]
-        assert figure.low < figure.high, name  # type: ignore[operator]
-        assert figure.note == "", name
+    assert {name: found[name].value for name in FEATURE_METRICS[2:]} == Neighbours(reals, fakes).values()
+    for name, value in found.items():
+        assert value.n == 80, name
+        assert value.low <= value.value <= value.high, name  # type: ignore[operator]
+        assert value.low < value.high, name  # type: ignore[operator]
+        assert value.note == "", name
     assert found["precision"].high <= 1  # type: ignore[operator]
-    assert feature_distances(fakes, reals, real_groups=groups, replicates=30) == found
-    assert tuple(feature_distances(fakes, reals, metrics=["coverage", "fid"], replicates=5)) == ("coverage", "fid")
+    assert feature_distances(fakes, reals, options=options) == found
+    assert tuple(feature_distances(fakes, reals, ["coverage", "fid"], options=options)) == ("coverage", "fid")
 
 
-def test_figures_are_remembered_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_are_cached_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fakes, reals = two_sets(20, 24, 4)
     groups = [index // 4 for index in range(24)]
-    keep = {"remember": True, "folder": tmp_path, "replicates": 5}
-    first = feature_distances(fakes, reals, real_groups=groups, **keep)
-    assert first == feature_distances(fakes, reals, real_groups=groups, replicates=5)
+    options = FeatureOptions(real_subjects=groups, replicates=5, use_cache=True, cache_folder=tmp_path)
+    first = feature_distances(fakes, reals, options=options)
+    assert first == feature_distances(fakes, reals, options=replace(options, use_cache=False))
     work = []
-    original = Neighbours.figures
-    monkeypatch.setattr(Neighbours, "figures", lambda *args: work.append(1) or original(*args))
-    assert feature_distances(fakes.copy(), reals, real_groups=[f"case {group}" for group in groups], **keep) == first
+    original = Neighbours.values
+    monkeypatch.setattr(Neighbours, "values", lambda *args: work.append(1) or original(*args))
+    renamed = replace(options, real_subjects=[f"case {group}" for group in groups])
+    assert feature_distances(fakes.copy(), reals, options=renamed) == first
     assert not work
-    assert feature_distances(fakes, reals, **keep)["recall"].value == first["recall"].value  # without subjects: anew
+    unknown = feature_distances(fakes, reals, options=replace(options, real_subjects=None))
+    assert unknown["recall"].value == first["recall"].value  # without subjects: computed again
     assert work
-    for changed in ({"seed": 3}, {"metrics": FEATURE_METRICS[:3]}, {"replicates": 6}):
+    for changed in ({"seed": 3}, {"replicates": 6}):
         work.clear()
-        feature_distances(fakes, reals, **{**keep, **changed})
+        feature_distances(fakes, reals, options=replace(options, **changed))
         assert work, changed
     work.clear()
+    feature_distances(fakes, reals, FEATURE_METRICS[:3], options=options)
+    assert work
+    work.clear()
     fakes[3, 1] += 1
-    assert feature_distances(fakes, reals, real_groups=groups, **keep)["kid"].value != first["kid"].value
+    assert feature_distances(fakes, reals, options=options)["kid"].value != first["kid"].value
     assert work
 
 
-def test_with_torch_fidelitys_seed_whatever_ours() -> None:
+def test_kid_uses_torch_fidelitys_seed() -> None:
     fakes, reals = two_sets(40, 50, 6)
-    one, other = (feature_distances(fakes, reals, metrics=["kid"], replicates=5, seed=seed)["kid"] for seed in (1, 2))
+    one, other = (
+        feature_distances(fakes, reals, ["kid"], options=FeatureOptions(replicates=5, seed=seed))["kid"]
+        for seed in (1, 2)
+    )
     assert one.value == other.value
     assert one.low != other.low
 
 
 def test_the_interval_of_very_large_sets_is_that_of_some_of_their_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wider, and around the figure of all."""
+    """Wider, and around the value of all."""
     fakes, reals = two_sets(300, 400, 6)
     whole = feature_distances(fakes, reals, metrics=["kid"])["kid"]
     monkeypatch.setattr(feature_metrics, "KID_MAX_IMAGES", 100)
     some = feature_distances(fakes, reals, metrics=["kid"])["kid"]
     assert some.value == whole.value
     ratio = (some.high - some.low) / (whole.high - whole.low)  # type: ignore[operator]
-    assert 1.3 < ratio < 3  # sqrt(3) to 2, where the figure is the mean of its images
+    assert 1.3 < ratio < 3  # sqrt(3) to 2, where the value is the mean of its images
 
 
 def test_fid_of_few_images_says_so() -> None:
     fakes, reals = two_sets(30, 100, 64)
-    assert feature_distances(fakes, reals, metrics=["fid"], replicates=4)["fid"].note.startswith(
-        "30 images span 29 of 64"
-    )
+    value = feature_distances(fakes, reals, metrics=["fid"], options=FeatureOptions(replicates=4))["fid"]
+    assert value.note.startswith("30 images span 29 of 64")
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 7, 11])
-def test_too_few_images_are_said_and_never_a_crash(count: int) -> None:
+def test_too_few_images_give_a_note_and_never_a_crash(count: int) -> None:
     fakes, reals = two_sets(count, 40, 5)
     for pair in ((fakes, reals), (reals, fakes)):
-        found = feature_distances(*pair, replicates=5)
+        found = feature_distances(*pair, options=FeatureOptions(replicates=5))
         assert tuple(found) == FEATURE_METRICS
-        for name, figure in found.items():
-            if figure.value is None:
-                assert figure.note.startswith("not available: "), name
-                assert "fewer than" in figure.note
-            elif figure.low is None:
-                assert "no interval" in figure.note, name
+        for name, value in found.items():
+            if value.value is None:
+                assert value.note.startswith("not available: "), name
+                assert "fewer than" in value.note
+            elif value.low is None:
+                assert "no interval" in value.note, name
             else:
-                assert figure.low <= figure.value <= figure.high  # type: ignore[operator]
-    values = {name: figure.value for name, figure in feature_distances(fakes, reals, replicates=5).items()}
+                assert value.low <= value.value <= value.high  # type: ignore[operator]
+    values = {name: value.value for name, value in feature_distances(fakes, reals).items()}
     assert (values["fid"] is None) == (count < 2)
     assert (values["recall"] is None) == (count < 4)
     assert values["coverage"] is not None
 
 
-def test_few_subjects_have_figures_without_intervals() -> None:
+def test_few_subjects_give_values_without_intervals() -> None:
     fakes, reals = two_sets(30, 40, 5)
-    found = feature_distances(fakes, reals, real_groups=["a"] * 20 + ["b"] * 20)
-    assert all(figure.value is not None and figure.low is None for figure in found.values())
+    found = feature_distances(fakes, reals, options=FeatureOptions(real_subjects=["a"] * 20 + ["b"] * 20))
+    assert all(value.value is not None and value.low is None for value in found.values())
     assert found["kid"].note == "no interval: 2 subjects, fewer than 4"
 
 
 def test_refusals() -> None:
     fakes, reals = two_sets(10, 12, 5)
-    with pytest.raises(ZooError, match=r"no metric 'fit' of features; there are fid, kid, .*did you mean 'fid'"):
+    with pytest.raises(
+        ZooError, match=r"unknown metric 'fit' of features \(did you mean 'fid'\?\)\. Choose from fid, kid, "
+    ):
         feature_distances(fakes, reals, metrics=["fit"])
     with pytest.raises(ValueError, match="12 images"):
-        feature_distances(fakes, reals, real_groups=["a"])
+        feature_distances(fakes, reals, options=FeatureOptions(real_subjects=["a"]))
     with pytest.raises(ValueError, match=r"\(10, 5\) and \(12, 4\)"):
         feature_distances(fakes, reals[:, :4])
     with pytest.raises(ValueError, match="2 or more"):
@@ -386,4 +396,4 @@ def test_refusals() -> None:
         kernel_distance(fakes, reals, subset=11)
     fakes[3, 2] = np.nan
     found = feature_distances(fakes, reals)
-    assert {figure.note for figure in found.values()} == {"not available: the features of the fakes are not all finite"}
+    assert {value.note for value in found.values()} == {"not available: the features of the fakes are not all finite"}

@@ -1,4 +1,4 @@
-"""Nearest copies against a plain numpy search, and what the measure must not see."""
+"""Nearest copies against a plain numpy search, and what must not change the measure."""
 
 import numpy as np
 import pytest
@@ -87,7 +87,7 @@ def test_a_shift_too_far_is_not():
     assert found.ncc.max() < 0.95
 
 
-def test_brightness_and_contrast_are_not_seen():
+def test_brightness_and_contrast_change_nothing():
     x, reals = textures(5, (3, 32, 32), seed=1), textures(7, (3, 32, 32), seed=2)
     one = nearest_copy(torch.from_numpy(x), reals)
     other = nearest_copy(torch.from_numpy(x).double() * 0.01 - 3, reals)
@@ -105,7 +105,7 @@ def test_noise_is_averaged_away():
     assert found.ncc.min() > 0.98
 
 
-def test_flat_images_are_nobodys_copies():
+def test_flat_images_are_no_copies():
     reals = textures(3, (1, 28, 28))
     reals[1] = 77
     flat = torch.stack([torch.full((1, 28, 28), level, dtype=torch.uint8) for level in (0, 77, 255)])
@@ -115,14 +115,14 @@ def test_flat_images_are_nobodys_copies():
     assert nearest_copy(torch.from_numpy(reals[:1]), reals).real.tolist() == [0]
 
 
-def test_one_picture_of_two_people_is_near_to_both():
+def test_one_image_of_two_subjects_is_near_to_both():
     reals = textures(3, (1, 28, 28))
     reals[1] = reals[0]
     assert nearest_copy(torch.from_numpy(reals[:1]), reals, subjects=list("abc")).distance.item() > 0.1
     assert nearest_copy(torch.from_numpy(reals[:1]), reals, subjects=list("aac")).distance.item() < 1e-5
 
 
-def test_one_subject_is_none():
+def test_one_subject_is_as_good_as_unknown():
     x, reals = textures(2, (1, 28, 28), seed=1), textures(4, (1, 28, 28))
     alone = nearest_copy(torch.from_numpy(x), reals)
     assert torch.equal(nearest_copy(torch.from_numpy(x), reals, subjects=["a"] * 4).distance, alone.distance)
@@ -163,7 +163,7 @@ def test_nan_stays_and_nothing_is_nothing():
 
 
 def test_features_equal_numpy(monkeypatch):
-    monkeypatch.setattr("zoo.metrics.nearest_image._TABLE", 40)  # several blocks
+    monkeypatch.setattr("zoo.metrics.nearest_image._TABLE_VALUES", 40)  # several blocks
     rng = np.random.default_rng(0)
     x, reals = rng.normal(5, 1, (7, 12)), rng.normal(5, 1, (13, 12))
     x[3] = reals[8]
