@@ -65,6 +65,7 @@ def measure(options: argparse.Namespace, folder: Path) -> Row:
     commands = {"theirs": _fidelity_command(folder, weights), "ours": _zoo_command(folder, weights)}
     seconds: dict[str, list[float]] = {"theirs": [], "ours": []}
     fid: dict[str, float] = {}
+    # The two commands alternate, so that other load on the machine affects both.
     for run in range(1 + options.warm):
         for side, command in commands.items():
             duration, output = time_command(command, folder)

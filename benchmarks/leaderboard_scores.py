@@ -115,6 +115,7 @@ class ScoreTable:
         """Return the row of a job; ``result``: None if there was nothing to evaluate."""
         result = result or {"error": folder.state["error"]}
         row = self._training_facts(folder, result["error"])
+        # A failed job keeps its row, so that the table shows what was tried.
         if result["error"] is not None:
             return {**row, "fid": None, "kid": None, "figures": {}, "alarms": []}
         values, cost = result["figures"], result["cost"]

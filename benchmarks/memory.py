@@ -11,6 +11,7 @@ memory-mapped images, which the system caches anyway and which training releases
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -28,7 +29,7 @@ def main() -> None:
     parser.add_argument("--subjects", type=int, nargs="+", default=[32, 3125])
     parser.add_argument("--kimg", type=float, default=110)
     parser.add_argument("--save", action="store_true", help=f"append the results to {RESULTS.name}")
-    parser.add_argument("--worker", type=int, metavar="SUBJECTS", help="measure in this process (used internally)")
+    parser.add_argument("--worker", type=int, metavar="SUBJECTS", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         print(json.dumps(measure_training(options.recipe, options.worker, options.kimg)))
@@ -56,7 +57,7 @@ def measure_training(name: str, subjects: int, kimg: float) -> Row:
     recipe = recipes.load_recipe(name, NARROW)
     data = load_dataset(f"phantoms:{subjects}", recipe.data)
     trainer = Trainer(recipe, data, cpu)
-    reset_peak_memory(cpu)
+    reset_peak_memory(cpu)  # forget peaks of preparing images and building networks
     own_bytes = 0
     while trainer.nimg < 1000 * kimg:
         trainer.step()

@@ -237,6 +237,7 @@ def measure_package(network: PackageNetwork, options: argparse.Namespace, device
     def rewind() -> None:
         trainer.steps = FIRST_STEP
 
+    # Steps differ (a gradient penalty every 4 steps, ...): one step of each kind is counted, then weighted.
     macs = 0
     for kind, count in network.kinds.items():
         trainer.steps = FIRST_STEP + kind
@@ -299,6 +300,7 @@ def write_images(folder: Path, network: PackageNetwork, source: str) -> None:
         if number < len(data.train):
             Image.fromarray(np.squeeze(data.images[data.train[number]])).save(file)
         else:
+            # A link needs no space, and the packages only list files.
             os.link(folder / f"{number % len(data.train):05}.png", file)
 
 

@@ -156,6 +156,7 @@ def serve_steps(side: str, name: str, path: str, device: torch.device) -> None:
     loop = ZooLoop(recipe, data, device) if side == "ours" else PlainLoop(recipe, data, device)
     loop.step()
     synchronize(device)
+    # The first step includes allocation and, on a GPU, compilation; it is reported and never timed.
     first = last = time.perf_counter() - start
     warmup_steps = CUDA_WARMUP_STEPS
     if device.type != "cuda":
@@ -247,6 +248,7 @@ class PlainLoop:
         loss_g = bce(self.D(fake), 1.0)
         loss_g.backward()
         self.opt_g.step()
+        # .item() in every step, as tutorials do; on a GPU it waits for the step to finish.
         self.losses = [(loss_real + loss_fake).item(), loss_g.item()]
 
     def update_together(self, real: Tensor, z: Tensor) -> None:
@@ -256,6 +258,7 @@ class PlainLoop:
         loss_d = bce(real_logits, 1.0) + bce(fake_logits, 0.0)
         loss_g = bce(fake_logits, 1.0)
         for loss, network in ((loss_d, self.D), (loss_g, self.G)):
+            # Gradients of each loss for its own network only: both share one graph.
             parameters = list(network.parameters())
             grads = torch.autograd.grad(loss, parameters, retain_graph=loss is loss_d)
             for parameter, grad in zip(parameters, grads, strict=True):
