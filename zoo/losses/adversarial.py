@@ -1,7 +1,7 @@
 """Adversarial losses: pure functions of logits, positive meaning "real".
 
-Every loss is the mean over all logits, in fp32 (or fp64, where logits are). Targets are the paper's; sums over real
-and fake are not halved.
+Every loss is the mean over all logits, in fp32 (or fp64, where logits are fp64). Targets are those of the paper; sums
+over real and fake are not halved.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from zoo.runtime.precision import upcast
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialLoss:
-    """Both sides of an adversarial game.
+    """The losses of both networks.
 
     Attributes:
-        discriminator: ``(real_logits, fake_logits, label_smoothing)`` to what D minimises.
-        generator: ``(real_logits, fake_logits)`` to what G minimises; ``real_logits`` is None unless ``needs_real``.
-        needs_real: G's side compares with real logits, so they are computed in its phase too.
-        smooths: D's side has labels to smooth.
-        zero: logits are measured from 0, so that their sign is a verdict; else only differences mean anything.
+        discriminator: ``(real_logits, fake_logits, label_smoothing)`` to the loss of D.
+        generator: ``(real_logits, fake_logits)`` to the loss of G; ``real_logits`` is None unless ``needs_real``.
+        needs_real: the loss of G compares with real logits, so they are computed in its phase too.
+        smooths: the loss of D has labels to smooth.
+        zero: the sign of a logit says real or fake; False: only differences of logits mean anything.
     """
 
     discriminator: Callable[[Tensor, Tensor, float], Tensor]
@@ -63,12 +63,12 @@ def hinge_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
 
 
 def wasserstein_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
-    """fake - real (Arjovsky et al. 2017). Wants a penalty beside it."""
+    """fake - real (Arjovsky et al. 2017). Needs a gradient penalty."""
     return upcast(fake).mean() - upcast(real).mean()
 
 
 def wasserstein_g(real: Tensor | None, fake: Tensor) -> Tensor:
-    """-fake; the generator's side of the Wasserstein and of the hinge loss."""
+    """-fake: the generator's loss of both the Wasserstein and the hinge GAN."""
     return -upcast(fake).mean()
 
 
@@ -78,7 +78,7 @@ def relativistic_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor
 
 
 def relativistic_g(real: Tensor | None, fake: Tensor) -> Tensor:
-    """softplus(real - fake) on pairs: D's loss with the roles exchanged."""
+    """softplus(real - fake) on pairs: the loss of D with the roles exchanged."""
     assert real is not None
     return F.softplus(upcast(real) - upcast(fake)).mean()
 

@@ -1,6 +1,4 @@
-"""What each network minimises: a list of weighted terms for the phase in which D is updated and the one in which G
-is.
-"""
+"""The losses of a recipe: a list of weighted terms for the update of D, and one for that of G."""
 
 from __future__ import annotations
 
@@ -23,14 +21,14 @@ Phase = Literal["D", "G"]
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """A weighted part of a phase's objective, applied on every ``every``-th step at ``every`` times its weight."""
+    """A weighted part of a phase's loss, applied on every ``every``-th step at ``every`` times its weight."""
 
     name: str
     phase: Phase
     function: Callable[[StepOutputs], Tensor]
     weight: Schedule
     every: int = 1
-    differentiates: Differentiated | None = None  # with respect to what it takes a gradient
+    differentiates: Differentiated | None = None  # what its inner gradient is taken with respect to
 
     def due(self, iteration: int) -> bool:
         return iteration % self.every == 0
@@ -40,13 +38,12 @@ class Objective:
     """The terms of a recipe.
 
     Args:
-        recipe: what to minimise.
-        auxiliary: weights of losses that D has of its own.
+        auxiliary: weights of D's own losses (``Discriminator.auxiliary``).
 
     Attributes:
-        needs_real: G's phase wants real logits too.
-        zero: the sign of a logit is a verdict.
-        memory: of the terms that remember something from step to step.
+        needs_real: the phase of G needs real logits too.
+        zero: the sign of a logit says real or fake.
+        memory: the modules of terms that have memory between steps.
     """
 
     def __init__(self, recipe: Recipe, auxiliary: Mapping[str, float] | None = None) -> None:
@@ -91,7 +88,7 @@ class Objective:
             )
 
     def due(self, phase: Phase, step: int) -> list[Term]:
-        """The terms that count in this phase of this step; G's count the steps in which it is updated."""
+        """The terms that apply in this phase of this step; those of G count the steps in which G is updated."""
         iteration = step if phase == "D" else step // self.d_steps
         return [term for term in self.terms if term.phase == phase and term.due(iteration)]
 
@@ -100,14 +97,8 @@ class Objective:
         """Steps after which the same terms are due again."""
         return math.lcm(*(term.every * (self.d_steps if term.phase == "G" else 1) for term in self.terms))
 
-    def forget(self, phase: str) -> None:
-        """What terms of ``phase`` (D, G or both) have seen in this step counts for nothing: it is tried again."""
-        for term in self.terms:
-            if term.name in self.memory and phase in (term.phase, "both"):
-                self.memory[term.name].seen.zero_()  # type: ignore[operator]
-
     def settle(self) -> None:
-        """A step is over: memories move by what all processes saw in it."""
+        """End a step: update the memory of terms by what all processes saw in it."""
         for module in self.memory.values():
             module.settle()  # type: ignore[operator]
 

@@ -1,9 +1,8 @@
-"""Regularisers: what needs gradients with respect to images or styles, a forward pass of its own, or a memory.
+"""Regularisers that need gradients of images or styles, another forward pass, or memory between steps.
 
-Each is made for a run by ``PENALTIES[name].make()``, is then called with the step, and gives a scalar. Penalties that
-take gradients of gradients run, with the forward pass they share with the loss, in fp32 and on the steps on which they
-are due. Those with a memory keep it in buffers, which are part of a run's state, and move it once a step, by what all
-processes saw.
+``PENALTIES[name].make()`` builds one for a run; called with the outputs of a step it returns a scalar. Penalties with
+gradients of gradients run in fp32, on the steps on which they are due. Memory is kept in buffers, which are part of a
+run's state, and updated once a step by what all processes saw.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ class Penalty:
     """A regulariser.
 
     Attributes:
-        make: gives a function of the step; an ``nn.Module`` where it remembers something.
-        weight: the default, for a resolution and a batch.
-        phase: whose objective it is a part of.
-        differentiates: what it takes the gradient with respect to, so that its own gradient is a second one.
+        make: builds a function of the step; an ``nn.Module`` where it has memory.
+        weight: default weight for a resolution and a batch size.
+        phase: the network whose loss it is part of.
+        differentiates: what its inner gradient is taken with respect to; None: it takes none.
         needs_styles: G must have a mapping network.
     """
 
@@ -42,17 +41,18 @@ class Penalty:
 
 
 def default_gamma(resolution: int, batch: int) -> float:
-    """A start for the weight of R1 and R2: 0.0002 resolution^2 / batch (Karras et al. 2020, ADA, appendix C)."""
+    """Default weight of R1 and R2: 0.0002 resolution^2 / batch (Karras et al. 2020, ADA, appendix C)."""
     return 0.0002 * resolution**2 / batch
 
 
 def gradient_penalty(images: Tensor, logits: Tensor) -> Tensor:
-    """Half the squared norm of d logits / d images, averaged over images: R1 on reals (Mescheder et al. 2018, eq. 9),
-    R2 on fakes (eq. 10).
+    """Half the squared norm of d logits / d images, averaged over images.
+
+    R1 on real images (Mescheder et al. 2018, arXiv:1801.04406, eq. 9), R2 on fakes (eq. 10).
 
     Args:
         images: (N, C, H, W), requiring gradients, from which ``logits`` were computed one by one.
-        logits: (N,) or (N, ...): several verdicts an image are summed.
+        logits: (N,) or (N, ...): several logits per image are summed.
     """
     return 0.5 * _slopes(images, logits).mean()
 
@@ -70,8 +70,10 @@ def r2(step: StepOutputs) -> Tensor:
 
 
 class Interpolated:
-    """(norm of d logits / d images - centre)^2 at random places between pairs of real and fake images: 1-centred, the
-    gradient penalty of WGAN-GP (Gulrajani et al. 2017, eq. 3); 0-centred, that of Thanh-Tung et al. 2019, eq. 6.
+    """(norm of d logits / d images - centre)^2 at random points between pairs of real and fake images.
+
+    Centre 1 is the gradient penalty of WGAN-GP (Gulrajani et al. 2017, eq. 3), centre 0 that of Thanh-Tung et al. 2019,
+    eq. 6.
     """
 
     def __init__(self, centre: float) -> None:
@@ -89,18 +91,19 @@ class Interpolated:
 
 
 class LeCam(nn.Module):
-    """Logits held near the running mean of the other side (Tseng et al. 2021, arXiv:2104.03310, eq. 6):
-    (D(real) - mean of D(fake))^2 + (D(fake) - mean of D(real))^2.
+    """(D(real) - mean of D(fake))^2 + (D(fake) - mean of D(real))^2, with running means.
+
+    Tseng et al. 2021, arXiv:2104.03310, eq. 6.
     """
 
-    DECAY = 0.99  # of the running means, a step
+    DECAY = 0.99  # of the running means, per step
     means: Tensor
     seen: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("means", torch.zeros(2))  # of D(real) and D(fake)
-        self.register_buffer("seen", torch.zeros(3))  # their sums in this step, and the images' number
+        self.register_buffer("seen", torch.zeros(3))  # their sums in this step, and the number of images
 
     def forward(self, step: StepOutputs) -> Tensor:
         assert step.real_logits is not None
@@ -113,7 +116,7 @@ class LeCam(nn.Module):
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Move the means by what all processes saw in this step."""
+        """Update the means by what all processes saw in this step."""
         sums = distributed.all_reduce_sum(self.seen)
         fresh = sums[:2] / sums[2].clamp(min=1)
         self.means.lerp_(fresh, (1 - self.DECAY) * (sums[2] > 0))
@@ -121,8 +124,9 @@ class LeCam(nn.Module):
 
 
 class PathLength(nn.Module):
-    """(norm of J_w^T y - a)^2, y normal images and a the running mean of the norms (Karras et al. 2020,
-    arXiv:1912.04958, eq. 4), on half of a batch's latents. The mean is that before the step.
+    """(norm of J_w^T y - a)^2, with normal images y and the running mean a of the norms before the step.
+
+    Karras et al. 2020, arXiv:1912.04958, eq. 4, on half of a batch's latents.
     """
 
     DECAY = 0.99
@@ -152,7 +156,7 @@ class PathLength(nn.Module):
 
     @torch.no_grad()
     def settle(self) -> None:
-        """As LeCam's."""
+        """Update the mean by what all processes saw in this step."""
         total, count = distributed.all_reduce_sum(self.seen)
         self.mean.lerp_(total / count.clamp(min=1), (1 - self.DECAY) * (count > 0))
         self.seen.zero_()

@@ -1,4 +1,4 @@
-"""What the terms of an objective are given: losses and penalties alike."""
+"""The outputs of one forward pass, which losses and penalties share."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor, nn
 
 @dataclass(kw_only=True)
 class StepOutputs:
-    """One forward pass of both networks, which every term of a phase shares.
+    """One forward pass of both networks, which every term of a phase takes.
 
     Attributes:
         real: (N, C, H, W) in [-1, 1]; None in phases that show D no real images. Requires gradients where a penalty
             is due.
         fake: (N, C, H, W); detached from G in D's own phase.
-        real_logits: D's verdicts on ``real``; None like it.
-        fake_logits: D's verdicts on ``fake``.
+        real_logits: logits of ``real``; None like it.
+        fake_logits: logits of ``fake``.
         nimg: images seen before this step, for schedules.
-        z: (N, dim), what ``fake`` was made of.
-        label: (N,) int64, the class of both; None where there are no classes.
-        auxiliary: D's own losses on ``real`` (see ``zoo.models.base.Discriminator.judged``), in its own phase.
+        z: latents (N, dim) of ``fake``.
+        label: classes (N,) int64 of both; None without classes.
+        auxiliary: D's own losses on ``real`` (see ``zoo.models.base.Discriminator.judged``), in D's phase.
         judge: D, through the augmentation that ``real`` went through.
         G: the generator.
     """

@@ -38,7 +38,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images to logits: positive means "real".
+    """Images to logits; positive logits mean "real".
 
     Attributes:
         image: the pictures it judges.
