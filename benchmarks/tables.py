@@ -218,7 +218,7 @@ def leaderboard(*groups: str) -> str:
     fid, kid, *others = (
         METRICS[name] for name in ("fid", "kid", "precision", "recall", "ssim_nearest", "ssim_pairwise")
     )
-    kids = [kid.of_space(name, f"kid_{short_extractor_name(name)}") for name in extractors]
+    kids = [kid.for_extractor(name, f"kid_{short_extractor_name(name)}") for name in extractors]
     metrics = [fid, kid, *kids, *others]
 
     def cells(row: Row) -> list[str]:
