@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from zoo.core.errors import suggest
 
 # Old keyword: new keyword; the old one works for one more version.
-RENAMED_KEYWORDS = {"samples": "num_samples", "spaces": "extractors"}
+RENAMED_KEYWORDS = {"samples": "num_samples", "spaces": "extractors", "train_kimg": "kimg"}
 
 
 @dataclass(frozen=True, kw_only=True)
