@@ -388,7 +388,7 @@ class Trainer:
 
         By one process only: of several, the others would wait for what this one does a second time.
         """
-        made = self.world.size == 1 and self.feed.release()
+        made = False
         if not made and self.world.size == 1 and self._graphs is not None and not self._graphs.off:
             self._graphs.stop("memory does not suffice")
             made = True
