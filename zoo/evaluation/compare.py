@@ -43,8 +43,8 @@ def compare(
         unseen: real images of subjects that are not among ``reals``, by which copies are told from chance.
         evaluation: metrics, extractors, weights and device.
         fit: ``pad``, ``crop`` or ``stretch`` to ``resolution`` first, as for training. Images of more than 8 bits are
-            then windowed, all sets alike: by the 0.5 and 99.5 percentiles of the reals, or, if the reals have 8 bits, by
-            the whole range of their type.
+            then windowed, all sets alike: by the 0.5 and 99.5 percentiles of the reals or, if the reals have 8 bits,
+            by the whole range of their type.
         channels: 1 or 3, with ``fit``; None: grey if all images are grey.
         floors: also evaluate baselines: held-out, mean, black and noise images.
         intervals: compute confidence intervals.
