@@ -11,7 +11,7 @@ from zoo.core.errors import ZooError
 from zoo.evaluation.bench import failed_rows, report
 
 TINY = ["data.resolution=16", "generator.width=0.1", "discriminator.width=0.1", "train.batch=8"]
-QUICK = {"metrics": ["fid", "ssim", "copies_ncc"], "spaces": ["random"], "samples": 24, "device": "cpu"}
+QUICK = {"metrics": ["fid", "ssim", "copies_ncc"], "extractors": ["random"], "num_samples": 24, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_what_was_judged_is_not_judged_again(runs, tmp_path, monkeypatch):
 def test_names_are_trained_for_the_same_length_and_a_killed_bench_goes_on(tmp_path, monkeypatch):
     from zoo.training.trainer import Trainer
 
-    call = {"data": "phantoms:4", "train_kimg": 0.024, "seeds": 2, "set": TINY, "out": tmp_path / "bench", **QUICK}
+    call = {"data": "phantoms:4", "kimg": 0.024, "seeds": 2, "set": TINY, "out": tmp_path / "bench", **QUICK}
     original, taken = Trainer.step, []
 
     def step(self):
@@ -93,10 +93,10 @@ def test_a_longer_unfinished_run_is_not_taken_for_a_shorter_one(tmp_path, monkey
 
     monkeypatch.setattr(Trainer, "step", step)
     with pytest.raises(KeyboardInterrupt):
-        zoo.bench(["dcgan-64"], train_kimg=0.08, set=settings, **call)
-    document = zoo.bench(["dcgan-64"], train_kimg=0.0160001, set=settings, **call)
+        zoo.bench(["dcgan-64"], kimg=0.08, set=settings, **call)
+    document = zoo.bench(["dcgan-64"], kimg=0.0160001, set=settings, **call)
     assert document["groups"][0]["rows"][0]["cost"]["nimg"] == 16
-    zoo.bench(["dcgan-64"], train_kimg=0.0160001, set=settings, **call)
+    zoo.bench(["dcgan-64"], kimg=0.0160001, set=settings, **call)
     assert len(list((tmp_path / "bench" / "runs").iterdir())) == 2
 
 
@@ -106,22 +106,22 @@ def test_recipes_of_one_name_are_no_seeds_of_one_another(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "mine.yaml").write_text(recipe.to_yaml())
     targets = [str(tmp_path / name / "mine.yaml") for name in ("a", "b", "a")]
-    document = zoo.bench(targets, data="phantoms:4", train_kimg=0.008, out=tmp_path / "bench", **QUICK)
+    document = zoo.bench(targets, data="phantoms:4", kimg=0.008, out=tmp_path / "bench", **QUICK)
     rows = document["groups"][0]["rows"]
     assert len(rows) == len({row["name"] for row in rows}) == 2
     assert all(row["seeds"] == [0] for row in rows)
 
 
 def test_one_seed_that_diverges_is_named_in_the_row_of_the_others(tmp_path, monkeypatch):
-    from zoo.evaluation.bench import train
+    from zoo.evaluation.targets import train
 
     def sometimes(recipe, **options):
         if recipe.train.seed == 1:
             raise ZooError("diverged, say")
         return train(recipe, **options)
 
-    monkeypatch.setattr("zoo.evaluation.bench.train", sometimes)
-    call = {"data": "phantoms:4", "train_kimg": 0.008, "seeds": 3, "set": TINY, "out": tmp_path / "bench", **QUICK}
+    monkeypatch.setattr("zoo.evaluation.targets.train", sometimes)
+    call = {"data": "phantoms:4", "kimg": 0.008, "seeds": 3, "set": TINY, "out": tmp_path / "bench", **QUICK}
     document = zoo.bench(["dcgan-64"], **call)
     (row,) = document["groups"][0]["rows"]
     assert row["seeds"] == [0, 2]
@@ -202,7 +202,7 @@ def test_different_sizes_are_ranked_apart(runs, tmp_path, capsys):
     ])  # fmt: skip
     document = zoo.bench([str(runs / "dcgan-64-000"), str(small.path)], out=tmp_path / "bench", **QUICK)
     assert [group["name"] for group in document["groups"]] == ["16 x 16 grey", "28 x 28 grey"]
-    assert "different sizes do not compare" in capsys.readouterr().err
+    assert "values of different sizes cannot be compared" in capsys.readouterr().err
 
 
 def test_a_run_that_saw_unseen_images_is_refused(runs, tmp_path):
@@ -211,7 +211,7 @@ def test_a_run_that_saw_unseen_images_is_refused(runs, tmp_path):
         [str(runs / "dcgan-64-000"), str(tmp_path / "dcgan-64-000")], data="phantoms:4", out=tmp_path / "b", **QUICK
     )
     (line,) = failed_rows(document)
-    assert "has seen 32 of the unseen ones" in line
+    assert "32 of the held-out images were among them" in line
     assert str(tmp_path) in line  # two of one name go by their paths
 
 
@@ -235,7 +235,7 @@ def test_the_page_of_one_run(runs, tmp_path):
         (["dcgan-64", "--data", "/nowhere"], "there is no 'nowhere'"),
         (["dcgan-64", "--metrics", "ssmi"], "did you mean 'ssim'?"),
         (["dcgan-64", "lean-265"], "did you mean 'lean-256'?"),
-        (["dcgan-64", "--set", "train.seed=3"], "--set train.seed: is the bench's own; --seeds K"),
+        (["dcgan-64", "--set", "train.seed=3"], "--set train.seed: cannot be set in a bench; --seeds K"),
         (["dcgan-64", "--out", "/proc/nowhere"], "/proc/nowhere: cannot be written"),
     ],
 )
@@ -248,3 +248,13 @@ def test_bad_input_is_one_line(arguments, line, tmp_path, capsys, monkeypatch):
     assert line in err
     assert [text.startswith("zoo") for text in err.strip().splitlines()].count(True) == 1
     assert not (tmp_path / "bench").exists()
+
+
+def test_keywords_of_earlier_versions_work_and_warn(runs, tmp_path):
+    old = {"metrics": ["ssim"], "spaces": ["random"], "samples": 24, "device": "cpu"}
+    with pytest.warns(DeprecationWarning, match="is called num_samples now") as warnings:
+        document = zoo.bench([str(runs / "dcgan-64-000")], out=tmp_path, **old)
+    assert document["groups"][0]["rows"][0]["samples"] == 24
+    assert {warning.filename for warning in warnings} == {__file__}
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'sample' \(did you mean 'num_samples'"):
+        zoo.bench([str(runs / "dcgan-64-000")], out=tmp_path, sample=24)

@@ -11,14 +11,14 @@ from PIL import Image
 import zoo
 from zoo.cli.main import main
 from zoo.core.errors import ZooError
-from zoo.evaluation import publish
+from zoo.evaluation import model_card
 from zoo.hub import pretrained
 from zoo.metrics.alarms import Alarm
 from zoo.metrics.evaluate_images import ImageEvaluator
 from zoo.report import image_grid
 from zoo.training.generator_file import load_generator_file
 
-QUICK = {"spaces": ["random"], "samples": 24, "device": "cpu"}
+QUICK = {"extractors": ["random"], "samples": 24, "device": "cpu"}
 FILES = ["README.md", "card.json", "recipe.yaml", "samples.png", "tiny.safetensors"]
 
 
@@ -118,7 +118,7 @@ def test_what_is_there_is_replaced_by_force_and_only_if_it_is_ours(run, tmp_path
     assert names(place) == FILES
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
-    with pytest.raises(ZooError, match="`zoo publish` did not make it"):
+    with pytest.raises(ZooError, match="was not written by `zoo publish`"):
         zoo.publish(run, str(tmp_path / "mine"), force=True, **QUICK)
     assert names(tmp_path) == ["mine", "x"]
 
@@ -149,7 +149,7 @@ def test_the_best_and_files_of_their_own(run, tmp_path):
     save_generator(tmp_path / "alone.safetensors", generator, recipe=recipe, nimg=5)
     with pytest.raises(ZooError, match="--data-statement"):
         zoo.publish(tmp_path / "alone.safetensors", str(tmp_path / "y"), **QUICK)
-    with pytest.raises(ZooError, match="--best: is of runs"):
+    with pytest.raises(ZooError, match="--best: needs a run"):
         zoo.publish(tmp_path / "alone.safetensors", str(tmp_path / "y"), best=True, **QUICK)
     zoo.publish(
         tmp_path / "alone.safetensors", str(tmp_path / "y"), data="phantoms:4", data_statement="Phantoms.", **QUICK
@@ -185,12 +185,12 @@ def test_to_a_hub(run, monkeypatch):
     with pytest.raises(ZooError, match="--to hf:owner/brains: ZOO_OFFLINE is set"):
         zoo.publish(run, to, name="tiny", **QUICK)
     monkeypatch.delenv("ZOO_OFFLINE")
-    monkeypatch.setattr(publish, "offline_reason", lambda: "")
+    monkeypatch.setattr("zoo.hub.upload.offline_reason", lambda: "")
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     with pytest.raises(ZooError, match="no token for Hugging Face"):
         zoo.publish(run, to, name="tiny", **QUICK)
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: "x")
-    with pytest.raises(ZooError, match="must read hf:owner/name"):
+    with pytest.raises(ZooError, match="must be hf:OWNER/NAME"):
         zoo.publish(run, "hf:brains", name="tiny", **QUICK)
     assert zoo.publish(run, to, name="tiny", **QUICK) == "https://huggingface.co/owner/brains"
     assert sorted(uploaded["owner/brains"]) == FILES
@@ -215,9 +215,10 @@ def test_without_unseen_images_the_card_says_that_copies_cannot_be_told(run):
     _, recipe, _ = load_generator_file(run / "generator.safetensors")
     small = SimpleNamespace(name="tiny", recipe=recipe, weights=run / "generator.safetensors")
     group = SimpleNamespace(data=SimpleNamespace(train=[1], unseen=[]))
-    entry = publish._described(small, row, group, "x", "y", "random")
+    entry = model_card._entry(small, row, group, model_card.CardTexts(data="x", licence="y"), "random")
     assert not entry.judged.copies_told
-    card = publish._card(entry, recipe, {"alarms": []}, "", ["inception: not available: put it into /home/me"], "x")
+    notes = ["inception: not available: put it into /home/me"]
+    card = model_card._format_card(entry, recipe, {"alarms": []}, "", notes, "x")
     assert "whether it copies is not known" in card
     assert "- inception: not available\n" in card
     assert "/home/me" not in card

@@ -174,8 +174,8 @@ def _split_keywords(
             for_training[key] = value
         else:
             for_evaluation[key] = value
-    training = with_keywords(training or TrainOptions(), for_training, function="bench")
-    return training, with_keywords(evaluation or EvaluationOptions(), for_evaluation, function="bench")
+    training = with_keywords(training or TrainOptions(), for_training, function="bench", depth=3)
+    return training, with_keywords(evaluation or EvaluationOptions(), for_evaluation, function="bench", depth=3)
 
 
 def _check(training: TrainOptions, seeds: int) -> None:
