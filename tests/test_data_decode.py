@@ -48,7 +48,7 @@ BAD = {
     "truncated.jpg": (encoded(noise(64, 64), "JPEG")[:1500], "truncated or damaged"),
     "truncated.tif": (encoded(noise(64, 64), "TIFF")[:1500], "truncated or damaged|not a"),
     "empty.png": (b"", "empty"),
-    "words.png": (b"these are words", "not a PNG, JPEG, BMP, TIFF or WEBP image"),
+    "text.png": (b"this is text", "not a PNG, JPEG, BMP, TIFF or WEBP image"),
     "other.png": (encoded(noise(8, 8), "GIF"), "not a PNG"),
     "cmyk.jpg": (encoded(Image.new("CMYK", (8, 8)), "JPEG"), "CMYK colours"),
     "palette.png": (encoded(Image.fromarray(noise(8, 8)).convert("P")), "palette"),
@@ -148,7 +148,7 @@ def test_pad_centres_on_black_crop_takes_the_middle_stretch_takes_all():
     np.testing.assert_array_equal(stretched[0], pixels[0])
 
 
-@pytest.mark.parametrize("size", [7, 33, 40, 64, 99, 100, 101, 200, 333])
+@pytest.mark.parametrize("size", [7, 64, 99, 100, 101, 333])
 def test_no_ringing_brightens_a_black_background(size):
     values = np.zeros((100, 100), np.float32)
     values[30:61, 40:70] = 255  # an odd box, so that its corners and edges fall between pixels

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 HISTOGRAM_BINS = 256
 CONTACT_SHEET_COLUMNS = 8  # and rows, at most
+CONTACT_SHEET_GREY = 64  # between the images: neither black nor as bright as tissue
 MAX_PRINTED_COUNTS = 6
 MAX_PRINTED_LINES = 20
 
@@ -177,7 +178,9 @@ def _inspect(
 ) -> tuple[list[_Image | Problem], ndarray]:
     """Measure all images; return what was found on each, and their histogram."""
     names, splits = source.names, source.listing.splits
+    # Evenly spaced over the set, so that the contact sheet covers all of its folders.
     on_sheet = set(np.linspace(0, len(names) - 1, CONTACT_SHEET_COLUMNS**2).astype(int).tolist())
+    # Both ends of the range are the centre of a bin; a set of one intensity has no width to divide by.
     scale = (HISTOGRAM_BINS - 1) / (span[1] - span[0] or 1)
 
     def inspect_image(index: int) -> _Image | Problem:
@@ -205,7 +208,7 @@ def _inspect(
             thumbnail=thumbnail,
         )
 
-    results: list[_Image | Problem] = []
+    results: list[_Image | Problem] = []  # in the order of the set
     histogram = np.zeros(HISTOGRAM_BINS, np.int64)
     for result in source.map_images(inspect_image, "inspecting", reporter):
         if isinstance(result, _Image):
@@ -224,6 +227,7 @@ def _build_report(
     if images:
         groups = near_duplicates(np.stack([image.near_hash for image in images]), reporter)
         group_sizes = [count for count in Counter(groups.tolist()).values() if count > 1]
+    # A subject in two splits would leak from training into the held-out images.
     splits_of: dict[str, set[str | None]] = {}
     for subject, image in zip(subjects or (), images, strict=False):
         splits_of.setdefault(subject, set()).add(image.split)
@@ -247,13 +251,13 @@ def _build_report(
 
 def _save_contact_sheet(thumbnails: list[ndarray], path: Path, gap: int = 2) -> None:
     side = thumbnails[0].shape[1] + gap
-    rows = -(-len(thumbnails) // CONTACT_SHEET_COLUMNS)
     columns = min(CONTACT_SHEET_COLUMNS, len(thumbnails))
-    sheet = np.full((rows * side + gap, columns * side + gap, 3), 64, np.uint8)
-    for index, thumbnail in enumerate(thumbnails):
-        top, left = (number * side + gap for number in divmod(index, CONTACT_SHEET_COLUMNS))
-        sheet[top : top + side - gap, left : left + side - gap] = thumbnail.transpose(1, 2, 0)
-    Image.fromarray(sheet).save(path)
+    rows = -(-len(thumbnails) // columns)
+    cells = np.full((rows * columns, side, side, 3), CONTACT_SHEET_GREY, np.uint8)
+    for cell, thumbnail in zip(cells, thumbnails, strict=False):  # the last row may have empty cells
+        cell[gap:, gap:] = thumbnail.transpose(1, 2, 0)
+    sheet = cells.reshape(rows, columns, side, side, 3).swapaxes(1, 2).reshape(rows * side, columns * side, 3)
+    Image.fromarray(np.pad(sheet, ((0, gap), (0, gap), (0, 0)), constant_values=CONTACT_SHEET_GREY)).save(path)
 
 
 def _save_histogram(report: CheckReport, path: Path) -> None:
