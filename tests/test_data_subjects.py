@@ -173,3 +173,8 @@ def test_no_holdout_trains_on_all_split_folders(tmp_path):
     assert (len(data.train), len(data.unseen)) == (4, 0)
     assert "none held out" in data.description
     assert data.digest != load_dataset(folder, DataConfig(resolution=16)).digest
+
+
+def test_held_out_share_is_rounded_to_whole_subjects():
+    groups = [f"s{number}" for number in range(40) for _ in range(3)]
+    assert [len(hold_out_subjects(groups, share)) for share in (0.0, 0.01, 0.1, 0.26)] == [0, 1, 4, 10]
