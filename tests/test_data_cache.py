@@ -71,11 +71,11 @@ def run(code, *arguments, **options):
     head = """if True:
         import os, resource, signal, sys
         from pathlib import Path
-        from types import SimpleNamespace
+        from zoo.core.config import DataConfig
         from zoo.data.dataset import load_dataset
         from zoo.core.progress import SilentReporter
         from zoo.core.errors import ZooError
-        config = SimpleNamespace(resolution=16, channels=1, fit="pad", window=None, holdout=0.1, labels=None)
+        config = DataConfig(resolution=16)
     """
     command = [sys.executable, "-c", head + code, *map(str, arguments)]
     return subprocess.Popen(command, cwd=Path(__file__).parents[1], text=True, stdout=subprocess.PIPE, **options)
@@ -363,7 +363,7 @@ def test_memory_stays_flat(tmp_path):
     """Sixteen times the images at 256 pixels: 40 MB more of them, and next to no more memory."""
     code = """
         import tracemalloc
-        config.resolution = 256
+        config = DataConfig(resolution=256)
         peaks = []
         for path in sys.argv[1:]:
             tracemalloc.start()

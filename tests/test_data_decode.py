@@ -148,7 +148,7 @@ def test_pad_centres_on_black_crop_takes_the_middle_stretch_takes_all():
     np.testing.assert_array_equal(stretched[0], pixels[0])
 
 
-@pytest.mark.parametrize("size", [7, 33, 40, 64, 99, 100, 101, 200, 333])
+@pytest.mark.parametrize("size", [7, 64, 99, 100, 101, 333])
 def test_no_ringing_brightens_a_black_background(size):
     values = np.zeros((100, 100), np.float32)
     values[30:61, 40:70] = 255  # an odd box, so that its corners and edges fall between pixels

@@ -47,7 +47,7 @@ def test_one_slice_is_the_slice_of_its_subject(subjects: list[npt.NDArray[np.uin
     assert np.array_equal(phantom(5, slice_, 64), subjects[5][slice_])
 
 
-@pytest.mark.parametrize("resolution", [16, 28, 64, 100, 128, 208, 256])
+@pytest.mark.parametrize("resolution", [16, 28, 100, 256])
 def test_any_resolution(resolution: int) -> None:
     image = phantom(1, 12, resolution)
     assert image.shape == (resolution, resolution)

@@ -339,10 +339,9 @@ def test_importing_and_loading_need_no_torch(tmp_path):
     write(tmp_path / "set", ["a.png", "b.png"])
     code = """if True:
         import sys
+        from zoo.core.config import DataConfig
         from zoo.data.dataset import load_dataset
-        from types import SimpleNamespace as Config
-        config = Config(resolution=8, channels=1, fit="pad", window=None, holdout=0.1, labels=None)
-        data = load_dataset(sys.argv[1], config)
+        data = load_dataset(sys.argv[1], DataConfig(resolution=8))
         assert "torch" not in sys.modules
         assert data.take([1, 0]).shape == (2, 1, 8, 8)
         assert "torch" in sys.modules
@@ -365,3 +364,19 @@ def test_a_damaged_member_of_any_compression_is_left_out_alone(tmp_path):
         data = load_dataset(path, DataConfig(resolution=16))
         assert data.names == ["0.bmp", "2.bmp", "3.bmp"], method
         assert [problem.name for problem in data.problems] == ["1.bmp"]
+
+
+def test_a_damaged_zip_member_does_not_stop_the_measurement_of_a_window(tmp_path):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w", compression=zipfile.ZIP_DEFLATED) as archive:
+        for index in range(3):
+            buffer = io.BytesIO()
+            Image.fromarray(noise(32, 32, seed=index).astype(np.uint16) * 9).save(buffer, "TIFF")
+            archive.writestr(f"{index}.tiff", buffer.getvalue())
+        start = archive.getinfo("1.tiff").header_offset + 60
+    content = bytearray((tmp_path / "set.zip").read_bytes())
+    content[start : start + 200] = bytes(200)
+    (tmp_path / "set.zip").write_bytes(content)
+    data = load_dataset(tmp_path / "set.zip", CONFIG)
+    assert data.names == ["0.tiff", "2.tiff"]
+    readable = np.stack([noise(32, 32, seed=index) for index in (0, 2)]) * 9.0
+    assert data.window == tuple(np.percentile(readable, [0.5, 99.5], method="inverted_cdf"))

@@ -18,11 +18,12 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy import ndarray
 
+from zoo.core.config import DataConfig
 from zoo.core.errors import ZooError, error_message
 from zoo.core.files import atomic_file
 from zoo.core.progress import Reporter
@@ -32,16 +33,15 @@ from zoo.data.sources import Source, hash_bytes
 from zoo.data.subjects import find_subjects
 from zoo.data.windowing import DeepError, dtype_window, mixed_depths_error, percentile_window
 
-if TYPE_CHECKING:
-    from zoo.core.config import DataConfig
-
 CACHE_FORMAT = 1  # increase it when the same files and settings would give other pixels or other facts
 ABANDONED_AFTER_SECONDS = 24 * 3600  # after which the remains of a killed process are removed
 
 
 @dataclass
 class SetFacts:
-    """What is known about a set apart from its pixels; lists have one element per image unless said otherwise.
+    """What is known about a set apart from its pixels.
+
+    Lists have one element per image unless said otherwise.
 
     Attributes:
         names: relative names.
@@ -74,6 +74,7 @@ def load_or_build_cache(
     Raises:
         ZooError: the source cannot be read or has no images, or the cache cannot be written.
     """
+    # Phantoms have no location: their signature is their content.
     index_file = root / "index" / f"{hash_bytes(os.fsencode(source.location))}.json" if source.location else None
     signature = source.signature()
     known_content = _look_up_content(index_file, signature)
@@ -82,10 +83,7 @@ def load_or_build_cache(
     key = hash_bytes(json.dumps(settings))
     folder = root / "sets" / key
     try:
-        cached = _read_set(folder, config)
-        if cached is None:
-            _build_set(source, config, content, folder, reporter, index_file)
-            cached = _read_set(folder, config)
+        cached = _read_set(folder, config) or _build_set(source, config, content, folder, reporter, index_file)
         if index_file and not known_content and source.cacheable:
             # A cache that can be read but not written still works.
             with contextlib.suppress(OSError), atomic_file(index_file, "w") as file:
@@ -119,13 +117,14 @@ def _read_set(folder: Path, config: DataConfig) -> tuple[np.memmap, SetFacts] | 
     except (OSError, ValueError, TypeError, EOFError):
         return None
     shape = (len(facts.names), config.channels, config.resolution, config.resolution)
+    # A set that was cut short, extended or mixed up is built again.
     complete = images.shape == shape and images.dtype == np.uint8 and size == images.offset + images.nbytes
     return (images, facts) if complete else None
 
 
 def _build_set(
     source: Source, config: DataConfig, content: str, folder: Path, reporter: Reporter, index_file: Path | None
-) -> None:
+) -> tuple[np.memmap, SetFacts] | None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(folder.parent)
     size = len(source.names) * config.channels * config.resolution**2
@@ -135,6 +134,7 @@ def _build_set(
             f"{folder.parent}: the cache needs {size / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free. "
             "Free some space, or set ZOO_CACHE to another folder"
         )
+    # In the same folder, so that the final rename stays on one file system and is atomic.
     temporary = folder.parent / f".building-{os.getpid()}-{time.monotonic_ns()}"
     temporary.mkdir()
     try:
@@ -159,6 +159,7 @@ def _build_set(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     reporter.say(f"{source.label}: {len(facts.names)} images cached in {folder}")
+    return _read_set(folder, config)
 
 
 class _Row(NamedTuple):
@@ -170,7 +171,7 @@ class _Row(NamedTuple):
 
 
 def _decode_set(source: Source, config: DataConfig, file: IO[bytes], reporter: Reporter) -> tuple[SetFacts, str]:
-    """Write all readable images; return the facts and the content digest of what was read."""
+    """Write all readable images; return the facts and the content digest as read."""
     window: IntensityWindow | None = None
     dtype: str | None = None
     if isinstance(config.window, tuple | list):
@@ -230,7 +231,7 @@ def _write_images(
     for row in source.map_images(prepare, "decoding", reporter):
         if row.image is not None:
             file.write(row.image.data)
-        rows.append(row._replace(image=None))
+        rows.append(row._replace(image=None))  # memory must not grow with the pixels of the set
     count = sum(not row.problem for row in rows)
     # The header was written for all images: correct it for those that were left out.
     if _write_header(file, (count, *shape)) != header_size:
@@ -249,6 +250,7 @@ def _collect_facts(source: Source, rows: Sequence[_Row], reporter: Reporter) -> 
     facts.names = [source.names[index] for index in used]
     facts.splits = [listing.splits[index] for index in used] if listing.splits else None
     facts.subjects = find_subjects(facts.names, split=facts.splits is not None)
+    # Near-duplicates are needed only to decide what to hold out, and comparing takes quadratic time.
     if facts.splits is None and facts.subjects is None:
         hashes = np.stack([row.near_hash for row in rows if row.near_hash is not None])
         facts.groups = near_duplicates(hashes, reporter).tolist()
@@ -276,5 +278,6 @@ def _remove_abandoned(folder: Path) -> None:
     """Remove unfinished sets of processes that were killed."""
     for path in folder.glob(".building-*"):
         with contextlib.suppress(OSError):
+            # The newest file counts: a long build keeps writing.
             if time.time() - max(entry.stat().st_mtime for entry in [path, *path.iterdir()]) > ABANDONED_AFTER_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)

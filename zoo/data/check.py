@@ -177,7 +177,9 @@ def _inspect(
 ) -> tuple[list[_Image | Problem], ndarray]:
     """Measure all images; return what was found on each, and their histogram."""
     names, splits = source.names, source.listing.splits
+    # Evenly spaced over the set, so that the contact sheet covers all of its folders.
     on_sheet = set(np.linspace(0, len(names) - 1, CONTACT_SHEET_COLUMNS**2).astype(int).tolist())
+    # Both ends of the range are the centre of a bin; a set of one intensity has no width to divide by.
     scale = (HISTOGRAM_BINS - 1) / (span[1] - span[0] or 1)
 
     def inspect_image(index: int) -> _Image | Problem:
@@ -205,7 +207,7 @@ def _inspect(
             thumbnail=thumbnail,
         )
 
-    results: list[_Image | Problem] = []
+    results: list[_Image | Problem] = []  # in the order of the set
     histogram = np.zeros(HISTOGRAM_BINS, np.int64)
     for result in source.map_images(inspect_image, "inspecting", reporter):
         if isinstance(result, _Image):
@@ -224,6 +226,7 @@ def _build_report(
     if images:
         groups = near_duplicates(np.stack([image.near_hash for image in images]), reporter)
         group_sizes = [count for count in Counter(groups.tolist()).values() if count > 1]
+    # A subject in two splits would leak from training into the held-out images.
     splits_of: dict[str, set[str | None]] = {}
     for subject, image in zip(subjects or (), images, strict=False):
         splits_of.setdefault(subject, set()).add(image.split)

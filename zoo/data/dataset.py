@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy import ndarray
 
+from zoo.core.config import DataConfig
 from zoo.core.errors import ZooError, error_message
 from zoo.core.files import cache_folder
 from zoo.core.progress import Reporter, SilentReporter
@@ -26,8 +27,6 @@ from zoo.data.subjects import abbreviate_list, hold_out_subjects
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from zoo.core.config import DataConfig
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,10 +63,12 @@ class Dataset:
         """Copy the images at positions (n,) to uint8 (n, C, R, R)."""
         import torch
 
+        # A copy: the mapped file is read-only, which torch does not support.
         return torch.from_numpy(np.array(self.images[np.asarray(indices)]))
 
     def forget(self) -> None:
-        """Release the pages read so far from this process's memory, not from the system's cache."""
+        """Release the pages read so far; they stay in the system's cache."""
+        # madvise is not available on every system.
         mapped = getattr(self.images, "_mmap", None)
         if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
             mapped.madvise(mmap.MADV_DONTNEED)
@@ -132,11 +133,13 @@ def _build_dataset(
     key: str,
     reporter: Reporter,
 ) -> Dataset:
+    # Without subjects, near-duplicates are held out together; without those either, each image is a group.
     groups = facts.subjects or [facts.names[first] for first in facts.groups or range(len(facts.names))]
     trained, description = _split(source, config, facts, groups)
     train = np.flatnonzero(trained).astype(np.int64)
     if not len(train):
         raise ZooError(f"{description}: nothing is left to train on{_example_problem(problems)}")
+    # Without labels nothing is added: runs of versions that had no labels are still recognised by this digest.
     digest_parts: list[str | bytes] = [key, train.astype("<i8").tobytes()]
     labels: ndarray | None = None
     classes: dict[str, float] = {}
@@ -173,6 +176,7 @@ def _split(source: Source, config: DataConfig, facts: SetFacts, groups: Sequence
         trained = np.array([split == "train" for split in facts.splits])
         others = " and ".join(sorted({*facts.splits} - {"train"}, reverse=True))
         return trained, f"{description}, {count - trained.sum()} ({others}) held out"
+    # With split folders, holdout 0 trains on all of them.
     heldout = frozenset() if facts.splits else hold_out_subjects(groups, config.holdout)
     trained = np.array([group not in heldout for group in groups])
     if not heldout:
@@ -210,6 +214,7 @@ def _find_leaks(
     """
     leaks = np.zeros(len(groups), bool)
     for group in facts.duplicates:
+        # Only an exact copy of a training image is a leak; copies within the held-out images are not.
         originals = [index for index in group if trained[index]]
         for index in group:
             if originals and not trained[index]:

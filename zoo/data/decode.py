@@ -50,7 +50,7 @@ class DecodedImage:
 
     @property
     def deep(self) -> bool:
-        """Whether the pixels have more than 8 bits, so that a window must map them to black and white."""
+        """Whether the pixels have more than 8 bits, so that they need a window."""
         return self.pixels.dtype != np.uint8
 
 
@@ -120,6 +120,7 @@ def _check_header(image: Image.Image) -> None:
 
 def _to_array(image: Image.Image) -> ndarray:
     if image.mode in ("LA", "RGBA") or (image.mode in ("L", "RGB") and "transparency" in image.info):
+        # Composed over black, the background of most medical images.
         layer, grey = image.convert("RGBA"), image.mode in ("L", "LA")
         image = Image.new("RGB", image.size)
         image.paste(layer, mask=layer.getchannel("A"))

@@ -29,7 +29,7 @@ CHECK_FOLDER_PREFIX = "data-check-"  # of the folders that `zoo data check` writ
 OASIS_IMAGES = re.compile(r"keras_png_slices_(train|validate|test)", re.IGNORECASE)
 OASIS_MASKS = re.compile(r"keras_png_slices_seg_\w+", re.IGNORECASE)
 
-_File = tuple[tuple[str, ...], Any]  # the parts of a relative path, and where its source finds the file
+_File = tuple[str, Any]  # a relative path, and where its source finds the file
 
 
 @dataclass(frozen=True)
@@ -50,21 +50,21 @@ class Listing:
     """The images of a source.
 
     Attributes:
-        entries: where each image lies, in the terms of its source.
         names: relative names, equal wherever the set lies; sorted by split, then in natural order.
+        entries: what each image is found by in a folder or zip.
         splits: the split of each ("train", "validate" or "test"), where the set has split folders.
         others: number of files that are not images, or are masks.
         problems: what the layout leaves out.
     """
 
-    entries: list[Any]
     names: list[str]
+    entries: list[Any] = field(default_factory=list)
     splits: list[str] | None = None
     others: int = 0
     problems: list[Problem] = field(default_factory=list)
 
 
-def organise_files(files: Iterable[tuple[str, Any]], label: str) -> Listing:
+def organise_files(files: Iterable[_File], label: str) -> Listing:
     """List the images among some files: without hidden files and masks, by split.
 
     Leading folders that all images share are cut, so that a nested archive, its inner folder and a zip of either are
@@ -79,31 +79,35 @@ def organise_files(files: Iterable[tuple[str, Any]], label: str) -> Listing:
     """
     visible: list[_File] = []
     for path, entry in files:
-        parts = PurePosixPath(path.replace("\\", "/")).parts
-        if not any(part.startswith(".") or part == "__MACOSX" for part in parts):
-            visible.append((parts, entry))
-    images = _without_masks([file for file in visible if is_image_name(file[0][-1])])
+        name = str(PurePosixPath(path.replace("\\", "/")))
+        if not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/")):
+            visible.append((name, entry))
+    # Masks have the suffix of images; they count as other files.
+    images = _without_masks([file for file in visible if is_image_name(file[0])])
     if not images:
         raise _no_images_error(visible, label)
     others = len(visible) - len(images)
-    while len(images[0][0]) > 1 and len({_top_folder(parts) for parts, _ in images}) == 1:
-        images = [(parts[1:], entry) for parts, entry in images]
+    # Cut the leading folder while it is common to all, as in an archive that holds one folder.
+    while "/" in images[0][0] and len({_top_folder(name) for name, _ in images}) == 1:
+        images = [(name.partition("/")[2], entry) for name, entry in images]
 
     split_of = _read_splits(images)
     problems = []
     if split_of:
-        outside = Counter(_top_folder(parts) for parts, _ in images if _top_folder(parts) not in split_of)
+        outside = Counter(_top_folder(name) for name, _ in images if _top_folder(name) not in split_of)
+        # With splits, an image outside them belongs to none: to guess would risk training on test images.
         reason = f"images left out, because they are not in {', '.join(sorted(split_of))}"
         problems = [Problem(folder, f"{count} {reason}") for folder, count in sorted(outside.items())]
         images = [file for file in images if _top_folder(file[0]) in split_of]
 
     def order(file: _File) -> tuple[int, Any]:
         split = split_of.get(_top_folder(file[0]), "train")
-        return SPLITS.index(split), natural_sort_key("/".join(file[0]))
+        return SPLITS.index(split), natural_sort_key(file[0])
 
     images.sort(key=order)
-    splits = [split_of[_top_folder(parts)] for parts, _ in images] if split_of else None
-    return Listing([entry for _, entry in images], ["/".join(parts) for parts, _ in images], splits, others, problems)
+    names = [name for name, _ in images]
+    splits = [split_of[_top_folder(name)] for name in names] if split_of else None
+    return Listing(names, [entry for _, entry in images], splits, others, problems)
 
 
 def is_image_name(name: str) -> bool:
@@ -112,9 +116,9 @@ def is_image_name(name: str) -> bool:
 
 
 def walk_files(root: Path) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Yield relative name and (bytes, mtime in ns) of all files outside hidden folders.
+    """Yield the name and (bytes, mtime in ns) of all files outside hidden folders.
 
-    Links are followed, but not in circles.
+    Names are relative. Links are followed, but not in circles.
 
     Raises:
         ZooError: a folder cannot be read.
@@ -141,15 +145,15 @@ def walk_files(root: Path) -> Iterator[tuple[str, tuple[int, int]]]:
                 yield prefix + name, (0, 0)
 
 
-def _top_folder(parts: tuple[str, ...]) -> str:
-    return parts[0] if len(parts) > 1 else "."
+def _top_folder(name: str) -> str:
+    return name.partition("/")[0] if "/" in name else "."
 
 
 def _without_masks(images: list[_File]) -> list[_File]:
     """Drop OASIS masks, unless a folder of masks alone was given."""
 
     def in_folder(pattern: re.Pattern[str], file: _File) -> bool:
-        return any(pattern.fullmatch(folder) for folder in file[0][:-1])
+        return any(pattern.fullmatch(folder) for folder in file[0].split("/")[:-1])
 
     if not any(in_folder(OASIS_IMAGES, file) for file in images):
         return images
@@ -159,17 +163,18 @@ def _without_masks(images: list[_File]) -> list[_File]:
 def _read_splits(images: list[_File]) -> dict[str, str]:
     """Return the split of each split folder; {} unless there are train and another."""
     split_of = {}
-    for folder in {_top_folder(parts) for parts, _ in images}:
+    for folder in {_top_folder(name) for name, _ in images}:
         oasis = OASIS_IMAGES.fullmatch(folder)
         split = SPLIT_FOLDERS.get(oasis[1].lower() if oasis else folder.lower())
         if split:
             split_of[folder] = split
+    # A folder "train" alone, or "val" next to classes, is not a split.
     found = set(split_of.values())
     return split_of if "train" in found and len(found) > 1 else {}
 
 
 def _no_images_error(files: list[_File], label: str) -> ZooError:
-    suffixes = Counter(PurePosixPath(parts[-1]).suffix or "no suffix" for parts, _ in files)
+    suffixes = Counter(PurePosixPath(name).suffix or "no suffix" for name, _ in files)
     common = ", ".join(suffix for suffix, _ in suffixes.most_common(3))
     content = f"only {len(files)} files of other kinds ({common})" if files else "it is empty"
     return ZooError(f"{label}: no images, {content}. Supported are {', '.join(IMAGE_SUFFIXES)}")

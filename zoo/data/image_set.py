@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy import ndarray
 
+from zoo.core.config import DataConfig
 from zoo.core.errors import ZooError
 from zoo.core.progress import Reporter, SilentReporter
 from zoo.data.dataset import Dataset, load_dataset
@@ -18,9 +19,6 @@ from zoo.data.decode import silence_pillow
 from zoo.data.resize import IntensityWindow
 from zoo.data.sources import Source, is_phantoms, open_source
 from zoo.data.subjects import abbreviate_list, find_subjects, subject_indices
-
-if TYPE_CHECKING:
-    from zoo.core.config import DataConfig
 
 
 class LazyRows:
@@ -84,6 +82,7 @@ class ImageSet:
 
     def halves(self) -> tuple[ImageSet, ImageSet] | None:
         """Return two halves without a common subject, or None for one subject."""
+        # Alternating subjects: both halves then follow the order of the set, whatever it is sorted by.
         indices = np.array(subject_indices(self.subjects or range(len(self))))
         if not indices.any():
             return None
@@ -95,7 +94,7 @@ class ImageSet:
 
 
 def _select_rows(images: ndarray, positions: ndarray) -> ndarray:
-    if isinstance(images, LazyRows):
+    if isinstance(images, LazyRows):  # a part of a part indexes the whole set directly
         images, positions = images.images, images.positions[positions]
     if len(positions) and (np.diff(positions) == 1).all():
         return images[positions[0] : positions[-1] + 1]  # a view, as fast as the array itself
@@ -122,23 +121,20 @@ def _from_dataset(data: Dataset) -> ImageSet:
     )
 
 
-def read_images(
-    path: str | Path, *, fit: DataConfig | None = None, reporter: Reporter | None = None, cache_dir: Path | None = None
-) -> ImageSet:
+def read_images(path: str | Path, *, fit: DataConfig | None = None, reporter: Reporter | None = None) -> ImageSet:
     """Read all images of a folder, zip, ``.npy`` or ``.npz``.
 
     Args:
         path: where they lie; ``phantoms[:N]`` for built-in ones (with ``fit`` only).
         fit: how they are made square and resized, as for training; None: their pixels are not changed.
         reporter: receives progress and warnings of unreadable files, which are left out; None: nothing is reported.
-        cache_dir: for ``fit``: as for :func:`load_dataset`.
 
     Raises:
         ZooError: nothing is there, sizes or channels differ, or images have more than 8 bits per channel.
     """
     reporter = reporter or SilentReporter()
     if fit is not None:
-        return _from_dataset(load_dataset(path, fit, reporter=reporter, cache_dir=cache_dir))
+        return _from_dataset(load_dataset(path, fit, reporter=reporter))
     if isinstance(path, str) and is_phantoms(path):
         raise ZooError(f"{path}: phantoms have no size of themselves. Choose one with --fit pad --resolution R")
     with closing(open_source(path, resolution=0, channels=None)) as source, silence_pillow():
@@ -155,6 +151,7 @@ def match_image_sets(sets: Sequence[ImageSet]) -> list[ImageSet]:
     def is_grey(images: ndarray) -> bool:
         if images.shape[1] != 3:
             return images.shape[1] == 1
+        # In chunks: a mapped set need not fit into memory.
         parts = (images[start : start + 256] for start in range(0, len(images), 256))
         return all((part == part[:, :1]).all() for part in parts)
 
@@ -174,6 +171,7 @@ def _read_unchanged(source: Source, reporter: Reporter) -> ImageSet:
             continue
         images.append(image)
         names.append(name)
+        # Checked at once: reading thousands of files before the error would waste minutes.
         if image.shape != images[0].shape:
             raise ZooError(
                 f"{source.label}: {names[0]} is {describe_shape(images[0].shape)}, {name} is "

@@ -38,6 +38,7 @@ def read_labels(
         labels = [PurePosixPath(name).parent.name for name in inner]
     else:
         table = _read_manifest(column, manifest, label)
+        # A manifest may name files with or without the folder of their split.
         labels = [table.get(name) or table.get(short) or "" for name, short in zip(names, inner, strict=True)]
         if "" in labels:
             missing = names[labels.index("")]
@@ -66,7 +67,8 @@ def index_classes(
         ZooError: classes other than expected, or one without a training image.
     """
     counts = Counter(labels[index] for index in train)
-    classes = sorted(set(labels))
+    classes = sorted(set(labels))  # the order of the networks' class indices: it must not depend on the files
+    # A class without training images would be sampled with share 0 and never learned.
     for name in classes:
         if not counts[name]:
             raise ZooError(f"data.labels: {label}: no training image is of class {name!r}")

@@ -66,9 +66,11 @@ class ImageLoader:
     def take(self, positions: Positions, following: Positions | None = None) -> Tensor:
         """Return uint8 (n, C, R, R) on the device; ``following`` is prefetched."""
         if self._resident is not None:
+            # Only the indices cross to the device; from pinned memory they do so while it computes.
             index = torch.from_numpy(self._rows[positions]).pin_memory().to(self.device, non_blocking=True)
             return self._resident[index]
         start = time.perf_counter()
+        # The positions may differ from those announced, as when a run resumes.
         if self._prefetched is not None and np.array_equal(self._prefetched[0], positions):
             batch = self._prefetched[1].result()
         else:
@@ -87,6 +89,7 @@ class ImageLoader:
         self._resident = torch.empty((len(data.train), *data.images.shape[1:]), dtype=torch.uint8, device=self.device)
         self._rows = np.full(len(data.images), -1, np.int64)  # of each image of the set in the resident tensor
         self._rows[data.train] = np.arange(len(data.train))
+        # Copied in chunks whose pages are released, so that host memory never holds the whole set.
         chunk = max(1, MAX_MAPPED_BYTES // data.images[0].nbytes)
         for start in range(0, len(data.train), chunk):
             part = data.train[start : start + chunk]

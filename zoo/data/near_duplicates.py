@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 from numpy import ndarray
+from PIL import Image
 
 from zoo.core.progress import Reporter
-from zoo.data.resize import thumbnail, to_grey
+from zoo.data.resize import to_grey
 
 # Difference hashes of 32 x 32 bits, and how many bits may differ between near-duplicates. Among 5472 brain slices of
 # 171 people, neighbouring slices of one head differ in 35-63 bits and slices of two heads in 96 or more (98 % of each):
@@ -17,12 +18,13 @@ HASH_NOISE_LEVELS = 2  # of 255, by which a pixel must be brighter: the noise of
 
 
 def difference_hash(values: ndarray) -> ndarray:
-    """Hash an image to uint8 (128,): where a pixel is brighter than its left neighbour.
+    """Hash an image to uint8 (128,): where pixels are brighter than their left.
 
     Args:
         values: float32 in [0, 255], (H, W) or (H, W, C).
     """
-    small = thumbnail(to_grey(values), HASH_SIDE + 1, HASH_SIDE)
+    image = Image.fromarray(np.ascontiguousarray(to_grey(values)))
+    small = np.asarray(image.resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX))
     return np.packbits(small[:, 1:] > small[:, :-1] + HASH_NOISE_LEVELS)
 
 
@@ -32,6 +34,7 @@ def near_duplicates(hashes: ndarray, reporter: Reporter, tile: int = 2048) -> nd
     Groups are chained: a is grouped with c if both are near b. Time is quadratic (a minute or two for 100,000 images),
     memory is not.
     """
+    # Equal hashes are compared once; sorted by their number of set bits, near ones are close together.
     unique, first, inverse = np.unique(hashes, axis=0, return_index=True, return_inverse=True)
     weights = np.unpackbits(unique, axis=1).sum(axis=1, dtype=np.int64)
     order = np.argsort(weights, kind="stable")
@@ -51,6 +54,7 @@ def near_duplicates(hashes: ndarray, reporter: Reporter, tile: int = 2048) -> nd
             _join_groups(parent, one + top, other + left)
         reporter.advance(len(rows))
     reporter.stop()
+    # From ranks among unique hashes back to the order of the images.
     lowest = np.full(len(unique), len(hashes), np.int64)
     np.minimum.at(lowest, parent, first[order])
     rank = np.empty(len(unique), np.int64)

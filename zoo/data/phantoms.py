@@ -46,7 +46,10 @@ FRONTAL_HORN = (
 
 
 class Waves:
-    """A smooth random field in space: plane waves in random directions, zero on average, of about unit variance."""
+    """A smooth random field in space, of zero mean and about unit variance.
+
+    It is a sum of plane waves in random directions.
+    """
 
     def __init__(self, rng: np.random.Generator, wavelength: float, count: int = 48) -> None:
         direction = rng.normal(size=(3, count))
@@ -55,16 +58,14 @@ class Waves:
         self.phase = rng.uniform(0, 2 * np.pi, count)
 
     def __call__(self, points: int, z: float) -> _Field:
-        """The field at height ``z``, on a grid of ``points`` a side.
-
-        cos(a + b) = cos a cos b - sin a sin b takes rows, columns and height apart: a matrix product adds up all waves.
-        It is done in strips, small enough for BLAS to stay on one thread: much faster where cores are shared, and the
-        order of the sums, so the last bit, is always the same.
-        """
+        """Evaluate the field at height ``z`` on a grid of ``points`` per side."""
+        # cos(a + b) = cos a cos b - sin a sin b separates rows, columns and height: a matrix product sums all waves.
         rows_cos, rows_sin, columns = _wave_tables(self, points)
         turn = self.up * (z * SLICE_SPAN) + self.phase
         c, s = np.cos(turn), np.sin(turn)
         rows = np.hstack([rows_cos * c - rows_sin * s, rows_sin * c + rows_cos * s])
+        # In strips that are small enough for BLAS to stay on one thread: the order of the sums, and thus the last bit,
+        # is then always the same, and it is much faster where cores are shared.
         strip = max(1, 200_000 // columns.size)
         return np.concatenate([rows[top : top + strip] @ columns for top in range(0, points, strip)])
 
@@ -78,7 +79,7 @@ def _wave_tables(waves: Waves, points: int) -> tuple[_Field, _Field, _Field]:
 
 
 def _axis(points: int) -> _Field:
-    """Where the points of a row lie: -1 is the left edge of the picture, 1 the right."""
+    """Return the coordinates of the points of a row: -1 is the left edge, 1 the right."""
     return np.linspace(1 / points - 1, 1 - 1 / points, points)
 
 
@@ -123,7 +124,7 @@ def _anatomy(seed: int, subject: int) -> Anatomy:
 
 
 def _at(z: float, knots: _Knots) -> float:
-    """A quantity at height ``z`` (0 the lowest slice, 1 the highest)."""
+    """Interpolate a quantity at height ``z`` (0 the lowest slice, 1 the highest)."""
     return float(np.interp(z * (len(knots) - 1), range(len(knots)), knots))
 
 
@@ -132,12 +133,12 @@ def _length(u: _Field, v: _Field) -> _Field:
 
 
 def _cover(inside: _Field, softness: float = EDGE_WIDTH) -> _Field:
-    """How much of a point a shape covers, 0 to 1, from its depth inside the shape."""
+    """Return how much of each point a shape covers, 0 to 1, from the depth inside it."""
     return np.clip(inside / softness + 0.5, 0, 1)
 
 
 def _tube(x: _Field, y: _Field, start: _Knots, end: _Knots) -> _Field:
-    """Depth inside a straight tube between two (x, y, radius); its radius may run from one to the other."""
+    """Return the depth inside a straight tube between two (x, y, radius)."""
     dx, dy, dr = (b - a for a, b in zip(start, end, strict=True))
     u, v = x - start[0], y - start[1]
     along = np.clip((u * dx + v * dy) / (dx * dx + dy * dy), 0, 1)
@@ -145,7 +146,7 @@ def _tube(x: _Field, y: _Field, start: _Knots, end: _Knots) -> _Field:
 
 
 def _ellipse(x: _Field, y: _Field, centre: _Knots, radii: _Knots, tilt: float = 0.0) -> _Field:
-    """Depth inside an ellipse, roughly."""
+    """Return the approximate depth inside an ellipse."""
     c, s = math.cos(tilt), math.sin(tilt)
     u, v = x - centre[0], y - centre[1]
     return (1 - _length((c * u + s * v) / radii[0], (c * v - s * u) / radii[1])) * min(radii)
@@ -156,7 +157,7 @@ def _smooth_maximum(p: _Field, q: _Field, blend: float = 0.04) -> _Field:
 
 
 def _head_coordinates(a: Anatomy, points: int, z: float) -> tuple[_Field, _Field]:
-    """x to the right and y to the front of the head, for every point of the picture."""
+    """Return x to the right and y to the front of the head, for every point."""
     axis = _axis(points)
     u, v = axis[None, :] - a.shift[0], axis[:, None] - a.shift[1]
     c, s = math.cos(a.roll), math.sin(a.roll)
@@ -170,19 +171,30 @@ def _head_size(a: Anatomy, z: float) -> tuple[float, float]:
 def _depth_below_outline(a: Anatomy, x: _Field, y: _Field, z: float) -> _Field:
     width, height = _head_size(a, z)
     v = y / height
+    # Between temporal and frontal lobe, in the low slices.
     notch = _at(z, (0.06, 0.04, 0, 0, 0)) * np.exp(-(((v - 0.45) / 0.18) ** 2))
+    # A superellipse, wider at the back (egg); 1 on the outline.
     radius = (np.abs(x / (width * (1 - a.egg * v - notch))) ** 2.15 + np.abs(v) ** 2.15) ** (1 / 2.15)
     return (1 - radius) * _length(x, y) / np.maximum(radius, 0.05)
 
 
 def _distance_to_fissure(x: _Field, y: _Field, z: float) -> _Field:
+    # A plane between the hemispheres, open in front and behind; the corpus callosum bridges its middle, until the
+    # slices lie above it.
     front = np.maximum(_at(z, (0.32, 0.4, 0.45, 0.48, 0.5, 0.5, 0.5, 0.5, 0.47, 0.37, 0)) - y, 0)
     back = np.maximum(_at(z, (0.42, 0.42, 0.42, 0.42, 0.43, 0.44, 0.45, 0.46, 0.45, 0.36, 0)) + y, 0)
     return _length(x, np.minimum(front, back))
 
 
 def _distance_to_sulci(a: Anatomy, x: _Field, y: _Field, z: float, depth: _Field, branches: _Field) -> _Field:
-    """Distance to the nearest sulcus, for points ``depth`` below the surface of their hemisphere."""
+    """Return the distance to the nearest sulcus.
+
+    A sulcus is where a wave along the rim of the hemisphere, bent and branched by random fields, changes its sign.
+
+    Args:
+        depth: of each point below the surface of its hemisphere.
+        branches: a random field.
+    """
     # Where along the rim of its hemisphere a point lies, front (0) to back (pi): the angle of elliptic coordinates,
     # whose lines meet the rim at right angles and do not converge inside.
     width, height = _head_size(a, z)
@@ -195,14 +207,17 @@ def _distance_to_sulci(a: Anatomy, x: _Field, y: _Field, z: float, depth: _Field
     meander = a.meander(points, z)
     wave = np.cos(a.folds * rim + 1.5 * meander + 0.6 * a.wrinkle(points, z)) + 0.7 * branches
     slope = np.gradient(wave, 2 / points)
+    # A first-order distance to the zeros of the wave; the constant keeps it finite where the wave is flat.
     distance = np.abs(wave) / np.sqrt(slope[0] ** 2 + slope[1] ** 2 + 4)
 
+    # Each sulcus reaches in to a different depth, and is widest at the surface.
     reach = a.fold_depth * (1 + 0.4 * np.sin(7 * rim + 1.5 * meander))
     gaping, tapering = 0.016 * np.exp(depth / -0.035), 0.05 * depth
     return _length(distance, np.maximum(depth - reach, 0)) + tapering - gaping
 
 
 def _distance_to_insula(x: _Field, y: _Field, z: float, bend: _Field) -> _Field:
+    # One more sulcus, long and set deep.
     side = np.abs(x)
     floor = _tube(side + bend, y, (0.47, 0.0, 0.0), (0.42, 0.33, 0.01))
     mouth = _tube(side, y + bend, (0.46, 0.25, 0.0), (0.75, 0.4, 0.02))
@@ -210,16 +225,18 @@ def _distance_to_insula(x: _Field, y: _Field, z: float, bend: _Field) -> _Field:
 
 
 def _cortex(a: Anatomy, pial: _Field) -> _Field:
-    """Brightness from the distance to the surface of the cortex: fluid, grey matter, white matter."""
+    """Return brightness by the distance to the surface of the cortex."""
+    # Knots of a curve from fluid over a ribbon of grey to white matter.
     distance = (-0.01, 0, a.ribbon / 2, a.ribbon, a.ribbon + 0.025, a.ribbon + 0.08)
     brightness = (a.fluid, a.fluid + 15, a.grey - 10, a.grey + 30, 0.96 * a.white, a.white)
     return np.interp(pial - a.atrophy, distance, brightness)
 
 
 def _lateral_ventricles(a: Anatomy, x: _Field, y: _Field, z: float, ripple: _Field) -> _Field:
-    """Depth inside the lateral ventricles; a thin septum parts them."""
+    """Return the depth inside the lateral ventricles, which a thin septum separates."""
     trigone, body, horn = (tuple(_at(z, knots) for knots in station) for station in (TRIGONE, BODY, FRONTAL_HORN))
     side = np.abs(x)
+    # From the trigone over the body to the frontal horn; higher up both sides join into an X.
     tube = _smooth_maximum(_tube(side, y, trigone, body), _tube(side, y, body, horn))
     growth = np.where(x < 0, *a.ventricle_growth) + _at(z, (0, 0, 0, 0, 0, -0.07))
     return np.minimum(tube + growth + ripple, side - 0.006)
@@ -232,11 +249,13 @@ def _paint_deep_structures(image: _Field, a: Anatomy, x: _Field, y: _Field, z: f
 
     side = np.abs(x)
     nucleus = 0.55 * a.white + 0.45 * a.grey
+    # Thalamus, lentiform nucleus, caudate nucleus, each present over a different range of slices.
     bent = side + 3 * ripple
     paint(_ellipse(bent, y, (0.12, -0.06), (0.1, 0.19), 0.3), nucleus, _at(z, (1, 1, 1, 0, 0)), 0.04)
     paint(_ellipse(bent, y, (0.29, 0.1), (0.08, 0.2), -0.2), nucleus - 8, _at(z, (1, 1, 0.8, 0, 0)), 0.06)
     paint(_ellipse(bent, y, (0.15, 0.3), (0.06, 0.13), -0.2), nucleus - 12, _at(z, (0.7, 1, 1, 0.9, 0)), 0.04)
 
+    # The lateral ventricles with a darker rim; the third ventricle and the cistern behind it.
     lateral = _lateral_ventricles(a, x, y, z, ripple)
     paint(lateral + 0.045, nucleus, a.periventricular_rim, 0.07)
     paint(lateral, a.fluid, _at(z, (*[1] * 10, 0.2)))
@@ -244,12 +263,27 @@ def _paint_deep_structures(image: _Field, a: Anatomy, x: _Field, y: _Field, z: f
     paint(_ellipse(side, y, (0, -0.3), (0.11, 0.07)) - _at(z, (0, 0.04, 0.08, 0.08, 0.08)), a.fluid)
 
 
-def _averaged(image: _Field, factor: int) -> _Field:
+def _average_blocks(image: _Field, factor: int) -> _Field:
     rows, columns = (length // factor for length in image.shape)
     return image.reshape(rows, factor, columns, factor).mean(axis=(1, 3))
 
 
-def _draw(a: Anatomy, slice_: int, resolution: int) -> ndarray:
+def phantom(subject: int, slice_: int, resolution: int, *, seed: int = 0) -> ndarray:
+    """Draw one slice of one invented subject: uint8 (resolution, resolution).
+
+    Args:
+        subject: any number from 0; each is a different brain.
+        slice_: 0 (thalami, above the temporal lobes) to 31 (above the ventricles).
+        resolution: pixels per side.
+        seed: selects another endless set of subjects.
+
+    Raises:
+        ValueError: there is no such slice.
+    """
+    if not 0 <= slice_ < SLICES_PER_SUBJECT:
+        raise ValueError(f"slice {slice_}: a phantom has slices 0 to {SLICES_PER_SUBJECT - 1}")
+    a = _anatomy(seed, subject)
+    # Small images are painted larger and averaged, so that all resolutions show the same anatomy.
     factor = -(-MIN_POINTS // resolution)
     points = resolution * factor
     z = slice_ / (SLICES_PER_SUBJECT - 1) + a.lift
@@ -264,30 +298,14 @@ def _draw(a: Anatomy, slice_: int, resolution: int) -> ndarray:
     _paint_deep_structures(image, a, x, y, z, 0.005 * branches)
     image *= 1 + a.bias * a.shading(points, z)
 
+    # The scanner: a smooth shading above, noise inside the head here.
     head = _cover(below)
-    image, head = _averaged(image * head, factor), _averaged(head, factor)
+    image, head = _average_blocks(image * head, factor), _average_blocks(head, factor)
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((*a.key, slice_, resolution))))
     image += head * rng.standard_normal(image.shape) * (NOISE_LEVELS_AT_256 * resolution / 256)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
-def phantom(subject: int, slice_: int, resolution: int, *, seed: int = 0) -> ndarray:
-    """One slice of one invented subject: ``(resolution, resolution)``, 0 outside the head.
-
-    Args:
-        subject: any number from 0; each is a brain of its own.
-        slice_: 0 (thalami, above the temporal lobes) to 31 (above the ventricles).
-        resolution: pixels a side.
-        seed: another endless set of subjects.
-
-    Raises:
-        ValueError: there is no such slice.
-    """
-    if not 0 <= slice_ < SLICES_PER_SUBJECT:
-        raise ValueError(f"slice {slice_}: a phantom has slices 0 to {SLICES_PER_SUBJECT - 1}")
-    return _draw(_anatomy(seed, subject), slice_, resolution)
-
-
 def phantom_subject(subject: int, resolution: int, *, seed: int = 0) -> ndarray:
-    """All slices of one invented subject, lowest first: ``(32, resolution, resolution)``. See ``phantom``."""
+    """Draw all slices of a subject, lowest first: uint8 (32, resolution, resolution)."""
     return np.stack([phantom(subject, slice_, resolution, seed=seed) for slice_ in range(SLICES_PER_SUBJECT)])

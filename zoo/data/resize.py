@@ -52,11 +52,6 @@ def resize_image(values: ndarray, *, resolution: int, channels: int, fit: Fit) -
     return np.repeat(resized, channels // len(planes), axis=0)
 
 
-def thumbnail(values: ndarray, width: int, height: int) -> ndarray:
-    """Shrink float32 (H, W) to (height, width); each pixel is the mean of its area."""
-    return np.asarray(Image.fromarray(np.ascontiguousarray(values)).resize((width, height), Image.Resampling.BOX))
-
-
 def _make_square(plane: ndarray, fit: Fit) -> ndarray:
     height, width = plane.shape
     if fit == "stretch" or height == width:

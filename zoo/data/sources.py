@@ -33,7 +33,7 @@ READ_ERRORS = (OSError, UnreadableError, RuntimeError, EOFError, zipfile.BadZipF
 
 
 class Source:
-    """Images by index. Opening one reads little: a warm start needs only the label and the signature.
+    """Images by index; opening one reads little, for a fast start from the cache.
 
     Attributes:
         label: for messages, such as "folder brain-mri/train".
@@ -159,6 +159,7 @@ class FolderSource(_PathSource):
 
     def signature(self) -> str:
         images = {name: status for name, status in self._status.items() if is_image_name(name)}
+        # Other files may change: notes and tables next to the images do not affect them.
         return hash_bytes(*(f"{name}\n{size}\n{mtime}" for name, (size, mtime) in images.items()))
 
     def raw(self, index: int) -> bytes:
@@ -198,6 +199,7 @@ class ZipSource(_PathSource):
             return self._zip.read(info)
 
     def manifest(self) -> str | None:
+        # An archive may hold the tables of several sets; the one closest to the top describes the whole.
         names = [name for name in self._zip.namelist() if name.rpartition("/")[2] == MANIFEST]
         uppermost = min(names, key=lambda name: name.count("/"), default=None)
         return self._zip.read(uppermost).decode("utf-8-sig") if uppermost else None
@@ -252,6 +254,7 @@ class ArraySource(_PathSource):
         shape = array.shape
         if array.ndim == 2:
             array = array[None]
+        # (H, W, 3) would otherwise be read as H images of W x 3 pixels.
         if array.ndim == 3 and array.shape[2] in (3, 4):
             raise self._shape_error(shape, f"looks like one colour image; save it with shape {(1, *shape)}")
         if array.ndim == 4:
@@ -279,8 +282,8 @@ class ArraySource(_PathSource):
     @cached_property
     def listing(self) -> Listing:
         count = len(self._array)
-        width = len(str(count - 1))
-        return Listing(list(range(count)), [f"{index:0{width}d}" for index in range(count)])
+        width = len(str(count - 1))  # equal widths sort in the order of the array
+        return Listing([f"{index:0{width}d}" for index in range(count)])
 
     def raw(self, index: int) -> ndarray:
         return np.asarray(self._array[index])
@@ -295,22 +298,19 @@ class PhantomSource(Source):
         self.label = f"phantoms of {subjects} subjects"
         self.chunk = phantoms.SLICES_PER_SUBJECT
         self._count = subjects * self.chunk
+        # Images are drawn by subject, and workers take one subject at a time.
         self._draw = lru_cache(maxsize=32)(lambda subject: phantoms.phantom_subject(subject, resolution))
         self._signature = hash_bytes("phantoms", str(subjects), str(resolution), str(phantoms.PHANTOM_VERSION))
 
     @cached_property
     def listing(self) -> Listing:
-        names = [f"phantom_{i // self.chunk:04d}_slice_{i % self.chunk}" for i in range(self._count)]
-        return Listing(list(range(self._count)), names)
+        return Listing([f"phantom_{i // self.chunk:04d}_slice_{i % self.chunk}" for i in range(self._count)])
 
     def signature(self) -> str:
         return self._signature
 
-    def content_digest(self, reporter: Reporter) -> str:
-        return self._signature
-
     def combine_digests(self, digests: Iterable[bytes]) -> str:
-        return self._signature
+        return self._signature  # digests are computed when they are iterated: here nothing is drawn for them
 
     def raw(self, index: int) -> ndarray:
         return np.asarray(self._draw(index // self.chunk)[index % self.chunk])
@@ -366,6 +366,7 @@ def hash_bytes(*parts: str | bytes) -> str:
     state = hashlib.blake2b(digest_size=16)
     for part in parts:
         data = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
+        # Lengths separate the parts: ("ab", "c") and ("a", "bc") differ.
         state.update(len(data).to_bytes(8, "big") + data)
     return state.hexdigest()
 
@@ -378,6 +379,7 @@ def _check_size(size: int) -> None:
 def _explain_missing(path: Path) -> str:
     """Return up to where a path exists, with a suggestion from what is there."""
     parent = path.parent
+    # Report the first folder that is missing, not the last part of the path.
     while not parent.is_dir() and parent != parent.parent:
         path, parent = parent, parent.parent
     try:

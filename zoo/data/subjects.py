@@ -95,6 +95,6 @@ def abbreviate_list(items: Iterable[str], count: int = 3) -> str:
 
 
 def subject_indices(groups: Iterable[Hashable]) -> list[int]:
-    """Number the groups in order of appearance: equal for equal partitions, whatever the names."""
+    """Number the groups in order of appearance, so that names do not matter."""
     numbers: dict[Hashable, int] = {}
     return [numbers.setdefault(group, len(numbers)) for group in groups]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy import ndarray
@@ -21,32 +20,6 @@ class DeepError(Exception):
     """An image of more than 8 bits, of this dtype, was met before a window was known."""
 
 
-@dataclass
-class KeyCounts:
-    """Histograms of sortable 32-bit keys: of their upper 16 bits, and of the lower 16 below chosen uppers."""
-
-    dtypes: set[str] = field(default_factory=set)
-    upper: ndarray = field(default_factory=lambda: np.zeros(1 << 16, np.int64))
-    lower: dict[int, ndarray] = field(default_factory=dict)
-
-    def add(self, pixels: ndarray, uppers: Sequence[int]) -> None:
-        """Count the pixels of one image; with ``uppers``, only the keys that begin with one of them."""
-        self.dtypes.add(str(pixels.dtype))
-        keys = _to_keys(pixels)
-        if not uppers:
-            self.upper += np.bincount((keys >> 16).ravel(), minlength=1 << 16)
-        for upper in uppers:
-            counts = np.bincount(keys[keys >> 16 == upper] & 0xFFFF, minlength=1 << 16)
-            self.lower[upper] = self.lower.get(upper, 0) + counts
-
-    def merge(self, other: KeyCounts) -> None:
-        """Add the counts of other images."""
-        self.dtypes |= other.dtypes
-        self.upper += other.upper
-        for upper, counts in other.lower.items():
-            self.lower[upper] = self.lower.get(upper, 0) + counts
-
-
 def measure_percentiles(source: Source, reporter: Reporter, percentiles: Sequence[float]) -> tuple[float, ...]:
     """Compute exact percentiles (no interpolation) of the pixels of all deep images.
 
@@ -57,21 +30,23 @@ def measure_percentiles(source: Source, reporter: Reporter, percentiles: Sequenc
     Raises:
         ZooError: deep images of different types, which no single window fits.
     """
-    first = _count_keys(source, reporter, [])
-    if len(first.dtypes) > 1:
-        raise mixed_depths_error(source.label, first.dtypes)
-    total = int(first.upper.sum())
+    dtypes, counts = _count_keys(source, reporter, [])
+    if len(dtypes) > 1:
+        raise mixed_depths_error(source.label, dtypes)
+    total = int(counts.sum())
+    # The inverted CDF: the smallest value such that at least p percent of all pixels do not exceed it.
     ranks = [min(total - 1, max(0, int(np.ceil(total * p / 100)) - 1)) for p in percentiles]
-    cumulative = np.cumsum(first.upper)
+    cumulative = np.cumsum(counts)
     uppers = [int(np.searchsorted(cumulative, rank, side="right")) for rank in ranks]
-    if first.dtypes == {"uint16"}:
-        return tuple(float(upper) for upper in uppers)
-    second = _count_keys(source, reporter, sorted(set(uppers)))
+    if dtypes == {"uint16"}:
+        return tuple(map(float, uppers))
+    _, counts = _count_keys(source, reporter, uppers)
     values = []
-    for rank, upper in zip(ranks, uppers, strict=True):
+    for rank, upper, row in zip(ranks, uppers, counts, strict=True):
+        # How many pixels below this one share its upper bits.
         rest = rank - (int(cumulative[upper - 1]) if upper else 0)
-        low = int(np.searchsorted(np.cumsum(second.lower[upper]), rest, side="right"))
-        values.append(_from_key(upper << 16 | low))
+        lower = int(np.searchsorted(np.cumsum(row), rest, side="right"))
+        values.append(_from_key(upper << 16 | lower))
     return tuple(values)
 
 
@@ -94,22 +69,35 @@ def mixed_depths_error(label: str, dtypes: set[str]) -> ZooError:
     return ZooError(f"{label}: has both {' and '.join(sorted(dtypes))} images. Set data.window to [black, white]")
 
 
-def _count_keys(source: Source, reporter: Reporter, uppers: Sequence[int]) -> KeyCounts:
-    def count(part: range) -> KeyCounts:
-        counts = KeyCounts()
+def _count_keys(source: Source, reporter: Reporter, uppers: Sequence[int]) -> tuple[set[str], ndarray]:
+    """Count the keys of all deep images by 16 of their bits.
+
+    Returns:
+        The dtypes of the images, and counts int64 (n, 65536): one row by upper bits, or, for each of ``uppers``, a row
+        by the lower bits of the keys that begin with it.
+    """
+
+    def count(part: range) -> tuple[set[str], ndarray]:
+        dtypes = set()
+        counts = np.zeros((len(uppers) or 1, 1 << 16), np.int64)
         for index in part:
             _, image = source.read_and_decode(index)
-            # Unreadable images are reported when the cache is written.
-            if not isinstance(image, str) and image.deep:
-                counts.add(image.pixels, uppers)
-        return counts
+            if isinstance(image, str) or not image.deep:
+                continue  # unreadable images are reported when the cache is written
+            dtypes.add(str(image.pixels.dtype))
+            keys = _to_keys(image.pixels).ravel()
+            if not uppers:
+                counts += np.bincount(keys >> 16, minlength=1 << 16)
+            for row, upper in zip(counts, uppers, strict=False):
+                row += np.bincount(keys[keys >> 16 == upper] & 0xFFFF, minlength=1 << 16)
+        return dtypes, counts
 
-    total = KeyCounts()
-    for _, counts in map_chunks(
-        count, len(source.names), source.chunk, task="measuring intensities", reporter=reporter
-    ):
-        total.merge(counts)
-    return total
+    parts = map_chunks(count, len(source.names), source.chunk, task="measuring intensities", reporter=reporter)
+    _, (dtypes, counts) = next(parts)
+    for _, (part_dtypes, part_counts) in parts:
+        dtypes |= part_dtypes
+        counts += part_counts
+    return dtypes, counts
 
 
 def _to_keys(pixels: ndarray) -> ndarray:
