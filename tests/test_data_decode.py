@@ -48,7 +48,7 @@ BAD = {
     "truncated.jpg": (encoded(noise(64, 64), "JPEG")[:1500], "truncated or damaged"),
     "truncated.tif": (encoded(noise(64, 64), "TIFF")[:1500], "truncated or damaged|not a"),
     "empty.png": (b"", "empty"),
-    "words.png": (b"these are words", "not a PNG, JPEG, BMP, TIFF or WEBP image"),
+    "text.png": (b"this is text", "not a PNG, JPEG, BMP, TIFF or WEBP image"),
     "other.png": (encoded(noise(8, 8), "GIF"), "not a PNG"),
     "cmyk.jpg": (encoded(Image.new("CMYK", (8, 8)), "JPEG"), "CMYK colours"),
     "palette.png": (encoded(Image.fromarray(noise(8, 8)).convert("P")), "palette"),

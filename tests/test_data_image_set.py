@@ -22,17 +22,17 @@ def write(folder, count=4, shape=(12, 10), name="case_{}_slice_{}.png"):
 
 def test_pixels_are_unchanged(tmp_path):
     pixels_written = write(tmp_path / "a")
-    images = read_images(tmp_path / "a")
-    assert (images.images == pixels_written[:, None]).all()
-    assert images.shape == (1, 12, 10)
-    assert describe_shape(images.shape) == "12 x 10 grey"
-    assert images.subjects == ["case_0", "case_0", "case_1", "case_1"]
+    image_set = read_images(tmp_path / "a")
+    assert (image_set.images == pixels_written[:, None]).all()
+    assert image_set.shape == (1, 12, 10)
+    assert describe_shape(image_set.shape) == "12 x 10 grey"
+    assert image_set.subjects == ["case_0", "case_0", "case_1", "case_1"]
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for path in sorted((tmp_path / "a").iterdir()):
             archive.write(path, path.name)
-    assert (read_images(tmp_path / "a.zip").images == images.images).all()
+    assert (read_images(tmp_path / "a.zip").images == image_set.images).all()
     np.savez(tmp_path / "a.npz", images=pixels_written)
-    assert (read_images(tmp_path / "a.npz").images == images.images).all()
+    assert (read_images(tmp_path / "a.npz").images == image_set.images).all()
 
 
 def test_grey_saved_as_colour_is_grey_and_colour_is_colour(tmp_path):

@@ -126,7 +126,7 @@ def test_the_range_is_used_without_much_clipping(subjects: list[npt.NDArray[np.u
         assert (images == 255).mean() < 0.005
 
 
-def test_the_version_tells_drawings_apart():
+def test_a_changed_drawing_needs_a_new_version():
     """After a deliberate change of the drawing, increase ``PHANTOM_VERSION`` and write the new values here."""
     expected = {(0, 4): (67.394, 83.699), (1, 16): (69.544, 89.784), (2, 28): (61.378, 82.563)}
     assert phantoms.PHANTOM_VERSION == 1

@@ -57,7 +57,7 @@ def write(root, names):
         if path.suffix in (".png", ".jpg", ".bmp", ".tif", ".tiff", ".webp"):
             Image.fromarray(noise(8, 8, seed=seed)).save(path)
         else:
-            path.write_text("words")
+            path.write_text("text")
     return root
 
 
@@ -254,7 +254,7 @@ def test_which_array_of_several(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("array", "words"),
+    ("array", "reason"),
     [
         (np.array([{}, None], object), "Python objects"),
         (np.ones((3, 8, 8), complex), "complex128 values are not intensities"),
@@ -268,9 +268,9 @@ def test_which_array_of_several(tmp_path):
         (np.full((2, 8, 8), np.inf), "NaN or infinite"),
     ],
 )
-def test_unsupported_arrays(tmp_path, array, words):
+def test_unsupported_arrays(tmp_path, array, reason):
     np.save(tmp_path / "x.npy", array, allow_pickle=True)
-    assert words in refused(tmp_path / "x.npy")
+    assert reason in refused(tmp_path / "x.npy")
 
 
 def test_unsupported_channels(tmp_path):
@@ -285,17 +285,6 @@ def test_damaged_archives_and_arrays(tmp_path):
         for content in (b"", b"no such thing", b"PK\x03\x04 no such thing", b"\x93NUMPY\x01\x00"):
             (tmp_path / name).write_bytes(content)
             assert "not a readable" in refused(tmp_path / name)
-
-
-def test_a_damaged_member_of_a_zip_is_left_out(tmp_path):
-    root = write(tmp_path / "set", [f"{i}.png" for i in range(4)])
-    path = zipped(root, tmp_path / "set.zip")
-    raw = bytearray(path.read_bytes())
-    raw[raw.index(b"IDAT") + 20] ^= 255  # the sum of the first member no longer fits
-    path.write_bytes(raw)
-    data = load_dataset(path, CONFIG)
-    assert len(data.images) == 3
-    assert data.problems[0].name == "0.png"
 
 
 def test_missing_paths(tmp_path):
@@ -350,7 +339,7 @@ def test_importing_and_loading_need_no_torch(tmp_path):
 
 
 def test_a_damaged_member_of_any_compression_is_left_out_alone(tmp_path):
-    for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
         path = tmp_path / f"set{method}.zip"
         with zipfile.ZipFile(path, "w", compression=method) as archive:
             for index in range(4):

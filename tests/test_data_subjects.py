@@ -45,7 +45,7 @@ def write(root, images):
         (["P1/slice_1.png", "P1/slice_2.png", "P2/slice_1.png"], ["P1", "P1", "P2"]),
         (["t1/case_1_slice_0.png", "t2/case_1_slice_0.png", "t1/case_2_slice_0.png"], ["case_1", "case_1", "case_2"]),
         (["normal/1.png", "tumour/1.png", "normal/2.png"], None),  # classes, not people
-        (["brain_slice_1.png", "brain_slice_2.png"], None),  # one subject is none
+        (["brain_slice_1.png", "brain_slice_2.png"], None),  # a single subject does not count
         (["1.png", "2.png"], None),
         (["showcase_1.png", "showcase_2.png"], None),
         (["case_1.png", "case_2.png", "something.png"], None),  # fits too few
@@ -164,7 +164,7 @@ def test_files_and_subjects_in_two_splits_are_not_held_out(tmp_path):
     assert len(warnings) == 2
 
 
-def test_no_holdout_trains_on_the_sets_own_splits_too(tmp_path):
+def test_no_holdout_trains_on_all_split_folders(tmp_path):
     images = {
         f"{split}/case_{i}_slice_0.png": smooth(i) for i, split in enumerate(["train", "train", "validate", "test"])
     }

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 HISTOGRAM_BINS = 256
 CONTACT_SHEET_COLUMNS = 8  # and rows, at most
+CONTACT_SHEET_GREY = 64  # between the images: neither black nor as bright as tissue
 MAX_PRINTED_COUNTS = 6
 MAX_PRINTED_LINES = 20
 
@@ -250,13 +251,13 @@ def _build_report(
 
 def _save_contact_sheet(thumbnails: list[ndarray], path: Path, gap: int = 2) -> None:
     side = thumbnails[0].shape[1] + gap
-    rows = -(-len(thumbnails) // CONTACT_SHEET_COLUMNS)
     columns = min(CONTACT_SHEET_COLUMNS, len(thumbnails))
-    sheet = np.full((rows * side + gap, columns * side + gap, 3), 64, np.uint8)
-    for index, thumbnail in enumerate(thumbnails):
-        top, left = (number * side + gap for number in divmod(index, CONTACT_SHEET_COLUMNS))
-        sheet[top : top + side - gap, left : left + side - gap] = thumbnail.transpose(1, 2, 0)
-    Image.fromarray(sheet).save(path)
+    rows = -(-len(thumbnails) // columns)
+    cells = np.full((rows * columns, side, side, 3), CONTACT_SHEET_GREY, np.uint8)
+    for cell, thumbnail in zip(cells, thumbnails, strict=False):  # the last row may have empty cells
+        cell[gap:, gap:] = thumbnail.transpose(1, 2, 0)
+    sheet = cells.reshape(rows, columns, side, side, 3).swapaxes(1, 2).reshape(rows * side, columns * side, 3)
+    Image.fromarray(np.pad(sheet, ((0, gap), (0, gap), (0, 0)), constant_values=CONTACT_SHEET_GREY)).save(path)
 
 
 def _save_histogram(report: CheckReport, path: Path) -> None:
