@@ -120,7 +120,7 @@ def check_images(
     folder = out or Path(CHECK_FOLDER_PREFIX + re.sub(r"\W+", "-", name))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if thumbnails:
+        if thumbnails:  # there is nothing to draw for a set without usable images
             paths = folder / "contact_sheet.png", folder / "histogram.png"
             _save_contact_sheet(thumbnails, paths[0])
             _save_histogram(report, paths[1])
@@ -137,6 +137,7 @@ def print_check_report(report: CheckReport, console: Console) -> None:
     def counts(table: dict[Any, int]) -> str:
         return abbreviate_list((f"{name}: {count}" for name, count in table.items()), MAX_PRINTED_COUNTS)
 
+    # Mostly background; a large share explains why percentiles are not those of the tissue.
     background = sum(report.histogram[:1]) / max(1, sum(report.histogram))
     low, high = report.range
     equal = f"{sum(map(len, report.duplicates))} in {len(report.duplicates)} groups"
@@ -184,6 +185,7 @@ def _inspect(
         if image.deep and window is None:
             raise DeepError(pixels.dtype)
         values = to_8_bit(pixels, window if image.deep else None)
+        # Intensities as stored, before the window: the histogram shows what the window cuts off.
         bins = np.rint(((pixels.astype(np.float32) - span[0]) * scale).clip(0, HISTOGRAM_BINS - 1)).astype(int)
         counts = np.bincount(bins.ravel(), minlength=HISTOGRAM_BINS)
         thumbnail = None
