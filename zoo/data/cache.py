@@ -64,6 +64,24 @@ class SetFacts:
     notes: list[str] = field(default_factory=list)
 
 
+class Row(NamedTuple):
+    """What is known about one image.
+
+    Attributes:
+        digest: of its bytes.
+        problem: why it is left out, or "".
+        image: uint8 (C, R, R), until it is written.
+        near_hash: its difference hash.
+        deep: whether it has more than 8 bits.
+    """
+
+    digest: bytes
+    problem: str = ""
+    image: ndarray | None = None
+    near_hash: ndarray | None = None
+    deep: bool = False
+
+
 def load_or_build_cache(
     source: Source, config: DataConfig, reporter: Reporter, root: Path
 ) -> tuple[np.memmap, SetFacts, str]:
@@ -162,14 +180,6 @@ def _build_set(
     return _read_set(folder, config)
 
 
-class _Row(NamedTuple):
-    digest: bytes
-    problem: str = ""  # why the image is left out
-    image: ndarray | None = None
-    near_hash: ndarray | None = None
-    deep: bool = False
-
-
 def _decode_set(source: Source, config: DataConfig, file: IO[bytes], reporter: Reporter) -> tuple[SetFacts, str]:
     """Write all readable images; return the facts and the content digest as read."""
     window: IntensityWindow | None = None
@@ -182,7 +192,10 @@ def _decode_set(source: Source, config: DataConfig, file: IO[bytes], reporter: R
         dtype = str(error)
         window = dtype_window(dtype) if config.window == "dtype" else percentile_window(source, reporter)[0]
         rows = _write_images(source, config, window, dtype, file, reporter)
-    facts = _collect_facts(source, rows, reporter)
+    facts = collect_facts(source, rows, reporter)
+    if not facts.names:
+        name, reason = facts.problems[0]
+        raise ZooError(f"{source.label}: none of its {len(rows)} image files is usable ({name}: {reason})")
     facts.window = window
     deep = sum(row.deep for row in rows)
     shallow = len(facts.names) - deep
@@ -198,7 +211,7 @@ def _write_images(
     dtype: str | None,
     file: IO[bytes],
     reporter: Reporter,
-) -> list[_Row]:
+) -> list[Row]:
     """Write an ``images.npy``; return a row for every image, without its pixels.
 
     Args:
@@ -210,12 +223,12 @@ def _write_images(
         reporter: receives progress.
     """
 
-    def prepare(index: int) -> _Row:
+    def prepare(index: int) -> Row:
         digest, image = source.read_and_decode(index)
         if isinstance(image, str):
             if source.strict:
                 raise ZooError(f"{source.label}: image {source.names[index]} {image}")
-            return _Row(digest, image)
+            return Row(digest, image)
         if image.deep and window is None:
             raise DeepError(image.pixels.dtype)
         if image.deep and dtype and dtype != image.pixels.dtype:
@@ -223,9 +236,9 @@ def _write_images(
         # 8 bits are taken as they are unless the user has set a window.
         values = to_8_bit(image.pixels, window if image.deep or dtype is None else None)
         resized = resize_image(values, resolution=config.resolution, channels=config.channels, fit=config.fit)
-        return _Row(digest, "", resized, difference_hash(values), image.deep)
+        return Row(digest, "", resized, difference_hash(values), image.deep)
 
-    rows: list[_Row] = []
+    rows: list[Row] = []
     shape = (config.channels, config.resolution, config.resolution)
     header_size = _write_header(file, (len(source.names), *shape))
     for row in source.map_images(prepare, "decoding", reporter):
@@ -239,26 +252,33 @@ def _write_images(
     return rows
 
 
-def _collect_facts(source: Source, rows: Sequence[_Row], reporter: Reporter) -> SetFacts:
+def collect_facts(source: Source, rows: Sequence[Row], reporter: Reporter, *, compare: bool = False) -> SetFacts:
+    """Derive the facts of a set from the rows of all its images.
+
+    Args:
+        source: the images.
+        rows: one per image.
+        reporter: receives progress.
+        compare: find near-duplicates in any case, not only where they decide what is held out.
+    """
     listing = source.listing
-    facts = SetFacts(problems=[(problem.name, problem.reason) for problem in listing.problems])
-    facts.problems += [(name, row.problem) for name, row in zip(source.names, rows, strict=True) if row.problem]
     used = [index for index, row in enumerate(rows) if not row.problem]
-    if not used:
-        name, reason = facts.problems[0]
-        raise ZooError(f"{source.label}: none of its {len(rows)} image files is usable ({name}: {reason})")
-    facts.names = [source.names[index] for index in used]
-    facts.splits = [listing.splits[index] for index in used] if listing.splits else None
+    facts = SetFacts(
+        names=[source.names[index] for index in used],
+        splits=[listing.splits[index] for index in used] if listing.splits else None,
+        duplicates=_group_equal(rows[index].digest for index in used),
+        problems=[(problem.name, problem.reason) for problem in listing.problems],
+    )
+    facts.problems += [(name, row.problem) for name, row in zip(source.names, rows, strict=True) if row.problem]
     facts.subjects = find_subjects(facts.names, split=facts.splits is not None)
-    # Near-duplicates are needed only to decide what to hold out, and comparing takes quadratic time.
-    if facts.splits is None and facts.subjects is None:
+    # To compare takes quadratic time.
+    if used and (compare or (facts.splits is None and facts.subjects is None)):
         hashes = np.stack([row.near_hash for row in rows if row.near_hash is not None])
         facts.groups = near_duplicates(hashes, reporter).tolist()
-    facts.duplicates = group_equal(rows[index].digest for index in used)
     return facts
 
 
-def group_equal(digests: Iterable[bytes]) -> list[list[int]]:
+def _group_equal(digests: Iterable[bytes]) -> list[list[int]]:
     """Return the positions of each digest that occurs more than once."""
     positions: dict[bytes, list[int]] = {}
     for position, digest in enumerate(digests):

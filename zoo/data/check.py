@@ -15,13 +15,13 @@ from PIL import Image
 
 from zoo.core.errors import ZooError, error_message
 from zoo.core.progress import Reporter, SilentReporter
-from zoo.data.cache import group_equal
+from zoo.data.cache import Row, collect_facts
 from zoo.data.decode import silence_pillow
 from zoo.data.folder_layout import CHECK_FOLDER_PREFIX, Problem
-from zoo.data.near_duplicates import difference_hash, near_duplicates
+from zoo.data.near_duplicates import difference_hash
 from zoo.data.resize import IntensityWindow, resize_image, to_8_bit
 from zoo.data.sources import PhantomSource, Source, open_source
-from zoo.data.subjects import abbreviate_list, find_subjects
+from zoo.data.subjects import abbreviate_list
 from zoo.data.windowing import DeepError, percentile_window
 
 if TYPE_CHECKING:
@@ -82,10 +82,6 @@ class CheckReport:
 class _Image(NamedTuple):
     """What is measured on a usable image."""
 
-    name: str
-    split: str | None
-    digest: bytes
-    near_hash: ndarray
     size: str
     mode: str
     bits: int
@@ -113,20 +109,18 @@ def check_images(
     with closing(open_source(path, resolution=resolution, channels=None)) as source, silence_pillow():
         window, span = None, (0.0, 255.0)
         try:
-            results, histogram = _inspect(source, resolution, window, span, reporter)
+            inspection = _inspect(source, resolution, window, span, reporter)
         except DeepError:  # most sets have 8 bits, so the depth is not measured first
             window, span = percentile_window(source, reporter)
-            results, histogram = _inspect(source, resolution, window, span, reporter)
-        images = [result for result in results if isinstance(result, _Image)]
-        problems = [result for result in results if isinstance(result, Problem)]
-        report = _build_report(source, images, problems, histogram, reporter)
+            inspection = _inspect(source, resolution, window, span, reporter)
+        report = _build_report(source, *inspection, reporter)
         report.window, report.range = window, span
-    thumbnails = [image.thumbnail for image in images if image.thumbnail is not None]
+    thumbnails = [image.thumbnail for image in inspection[1] if image.thumbnail is not None]
     name = str(path or "phantoms") if isinstance(source, PhantomSource) else Path(str(path)).resolve().stem
     folder = out or Path(CHECK_FOLDER_PREFIX + re.sub(r"\W+", "-", name))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if thumbnails:
+        if thumbnails:  # there is nothing to draw for a set without usable images
             paths = folder / "contact_sheet.png", folder / "histogram.png"
             _save_contact_sheet(thumbnails, paths[0])
             _save_histogram(report, paths[1])
@@ -143,6 +137,7 @@ def print_check_report(report: CheckReport, console: Console) -> None:
     def counts(table: dict[Any, int]) -> str:
         return abbreviate_list((f"{name}: {count}" for name, count in table.items()), MAX_PRINTED_COUNTS)
 
+    # Mostly background; a large share explains why percentiles are not those of the tissue.
     background = sum(report.histogram[:1]) / max(1, sum(report.histogram))
     low, high = report.range
     equal = f"{sum(map(len, report.duplicates))} in {len(report.duplicates)} groups"
@@ -175,89 +170,78 @@ def print_check_report(report: CheckReport, console: Console) -> None:
 
 def _inspect(
     source: Source, resolution: int, window: IntensityWindow | None, span: IntensityWindow, reporter: Reporter
-) -> tuple[list[_Image | Problem], ndarray]:
-    """Measure all images; return what was found on each, and their histogram."""
-    names, splits = source.names, source.listing.splits
+) -> tuple[list[Row], list[_Image], ndarray]:
+    """Return a row per image, the measurements of usable ones, and their histogram."""
     # Evenly spaced over the set, so that the contact sheet covers all of its folders.
-    on_sheet = set(np.linspace(0, len(names) - 1, CONTACT_SHEET_COLUMNS**2).astype(int).tolist())
+    on_sheet = set(np.linspace(0, len(source.names) - 1, CONTACT_SHEET_COLUMNS**2).astype(int).tolist())
     # Both ends of the range are the centre of a bin; a set of one intensity has no width to divide by.
     scale = (HISTOGRAM_BINS - 1) / (span[1] - span[0] or 1)
 
-    def inspect_image(index: int) -> _Image | Problem:
+    def inspect_image(index: int) -> tuple[Row, _Image | None]:
         digest, image = source.read_and_decode(index)
         if isinstance(image, str):
-            return Problem(names[index], image)
+            return Row(digest, image), None
         pixels = image.pixels
         if image.deep and window is None:
             raise DeepError(pixels.dtype)
         values = to_8_bit(pixels, window if image.deep else None)
+        # Intensities as stored, before the window: the histogram shows what the window cuts off.
         bins = np.rint(((pixels.astype(np.float32) - span[0]) * scale).clip(0, HISTOGRAM_BINS - 1)).astype(int)
+        counts = np.bincount(bins.ravel(), minlength=HISTOGRAM_BINS)
         thumbnail = None
         if index in on_sheet:
             channels = 3 if pixels.ndim == 3 and pixels.shape[2] == 3 else 1
             thumbnail = resize_image(values, resolution=resolution, channels=channels, fit="pad")
-        return _Image(
-            name=names[index],
-            split=splits[index] if splits else None,
-            digest=digest,
-            near_hash=difference_hash(values),
-            size=f"{pixels.shape[1]}x{pixels.shape[0]}",
-            mode=image.mode,
-            bits=image.bits,
-            histogram=np.bincount(bins.ravel(), minlength=HISTOGRAM_BINS),
-            thumbnail=thumbnail,
-        )
+        size = f"{pixels.shape[1]}x{pixels.shape[0]}"
+        row = Row(digest, near_hash=difference_hash(values))
+        return row, _Image(size, image.mode, image.bits, counts, thumbnail)
 
-    results: list[_Image | Problem] = []  # in the order of the set
+    rows: list[Row] = []
+    images: list[_Image] = []
     histogram = np.zeros(HISTOGRAM_BINS, np.int64)
-    for result in source.map_images(inspect_image, "inspecting", reporter):
-        if isinstance(result, _Image):
-            histogram += result.histogram
-            result = result._replace(histogram=histogram)  # to keep one per image would take memory
-        results.append(result)
-    return results, histogram
+    for row, image in source.map_images(inspect_image, "inspecting", reporter):
+        rows.append(row)
+        if image is not None:
+            histogram += image.histogram
+            images.append(image._replace(histogram=histogram))  # to keep one per image would take memory
+    return rows, images, histogram
 
 
 def _build_report(
-    source: Source, images: list[_Image], problems: list[Problem], histogram: ndarray, reporter: Reporter
+    source: Source, rows: list[Row], images: list[_Image], histogram: ndarray, reporter: Reporter
 ) -> CheckReport:
-    listing = source.listing
-    subjects = find_subjects([image.name for image in images], split=listing.splits is not None)
-    group_sizes: list[int] = []
-    if images:
-        groups = near_duplicates(np.stack([image.near_hash for image in images]), reporter)
-        group_sizes = [count for count in Counter(groups.tolist()).values() if count > 1]
+    facts = collect_facts(source, rows, reporter, compare=True)
+    group_sizes = [count for count in Counter(facts.groups).values() if count > 1]
+    subjects, splits = facts.subjects or [], facts.splits or []
     # A subject in two splits would leak from training into the held-out images.
-    splits_of: dict[str, set[str | None]] = {}
-    for subject, image in zip(subjects or (), images, strict=False):
-        splits_of.setdefault(subject, set()).add(image.split)
+    places = Counter(subject for subject, _ in set(zip(subjects, splits, strict=False)))
     return CheckReport(
         label=source.label,
         images=len(images),
-        others=listing.others,
-        splits=dict(Counter(image.split for image in images if image.split)),
-        subjects=len(set(subjects)) if subjects else None,
+        others=source.listing.others,
+        splits=dict(Counter(splits)),
+        subjects=len(set(subjects)) or None,
         sizes=dict(Counter(image.size for image in images).most_common()),
         modes=dict(Counter(image.mode for image in images).most_common()),
         bits=dict(Counter(image.bits for image in images).most_common()),
         histogram=histogram.tolist(),
-        duplicates=[[images[i].name for i in group] for group in group_equal(image.digest for image in images)],
+        duplicates=[[facts.names[index] for index in group] for group in facts.duplicates],
         near_duplicates=sum(group_sizes),
         near_groups=len(group_sizes),
-        shared_subjects=sorted(subject for subject, splits in splits_of.items() if len(splits) > 1),
-        problems=[*listing.problems, *problems],
+        shared_subjects=sorted(subject for subject, count in places.items() if count > 1),
+        problems=[Problem(*problem) for problem in facts.problems],
     )
 
 
 def _save_contact_sheet(thumbnails: list[ndarray], path: Path, gap: int = 2) -> None:
     side = thumbnails[0].shape[1] + gap
+    rows = -(-len(thumbnails) // CONTACT_SHEET_COLUMNS)
     columns = min(CONTACT_SHEET_COLUMNS, len(thumbnails))
-    rows = -(-len(thumbnails) // columns)
-    cells = np.full((rows * columns, side, side, 3), CONTACT_SHEET_GREY, np.uint8)
-    for cell, thumbnail in zip(cells, thumbnails, strict=False):  # the last row may have empty cells
-        cell[gap:, gap:] = thumbnail.transpose(1, 2, 0)
-    sheet = cells.reshape(rows, columns, side, side, 3).swapaxes(1, 2).reshape(rows * side, columns * side, 3)
-    Image.fromarray(np.pad(sheet, ((0, gap), (0, gap), (0, 0)), constant_values=CONTACT_SHEET_GREY)).save(path)
+    sheet = np.full((rows * side + gap, columns * side + gap, 3), CONTACT_SHEET_GREY, np.uint8)
+    for index, thumbnail in enumerate(thumbnails):
+        top, left = (number * side + gap for number in divmod(index, CONTACT_SHEET_COLUMNS))
+        sheet[top : top + side - gap, left : left + side - gap] = thumbnail.transpose(1, 2, 0)
+    Image.fromarray(sheet).save(path)
 
 
 def _save_histogram(report: CheckReport, path: Path) -> None:

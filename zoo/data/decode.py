@@ -105,6 +105,7 @@ def _check_header(image: Image.Image) -> None:
     """Refuse an image by what its header says, before any pixel is decoded."""
     if image.width * image.height > MAX_IMAGE_PIXELS:
         raise _too_large_error(image.width * image.height)
+    # Which of several pages is meant is for the user to decide.
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         raise UnreadableError(f"animated or with several pages ({frames})")

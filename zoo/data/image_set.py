@@ -110,6 +110,7 @@ def describe_shape(shape: tuple[int, int, int]) -> str:
 
 def train_and_heldout(data: Dataset) -> tuple[ImageSet, ImageSet | None]:
     """Return the training images of a set, and the held-out ones if there are any."""
+    # Parts of one mapped file: the whole set is never in memory.
     whole = _from_dataset(data)
     heldout = whole.part(data.unseen, "unseen subjects") if len(data.unseen) else None
     return whole.part(data.train, "training images"), heldout
@@ -179,6 +180,7 @@ def _read_unchanged(source: Source, reporter: Reporter) -> ImageSet:
                 "--fit pad --resolution R"
             )
     if unreadable and (source.strict or not images):
+        # An array has no files that could be left out, and an empty set cannot be evaluated.
         raise ZooError(f"{source.label}: {unreadable[0]}")
     if unreadable:
         reporter.warn(f"{source.label}: {len(unreadable)} left out: {abbreviate_list(unreadable)}")

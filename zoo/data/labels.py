@@ -45,6 +45,7 @@ def read_labels(
             raise ZooError(
                 f"data.labels: {label}: {MANIFEST} gives {missing} no {column} ({labels.count('')} images in all)"
             )
+    # One class carries no information, and most often means that the wrong column was named.
     if len(set(labels)) < 2:
         only = f"only {labels[0]!r}" if labels and labels[0] else "no class"
         where = "folders" if column == FOLDER else f"column {column!r} of {MANIFEST}"

@@ -44,6 +44,7 @@ def resize_image(values: ndarray, *, resolution: int, channels: int, fit: Fit) -
         channels: 1 takes the luminance of several; several repeat a single one; any other number must be the image's.
         fit: pad with black, crop the middle, or stretch.
     """
+    # Grey is computed before resizing: one plane to filter instead of three.
     if channels == 1 or values.ndim == 2 or values.shape[2] == 1:
         planes = [to_grey(values)]
     else:
@@ -57,6 +58,7 @@ def _make_square(plane: ndarray, fit: Fit) -> ndarray:
     if fit == "stretch" or height == width:
         return plane
     side = min(height, width) if fit == "crop" else max(height, width)
+    # Odd differences leave the extra row or column at the bottom or right.
     top, left = abs(side - height) // 2, abs(side - width) // 2
     if fit == "crop":
         return plane[top : top + side, left : left + side]

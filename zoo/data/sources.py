@@ -103,6 +103,7 @@ class Source:
             # The reason enters the content digest, so a changed text would make the caches of such sets unused.
             return hashlib.blake2b(f"unread: {reason}".encode(), digest_size=16).digest(), None, reason
         state = hashlib.blake2b(digest_size=16)
+        # Bytes alone do not distinguish arrays of other types or shapes.
         if isinstance(raw, ndarray):
             state.update(f"{raw.dtype.str} {raw.shape}".encode())
             raw = np.ascontiguousarray(raw)
@@ -346,6 +347,7 @@ def open_source(path: str | Path | None, *, resolution: int, channels: int | Non
     try:
         mode = path.stat().st_mode
     except OSError as error:
+        # A path that exists but cannot be read needs the system's reason, not a suggestion.
         missing = isinstance(error, FileNotFoundError | NotADirectoryError)
         raise ZooError(f"{path}: {_explain_missing(path) if missing else error_message(error)}") from error
     suffix = path.suffix.lower()

@@ -42,6 +42,7 @@ def find_subjects(names: Sequence[str], *, split: bool = False) -> list[str] | N
     paths = [PurePosixPath(name) for name in names]
     bases = [path.name for path in paths]
     enough = MIN_MATCHING_SHARE * len(names)
+    # File names first: a folder such as "patients_2019" must not hide the subject in them.
     for texts in (bases, names):
         for pattern in SUBJECT_PATTERNS:
             matches = [pattern.search(text) for text in texts]

@@ -31,6 +31,7 @@ def measure_percentiles(source: Source, reporter: Reporter, percentiles: Sequenc
         ZooError: deep images of different types, which no single window fits.
     """
     dtypes, counts = _count_keys(source, reporter, [])
+    # 12 bits stored as uint16 next to float32 in [0, 1]: any common window would turn one of them black.
     if len(dtypes) > 1:
         raise mixed_depths_error(source.label, dtypes)
     total = int(counts.sum())
