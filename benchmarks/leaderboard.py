@@ -35,7 +35,7 @@ from zoo.core.config import DataConfig
 from zoo.core.console import Display
 from zoo.core.errors import ZooError, suggest
 from zoo.data.dataset import load_dataset
-from zoo.evaluation.bench import NUM_SAMPLES
+from zoo.evaluation.evaluate_generators import NUM_SAMPLES
 from zoo.metrics.features.select_extractors import select_extractors
 from zoo.runtime.device import choose_device
 

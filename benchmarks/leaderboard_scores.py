@@ -21,7 +21,7 @@ from zoo.core.errors import ZooError, describe_error
 from zoo.data.dataset import load_dataset
 from zoo.data.image_set import ImageSet, train_and_heldout
 from zoo.evaluation.evaluate_generators import EvaluatedGroup, GeneratorEvaluator
-from zoo.evaluation.results import Target
+from zoo.evaluation.targets import Target
 from zoo.hub.load import load_generator
 from zoo.metrics import registry
 from zoo.metrics.evaluate_images import ImageEvaluator
@@ -59,9 +59,9 @@ class ScoreTable:
         self.evaluator = GeneratorEvaluator(
             data=data,
             metrics=registry.choose_metrics(None),
-            spaces=extractors,
-            samples=num_samples,
-            keep=runs / "judged",  # results of earlier versions lie there
+            extractors=extractors,
+            num_samples=num_samples,
+            cache=runs / "judged",  # results of earlier versions lie there
             device=choose_device("cpu"),
             display=display,
             notes=[],
@@ -94,7 +94,7 @@ class ScoreTable:
                 train_images,
                 heldout_images,
                 metrics=evaluator.metrics,
-                spaces=evaluator.spaces,
+                spaces=evaluator.extractors,
                 reporter=self.display,
             )
             images = np.load(files / "fakes.npz")["images"]

@@ -57,5 +57,5 @@ def published(runs, tmp_path_factory):
     import zoo
 
     folder = tmp_path_factory.mktemp("published") / "tiny"
-    zoo.publish(runs / "dcgan-64-000", str(folder), name="tiny", spaces=["random"], samples=24, device="cpu")
+    zoo.publish(runs / "dcgan-64-000", str(folder), name="tiny", extractors=["random"], num_samples=24, device="cpu")
     return folder

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TypeAlias
 
 from zoo.core.errors import suggest
-from zoo.core.options import RENAMED_KEYWORDS, Options, field_names
+from zoo.core.options import Options, field_names
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -102,9 +102,3 @@ def call_keywords(arguments: argparse.Namespace, **kinds: type[Options]) -> dict
         fields = [name for name in field_names(kind) if name in keywords]
         keywords[parameter] = kind(**{name: keywords.pop(name) for name in fields})
     return keywords
-
-
-def flat_keywords(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments as keywords, under the names of version 0.1."""
-    old = {new: old for old, new in RENAMED_KEYWORDS.items()}
-    return {old.get(name, name): value for name, value in call_keywords(arguments).items()}

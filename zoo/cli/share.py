@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from zoo.cli.options import Commands, add_command, add_shared, flat_keywords
+from zoo.cli.options import Commands, add_command, add_shared, call_keywords
 from zoo.cli.output import print_result
 
 
@@ -36,5 +36,5 @@ def add_share_commands(commands: Commands) -> None:
 def _publish(arguments: Namespace) -> None:
     from zoo.evaluation.publish import publish
 
-    place = publish(**flat_keywords(arguments))
+    place = publish(**call_keywords(arguments))
     print_result(arguments, {"published": place}, place)

@@ -1,4 +1,4 @@
-"""Compare generators: train what is not trained yet, judge all by the same figures, write a table and a page."""
+"""Benchmark generators: train recipes, evaluate all alike, write tables and a page."""
 
 from __future__ import annotations
 
@@ -6,400 +6,254 @@ import json
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from zoo import recipes
 from zoo.core.config import Recipe
 from zoo.core.console import Display
-from zoo.core.errors import Interrupted, ZooError, describe_error, error_reason, suggest
-from zoo.core.files import atomic_file, cache_folder
+from zoo.core.errors import Interrupted, ZooError, describe_error, error_reason
+from zoo.core.files import atomic_file
+from zoo.core.options import EvaluationOptions, TrainOptions, field_names, with_keywords
 from zoo.data.dataset import load_dataset
-from zoo.evaluation.evaluate_generators import EvaluatedGroup, GeneratorEvaluator
-from zoo.evaluation.results import Plain, Target
-from zoo.hub import pretrained
-from zoo.metrics import registry
-from zoo.metrics.features.select_extractors import select_extractors
+from zoo.evaluation.evaluate_generators import EvaluatedGroup, GeneratorEvaluator, create_evaluator, evaluate_one
+from zoo.evaluation.targets import (
+    AnyTarget,
+    FailedTarget,
+    find_target,
+    is_recipe,
+    make_names_unique,
+    open_target,
+    run_target,
+)
 from zoo.metrics.ssim import ssim
-from zoo.recipes import override_recipe
+from zoo.recipes import list_models, load_recipe, override_recipe
 from zoo.report.html.page import write_page
 from zoo.report.table import bench_markdown
 from zoo.runtime.device import choose_device, describe_environment
-from zoo.training import run_folder
-from zoo.training.generator_file import load_generator_file
-from zoo.training.run_folder import Run
+from zoo.training.run_folder import Run, find_equal_runs, find_runs
 from zoo.training.train import train, with_classes
 
-NUM_SAMPLES = 2000  # fakes a row; FID depends on it, so it does not depend on the device
-KIMG = 10.0  # thousands of images each recipe is trained for, unless something else is asked for
+BENCH_KIMG = 10.0  # thousands of images that each recipe is trained for by default
 
-# Without runs and names: two families at 32 pixels, a matter of minutes on two cores.
-SMALL_SET = ("dcgan-64", "lean-256")
-SMALL_SETTINGS = ("data.resolution=32", "generator.width=0.5", "discriminator.width=0.5", "train.batch=64")
-SMALL_SAMPLES = 500
+# Without targets and runs: two architectures at 32 pixels, minutes on two cores.
+DEMO_RECIPES = ("dcgan-64", "lean-256")
+DEMO_OVERRIDES = ("data.resolution=32", "generator.width=0.5", "discriminator.width=0.5", "train.batch=64")
+DEMO_SAMPLES = 500
 
 
 def bench(
     targets: Sequence[str] = (),
     *,
-    data: str | Path | None = None,
-    train_kimg: float | None = None,
+    training: TrainOptions | None = None,
+    evaluation: EvaluationOptions | None = None,
     seeds: int = 1,
-    metrics: Sequence[str] | None = None,
-    spaces: Sequence[str] | None = None,
-    weights: str | Path | None = None,
-    samples: int | None = None,
     out: str | Path = "bench",
     runs: str | Path = "runs",
-    device: str = "auto",
-    precision: str | None = None,
-    set: Sequence[str] = (),
     no_reals: bool = False,
     display: Display | None = None,
-) -> Plain:
-    """Judge generators beside their floors and ceilings; the command ``zoo bench`` is a thin caller of this.
+    **keywords: Any,
+) -> dict[str, Any]:
+    """Train recipes, evaluate generators and write the results; the function behind ``zoo bench``.
 
-    Those of one shape share a reference and are ranked together. What was judged before with the same weights, images
-    and metrics is not judged again, so that a killed bench goes on where it was.
+    Generators of one image shape are evaluated against the same images and ranked together. Finished rows are kept, so
+    that the same call continues an interrupted benchmark.
 
     Args:
-        targets: runs, generators' files, or recipes, which are trained first; none: all trained runs in ``runs``, else
-            a small set on phantoms.
-        data: the images; None: those the runs were trained on; recipes are then trained on ``$ZOO_DATA``, or phantoms.
-        train_kimg: thousands of images each recipe is trained for.
+        targets: runs, files of generators, or recipes, which are trained first; none: all trained runs in ``runs``,
+            else two small recipes on phantoms.
+        training: how recipes are trained; ``out`` and ``new`` are ignored, and ``kimg`` is 10 by default.
+        evaluation: what generators are evaluated by.
         seeds: training seeds of each recipe.
-        metrics: names and groups; None: the usual ones.
-        spaces: feature spaces, the first the one that ranks; None: Inception, and DINOv2 where its weights are.
-        weights: a feature network's weights, or a folder of such.
-        samples: fakes a generator.
-        out: where ``results.jsonl``, ``table.md``, ``report.html`` and the bench's own runs are written.
-        runs: where names are looked for.
-        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        precision: of training.
-        set: overrides of the recipes.
+        out: folder of ``results.jsonl``, ``table.md``, ``report.html`` and the benchmark's own runs.
+        runs: folder in which names are looked up.
         no_reals: leave real images out of the page.
         display: where progress is shown; default: stderr.
+        **keywords: fields of :class:`TrainOptions` and :class:`EvaluationOptions`; ``data`` and ``device`` are set in
+            both.
 
     Returns:
         What table and page show: ``metrics``, ``groups`` of ``rows`` and ``baselines``, ``notes``.
 
     Raises:
-        ZooError: bad input, or nothing that can be judged. A broken row raises nothing: it says ``error``.
+        ZooError: bad input, or no generator can be evaluated. A failed row raises nothing, but has an ``error``.
     """
-    display = display or Display()
-    if seeds < 1:
-        raise ZooError(f"--seeds {seeds}: must be at least 1")
-    if train_kimg is not None and not train_kimg > 0:
-        raise ZooError(f"--train-kimg {train_kimg:g}: must be above 0")
-    for key, flag in (("train.seed", "--seeds K trains with 0 to K - 1"), ("train.kimg", "--train-kimg N says it")):
-        if any(text.partition("=")[0].strip() == key for text in set):
-            raise ZooError(f"--set {key}: is the bench's own; {flag}")
-    choose_device(device)
-    out, runs = Path(out), Path(runs)
-    judged_by, data = data, data or os.environ.get("ZOO_DATA") or None
-    targets = list(targets) or [str(run.path) for run in run_folder.find_runs(runs) if run.generator_file.is_file()]
-    if not targets:
-        where = "built-in phantom brains" if data is None else f"{data}"
-        display.say(f"no trained runs in {runs}: training {' and '.join(SMALL_SET)}, small, on {where}")
-        targets, set, data = list(SMALL_SET), [*SMALL_SETTINGS, *set], data or "phantoms"
-        samples = SMALL_SAMPLES if samples is None else samples
-    judging = _judging(
-        data=judged_by,
-        metrics=metrics,
-        spaces=spaces,
-        weights=weights,
-        samples=samples,
-        keep=out / "judged",
-        device=device,
-        display=display,
-    )
-    training = _Training(
-        data=data,
-        kimg=KIMG if train_kimg is None else train_kimg,
-        seeds=seeds,
-        out=out / "runs",
-        device=device,
-        precision=precision,
-        set=list(set),
-        display=display,
-    )
-    # All is looked up before anything is trained: a slip is known at once.
-    looked_up = [_found(os.fspath(target), runs, training) for target in targets]
-    found = list({_identity(what): what for what in looked_up}.values())
-    if not any(isinstance(what, list) for what in found) and (set or seeds > 1 or train_kimg is not None):
-        display.warn("--set, --seeds and --train-kimg say how recipes are trained; runs and files stay as they are")
-    for what in found:
-        if isinstance(what, list):
-            load_dataset(data, what[0].data, reporter=display)
-    _writable(out)
-    entries = [
-        entry
-        for what in found
-        for entry in ([what] if isinstance(what, Target) else [training.entry(variant) for variant in what])
-    ]
-    entries = _distinct(entries)
-    groups, lost = judging.groups(entries)
+    if "train_kimg" in keywords:
+        warnings.warn("bench(train_kimg=...) is called kimg now", DeprecationWarning, stacklevel=2)
+        keywords["kimg"] = keywords.pop("train_kimg")
+    training_keywords = {key: value for key, value in keywords.items() if key in field_names(TrainOptions)}
+    training_only = training_keywords.keys() - set(field_names(EvaluationOptions))
+    evaluation_keywords = {key: value for key, value in keywords.items() if key not in training_only}
+    training = with_keywords(training or TrainOptions(), training_keywords, function="bench")
+    evaluation = with_keywords(evaluation or EvaluationOptions(), evaluation_keywords, function="bench")
+    display, out, runs = display or Display(), Path(out), Path(runs)
+    _check_training(training, seeds)
+    choose_device(training.device)
+    training = replace(training, data=training.data or evaluation.data or os.environ.get("ZOO_DATA") or None)
+    words = [os.fspath(target) for target in targets]
+    words = words or [str(run.path) for run in find_runs(runs) if run.generator_file.is_file()]
+    if not words:
+        words, training, evaluation = list(DEMO_RECIPES), *_demo_options(training, evaluation)
+        display.say(f"no trained runs in {runs}: training {' and '.join(words)}, small, on {training.data}")
+    evaluator = create_evaluator(evaluation, cache=out / "judged", display=display)
+    variants = _VariantTrainer(training, seeds, out / "runs", display)
+    planned = _look_up(words, runs, variants)
+    untrained = [item for item in planned if isinstance(item, list)]
+    if not untrained and (training.set or seeds > 1 or training.kimg is not None):
+        display.warn("--set, --seeds and --train-kimg apply to recipes; runs and files are evaluated as they are")
+    for recipes in untrained:
+        load_dataset(training.data, recipes[0].data, reporter=display)
+    _require_writable(out)
+    opened: list[AnyTarget] = []
+    for item in planned:
+        opened += [variants.train(recipe) for recipe in item] if isinstance(item, list) else [item]
+    groups, failed = evaluator.groups(make_names_unique(opened))
     if not groups:
-        raise ZooError("; ".join(f"{row.name}: {row.error}" for row in lost) or "nothing to judge")
-    document = _document("zoo bench", "bench", judging, groups)
-    _write(out, document, groups, no_reals=no_reals)
+        raise ZooError("; ".join(f"{row.name}: {row.error}" for row in failed))
+    document = _document("zoo bench", "bench", evaluator, groups)
+    _write_results(out, document)
+    _write_page(out / "report.html", document, groups, no_reals=no_reals)
     return document
 
 
 def report(
     target: str | Path,
     *,
-    data: str | Path | None = None,
-    metrics: Sequence[str] | None = None,
-    spaces: Sequence[str] | None = None,
-    weights: str | Path | None = None,
-    samples: int | None = None,
+    evaluation: EvaluationOptions | None = None,
     out: str | Path | None = None,
     runs: str | Path = "runs",
-    device: str = "auto",
     no_reals: bool = False,
     display: Display | None = None,
+    **keywords: Any,
 ) -> Path:
-    """The page of one run; the command ``zoo report`` is a thin caller of this.
+    """Write the page of one generator and return its path; the function behind ``zoo report``.
 
     Args:
-        target: a run, a generator's file, or the name of packaged weights.
-        out: the page; default: ``report.html`` in the run's folder, and of packaged weights in this one.
-
-    Returns:
-        Where the page is.
-
-    Raises:
-        ZooError: as :func:`bench`, or the run is broken.
-    """
-    display = display or Display()
-    entry = find_target(target, runs)
-    assert entry.weights is not None
-    name = "report.html" if entry.kind == "run" else f"{entry.name}-report.html"
-    folder = entry.weights.parent if entry.kind == "run" or Path(target).is_file() else Path()
-    page = Path(out) if out is not None else folder / name
-    judging, groups = evaluate_target(
-        entry,
-        data=data,
-        metrics=metrics,
-        spaces=spaces,
-        weights=weights,
-        samples=samples,
-        device=device,
-        display=display,
-    )
-    _write_page(page, _document(entry.name, "report", judging, groups), groups, no_reals=no_reals)
-    return page
-
-
-def find_target(target: str | Path, runs: str | Path) -> Target:
-    """The trained run, the generator's file or the packaged weights that ``target`` names.
+        target: a run, the file of a generator, or the name of pretrained weights.
+        evaluation: what it is evaluated by.
+        out: the page; default: ``report.html`` in the run's folder, ``<name>-report.html`` next to a file, and in the
+            working directory for pretrained weights.
+        runs, no_reals, display: as in :func:`bench`.
+        **keywords: fields of :class:`EvaluationOptions`.
 
     Raises:
-        ZooError: there is none, or it is broken.
+        ZooError: as in :func:`bench`, or the generator cannot be evaluated.
     """
-    entry = _found(str(target), Path(runs), None)
-    assert isinstance(entry, Target)
-    if entry.error is not None:
-        raise ZooError(f"{target}: {entry.error}")
-    return entry
+    options = with_keywords(evaluation or EvaluationOptions(), keywords, function="report")
+    opened = find_target(os.fspath(target), runs)
+    page = "report.html" if opened.kind == "run" else f"{opened.name}-report.html"
+    folder = opened.weights.parent if opened.kind == "run" or Path(target).is_file() else Path()
+    path = Path(out) if out is not None else folder / page
+    evaluator, group = evaluate_one(opened, options, display or Display())
+    _write_page(path, _document(opened.name, "report", evaluator, [group]), [group], no_reals=no_reals)
+    return path
 
 
-def evaluate_target(
-    entry: Target,
-    *,
-    data: str | Path | None,
-    metrics: Sequence[str] | None,
-    spaces: Sequence[str] | None,
-    weights: str | Path | None,
-    samples: int | None,
-    device: str,
-    display: Display,
-) -> tuple[GeneratorEvaluator, list[EvaluatedGroup]]:
-    """One generator's row, in the only group, and what it was judged with; arguments as of :func:`bench`.
-
-    Raises:
-        ZooError: it cannot be judged.
-    """
-    judging = _judging(
-        data=data,
-        metrics=metrics,
-        spaces=spaces,
-        weights=weights,
-        samples=samples,
-        keep=cache_folder() / "judged",
-        device=device,
-        display=display,
-    )
-    groups, lost = judging.groups([entry])
-    broken = [*lost, *(row for group in groups for row in group.rows if row.error is not None)]
-    if broken:
-        raise ZooError(f"{entry.name}: {broken[0].error}")
-    return judging, groups
+def failed_rows(document: Mapping[str, Any]) -> list[str]:
+    """Return one line for each generator that could not be trained or evaluated."""
+    rows = [row for group in document["groups"] for row in group["rows"]]
+    lines = [f"{row['name']}: {row['error']}" for row in rows if row["error"] is not None]
+    for row in rows:
+        lines += [f"{row['name']}: a training seed failed: {error}" for error in row.get("failed", [])]
+    return lines
 
 
-def _judging(
-    *,
-    data: str | Path | None,
-    metrics: Sequence[str] | None,
-    spaces: Sequence[str] | None,
-    weights: str | Path | None,
-    samples: int | None,
-    keep: Path,
-    device: str,
-    display: Display,
-) -> GeneratorEvaluator:
-    if samples is not None and samples < 2:
-        raise ZooError(f"--samples {samples}: must be at least 2")
-    wanted, where = registry.choose_metrics(metrics), choose_device(device)
-    notes: list[str] = []
-    found = select_extractors(spaces, metrics, weights=weights, device=where, reporter=display, notes=notes)
-    return GeneratorEvaluator(
-        data=data,
-        metrics=wanted,
-        spaces=found,
-        samples=NUM_SAMPLES if samples is None else samples,
-        keep=keep,
-        device=where,
-        display=display,
-        notes=notes,
-    )
+@dataclass(frozen=True)
+class _VariantTrainer:
+    """Trains recipes for a benchmark, unless an earlier call has done so."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Training:
-    """How recipes are trained before they are judged."""
-
-    data: str | Path | None
-    kimg: float
+    options: TrainOptions
     seeds: int
     out: Path
-    device: str
-    precision: str | None
-    set: Sequence[str]
     display: Display
 
-    def variant(self, name: str) -> list[Recipe]:
-        """What a recipe's name stands for: itself with each training seed.
+    @property
+    def kimg(self) -> float:
+        return BENCH_KIMG if self.options.kimg is None else self.options.kimg
+
+    def recipes(self, name: str) -> list[Recipe]:
+        """Return the recipe with its overrides, once per training seed.
 
         Raises:
-            ZooError: something in it, or in what is to be changed in it, does not fit.
+            ZooError: an invalid recipe or override.
         """
-        more = [f"train.kimg={self.kimg!r}"]
-        if self.precision is not None:
-            more.append(f"train.precision={self.precision}")
-        return [recipes.load_recipe(name, [*self.set, *more, f"train.seed={seed}"]) for seed in range(self.seeds)]
+        overrides = [*self.options.set, f"train.kimg={self.kimg!r}"]
+        if self.options.precision is not None:
+            overrides.append(f"train.precision={self.options.precision}")
+        return [load_recipe(name, [*overrides, f"train.seed={seed}"]) for seed in range(self.seeds)]
 
-    def entry(self, recipe: Recipe) -> Target:
-        """Train it, unless that is done; a seed that cannot be trained says why."""
-        group = f"{recipe.name} {override_recipe(recipe, 'train.seed=0').digest}"
-        images = load_dataset(self.data, recipe.data, reporter=self.display)
-        run, beyond = self._before(with_classes(recipe, images), images.digest)
+    def train(self, recipe: Recipe) -> AnyTarget:
+        """Train a recipe, or return the run of an earlier call."""
+        group = f"{recipe.name} {override_recipe(recipe, 'train.seed=0').digest}"  # the same for all seeds
+        images = load_dataset(self.options.data, recipe.data, reporter=self.display)
+        run, new = self._find_run(with_classes(recipe, images), images.digest)
+        # The recipe contains these already.
+        options = replace(self.options, out=self.out, new=new, kimg=None, precision=None, set=())
         try:
-            run = run or train(
-                recipe,
-                data=self.data,
-                out=self.out,
-                device=self.device,
-                new=beyond,
-                display=self.display,
-                announce=sys.stderr,
-            )
+            run = run or train(recipe, options=options, display=self.display, announce=sys.stderr)
         except Interrupted:
             raise
-        except Exception as error:  # such as no memory: the others can still be trained
-            why = describe_error(error)
-            self.display.warn(f"{recipe.name}: {why}")
-            return Target(name=recipe.name, kind="variant", group=group, recipe=recipe, error=why)
-        return replace(_run_entry(run, recipe.name, "variant"), group=group)
+        except Exception as error:  # such as no memory: the other recipes can still be trained
+            reason = describe_error(error)
+            self.display.warn(f"{recipe.name}: {reason}")
+            return FailedTarget(name=recipe.name, kind="variant", group=group, error=reason, recipe=recipe)
+        return replace(run_target(run, recipe.name, "variant"), group=group)
 
-    def _before(self, recipe: Recipe, data_digest: str) -> tuple[Run | None, bool]:
-        """A finished run of the same numbers and images that is as long; and whether an unfinished one is longer, so
-        that it must not be gone on with.
+    def _find_run(self, recipe: Recipe, data_digest: str) -> tuple[Run | None, bool]:
+        """Return the finished run of the same recipe, images and length; and whether a new run must be started.
+
+        It must if an unfinished run is longer already: training would continue that one.
         """
         batch = recipe.train.batch
-        length = -(-round(self.kimg * 1000) // batch) * batch
-        beyond = False
-        for old, info in run_folder.find_equal_runs(self.out, recipe.name, recipe.digest, data_digest):
-            if info["status"] == "finished" and info["nimg"] == length and old.generator_file.is_file():
-                return old, False
-            beyond = beyond or (info["status"] != "finished" and info["nimg"] > length)
-        return None, beyond
+        nimg = -(-round(self.kimg * 1000) // batch) * batch  # training stops after a whole batch
+        longer = False
+        for run, info in find_equal_runs(self.out, recipe.name, recipe.digest, data_digest):
+            if info["status"] != "finished":
+                longer = longer or info["nimg"] > nimg
+            elif info["nimg"] == nimg and run.generator_file.is_file():
+                return run, False
+        return None, longer
 
 
-def _run_entry(run: Run, name: str, kind: str) -> Target:
-    recipe = recipes.load_recipe(run.recipe_file)
-    group = str(run.path.resolve())
-    return Target(name=name, kind=kind, group=group, weights=run.generator_file, recipe=recipe, run=run)
+def _check_training(training: TrainOptions, seeds: int) -> None:
+    if seeds < 1:
+        raise ZooError(f"--seeds {seeds}: must be at least 1")
+    if training.kimg is not None and not training.kimg > 0:
+        raise ZooError(f"--train-kimg {training.kimg:g}: must be above 0")
+    flags = {"train.seed": "--seeds K, which trains with 0 to K - 1", "train.kimg": "--train-kimg N"}
+    for key in (text.partition("=")[0].strip() for text in training.set):
+        if key in flags:
+            raise ZooError(f"--set {key}: is set by the benchmark. Use {flags[key]}.")
 
 
-def _found(target: str, runs: Path, training: _Training | None) -> Target | list[Recipe]:
-    """What a word on the command line stands for: a file, a run, or a recipe to be trained.
+def _demo_options(training: TrainOptions, evaluation: EvaluationOptions) -> tuple[TrainOptions, EvaluationOptions]:
+    """Return options for the two small recipes that are trained if there are no runs."""
+    samples = DEMO_SAMPLES if evaluation.num_samples is None else evaluation.num_samples
+    training = replace(training, set=[*DEMO_OVERRIDES, *training.set], data=training.data or "phantoms")
+    return training, replace(evaluation, num_samples=samples)
 
-    Raises:
-        ZooError: it is neither of them.
+
+def _look_up(words: Sequence[str], runs: Path, variants: _VariantTrainer) -> list[AnyTarget | list[Recipe]]:
+    """Return what each word names, recipes once per seed; repeated words are left out.
+
+    Everything is looked up before anything is trained, so that a typing error is reported at once.
     """
-    path, is_recipe = Path(target), target.endswith((".yaml", ".yml")) or target in recipes.list_models()
-    if not path.exists() and (runs / target).is_dir():
-        path = runs / target
-    group = str(path.resolve())
-    if path.is_file() and not is_recipe:
-        try:
-            recipe = load_generator_file(path)[1]
-        except ZooError as error:
-            return Target(name=path.name, kind="file", group=group, error=str(error))
-        return Target(name=path.stem, kind="file", group=group, weights=path, recipe=recipe, run=_run_of(path))
-    if path.is_dir() and not is_recipe:
-        try:
-            found = run_folder.open_run(path)
-            if not found.generator_file.is_file():
-                raise ZooError(f"{path}: has no generator.safetensors yet; the first checkpoint writes it")
-            return _run_entry(found, found.name, "run")
-        except ZooError as error:
-            return Target(name=path.name, kind="run", group=group, error=str(error))
-    entries = pretrained.load_catalogue()
-    if target in entries and (not is_recipe or training is None):
-        weights = entries[target].path(Display())
-        return Target(name=target, kind="file", group=target, weights=weights, recipe=load_generator_file(weights)[1])
-    known = [*(recipes.list_models() if training else []), *entries, *(run.name for run in run_folder.find_runs(runs))]
-    if not is_recipe or training is None:
-        kinds = "run, file or recipe" if training else "run or file"
-        raise ZooError(f"no {kinds} {target!r}{suggest(target, known)}")
-    return training.variant(target)
+    planned: dict[str, AnyTarget | list[Recipe]] = {}
+    for word in words:
+        if is_recipe(word):
+            recipes = variants.recipes(word)
+            planned.setdefault(f"{recipes[0].name} {recipes[0].digest}", recipes)
+        else:
+            target = open_target(word, runs, recipes=list_models())
+            planned.setdefault(target.group, target)
+    return list(planned.values())
 
 
-def _identity(what: Target | list[Recipe]) -> str:
-    """Equal for what is the same by any name."""
-    return what.group if isinstance(what, Target) else f"{what[0].name} {what[0].digest}"
-
-
-def _run_of(file: Path) -> Run | None:
-    """The run that a generator's file lies in, if it does."""
-    try:
-        return run_folder.open_run(file.parent)
-    except ZooError:
-        return None
-
-
-def _distinct(entries: Sequence[Target]) -> list[Target]:
-    """Each group a name of its own: where names clash, runs and files go by their paths, variants by their digests."""
-    groups: dict[str, dict[str, None]] = {}
-    for entry in entries:
-        groups.setdefault(entry.name, {})[entry.group] = None
-
-    def name(entry: Target) -> str:
-        if len(groups[entry.name]) == 1:
-            return entry.name
-        return f"{entry.name} ({entry.group[-8:]})" if entry.kind == "variant" else str(entry.weights or entry.group)
-
-    return [replace(entry, name=name(entry)) for entry in entries]
-
-
-def _writable(out: Path) -> None:
-    """Make the folder, and sure that it takes files, before hours are spent on what goes into it."""
+def _require_writable(out: Path) -> None:
+    """Create the folder and a file in it, before hours are spent on its content."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
@@ -408,44 +262,37 @@ def _writable(out: Path) -> None:
         raise ZooError(f"{out}: cannot be written ({error_reason(error)})") from None
 
 
-def _document(title: str, kind: str, judging: GeneratorEvaluator, groups: Sequence[EvaluatedGroup]) -> Plain:
+def _document(title: str, kind: str, evaluator: GeneratorEvaluator, groups: Sequence[EvaluatedGroup]) -> dict[str, Any]:
     return {
         "title": title,
         "kind": kind,
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": " ".join(["zoo", *sys.argv[1:]]),
-        "environment": {**describe_environment(judging.device, "fp32"), "ssim_engine": ssim.engine()},
-        "metrics": [metric.to_json() for metric in judging.columns],
+        "environment": {**describe_environment(evaluator.device, "fp32"), "ssim_engine": ssim.engine()},
+        "metrics": [metric.to_json() for metric in evaluator.columns],
         "groups": [group.to_json() for group in groups],
-        "notes": judging.notes,
+        "notes": evaluator.notes,
     }
 
 
-def _write(out: Path, document: Plain, groups: Sequence[EvaluatedGroup], *, no_reals: bool) -> None:
-    """``results.jsonl``, ``table.md`` and ``report.html``, each whole or as it was."""
+def _write_results(out: Path, document: dict[str, Any]) -> None:
+    """Write ``results.jsonl`` and ``table.md``."""
     try:
         with atomic_file(out / "results.jsonl", "w") as file:
             for group in document["groups"]:
                 for row in [*group["rows"], *group["baselines"]]:
+                    # The row comes last of these: failed ones say themselves that they belong to no group.
                     line = {"group": group["name"], "data_digest": group["data"]["digest"], **row}
                     file.write(json.dumps({**line, "versions": document["environment"]}) + "\n")
         with atomic_file(out / "table.md", "w") as file:
             file.write(bench_markdown(document))
     except OSError as error:
         raise ZooError(f"{out}: cannot be written ({error_reason(error)})") from None
-    _write_page(out / "report.html", document, groups, no_reals=no_reals)
 
 
-def _write_page(path: Path, document: Plain, groups: Sequence[EvaluatedGroup], *, no_reals: bool) -> None:
-    pictures = {name: shown for group in groups for name, shown in group.pictures.items()}
+def _write_page(path: Path, document: dict[str, Any], groups: Sequence[EvaluatedGroup], *, no_reals: bool) -> None:
+    images = {name: row_images for group in groups for name, row_images in group.images.items()}
     try:
-        write_page(path, document, pictures, {group.name: group.reals for group in groups}, no_reals=no_reals)
+        write_page(path, document, images, {group.name: group.real_images for group in groups}, no_reals=no_reals)
     except OSError as error:
         raise ZooError(f"{path}: cannot be written ({error_reason(error)})") from None
-
-
-def failed_rows(document: Mapping[str, Any]) -> list[str]:
-    """A line for each row that could not be judged."""
-    rows = [row for group in document["groups"] for row in group["rows"]]
-    whole = [f"{row['name']}: {row['error']}" for row in rows if row["error"] is not None]
-    return [*whole, *(f"{row['name']}: a training seed failed: {why}" for row in rows for why in row.get("failed", []))]

@@ -1,4 +1,4 @@
-"""`zoo compare`: any two sets of images, in features of a random network."""
+"""`zoo compare`: any two sets of images, with a random feature extractor."""
 
 import json
 
@@ -119,13 +119,13 @@ def test_bad_input_is_one_line(sets, capsys, monkeypatch, arguments, line):
 
 def test_too_few_images_for_a_metric_are_named(sets):
     found = zoo.compare(
-        sets / "fakes", sets / "reals", spaces=["random"], metrics=["features"], floors=False, intervals=False
+        sets / "fakes", sets / "reals", extractors=["random"], metrics=["features"], floors=False, intervals=False
     )
     assert found["fid"]["value"] > 0
     few = sets / "few"
     few.mkdir()
     Image.open(sets / "fakes" / "case_6_slice_9.png").save(few / "a.png")
-    found = zoo.compare(few, sets / "reals", spaces=["random"], floors=False)
+    found = zoo.compare(few, sets / "reals", extractors=["random"], floors=False)
     assert found["fid"]["value"] is None
     assert "fewer than 2" in found["fid"]["note"]
     assert found["ssim_pairwise"]["value"] is None

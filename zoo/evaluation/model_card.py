@@ -1,0 +1,147 @@
+"""Write the model card of a published generator: README.md for people, card.json for the catalogue."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from zoo.core.config import Recipe
+from zoo.core.schema import to_plain
+from zoo.core.version import version
+from zoo.evaluation.evaluate_generators import EvaluatedGroup, GeneratorEvaluator
+from zoo.hub.pretrained import CARD, PretrainedWeights
+from zoo.report.number_format import join_words
+from zoo.report.table import markdown_table, quality
+
+SAMPLE_IMAGES = 16  # in samples.png
+
+CARD_TEXT = """---
+license: other
+license_name: see-below
+library_name: gan-zoo
+pipeline_tag: {task}
+tags: [gan, {arch}, medical-imaging]
+---
+
+# {name}
+
+A generator of images of {shape}: `{arch}`, trained by the recipe `{recipe}` (`recipe.yaml`, digest {digest}) on {nimg}
+images seen, training seed {seeds}. For research, not for diagnosis.
+
+![Generated images 0 to {last} of seed 0](samples.png)
+
+All images here are generated; none is of a patient.
+
+## Load it
+
+```python
+import zoo
+
+{load}
+generator = zoo.load_generator(path)
+images = generator.sample({count}, seed=0)  # uint8 {array}; those above
+```
+{classes}
+
+`{file}`: {size}, SHA-256 `{sha256}`.
+
+## Metrics
+
+{against}{space}. In brackets: baselines, which need no training.
+
+{table}{remarks}
+
+## Alarms
+
+{alarms}
+
+## Data
+
+{data}
+
+## Licence
+
+{licence}
+
+## Citation
+
+Cite what the data above ask for, and the zoo by its `CITATION.cff`.{source}
+"""
+
+
+def write_card(
+    entry: PretrainedWeights,
+    recipe: Recipe,
+    evaluator: GeneratorEvaluator,
+    group: EvaluatedGroup,
+    folder: Path,
+    to: str,
+) -> None:
+    """Write README.md and card.json into ``folder``.
+
+    Args:
+        group: the results, of this generator only.
+        to: ``hf:owner/name``, or the folder that it will be.
+    """
+    document = group.to_json()
+    row = document["rows"][0]
+    content = {
+        "entry": to_plain(entry),
+        "figures": row["figures"],
+        "alarms": row["alarms"],
+        "baselines": {baseline["name"]: baseline["figures"] for baseline in document["baselines"]},
+        "zoo": version(),
+        "environment": row["environment"],
+        "made": row["judged"],
+    }
+    (folder / CARD).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    table = markdown_table(*quality(document, [metric.to_json() for metric in evaluator.columns], intervals=True))
+    text = format_card(entry, recipe, _alarm_lines(entry, row["alarms"]), table.rstrip(), evaluator.notes, to)
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def format_card(
+    entry: PretrainedWeights, recipe: Recipe, alarms: Sequence[str], table: str, notes: Sequence[str], to: str
+) -> str:
+    """Return the model card in Markdown, with the header that Hugging Face reads."""
+    facts = entry.judged
+    assert facts is not None
+    file, side = f"{entry.name}.safetensors", entry.resolution
+    load = f'path = "{file}"  # in this folder'
+    if to.startswith("hf:"):
+        load = f'from huggingface_hub import hf_hub_download\n\npath = hf_hub_download("{to[3:]}", "{file}")'
+    # The third part of a note names paths of this machine, which are of no use to others.
+    remarks = [f"- {': '.join(note.split(': ')[:2])}" for note in notes]
+    classes = list(recipe.data.classes)
+    example = f"\nClasses: {', '.join(classes)}; `generator.sample(16, label={classes[0]!r})`.\n" if classes else ""
+    return CARD_TEXT.format(
+        **{key: getattr(entry, key) for key in ("name", "recipe", "sha256", "data", "licence")},
+        arch=recipe.generator.arch,
+        task="image-generation" if classes else "unconditional-image-generation",
+        classes=example,
+        shape=f"{side} x {side} pixels, {'grey' if entry.channels == 1 else 'RGB'}",
+        array=f"({SAMPLE_IMAGES}, {entry.channels}, {side}, {side})",
+        digest=entry.recipe_digest,
+        nimg=f"{entry.nimg:,}",
+        seeds=join_words([str(seed) for seed in entry.train_seeds]),
+        count=SAMPLE_IMAGES,
+        last=SAMPLE_IMAGES - 1,
+        load=load,
+        file=file,
+        size=f"{entry.size / 1e6:.2f} MB",
+        against=f"{facts.samples:,} images of seed {facts.seed} against {facts.against}",
+        space=f", FID and KID in the features of {facts.space}" if facts.space else "",
+        table=table,
+        remarks="\n".join(["\n", *remarks]) if remarks else "",
+        alarms="\n".join(alarms),
+        source=f" The recipe comes from: {recipe.source}." if recipe.source else "",
+    )
+
+
+def _alarm_lines(entry: PretrainedWeights, alarms: Sequence[dict[str, Any]]) -> list[str]:
+    lines = [f"- **{alarm['name']}**: {alarm['text']}" for alarm in alarms] or ["- None was triggered."]
+    if entry.judged is not None and not entry.judged.copies_told:
+        lines.append("- There were too few held-out images to recognise copies: whether it copies is not known.")
+    return lines
