@@ -35,7 +35,7 @@ from zoo.core.config import DataConfig
 from zoo.core.console import Display
 from zoo.core.errors import ZooError, suggest
 from zoo.data.dataset import load_dataset
-from zoo.evaluation.evaluate_generators import DEFAULT_NUM_SAMPLES
+from zoo.evaluation.evaluate_generators import NUM_SAMPLES
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PICTURES = HERE / "results" / "leaderboard.jsonl", HERE / "pictures"
@@ -76,9 +76,9 @@ def _make_parser() -> argparse.ArgumentParser:
     add(
         "--samples",
         type=int,
-        default=DEFAULT_NUM_SAMPLES,
+        default=NUM_SAMPLES,
         metavar="N",
-        help=f"images per row (default: {DEFAULT_NUM_SAMPLES})",
+        help=f"images per row (default: {NUM_SAMPLES})",
     )
     add("--spaces", default=EXTRACTORS, metavar="NAME,...", help=f"extractors, the first ranks (default: {EXTRACTORS})")
     add("--train-only", action="store_true", help="train and do not evaluate; run again without it to evaluate")

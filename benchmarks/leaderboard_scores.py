@@ -21,8 +21,8 @@ from zoo.core.errors import ZooError, describe_error
 from zoo.core.options import EvaluationOptions
 from zoo.data.dataset import load_dataset
 from zoo.data.image_set import ImageSet, train_and_heldout
-from zoo.evaluation.evaluate_generators import EvaluatedGroup, GeneratorEvaluator
-from zoo.evaluation.results import Target
+from zoo.evaluation.evaluate_generators import EvaluatedGroup, create_evaluator
+from zoo.evaluation.targets import Target
 from zoo.hub.load import load_generator
 from zoo.metrics.evaluate_images import ImageEvaluator
 from zoo.report import image_grid
@@ -56,7 +56,7 @@ class ScoreTable:
         self.runs, self.num_samples, self.display = runs, num_samples, display
         options = EvaluationOptions(data=data, extractors=[extractor], num_samples=num_samples, device="cpu")
         cache = runs / "judged"  # where earlier versions kept results
-        self.evaluator = GeneratorEvaluator(options, cache=cache, display=display)
+        self.evaluator = create_evaluator(options, cache=cache, display=display)
         self.extractor_names = [extractor.name for extractor in self.evaluator.extractors]
 
     def evaluate(self, folders: Sequence[JobFolder]) -> list[Row]:

@@ -360,7 +360,7 @@ BAD = [
     (["train", "dcgan-64", "--data", "phantoms:2", "--set", "data.holdout=0", "--out", "file"], ["file", "run folder"]),
     (["show", "dcgan-64", "--set", "train.batch"], ["KEY=VALUE"]),
     (["sample", "nowhere/x.safetensors"], ["no run or file"]),
-    (["sample", "dcgan-128"], ["nothing trained of dcgan-128 in runs, nor packaged"]),
+    (["sample", "dcgan-128"], ["No trained weights for 'dcgan-128' in runs/ or among the pretrained models"]),
     (["sample", "dcgan-64", "-n", "0"], ["at least 1"]),
     (["interpolate", "dcgan-64", "--frames", "0"], ["--frames 0: must be at least 1"]),
     (["runs", "nowhere"], ["no folder nowhere"]),

@@ -1,1 +1,1 @@
-"""Benchmarks, comparisons and publishing of trained generators."""
+"""Evaluate, compare and publish trained generators."""

@@ -1,4 +1,4 @@
-"""Compare generators: train what is not trained yet, evaluate all alike, and write a table and a page."""
+"""Benchmark generators: train recipes, evaluate all alike, write tables and a page."""
 
 from __future__ import annotations
 
@@ -6,34 +6,43 @@ import json
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from zoo.core.config import Recipe
 from zoo.core.console import Display
-from zoo.core.errors import ZooError, error_reason
-from zoo.core.files import atomic_file, cache_folder
-from zoo.core.options import EvaluationOptions, TrainOptions, with_keywords
+from zoo.core.errors import Interrupted, ZooError, describe_error, error_reason
+from zoo.core.files import atomic_file
+from zoo.core.options import EvaluationOptions, TrainOptions, field_names, with_keywords
 from zoo.data.dataset import load_dataset
-from zoo.evaluation.evaluate_generators import EvaluatedGroup, GeneratorEvaluator
-from zoo.evaluation.results import Target
-from zoo.evaluation.targets import AnyTarget, VariantTraining, distinguish, find_target, find_targets
+from zoo.evaluation.evaluate_generators import EvaluatedGroup, GeneratorEvaluator, create_evaluator, evaluate_one
+from zoo.evaluation.targets import (
+    AnyTarget,
+    FailedTarget,
+    find_target,
+    is_recipe,
+    make_names_unique,
+    open_target,
+    run_target,
+)
 from zoo.metrics.ssim import ssim
+from zoo.recipes import list_models, load_recipe, override_recipe
 from zoo.report.html.page import write_page
 from zoo.report.table import bench_markdown
-from zoo.runtime.device import describe_environment
-from zoo.training.run_folder import find_runs
+from zoo.runtime.device import choose_device, describe_environment
+from zoo.training.run_folder import Run, find_equal_runs, find_runs
+from zoo.training.train import train, with_classes
 
-DEFAULT_KIMG = 10.0  # thousands of images each recipe is trained for
+BENCH_KIMG = 10.0  # thousands of images that each recipe is trained for by default
 
-# Without runs and names: two architectures at 32 pixels, a matter of minutes on two cores.
-SMALL_SET = ("dcgan-64", "lean-256")
-SMALL_SETTINGS = ("data.resolution=32", "generator.width=0.5", "discriminator.width=0.5", "train.batch=64")
-SMALL_NUM_SAMPLES = 500
-
-_Document = dict[str, Any]
+# Without targets and runs: two architectures at 32 pixels, minutes on two cores.
+DEMO_RECIPES = ("dcgan-64", "lean-256")
+DEMO_OVERRIDES = ("data.resolution=32", "generator.width=0.5", "discriminator.width=0.5", "train.batch=64")
+DEMO_SAMPLES = 500
 
 
 def bench(
@@ -47,62 +56,66 @@ def bench(
     no_reals: bool = False,
     display: Display | None = None,
     **keywords: Any,
-) -> _Document:
-    """Evaluate generators next to baselines, and write ``results.jsonl``, ``table.md`` and ``report.html``.
+) -> dict[str, Any]:
+    """Train recipes, evaluate generators and write the results; the function behind ``zoo bench``.
 
-    Generators of one image shape are ranked together. What was evaluated before with the same weights, images and
-    metrics is not evaluated again, so that a killed bench continues where it was.
+    Generators of one image shape are evaluated against the same images and ranked together. Finished rows are kept, so
+    that the same call continues an interrupted benchmark.
 
     Args:
-        targets: runs, generators' files, or recipes, which are trained first; none: all trained runs in ``runs``, else
-            a small set on phantoms.
-        training: how recipes are trained; its ``data`` is that of ``evaluation`` if None.
-        evaluation: what to evaluate by.
+        targets: runs, files of generators, or recipes, which are trained first; none: all trained runs in ``runs``,
+            else two small recipes on phantoms.
+        training: how recipes are trained; ``out`` and ``new`` are ignored, and ``kimg`` is 10 by default.
+        evaluation: what generators are evaluated by.
         seeds: training seeds of each recipe.
-        out: folder of the results and of the bench's own runs.
+        out: folder of ``results.jsonl``, ``table.md``, ``report.html`` and the benchmark's own runs.
         runs: folder in which names are looked up.
         no_reals: leave real images out of the page.
         display: where progress is shown; default: stderr.
-        **keywords: fields of both options; ``data`` and ``device`` count for both.
+        **keywords: fields of :class:`TrainOptions` and :class:`EvaluationOptions`; ``data`` and ``device`` are set in
+            both.
 
     Returns:
         What table and page show: ``metrics``, ``groups`` of ``rows`` and ``baselines``, ``notes``.
 
     Raises:
-        ZooError: bad input, or nothing that can be evaluated. A failed row raises nothing: it has an ``error``.
+        ZooError: bad input, or no generator can be evaluated. A failed row raises nothing, but has an ``error``.
     """
-    display = display or Display()
-    training, evaluation = _split_keywords(training, evaluation, keywords)
-    _check(training, seeds)
-    out, runs = Path(out), Path(runs)
-    data = training.data or evaluation.data or os.environ.get("ZOO_DATA") or None
-    training = replace(
-        training, data=data, device=evaluation.device, out=out / "runs", kimg=training.kimg or DEFAULT_KIMG
-    )
+    if "train_kimg" in keywords:
+        warnings.warn("bench(train_kimg=...) is called kimg now", DeprecationWarning, stacklevel=2)
+        keywords["kimg"] = keywords.pop("train_kimg")
+    training_keywords = {key: value for key, value in keywords.items() if key in field_names(TrainOptions)}
+    training_only = training_keywords.keys() - set(field_names(EvaluationOptions))
+    evaluation_keywords = {key: value for key, value in keywords.items() if key not in training_only}
+    training = with_keywords(training or TrainOptions(), training_keywords, function="bench")
+    evaluation = with_keywords(evaluation or EvaluationOptions(), evaluation_keywords, function="bench")
+    display, out, runs = display or Display(), Path(out), Path(runs)
+    _check_training(training, seeds)
+    choose_device(training.device)
+    training = replace(training, data=training.data or evaluation.data or os.environ.get("ZOO_DATA") or None)
     words = [os.fspath(target) for target in targets]
     words = words or [str(run.path) for run in find_runs(runs) if run.generator_file.is_file()]
     if not words:
-        where = "built-in phantom brains" if data is None else f"{data}"
-        display.say(f"no trained runs in {runs}: training {' and '.join(SMALL_SET)}, small, on {where}")
-        words = list(SMALL_SET)
-        training = replace(training, set=[*SMALL_SETTINGS, *training.set], data=data or "phantoms")
-        evaluation = replace(evaluation, num_samples=evaluation.num_samples or SMALL_NUM_SAMPLES)
-    evaluator = GeneratorEvaluator(evaluation, cache=out / "judged", display=display)
-    variants = VariantTraining(training, seeds, display)
-    # Everything is looked up before anything is trained: a mistake is reported at once.
-    found = find_targets(words, runs, variants)
-    is_training = any(isinstance(target, list) for target in found)
-    if not is_training and (training.set or seeds > 1 or training.kimg != DEFAULT_KIMG):
-        display.warn("--set, --seeds and --train-kimg affect the training of recipes; runs and files stay as they are")
-    for target in found:
-        if isinstance(target, list):
-            load_dataset(training.data, target[0].data, reporter=display)
-    _check_writable(out)
-    groups, failed = evaluator.groups(distinguish(_train_variants(found, variants)))
+        words, training, evaluation = list(DEMO_RECIPES), *_demo_options(training, evaluation)
+        display.say(f"no trained runs in {runs}: training {' and '.join(words)}, small, on {training.data}")
+    evaluator = create_evaluator(evaluation, cache=out / "judged", display=display)
+    variants = _VariantTrainer(training, seeds, out / "runs", display)
+    planned = _look_up(words, runs, variants)
+    untrained = [item for item in planned if isinstance(item, list)]
+    if not untrained and (training.set or seeds > 1 or training.kimg is not None):
+        display.warn("--set, --seeds and --train-kimg apply to recipes; runs and files are evaluated as they are")
+    for recipes in untrained:
+        load_dataset(training.data, recipes[0].data, reporter=display)
+    _require_writable(out)
+    opened: list[AnyTarget] = []
+    for item in planned:
+        opened += [variants.train(recipe) for recipe in item] if isinstance(item, list) else [item]
+    groups, failed = evaluator.groups(make_names_unique(opened))
     if not groups:
-        raise ZooError("; ".join(f"{row.name}: {row.error}" for row in failed) or "nothing to evaluate")
+        raise ZooError("; ".join(f"{row.name}: {row.error}" for row in failed))
     document = _document("zoo bench", "bench", evaluator, groups)
-    _write_results(out, document, groups, no_reals=no_reals)
+    _write_results(out, document)
+    _write_page(out / "report.html", document, groups, no_reals=no_reals)
     return document
 
 
@@ -116,88 +129,131 @@ def report(
     display: Display | None = None,
     **keywords: Any,
 ) -> Path:
-    """Write the page of one generator, and return its path.
+    """Write the page of one generator and return its path; the function behind ``zoo report``.
 
     Args:
-        target: a run, a generator's file, or the name of pretrained weights.
-        evaluation: what to evaluate by.
-        out: the page; default: ``report.html`` in the run folder, for pretrained weights in the current folder.
-        runs, no_reals, display: as for :func:`bench`.
+        target: a run, the file of a generator, or the name of pretrained weights.
+        evaluation: what it is evaluated by.
+        out: the page; default: ``report.html`` in the run's folder, ``<name>-report.html`` next to a file, and in the
+            working directory for pretrained weights.
+        runs, no_reals, display: as in :func:`bench`.
         **keywords: fields of :class:`EvaluationOptions`.
 
     Raises:
-        ZooError: as :func:`bench`, or the generator cannot be evaluated.
+        ZooError: as in :func:`bench`, or the generator cannot be evaluated.
     """
-    display = display or Display()
-    evaluation = with_keywords(evaluation or EvaluationOptions(), keywords, function="report")
-    found = find_target(target, runs)
-    name = "report.html" if found.kind == "run" else f"{found.name}-report.html"
-    folder = found.weights.parent if found.kind == "run" or Path(target).is_file() else Path()
-    page = Path(out) if out is not None else folder / name
-    evaluator, groups = evaluate_target(found, evaluation, display)
-    _write_page(page, _document(found.name, "report", evaluator, groups), groups, no_reals=no_reals)
-    return page
-
-
-def evaluate_target(
-    target: Target, evaluation: EvaluationOptions, display: Display
-) -> tuple[GeneratorEvaluator, list[EvaluatedGroup]]:
-    """Evaluate one generator: its row, in the only group, and the evaluator.
-
-    Raises:
-        ZooError: it cannot be evaluated.
-    """
-    evaluator = GeneratorEvaluator(evaluation, cache=cache_folder() / "judged", display=display)
-    groups, failed = evaluator.groups([target])
-    failed += [row for group in groups for row in group.rows if row.error is not None]
-    if failed:
-        raise ZooError(f"{target.name}: {failed[0].error}")
-    return evaluator, groups
+    options = with_keywords(evaluation or EvaluationOptions(), keywords, function="report")
+    opened = find_target(os.fspath(target), runs)
+    page = "report.html" if opened.kind == "run" else f"{opened.name}-report.html"
+    folder = opened.weights.parent if opened.kind == "run" or Path(target).is_file() else Path()
+    path = Path(out) if out is not None else folder / page
+    evaluator, group = evaluate_one(opened, options, display or Display())
+    _write_page(path, _document(opened.name, "report", evaluator, [group]), [group], no_reals=no_reals)
+    return path
 
 
 def failed_rows(document: Mapping[str, Any]) -> list[str]:
-    """A line for each row, and each training seed of a row, that failed."""
+    """Return one line for each generator that could not be trained or evaluated."""
     rows = [row for group in document["groups"] for row in group["rows"]]
     lines = [f"{row['name']}: {row['error']}" for row in rows if row["error"] is not None]
     for row in rows:
-        lines += [f"{row['name']}: a training seed failed: {why}" for why in row.get("failed", [])]
+        lines += [f"{row['name']}: a training seed failed: {error}" for error in row.get("failed", [])]
     return lines
 
 
-def _split_keywords(
-    training: TrainOptions | None, evaluation: EvaluationOptions | None, keywords: Mapping[str, Any]
-) -> tuple[TrainOptions, EvaluationOptions]:
-    """The options with flat keywords applied, each to the dataclass that has such a field."""
-    for_training, for_evaluation = {}, {}
-    for key, value in keywords.items():
-        if key in ("kimg", "train_kimg", "precision", "set", "stop"):
-            for_training[key] = value
-        else:
-            for_evaluation[key] = value
-    training = with_keywords(training or TrainOptions(), for_training, function="bench", depth=3)
-    return training, with_keywords(evaluation or EvaluationOptions(), for_evaluation, function="bench", depth=3)
+@dataclass(frozen=True)
+class _VariantTrainer:
+    """Trains recipes for a benchmark, unless an earlier call has done so."""
+
+    options: TrainOptions
+    seeds: int
+    out: Path
+    display: Display
+
+    @property
+    def kimg(self) -> float:
+        return BENCH_KIMG if self.options.kimg is None else self.options.kimg
+
+    def recipes(self, name: str) -> list[Recipe]:
+        """Return the recipe with its overrides, once per training seed.
+
+        Raises:
+            ZooError: an invalid recipe or override.
+        """
+        overrides = [*self.options.set, f"train.kimg={self.kimg!r}"]
+        if self.options.precision is not None:
+            overrides.append(f"train.precision={self.options.precision}")
+        return [load_recipe(name, [*overrides, f"train.seed={seed}"]) for seed in range(self.seeds)]
+
+    def train(self, recipe: Recipe) -> AnyTarget:
+        """Train a recipe, or return the run of an earlier call."""
+        group = f"{recipe.name} {override_recipe(recipe, 'train.seed=0').digest}"  # the same for all seeds
+        images = load_dataset(self.options.data, recipe.data, reporter=self.display)
+        run, new = self._find_run(with_classes(recipe, images), images.digest)
+        # The recipe contains these already.
+        options = replace(self.options, out=self.out, new=new, kimg=None, precision=None, set=())
+        try:
+            run = run or train(recipe, options=options, display=self.display, announce=sys.stderr)
+        except Interrupted:
+            raise
+        except Exception as error:  # such as no memory: the other recipes can still be trained
+            reason = describe_error(error)
+            self.display.warn(f"{recipe.name}: {reason}")
+            return FailedTarget(name=recipe.name, kind="variant", group=group, error=reason, recipe=recipe)
+        return replace(run_target(run, recipe.name, "variant"), group=group)
+
+    def _find_run(self, recipe: Recipe, data_digest: str) -> tuple[Run | None, bool]:
+        """Return the finished run of the same recipe, images and length; and whether a new run must be started.
+
+        It must if an unfinished run is longer already: training would continue that one.
+        """
+        batch = recipe.train.batch
+        nimg = -(-round(self.kimg * 1000) // batch) * batch  # training stops after a whole batch
+        longer = False
+        for run, info in find_equal_runs(self.out, recipe.name, recipe.digest, data_digest):
+            if info["status"] != "finished":
+                longer = longer or info["nimg"] > nimg
+            elif info["nimg"] == nimg and run.generator_file.is_file():
+                return run, False
+        return None, longer
 
 
-def _check(training: TrainOptions, seeds: int) -> None:
+def _check_training(training: TrainOptions, seeds: int) -> None:
     if seeds < 1:
         raise ZooError(f"--seeds {seeds}: must be at least 1")
     if training.kimg is not None and not training.kimg > 0:
         raise ZooError(f"--train-kimg {training.kimg:g}: must be above 0")
-    keys = {text.partition("=")[0].strip() for text in training.set}
-    for key, instead in (("train.seed", "--seeds K trains with 0 to K - 1"), ("train.kimg", "use --train-kimg N")):
-        if key in keys:
-            raise ZooError(f"--set {key}: cannot be set in a bench; {instead}")
+    flags = {"train.seed": "--seeds K, which trains with 0 to K - 1", "train.kimg": "--train-kimg N"}
+    for key in (text.partition("=")[0].strip() for text in training.set):
+        if key in flags:
+            raise ZooError(f"--set {key}: is set by the benchmark. Use {flags[key]}.")
 
 
-def _train_variants(targets: Sequence[AnyTarget | list[Any]], variants: VariantTraining) -> list[AnyTarget]:
-    trained: list[AnyTarget] = []
-    for target in targets:
-        trained += [variants.train(recipe) for recipe in target] if isinstance(target, list) else [target]
-    return trained
+def _demo_options(training: TrainOptions, evaluation: EvaluationOptions) -> tuple[TrainOptions, EvaluationOptions]:
+    """Return options for the two small recipes that are trained if there are no runs."""
+    samples = DEMO_SAMPLES if evaluation.num_samples is None else evaluation.num_samples
+    training = replace(training, set=[*DEMO_OVERRIDES, *training.set], data=training.data or "phantoms")
+    return training, replace(evaluation, num_samples=samples)
 
 
-def _check_writable(out: Path) -> None:
-    """Create the folder and check that it takes files, before hours are spent on what is written there."""
+def _look_up(words: Sequence[str], runs: Path, variants: _VariantTrainer) -> list[AnyTarget | list[Recipe]]:
+    """Return what each word names, recipes once per seed; repeated words are left out.
+
+    Everything is looked up before anything is trained, so that a typing error is reported at once.
+    """
+    planned: dict[str, AnyTarget | list[Recipe]] = {}
+    for word in words:
+        if is_recipe(word):
+            recipes = variants.recipes(word)
+            planned.setdefault(f"{recipes[0].name} {recipes[0].digest}", recipes)
+        else:
+            target = open_target(word, runs, recipes=list_models())
+            planned.setdefault(target.group, target)
+    return list(planned.values())
+
+
+def _require_writable(out: Path) -> None:
+    """Create the folder and a file in it, before hours are spent on its content."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
@@ -206,7 +262,7 @@ def _check_writable(out: Path) -> None:
         raise ZooError(f"{out}: cannot be written ({error_reason(error)})") from None
 
 
-def _document(title: str, kind: str, evaluator: GeneratorEvaluator, groups: Sequence[EvaluatedGroup]) -> _Document:
+def _document(title: str, kind: str, evaluator: GeneratorEvaluator, groups: Sequence[EvaluatedGroup]) -> dict[str, Any]:
     return {
         "title": title,
         "kind": kind,
@@ -219,23 +275,23 @@ def _document(title: str, kind: str, evaluator: GeneratorEvaluator, groups: Sequ
     }
 
 
-def _write_results(out: Path, document: _Document, groups: Sequence[EvaluatedGroup], *, no_reals: bool) -> None:
-    """Write ``results.jsonl``, ``table.md`` and ``report.html``, each completely or not at all."""
+def _write_results(out: Path, document: dict[str, Any]) -> None:
+    """Write ``results.jsonl`` and ``table.md``."""
     try:
         with atomic_file(out / "results.jsonl", "w") as file:
             for group in document["groups"]:
                 for row in [*group["rows"], *group["baselines"]]:
+                    # The row comes last of these: failed ones say themselves that they belong to no group.
                     line = {"group": group["name"], "data_digest": group["data"]["digest"], **row}
                     file.write(json.dumps({**line, "versions": document["environment"]}) + "\n")
         with atomic_file(out / "table.md", "w") as file:
             file.write(bench_markdown(document))
     except OSError as error:
         raise ZooError(f"{out}: cannot be written ({error_reason(error)})") from None
-    _write_page(out / "report.html", document, groups, no_reals=no_reals)
 
 
-def _write_page(path: Path, document: _Document, groups: Sequence[EvaluatedGroup], *, no_reals: bool) -> None:
-    images = {name: row for group in groups for name, row in group.images.items()}
+def _write_page(path: Path, document: dict[str, Any], groups: Sequence[EvaluatedGroup], *, no_reals: bool) -> None:
+    images = {name: row_images for group in groups for name, row_images in group.images.items()}
     try:
         write_page(path, document, images, {group.name: group.real_images for group in groups}, no_reals=no_reals)
     except OSError as error:

@@ -22,38 +22,49 @@ import torch
 from zoo.core.config import DataConfig
 from zoo.core.console import Display
 from zoo.core.errors import Interrupted, ZooError, describe_error, error_message
-from zoo.core.files import atomic_file, replace_file
+from zoo.core.files import atomic_file, cache_folder, replace_file
 from zoo.core.options import EvaluationOptions
 from zoo.data.dataset import Dataset, load_dataset
 from zoo.data.image_set import ImageSet, describe_shape, train_and_heldout
-from zoo.evaluation.results import FailedTarget, ResultRow, Target, merge_seeds, rank_rows, row_from_json
-from zoo.evaluation.targets import AnyTarget
+from zoo.evaluation.results import ResultRow, merge_seeds, rank_rows, row_from_json
+from zoo.evaluation.targets import AnyTarget, FailedTarget, Target
 from zoo.hub.load import LoadedGenerator, load_generator
-from zoo.metrics.evaluate_images import ImageEvaluator, NearestPair
+from zoo.metrics import registry
+from zoo.metrics.evaluate_images import Evaluation, ImageEvaluator, NearestPair
+from zoo.metrics.features.extractor import FeatureExtractor
 from zoo.metrics.features.select_extractors import select_extractors
-from zoo.metrics.registry import choose_metrics, metric_columns
 from zoo.metrics.ssim import ssim
-from zoo.models import sampling
+from zoo.models.sampling import slerp
 from zoo.recipes import summarise_recipe
 from zoo.report.html.page import RowPictures
 from zoo.runtime.device import choose_device, describe_environment
 
-DEFAULT_NUM_SAMPLES = 2000  # generated images per row; FID depends on it, so it does not depend on the device
-SAMPLE_SEED = 0  # of the latents of generated images
-GRID_COUNTS = {64: 64, 128: 25}  # images in a grid, by largest resolution in pixels
-LARGE_GRID_COUNT = 16
-WALK_IMAGES = 12  # of an interpolation
-MAX_REAL_IMAGES = 40  # real images per group for the page
+NUM_SAMPLES = 2000  # generated images per generator; FID depends on it, so it must not depend on the device
+LATENT_SEED = 0
+GRID_IMAGES = {64: 64, 128: 25}  # shown images by the largest resolution they are for
+LARGE_GRID_IMAGES = 16  # for resolutions above
+WALK_IMAGES = 12
+QUIZ_REAL_IMAGES = 40
 
-_Shape = tuple[int, int, int]
-_Evaluated = tuple[ResultRow, dict[str, np.ndarray], list[NearestPair]]
+# What a damaged file of an earlier result raises.
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(kw_only=True)
 class EvaluatedGroup:
-    """Rows of one image shape, best first, with the images of each and some real ones."""
+    """Results for generators of one image shape.
 
-    shape: _Shape
+    Attributes:
+        shape: (C, H, W).
+        data: the images they were evaluated against.
+        rows: best first, failed ones last.
+        baselines: held-out images first, if there are any.
+        ranked_by: name of the metric; None: they could not be ranked.
+        images: what the page shows, by name of the row.
+        real_images: uint8 (n, C, H, W), for the page.
+    """
+
+    shape: tuple[int, int, int]
     data: Dataset
     rows: list[ResultRow] = field(default_factory=list)
     baselines: list[ResultRow] = field(default_factory=list)
@@ -66,286 +77,321 @@ class EvaluatedGroup:
         return describe_shape(self.shape)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, as the page takes it."""
-        data = self.data
+        """Return plain data, as the page takes it."""
+        data = {"description": self.data.description, "digest": self.data.digest}
         return {
             "name": self.name,
             "resolution": self.shape[1],
             "channels": self.shape[0],
-            "data": {
-                "description": data.description,
-                "digest": data.digest,
-                "train": len(data.train),
-                "unseen": len(data.unseen),
-            },
+            "data": data | {"train": len(self.data.train), "unseen": len(self.data.unseen)},
             "ranked_by": self.ranked_by,
             "rows": [row.to_json() for row in self.rows],
             "baselines": [row.to_json() for row in self.baselines],
         }
 
 
-class GeneratorEvaluator:
-    """Evaluates targets, group by group.
+@dataclass(frozen=True)
+class _Result:
+    """A generator's row, its generated images (``fakes``, ``pairs``, ``strip``), and its nearest pairs."""
 
-    Args:
-        options: what to evaluate by.
-        cache: folder of finished rows, so that the same call again evaluates only what is new.
+    row: ResultRow
+    images: dict[str, np.ndarray]
+    pairs: list[NearestPair]
+
+
+@dataclass(kw_only=True)
+class GeneratorEvaluator:
+    """Evaluates generators group by group.
 
     Attributes:
+        data: images to evaluate against; None: those that the first run of a group was trained on.
+        metrics: names of metrics.
+        extractors: feature extractors; the first one ranks.
+        num_samples: generated images per generator.
+        cache: folder that keeps finished rows, so that the same call again evaluates only new generators.
+        device: where generators run.
         notes: lines that readers of the results should know.
-
-    Raises:
-        ZooError: unknown metrics or extractors, missing weights, or too few samples.
     """
 
-    def __init__(self, options: EvaluationOptions, *, cache: Path, display: Display) -> None:
-        count = options.num_samples
-        if count is not None and count < 2:
-            raise ZooError(f"--samples {count}: must be at least 2")
-        self.data, self.cache, self.display = options.data, cache, display
-        self.num_samples = DEFAULT_NUM_SAMPLES if count is None else count
-        self.metrics, self.device = choose_metrics(options.metrics), choose_device(options.device)
-        self.notes: list[str] = []
-        self.extractors = select_extractors(
-            options.extractors,
-            options.metrics,
-            weights=options.weights,
-            device=self.device,
-            reporter=display,
-            notes=self.notes,
-        )
-        self.columns = metric_columns(self.metrics, [extractor.name for extractor in self.extractors])
+    data: str | Path | None
+    metrics: Sequence[str]
+    extractors: Sequence[FeatureExtractor]
+    num_samples: int
+    cache: Path
+    device: torch.device
+    display: Display
+    notes: list[str]
+
+    @property
+    def columns(self) -> list[registry.Metric]:
+        """The metrics of all extractors, in the order of tables."""
+        return registry.metric_columns(self.metrics, [extractor.name for extractor in self.extractors])
 
     def groups(self, targets: Sequence[AnyTarget]) -> tuple[list[EvaluatedGroup], list[ResultRow]]:
-        """All groups, and the failed rows that belong to none."""
-        shapes: dict[_Shape, list[AnyTarget]] = {}
+        """Evaluate ``targets``.
+
+        Returns:
+            One group per image shape, and the failed rows that belong to none; the last group contains them too.
+        """
+        by_shape: dict[tuple[int, int, int], list[AnyTarget]] = {}
         failed = []
         for target in targets:
             if target.recipe is None:
-                failed.append(_failed_row(target, getattr(target, "error", "has no recipe")))
+                failed.append(_failed_row(target, "has no recipe"))
                 continue
             config = target.recipe.data
-            shapes.setdefault((config.channels, config.resolution, config.resolution), []).append(target)
-        if len(shapes) > 1:
-            self._explain_shapes(shapes)
+            by_shape.setdefault((config.channels, config.resolution, config.resolution), []).append(target)
+        if len(by_shape) > 1:
+            parts = []
+            for shape, members in sorted(by_shape.items()):
+                names = dict.fromkeys(target.name for target in members)
+                parts.append(f"{describe_shape(shape)}: {', '.join(names)}")
+            self.display.say(
+                f"values of different sizes do not compare, so each size is ranked separately: {'; '.join(parts)}"
+            )
         groups = []
-        for shape, members in sorted(shapes.items()):
+        for shape, members in sorted(by_shape.items()):
             try:
                 groups.append(self._evaluate_group(shape, members))
-            except ZooError as error:  # the images to evaluate by: nothing of this shape can be evaluated
-                self.display.warn(str(error))
-                failed += [_failed_row(target, getattr(target, "error", str(error))) for target in members]
+            except ZooError as error:  # no data: nothing of this shape can be evaluated
+                self.display.warn(f"{describe_shape(shape)}: {error}")
+                failed += [_failed_row(target, str(error)) for target in members]
         for row in failed:
             row.facts |= {"group": None, "data_digest": None}
-        if groups:  # at the end of the last table, where they are seen
-            groups[-1].rows += failed
+        if groups:
+            groups[-1].rows += failed  # the end of the last table, where they are seen
         return groups, failed
 
-    def _explain_shapes(self, shapes: dict[_Shape, list[AnyTarget]]) -> None:
-        parts = []
-        for shape, members in sorted(shapes.items()):
-            names = dict.fromkeys(target.name for target in members)
-            parts.append(f"{describe_shape(shape)}: {', '.join(names)}")
-        self.display.say(f"values of different sizes cannot be compared, so each is ranked alone: {'; '.join(parts)}")
-
-    def _evaluate_group(self, shape: _Shape, targets: Sequence[AnyTarget]) -> EvaluatedGroup:
-        """Evaluate the targets of one shape.
+    def _evaluate_group(self, shape: tuple[int, int, int], targets: Sequence[AnyTarget]) -> EvaluatedGroup:
+        """Evaluate generators of one shape.
 
         Raises:
-            ZooError: there are no images to evaluate by.
+            ZooError: there are no images to evaluate against.
         """
-        reference, config = self._load_reference(targets)
-        train, heldout = train_and_heldout(reference)
-        evaluator = ImageEvaluator(train, heldout, metrics=self.metrics, spaces=self.extractors, reporter=self.display)
-        group = EvaluatedGroup(shape=shape, data=reference)
-        for name, result in evaluator.floors().items():
-            alarms = [alarm.to_json() for alarm in result.alarms]
-            group.baselines.append(ResultRow(name=name, kind="baseline", figures=result.figures, alarms=alarms))
+        data, config = self._load_data(targets)
+        train_images, heldout_images = train_and_heldout(data)
+        evaluator = ImageEvaluator(
+            train_images, heldout_images, metrics=self.metrics, spaces=self.extractors, reporter=self.display
+        )
+        group = EvaluatedGroup(shape=shape, data=data)
+        group.baselines = [_result_row(name, "baseline", result) for name, result in evaluator.floors().items()]
         by_variant: dict[str, list[ResultRow]] = {}
         for target in targets:
-            row = self._evaluate_target(target, evaluator, config, group)
+            row = self._evaluate_target(target, evaluator, group, config)
             by_variant.setdefault(target.group, []).append(row)
-        rows = [merge_seeds(rows) for rows in by_variant.values()]
-        ideal = group.baselines[0].figures if heldout is not None else {}
+        rows = [merge_seeds(seeds) for seeds in by_variant.values()]
+        ideal = group.baselines[0].values if heldout_images is not None else {}
         group.rows, group.ranked_by = rank_rows(rows, self.columns, ideal)
-        source = heldout if heldout is not None else train
-        group.real_images = np.array(source.images[np.random.default_rng(0).permutation(len(source))[:MAX_REAL_IMAGES]])
+        real = heldout_images if heldout_images is not None else train_images
+        group.real_images = np.array(real.images[np.random.default_rng(0).permutation(len(real))[:QUIZ_REAL_IMAGES]])
         return group
 
-    def _load_reference(self, targets: Sequence[AnyTarget]) -> tuple[Dataset, DataConfig]:
-        """The images that were given, else those of the first run that has them."""
-        configs = [target.recipe.data for target in targets if target.recipe is not None]
-        trained = [target for target in targets if isinstance(target, Target) and target.run is not None]
-        if self.data is None and trained:
-            error = ZooError("no images to evaluate by; give --data")
-            for target in trained:
-                assert target.run is not None
-                config = target.recipe.data
-                try:
-                    return load_dataset(target.run.info["data"], config, reporter=self.display), config
-                except ZooError as failure:
-                    error = failure
-            raise error
-        source = self.data or os.environ.get("ZOO_DATA")
-        if source is None:
-            raise ZooError(f"{targets[0].name}: does not say what it was trained on; give --data")
-        return load_dataset(source, configs[0], reporter=self.display), configs[0]
+    def _load_data(self, targets: Sequence[AnyTarget]) -> tuple[Dataset, DataConfig]:
+        """Load the images asked for, or those of the first run whose images can still be read."""
+        if self.data is None:
+            failures = []
+            for target in targets:
+                if isinstance(target, Target) and target.run is not None:
+                    try:
+                        config = target.recipe.data
+                        return load_dataset(target.run.info["data"], config, reporter=self.display), config
+                    except ZooError as error:
+                        failures.append(error)
+            if failures:
+                raise failures[-1]
+        path = self.data or os.environ.get("ZOO_DATA")
+        if path is None:
+            raise ZooError("the files do not say what images they were trained on. Give --data.")
+        config = next(target.recipe for target in targets if target.recipe is not None).data
+        return load_dataset(path, config, reporter=self.display), config
 
     def _evaluate_target(
-        self, target: AnyTarget, evaluator: ImageEvaluator, config: DataConfig, group: EvaluatedGroup
+        self, target: AnyTarget, evaluator: ImageEvaluator, group: EvaluatedGroup, config: DataConfig
     ) -> ResultRow:
-        """One row; a failure is recorded in it and stops no other."""
+        """Evaluate one generator; an error becomes its row and does not stop the others."""
         if isinstance(target, FailedTarget):
             return _failed_row(target, target.error)
-        reference = group.data
         try:
-            note = self._check_training_images(target, reference, config)
-            row, images = self._evaluate(target, evaluator)
+            note = self._check_training_images(target, group.data, config)
+            row, images = self._evaluate_weights(target, evaluator)
         except Interrupted:
             raise
-        except Exception as error:  # no memory, a damaged log, a network's own fault: none may cost the other rows
-            why = describe_error(error)
-            self.display.warn(f"{target.name}: {why}")
-            return _failed_row(target, why)
+        except Exception as error:  # no memory, a damaged log, a bug in one network
+            reason = describe_error(error)
+            self.display.warn(f"{target.name}: {reason}")
+            return _failed_row(target, reason)
         if note:
             row.facts["trained_on"] = note
-        row.facts |= {"data_digest": reference.digest, "data": reference.description}
-        group.images.setdefault(target.name, images)
+        row.facts |= {"data_digest": group.data.digest, "data": group.data.description}
+        group.images.setdefault(target.name, images)  # of several seeds the first
         return row
 
-    def _check_training_images(self, target: Target, reference: Dataset, config: DataConfig) -> str | None:
-        """Make sure that a run was trained on images of the reference, and on none of the held-out ones.
-
-        Returns:
-            what it was trained on, where that is not the whole reference.
+    def _check_training_images(self, target: Target, data: Dataset, config: DataConfig) -> str | None:
+        """Check that a run was trained on ``data`` or a part of it, and on no held-out image; describe a part.
 
         Raises:
-            ZooError: it was trained on others.
+            ZooError: it was trained on other images.
         """
         if target.run is None:
             return "images that its file does not name"
-        info = target.run.info
-        if info["data_digest"] == reference.digest:
+        info, own_config = target.run.info, target.recipe.data
+        if info["data_digest"] == data.digest:
             return None
-        other = f"was trained on other images ({info['data_description']}) than it is evaluated by"
-        own_config = target.recipe.data
+        problem = f"was trained on other images ({info['data_description']}) than it is evaluated against"
         if (own_config.fit, own_config.window) != (config.fit, config.window):
-            raise ZooError(f"{other}: fitted by {own_config.fit}, not {config.fit}, or windowed differently")
+            raise ZooError(f"{problem}: fitted by {own_config.fit}, not {config.fit}, or windowed differently")
         try:
             own = load_dataset(info["data"], own_config, reporter=self.display)
         except ZooError as error:
-            raise ZooError(f"{other}, and those cannot be read ({error})") from None
+            raise ZooError(f"{problem}, and those cannot be read ({error})") from None
         if own.digest != info["data_digest"]:
-            raise ZooError(f"{other}, and those have changed since")
-        trained = _image_hashes(own, own.train)
-        train = _image_hashes(reference, reference.train)
-        heldout = _image_hashes(reference, reference.unseen)
-        if leaked := len(trained & (heldout - train)):
-            raise ZooError(f"{other}: {leaked} of the held-out images were among them")
-        if unknown := len(trained - train):
-            raise ZooError(f"{other}: {unknown} of its {len(trained)} are not among the training images here")
-        return f"{len(own.train):,} of the {len(reference.train):,} training images"
+            raise ZooError(f"{problem}, and those have changed since")
+        trained_on = _hash_images(own, own.train)
+        train, heldout = _hash_images(data, data.train), _hash_images(data, data.unseen)
+        # An image can be in both sets, as black slices often are: that is no leak.
+        if leaked := len(trained_on & (heldout - train)):
+            raise ZooError(f"{problem}: it has seen {leaked} of the held-out images")
+        if unknown := len(trained_on - train):
+            raise ZooError(f"{problem}: {unknown} of its {len(trained_on)} are not among them")
+        return f"{len(own.train):,} of the {len(data.train):,} training images"
 
-    def _evaluate(self, target: Target, evaluator: ImageEvaluator) -> tuple[ResultRow, RowPictures]:
+    def _evaluate_weights(self, target: Target, evaluator: ImageEvaluator) -> tuple[ResultRow, RowPictures]:
         generator = load_generator(target.weights, device=str(self.device))
         with target.weights.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        content = json.dumps([digest, evaluator.key, self.num_samples, SAMPLE_SEED])
-        key = hashlib.sha256(content.encode()).hexdigest()[:24]
-        evaluated = self._load_row(key)
-        if evaluated is None:
-            evaluated = self._measure(target, generator, evaluator)
-            self._save_row(key, *evaluated)
+        # Everything that the values depend on; `evaluator.key` covers real images, metrics and extractors.
+        parts = json.dumps([digest, evaluator.key, self.num_samples, LATENT_SEED])
+        key = hashlib.sha256(parts.encode()).hexdigest()[:24]
+        result = self._load_result(key)
+        if result is None:
+            result = self._measure(target, generator, evaluator)
+            self._save_result(key, result)
         else:
-            self.display.say(f"{target.name}: already evaluated with the same weights, images and metrics")
-        row, arrays, pairs = evaluated
+            self.display.say(f"{target.name}: evaluated before, with the same weights, images and metrics")
+        row, pairs, train_images = result.row, result.pairs, evaluator.reals
         row.name, row.kind, row.error = target.name, target.kind, None
         row.cost |= _costs(target)
         row.facts |= {"key": key, "weights_sha256": digest}
-        train = evaluator.reals
-        nearest = [pair.real for pair in pairs]
-        images = RowPictures(
-            fakes=arrays["fakes"],
-            pairs=arrays["pairs"],
-            nearest=np.array(train.images[nearest]) if nearest else arrays["pairs"][:0],
-            pair_notes=[_caption(pair, train) for pair in pairs],
-            strip=arrays["strip"],
+        return row, RowPictures(
+            **result.images,
+            nearest=np.array(train_images.images[[pair.real for pair in pairs]]) if pairs else result.images["pairs"],
+            pair_notes=[_caption(pair, train_images) for pair in pairs],
             log=target.run.rows() if target.run is not None else [],
         )
-        return row, images
 
-    def _measure(self, target: Target, generator: LoadedGenerator, evaluator: ImageEvaluator) -> _Evaluated:
-        """Generate and evaluate images: the row, the images to keep, and the nearest pairs."""
+    def _measure(self, target: Target, generator: LoadedGenerator, evaluator: ImageEvaluator) -> _Result:
         self.display.start(f"sampling {target.name}", self.num_samples)
         start = time.monotonic()
         try:
-            fakes = generator.sample(self.num_samples, SAMPLE_SEED, advance=self.display.advance).numpy()
+            fakes = generator.sample(self.num_samples, LATENT_SEED, advance=self.display.advance).numpy()
         finally:
             self.display.stop()
         seconds = time.monotonic() - start
         self.display.say(f"evaluating {target.name}: {self.num_samples} images")
-        result = evaluator.judge(ImageSet(images=fakes, label=target.name))
+        evaluation = evaluator.judge(ImageSet(images=fakes, label=target.name))
         recipe = generator.recipe
-        row = ResultRow(
-            name=target.name,
-            kind=target.kind,
-            figures=result.figures,
-            alarms=[alarm.to_json() for alarm in result.alarms],
-            cost={"nimg": generator.nimg, "sample_img_per_s": round(self.num_samples / seconds, 3)},
-            facts={
-                "recipe": recipe.name,
-                "recipe_digest": recipe.digest,
-                "seeds": [recipe.train.seed],
-                "samples": self.num_samples,
-                "sample_seed": SAMPLE_SEED,
-                "environment": describe_environment(self.device, "fp32"),
-                "ssim_engine": ssim.engine(),
-                "judged": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            },
-        )
-        resolution = recipe.data.resolution
-        count = next((count for size, count in GRID_COUNTS.items() if resolution <= size), LARGE_GRID_COUNT)
-        arrays = {
-            "fakes": fakes[:count],
-            "pairs": fakes[[pair.fake for pair in result.pairs]] if result.pairs else fakes[:0],
-            "strip": _interpolate(generator),
+        row = _result_row(target.name, target.kind, evaluation)
+        row.cost = {"nimg": generator.nimg, "sample_img_per_s": round(self.num_samples / seconds, 3)}
+        row.facts = {
+            "recipe": recipe.name,
+            "recipe_digest": recipe.digest,
+            "seeds": [recipe.train.seed],
+            "samples": self.num_samples,
+            "sample_seed": LATENT_SEED,
+            "environment": describe_environment(self.device, "fp32"),
+            "ssim_engine": ssim.engine(),
+            "judged": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         }
-        return row, arrays, result.pairs
+        counts = (count for resolution, count in GRID_IMAGES.items() if recipe.data.resolution <= resolution)
+        images = {
+            "fakes": fakes[: next(counts, LARGE_GRID_IMAGES)],
+            "pairs": fakes[[pair.fake for pair in evaluation.pairs]] if evaluation.pairs else fakes[:0],
+            "strip": _walk(generator),
+        }
+        return _Result(row, images, evaluation.pairs)
 
-    def _load_row(self, key: str) -> _Evaluated | None:
-        """A row that was finished before; None where there is none or it is damaged."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
+    def _load_result(self, key: str) -> _Result | None:
+        """Return the result of an earlier call; None: there is none, or it is damaged."""
+        with contextlib.suppress(*_DAMAGED):
             plain = json.loads((self.cache / f"{key}.json").read_text(encoding="utf-8"))
-            with (self.cache / f"{key}.npz").open("rb") as file:  # opened here: numpy never closes a damaged one
+            with (self.cache / f"{key}.npz").open("rb") as file:  # opened here: numpy does not close a damaged file
                 archive = np.load(file, allow_pickle=False)
-                arrays = {name: archive[name] for name in ("fakes", "pairs", "strip")}
-            return row_from_json(plain["row"]), arrays, [NearestPair(**pair) for pair in plain["pairs"]]
+                images = {name: archive[name] for name in ("fakes", "pairs", "strip")}
+            return _Result(row_from_json(plain["row"]), images, [NearestPair(**pair) for pair in plain["pairs"]])
         return None
 
-    def _save_row(self, key: str, row: ResultRow, arrays: dict[str, np.ndarray], pairs: Sequence[NearestPair]) -> None:
-        """Keep a row with generated images; of real ones only their numbers."""
+    def _save_result(self, key: str, result: _Result) -> None:
+        """Keep a result: generated images only, and of real ones their indices, since those may be confidential."""
+        plain = {"row": result.row.to_json(), "pairs": [vars(pair) for pair in result.pairs]}
         try:
             with replace_file(self.cache / f"{key}.npz") as temporary, temporary.open("wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-            with atomic_file(self.cache / f"{key}.json", "w") as file:
-                json.dump({"row": row.to_json(), "pairs": [vars(pair) for pair in pairs]}, file)
+                np.savez(file, **result.images)  # type: ignore[arg-type]
+            with atomic_file(self.cache / f"{key}.json", "w") as file:  # last: it says that the images are complete
+                json.dump(plain, file)
         except OSError as error:
             self.display.warn(
-                f"{self.cache}: cannot be written ({error_message(error)}); the same call evaluates this row again"
+                f"{self.cache}: cannot be written ({error_message(error)}). The same call will evaluate this row again."
             )
 
 
-def _failed_row(target: AnyTarget, why: str) -> ResultRow:
+def create_evaluator(options: EvaluationOptions, *, cache: Path, display: Display) -> GeneratorEvaluator:
+    """Return an evaluator with its extractors loaded.
+
+    Raises:
+        ZooError: unknown metrics, extractors or device, or weights that are not available.
+    """
+    if options.num_samples is not None and options.num_samples < 2:
+        raise ZooError(f"--samples {options.num_samples}: must be at least 2")
+    metrics, device = registry.choose_metrics(options.metrics), choose_device(options.device)
+    notes: list[str] = []
+    extractors = select_extractors(
+        options.extractors, options.metrics, weights=options.weights, device=device, reporter=display, notes=notes
+    )
+    return GeneratorEvaluator(
+        data=options.data,
+        metrics=metrics,
+        extractors=extractors,
+        num_samples=options.num_samples or NUM_SAMPLES,
+        cache=cache,
+        device=device,
+        display=display,
+        notes=notes,
+    )
+
+
+def evaluate_one(
+    target: Target, options: EvaluationOptions, display: Display
+) -> tuple[GeneratorEvaluator, EvaluatedGroup]:
+    """Evaluate one generator; return the evaluator, and a group with this row only.
+
+    Raises:
+        ZooError: it cannot be evaluated.
+    """
+    evaluator = create_evaluator(options, cache=cache_folder() / "judged", display=display)
+    groups, failed = evaluator.groups([target])
+    for row in failed or groups[0].rows:
+        if row.error is not None:
+            raise ZooError(f"{target.name}: {row.error}")
+    return evaluator, groups[0]
+
+
+def _result_row(name: str, kind: str, evaluation: Evaluation) -> ResultRow:
+    alarms = [alarm.to_json() for alarm in evaluation.alarms]
+    return ResultRow(name=name, kind=kind, values=evaluation.figures, alarms=alarms)
+
+
+def _failed_row(target: AnyTarget, reason: str) -> ResultRow:
+    """Return a row with the target's own error if it has one, else ``reason``."""
+    error = target.error if isinstance(target, FailedTarget) else reason
     seeds = [target.recipe.train.seed] if target.recipe is not None else []
-    return ResultRow(name=target.name, kind=target.kind, error=why, facts={"seeds": seeds})
+    return ResultRow(name=target.name, kind=target.kind, error=error, facts={"seeds": seeds})
 
 
 def _costs(target: Target) -> dict[str, Any]:
-    """Size of the networks, and what training took according to the run."""
+    """Return the sizes of the networks, and what the run's log says of time and memory."""
     G, D = summarise_recipe(target.recipe)
     rows = target.run.rows() if target.run is not None else []
     speeds = [row["img_per_s"] for row in rows if row.get("img_per_s")]
-    info = target.run.info if target.run is not None else {}
     return {
         "parameters_g": G.parameters,
         "parameters_d": D.parameters,
@@ -353,26 +399,26 @@ def _costs(target: Target) -> dict[str, Any]:
         "macs_d": D.macs,
         "checkpoint_bytes": target.weights.stat().st_size,
         "train_img_per_s": round(statistics.median(speeds), 3) if speeds else None,
-        "peak_memory_bytes": info.get("peak_memory_bytes"),
+        "peak_memory_bytes": target.run.info.get("peak_memory_bytes") if target.run is not None else None,
         "wall_s": rows[-1].get("time") if rows else None,
     }
 
 
-def _interpolate(generator: LoadedGenerator) -> np.ndarray:
-    """Images of a round trip between three latents, uint8 (WALK_IMAGES, C, R, R)."""
+def _walk(generator: LoadedGenerator) -> np.ndarray:
+    """Return uint8 (WALK_IMAGES, C, H, W): a closed walk between three latents."""
     corners = generator.latents(3, seed=1)
     steps = WALK_IMAGES // len(corners)
-    latents = []
-    for index in range(len(corners)):
-        start, end = corners[index : index + 1], corners[(index + 1) % len(corners)][None]
-        latents += [sampling.slerp(start, end, step / steps) for step in range(steps)]
-    return generator.decode(torch.cat(latents), seed=1, label=0 if generator.classes else None).numpy()
+    points = []
+    for start, end in zip(corners[:, None], corners.roll(-1, 0)[:, None], strict=True):
+        points += [slerp(start, end, step / steps) for step in range(steps)]
+    return generator.decode(torch.cat(points), seed=1, label=0 if generator.classes else None).numpy()
 
 
-def _caption(pair: NearestPair, train: ImageSet) -> str:
-    values = [f"{name} {value:.3f}" for name, value in (("NCC", pair.ncc), ("SSIM", pair.ssim)) if value is not None]
-    return ", ".join([*values, train.names[pair.real] if train.names else f"image {pair.real}"])
+def _caption(pair: NearestPair, train_images: ImageSet) -> str:
+    scores = [("NCC", pair.ncc), ("SSIM", pair.ssim)]
+    name = train_images.names[pair.real] if train_images.names else f"image {pair.real}"
+    return ", ".join([*(f"{label} {score:.3f}" for label, score in scores if score is not None), name])
 
 
-def _image_hashes(data: Dataset, positions: np.ndarray) -> set[bytes]:
-    return {hashlib.blake2b(data.images[i].tobytes(), digest_size=16).digest() for i in positions}
+def _hash_images(data: Dataset, indices: np.ndarray) -> set[bytes]:
+    return {hashlib.blake2b(data.images[i].tobytes(), digest_size=16).digest() for i in indices}

@@ -1,13 +1,15 @@
-"""Publish a trained generator: its weights, a model card, and measured values.
+"""Publish a trained generator: weights, a model card and measured metrics, in a folder or on Hugging Face.
 
-A published folder, like a model repository of Hugging Face, holds ``<name>.safetensors`` (the averaged generator in
-fp16, recipe inside), ``recipe.yaml``, ``README.md`` (the model card), ``samples.png`` (images 0 to 15 of seed 0) and
-``card.json`` (the entry of the catalogue, see ``zoo.hub.pretrained``, and all values). Only generated images are in it.
-The published file is what is evaluated, not the file it was made from.
+<name>.safetensors   the averaged generator in fp16, with its recipe
+recipe.yaml          how it was trained
+README.md            the model card
+samples.png          generated images 0 to 15 of seed 0
+card.json            the entry for the catalogue (see ``zoo.hub.pretrained``), and all metrics
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -22,18 +24,20 @@ import torch
 from zoo.core.console import Display
 from zoo.core.errors import ZooError, error_reason, suggest
 from zoo.core.options import EvaluationOptions, with_keywords
-from zoo.evaluation.bench import evaluate_target
-from zoo.evaluation.model_card import CardTexts, write_card
-from zoo.evaluation.results import Target
-from zoo.evaluation.targets import find_target
-from zoo.hub.pretrained import CARD
-from zoo.hub.upload import HubRepository
+from zoo.evaluation.evaluate_generators import LATENT_SEED, EvaluatedGroup, GeneratorEvaluator, evaluate_one
+from zoo.evaluation.model_card import SAMPLE_IMAGES, write_card
+from zoo.evaluation.targets import Target, find_target
+from zoo.hub.load import load_generator
+from zoo.hub.pretrained import CARD, EvaluationFacts, MeasuredValue, PretrainedWeights, SampleCheck
+from zoo.hub.upload import ModelRepository
+from zoo.metrics.evaluate_images import COPIES
 from zoo.recipes import override_recipe
+from zoo.report.image_grid import make_grid, save_png
 from zoo.training.generator_file import load_generator_file, save_generator
 
+CATALOGUE_METRICS = ("fid", "kid", "precision", "recall", "coverage", "ssim_nearest", "ssim_pairwise")
 ALARMS = ("collapse", "memorisation")
-MAX_PATH_LENGTH = 200  # characters; longer text is text and no file's name
-LICENCE = (
+DEFAULT_LICENCE = (
     "Weights: for research, under the terms of the images they were trained on. The code that loads them: Apache-2.0."
 )
 
@@ -42,10 +46,10 @@ def publish(
     target: str | os.PathLike[str],
     to: str,
     *,
+    evaluation: EvaluationOptions | None = None,
     name: str | None = None,
     best: bool = False,
     force: bool = False,
-    evaluation: EvaluationOptions | None = None,
     data_statement: str | None = None,
     licence: str | None = None,
     despite_alarm: Sequence[str] = (),
@@ -53,139 +57,190 @@ def publish(
     display: Display | None = None,
     **keywords: Any,
 ) -> str:
-    """Evaluate a generator and write what others need to use it; return the folder or the address.
+    """Evaluate a generator and publish it; the function behind ``zoo publish``.
+
+    The evaluated weights are those of the published file, rounded to fp16.
 
     Args:
-        target: a run or a generator's file.
-        to: ``hf:OWNER/NAME``, or the folder to create.
-        name: name of the model; default: that of its recipe.
-        best: take the run's ``generator-best.safetensors``.
+        target: a run or the file of a generator.
+        to: ``hf:owner/name``, or a new folder.
+        evaluation: what it is evaluated by; always by all metrics.
+        name: of the model; default: its recipe's.
+        best: publish the run's ``generator-best.safetensors``.
         force: replace what was published there before.
-        evaluation: what to evaluate by.
-        data_statement: a statement on the training images, or a text file with it; default: what the run knows.
-        licence: terms of use of the weights, or a text file with them.
+        data_statement: statement on the training images, or a text file; default: what the run knows.
+        licence: terms of use of the weights, or a text file.
         despite_alarm: alarms that do not prevent publication: ``memorisation``.
-        runs: folder in which a run's name is looked up.
+        runs: folder in which names of runs are looked up.
         display: where progress is shown; default: stderr.
         **keywords: fields of :class:`EvaluationOptions`.
 
+    Returns:
+        The folder, or the address of the repository.
+
     Raises:
-        ZooError: unknown generator, it cannot be evaluated, it copies training images, or the place cannot be written.
+        ZooError: no such generator, it cannot be evaluated, it copies training images, or the place cannot be written.
             Nothing is left there then.
     """
+    options = with_keywords(evaluation or EvaluationOptions(), keywords, function="publish")
+    options = replace(options, metrics=None)  # all of them: the alarm for copies must not be switched off
     display = display or Display()
-    evaluation = with_keywords(evaluation or EvaluationOptions(), keywords, function="publish")
     for alarm in despite_alarm:
         if alarm not in ALARMS:
             raise ZooError(f"--despite-alarm {alarm}: must be one of {', '.join(ALARMS)}{suggest(alarm, ALARMS)}")
-    source = _select(target, runs, best)
+    source = find_target(os.fspath(target), runs)
+    if best:
+        source = _best_weights(source)
     name = name or source.recipe.name
     if not re.fullmatch(r"[\w-]+", name):
-        raise ZooError(f"--name {name!r}: must be letters, digits, '-' and '_'")
-    data = _read_text(data_statement, "--data-statement") or _known_data(source)
-    texts = CardTexts(data=data, licence=_read_text(licence, "--licence") or LICENCE)
-    place: HubRepository | _Folder = HubRepository(to, force) if to.startswith("hf:") else _Folder(to, force)
-    with place as folder:
-        try:
+        raise ZooError(f"{name!r}: a model's name must be letters, digits, '-' and '_'. Give another by --name.")
+    statement = _read_text(data_statement, "--data-statement") or _describe_training_data(source)
+    licence = _read_text(licence, "--licence") or DEFAULT_LICENCE
+    place = ModelRepository(to, force) if to.startswith("hf:") else _OutputFolder(to, force)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".zoo-publish-", dir=place.workspace) as workspace:
+            folder = Path(workspace) / "new"
+            folder.mkdir()
             published = _write_weights(source, name, folder)
-            evaluator, groups = evaluate_target(published, evaluation, display)
-            _refuse_copies(source.name, groups[0].rows[0].alarms, despite_alarm)
-            entry = write_card(published, evaluator, groups[0], texts, folder, to)
-        except OSError as error:
-            raise ZooError(f"{to}: cannot be written ({error_reason(error)})") from None
-        if entry.judged is not None and not entry.judged.copies_told:
-            display.warn("too few held-out images to detect copies of training images; the card says so")
-        return place.take(folder)
+            evaluator, group = evaluate_one(published, options, display)
+            if "memorisation" not in despite_alarm:
+                _refuse_copies(source.name, group)
+            entry = _catalogue_entry(published, evaluator, group, statement, licence)
+            if entry.judged is not None and not entry.judged.copies_told:
+                display.warn("too few held-out images to recognise copies of training images; the card says so")
+            entry = _write_samples(entry, folder)
+            write_card(entry, published.recipe, evaluator, group, folder, to)
+            return place.accept(folder)
+    except OSError as error:
+        raise ZooError(f"{to}: cannot be written ({error_reason(error)})") from None
 
 
-def _refuse_copies(name: str, alarms: Sequence[dict[str, Any]], despite_alarm: Sequence[str]) -> None:
-    for alarm in alarms:
-        if alarm["name"] == "memorisation" and "memorisation" not in despite_alarm:
-            raise ZooError(
-                f"{name}: is not published, because it copies training images: {alarm['text']} "
-                "(--despite-alarm memorisation publishes it anyway)"
-            )
-
-
-def _select(target: str | os.PathLike[str], runs: str | Path, best: bool) -> Target:
-    found = find_target(os.fspath(target), runs)
-    if not best:
-        return found
-    if found.kind != "run" or found.run is None:
-        raise ZooError(f"--best: needs a run, and {target} is a file")
-    file = found.run.best_file
+def _best_weights(target: Target) -> Target:
+    if target.kind != "run" or target.run is None:
+        raise ZooError(f"--best: applies to runs, and {target.name} is a file")
+    file = target.run.best_file
     if not file.is_file():
-        raise ZooError(f"{target}: has no {file.name}; train.best says by which metric it is chosen")
-    return replace(found, kind="file", weights=file)
+        raise ZooError(f"{target.name}: has no {file.name}. Train with train.best, which says how it is chosen.")
+    return replace(target, kind="file", weights=file)
 
 
-def _read_text(given: str | None, option: str) -> str | None:
-    """Text, or that of the file it names, on one line."""
-    if given is None:
+def _read_text(text: str | None, option: str) -> str | None:
+    """Return a text, or that of the file it names, as one line."""
+    if text is None:
         return None
     try:
-        if len(given) < MAX_PATH_LENGTH and Path(given).is_file():
-            given = Path(given).read_text(encoding="utf-8")
+        if len(text) < 200 and Path(text).is_file():  # longer texts can be invalid file names
+            text = Path(text).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ZooError(f"{option} {given}: cannot be read ({error_reason(error)})") from None
-    if not given.strip():
+        raise ZooError(f"{option} {text}: cannot be read ({error_reason(error)})") from None
+    words = text.split()
+    if not words:
         raise ZooError(f"{option}: is empty")
-    if len(given.split()) == 1 and ("/" in given or Path(given).suffix):
-        raise ZooError(f"{option} {given}: no such file")
-    return " ".join(given.split())
+    if len(words) == 1 and ("/" in text or Path(text).suffix):  # meant to be a file, not a statement
+        raise ZooError(f"{option} {text}: no such file")
+    return " ".join(words)
 
 
-def _known_data(target: Target) -> str:
+def _describe_training_data(target: Target) -> str:
     if target.run is None:
-        raise ZooError(f"{target.name}: its file does not say what it was trained on; state it by --data-statement")
-    where, _, counts = target.run.info["data_description"].partition(": ")
-    return f"Trained on {'phantoms: ' if where.startswith('phantoms') else ''}{counts}."  # the folder stays private
+        raise ZooError(f"{target.name}: its file does not say what it was trained on. Give --data-statement.")
+    source, _, counts = target.run.info["data_description"].partition(": ")
+    # Of the source only that it is phantoms: the path of a folder is nobody else's concern.
+    return f"Trained on {'phantoms: ' if source.startswith('phantoms') else ''}{counts}."
 
 
-def _write_weights(source: Target, name: str, folder: Path) -> Target:
-    """Write fp16 weights and the recipe; return them as what is to be evaluated."""
-    generator, recipe, nimg = load_generator_file(source.weights)
-    if recipe.train.init_from is not None:  # its folder stays private
+def _write_weights(target: Target, name: str, folder: Path) -> Target:
+    """Write fp16 weights and the recipe; return the written file as a target."""
+    generator, recipe, nimg = load_generator_file(target.weights)
+    if recipe.train.init_from is not None:  # the name only, for the same reason
         recipe = override_recipe(recipe, f"train.init_from={json.dumps(Path(recipe.train.init_from).name)}")
     path = folder / f"{name}.safetensors"
     save_generator(path, generator, recipe=recipe, nimg=nimg, dtype=torch.float16)
     text = f"# As trained, every default filled in. Digest {recipe.digest}.\n{recipe.to_yaml()}"
     (folder / "recipe.yaml").write_text(text, encoding="utf-8")
-    return Target(name=name, kind="file", group=name, weights=path, recipe=recipe, run=source.run)
+    return Target(name=name, kind="file", group=name, weights=path, recipe=recipe, run=target.run)
 
 
-class _Folder:
-    """A folder that is written next to its place and moved there in one step."""
+def _refuse_copies(name: str, group: EvaluatedGroup) -> None:
+    for alarm in group.rows[0].alarms:
+        if alarm["name"] == "memorisation":
+            raise ZooError(
+                f"{name}: not published, because it copies training images: {alarm['text']} "
+                "To publish it nevertheless, use --despite-alarm memorisation."
+            )
+
+
+def _catalogue_entry(
+    target: Target, evaluator: GeneratorEvaluator, group: EvaluatedGroup, statement: str, licence: str
+) -> PretrainedWeights:
+    recipe, row = target.recipe, group.rows[0]
+    metrics = {}
+    for name in CATALOGUE_METRICS:
+        value = row.values.get(name)
+        if value is not None and value.value is not None:
+            metrics[name] = MeasuredValue(value=value.value, low=value.low, high=value.high)
+    facts = EvaluationFacts(
+        samples=row.facts["samples"],
+        seed=LATENT_SEED,
+        space=evaluator.extractors[0].name if evaluator.extractors else None,
+        against=f"{len(group.data.train):,} training and {len(group.data.unseen):,} held-out images",
+        alarms=tuple(dict.fromkeys(alarm["name"] for alarm in row.alarms)),
+        copies_told=any(name in row.values and row.values[name].value is not None for name in COPIES),
+    )
+    return PretrainedWeights(
+        name=target.name,
+        sha256=hashlib.sha256(target.weights.read_bytes()).hexdigest(),
+        size=target.weights.stat().st_size,
+        recipe=recipe.name,
+        recipe_digest=recipe.digest,
+        resolution=recipe.data.resolution,
+        channels=recipe.data.channels,
+        nimg=row.cost["nimg"],
+        data=statement,
+        licence=licence,
+        train_seeds=(recipe.train.seed,),
+        metrics=metrics,
+        judged=facts,
+    )
+
+
+def _write_samples(entry: PretrainedWeights, folder: Path) -> PretrainedWeights:
+    """Write samples.png; return the entry with the statistics of these images."""
+    # In fp32, so that other machines can repeat them.
+    images = load_generator(folder / f"{entry.name}.safetensors", precision="fp32").sample(SAMPLE_IMAGES)
+    columns = 8 if entry.resolution <= 128 else 4
+    save_png(make_grid(images, columns), folder / "samples.png", {"model": entry.name, "seed": 0})
+    levels = images.double()
+    check = SampleCheck(mean=round(float(levels.mean()), 4), std=round(float(levels.std()), 4), columns=columns)
+    return replace(entry, check=check)
+
+
+class _OutputFolder:
+    """A folder that appears complete or not at all."""
 
     def __init__(self, to: str, force: bool) -> None:
         self.path = Path(to)
-        taken = self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir()))
-        if taken and not (self.path / CARD).is_file():
-            raise ZooError(f"{to}: exists and was not written by `zoo publish`; name another folder")
-        if taken and not force:
-            raise ZooError(f"{to}: exists; --force replaces it")
+        occupied = self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir()))
+        if occupied and not (self.path / CARD).is_file():
+            raise ZooError(f"{to}: exists and was not written by `zoo publish`. Name another folder.")
+        if occupied and not force:
+            raise ZooError(f"{to}: exists. --force replaces it.")
+        # The same file system: a rename is atomic only there.
+        self.workspace = self.path.absolute().parent
         try:
-            self.path.absolute().parent.mkdir(parents=True, exist_ok=True)
-            self._work = tempfile.TemporaryDirectory(prefix=f".{self.path.name}.", dir=self.path.absolute().parent)
+            self.workspace.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ZooError(f"{to}: cannot be written ({error_reason(error)})") from None
 
-    def __enter__(self) -> Path:
-        folder = Path(self._work.__enter__()) / "new"
-        folder.mkdir()
-        return folder
-
-    def __exit__(self, *error: Any) -> None:
-        self._work.__exit__(*error)
-
-    def take(self, folder: Path) -> str:
-        """Move the folder to its place; what was there is removed with the temporary folder."""
+    def accept(self, folder: Path) -> str:
+        """Move ``folder`` to its place; what was there before is deleted with the workspace."""
+        old = folder.with_name("old")
         try:
             if self.path.exists():
-                self.path.rename(folder.with_name("old"))
+                self.path.rename(old)
             folder.rename(self.path)
-        except OSError as error:
-            if (folder.with_name("old")).exists() and not self.path.exists():
-                folder.with_name("old").rename(self.path)
-            raise ZooError(f"{self.path}: cannot be written ({error_reason(error)})") from None
+        except OSError:
+            if old.exists() and not self.path.exists():
+                old.rename(self.path)
+            raise
         return str(self.path)

@@ -1,1 +1,1 @@
-"""Trained generators: loading, sampling, sharing."""
+"""Load, sample and share trained generators."""

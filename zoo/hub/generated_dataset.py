@@ -1,4 +1,4 @@
-"""Generated images as a data set, for the training of other networks."""
+"""A PyTorch data set of generated images, for the training of other networks."""
 
 from __future__ import annotations
 
@@ -12,26 +12,24 @@ from torch.utils.data import Dataset
 from zoo.core.errors import ZooError
 from zoo.data.pixel_range import to_uint8
 from zoo.hub.load import LoadedGenerator, load_generator
-from zoo.models import sampling
+from zoo.models.sampling import SAMPLING_BATCH, generate_images
 from zoo.runtime import rng
-
-CHUNK = sampling.SAMPLING_BATCH
 
 
 class GeneratedDataset(Dataset):
-    """``n`` fakes: image ``i`` is a function of generator, ``seed`` and ``i``, and equal to ``sample(n, seed)[i]``.
+    """``n`` generated images; image ``i`` equals ``sample(n, seed)[i]`` of the generator.
 
-    Images are made when they are first asked for, a chunk at a time, and kept as uint8. Each worker of a ``DataLoader``
-    keeps its own: with many of them and a shuffled order, call :meth:`make` before.
+    Images are generated when they are first used, in chunks, and kept as uint8. Each worker of a ``DataLoader`` keeps
+    its own copies: with many workers and a shuffled order, call :meth:`make` first.
 
     Args:
-        source: what :func:`zoo.load_generator` takes, or a generator it has loaded.
-        n: how many.
-        seed: which.
-        transform: makes an item's image from a uint8 tensor (C, H, W); None: float32 in [0, 1].
-        label: of every image; items are then pairs of image and label. Of a generator that knows classes, one of
-            these: its images are then of that class; None: as often as in training, each with its class's number.
-        device: where they are made; CUDA does not go with workers that are forked.
+        source: what :func:`zoo.load_generator` takes, or a loaded generator.
+        n: number of images.
+        seed: seed of the latents.
+        transform: maps a uint8 tensor (C, H, W) to an item's image; None: float32 in [0, 1].
+        label: of every image; items are then pairs of image and label. For a generator with classes, one of these, and
+            images are of that class; None: classes as frequent as in training, each item with its number.
+        device: where images are generated; CUDA does not work in forked workers.
 
     Raises:
         ZooError: no such generator, or ``n`` below 1.
@@ -61,31 +59,38 @@ class GeneratedDataset(Dataset):
         return self.n
 
     def __getitem__(self, index: int) -> Any:
-        """The image, or image and label; an index below 0 counts from the end."""
-        place = index + self.n if index < 0 else index
-        if not 0 <= place < self.n:
+        """Return the image, or image and label; a negative index counts from the end."""
+        position = index + self.n if index < 0 else index
+        if not 0 <= position < self.n:
             raise IndexError(f"image {index} of {self.n}")
-        image = self._chunk(place // CHUNK)[place % CHUNK].clone()
+        # A copy: a transform that works in place must not change what the next epoch gets.
+        image = self._chunk(position // SAMPLING_BATCH)[position % SAMPLING_BATCH].clone()
         item = image.float() / 255 if self.transform is None else self.transform(image)
         if self._classes is not None:
-            return item, int(self._classes[place])
+            return item, int(self._classes[position])
         return item if self.label is None else (item, self.label)
 
     def make(self, advance: Callable[[int], None] | None = None) -> GeneratedDataset:
-        """Make all images now; ``advance`` is told of every few. Returns the set itself."""
-        for chunk in range(-(-self.n // CHUNK)):
-            made = self._chunk(chunk)
+        """Generate all images now and return the data set.
+
+        Args:
+            advance: called with the number of images made, chunk by chunk.
+        """
+        for chunk in range(-(-self.n // SAMPLING_BATCH)):
+            images = self._chunk(chunk)
             if advance is not None:
-                advance(len(made))
+                advance(len(images))
         return self
 
     def _chunk(self, chunk: int) -> Tensor:
-        """uint8 (up to CHUNK, C, H, W), as :meth:`LoadedGenerator.sample` makes them."""
+        """Return uint8 (up to SAMPLING_BATCH, C, H, W), equal to what :meth:`LoadedGenerator.sample` makes."""
         if chunk not in self._chunks:
-            first = chunk * CHUNK
-            z = rng.fixed_latents(self.seed, min(CHUNK, self.n - first), self.generator.latent.dim, first=first)
-            G, speed = self.generator.generator, self.generator.speed
+            # The chunks of sample(): noise inputs are drawn per chunk, so other sizes would give other images.
+            first = chunk * SAMPLING_BATCH
+            z = rng.fixed_latents(
+                self.seed, min(SAMPLING_BATCH, self.n - first), self.generator.latent.dim, first=first
+            )
             label = None if self._classes is None else self._classes[first : first + len(z)]
-            made = sampling.generate_images(G, z, label=label, seed=self.seed, first=chunk, speed=speed)
-            self._chunks[chunk] = to_uint8(made)
+            G, speed = self.generator.generator, self.generator.speed
+            self._chunks[chunk] = to_uint8(generate_images(G, z, label=label, seed=self.seed, first=chunk, speed=speed))
         return self._chunks[chunk]

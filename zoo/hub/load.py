@@ -1,4 +1,4 @@
-"""Trained generators for other people's code, in a line."""
+"""Load trained generators by name or path, and sample from them."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from zoo.core.config import ImageSpec, LatentSpec, Recipe
 from zoo.core.console import Display
 from zoo.core.errors import ZooError, suggest
 from zoo.data.pixel_range import to_uint8
-from zoo.hub import pretrained
+from zoo.hub.pretrained import load_catalogue
 from zoo.models import sampling
 from zoo.models.base import Generator, StyleGenerator
 from zoo.recipes import list_models, override_recipe
 from zoo.runtime import rng
 from zoo.runtime.device import choose_device
 from zoo.runtime.speed import Speed, choose_speed
-from zoo.training import run_folder
 from zoo.training.generator_file import load_generator_file
+from zoo.training.run_folder import Run, find_runs, open_run
 
 
 class LoadedGenerator(nn.Module):
-    """A trained generator, in eval mode.
+    """A trained generator in eval mode.
 
     Attributes:
-        latent: what it is fed (``latent.dim`` standard normal numbers an image).
-        image: what it makes (``image.resolution``, ``image.channels``).
+        latent: what goes in: ``latent.dim`` standard normal numbers per image.
+        image: what comes out: ``image.resolution``, ``image.channels``.
         recipe: how it was trained.
-        nimg: on how many images.
-        speed: the switches :meth:`sample` uses; a plain call does not.
+        nimg: number of images it was trained on.
+        speed: precision and other switches of :meth:`sample`; a plain call ignores them.
     """
 
     def __init__(self, generator: Generator, recipe: Recipe, nimg: int, speed: Speed | None = None) -> None:
@@ -52,22 +52,25 @@ class LoadedGenerator(nn.Module):
 
     @property
     def has_styles(self) -> bool:
-        """Whether truncation and style mixing are to be had."""
+        """Whether truncation and style mixing are available."""
         return isinstance(self.generator, StyleGenerator)
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes that can be asked for; none for most generators."""
+        """Names of the classes it was trained with; empty for most generators."""
         return list(self.recipe.data.classes)
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        """Latents (N, latent.dim), and classes (N,) where there are any, to float images (N, C, H, W), not yet clamped
-        to [-1, 1].
+        """Return float images (N, C, H, W), not clamped to [-1, 1]; differentiable in ``z``.
+
+        Args:
+            z: latents (N, latent.dim).
+            label: classes (N,), for generators that have any.
         """
         return self.generator(z, label)
 
     def latents(self, n: int, seed: int = 0) -> Tensor:
-        """The latents (n, latent.dim) that :meth:`sample` makes images from."""
+        """Return the latents (n, latent.dim) of the images that :meth:`sample` makes."""
         return rng.fixed_latents(seed, n, self.latent.dim)
 
     def sample(
@@ -79,19 +82,20 @@ class LoadedGenerator(nn.Module):
         truncation: float | None = None,
         advance: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """``n`` images, uint8 (n, C, H, W) on the CPU. The same seed gives the same images, and the first of them for
-        a smaller n.
+        """Return ``n`` images, uint8 (n, C, H, W) on the CPU.
+
+        The same seed gives the same images; a smaller ``n`` gives the first of them.
 
         Args:
-            n: how many.
-            seed: which.
-            label: a class, by name or number, or one for each image; default: as often as in training.
-            truncation: psi in [0, 1]: how far styles stay from their mean (1 or None: as trained). Style generators
-                only.
-            advance: is told of every few images made.
+            n: number of images.
+            seed: seed of the latents.
+            label: a class, by name or number, or one per image; default: classes as frequent as in training.
+            truncation: psi in [0, 1], the factor by which styles differ from their mean (1 or None: as trained); for
+                generators with styles.
+            advance: called with the number of images made, every few images.
 
         Raises:
-            ZooError: truncation of a generator without styles; a class of one that knows none, or not that one.
+            ZooError: truncation without styles; an unknown class, or a generator without classes.
         """
         return self.decode(self.latents(n, seed), seed=seed, label=label, truncation=truncation, advance=advance)
 
@@ -104,30 +108,31 @@ class LoadedGenerator(nn.Module):
         truncation: float | None = None,
         advance: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """Latents (N, latent.dim) to uint8 images (N, C, H, W) on the CPU; ``seed`` fixes noise inputs, and classes
-        where ``label`` names none.
+        """Return the uint8 images (N, C, H, W) of latents (N, latent.dim), on the CPU.
+
+        ``seed`` determines noise inputs, and classes if ``label`` is None.
         """
         labels = self.labels(label, len(z), seed)
         if truncation is None:
-            made = sampling.generate_images(
+            images = sampling.generate_images(
                 self.generator, z, label=labels, seed=seed, speed=self.speed, advance=advance
             )
-            return to_uint8(made)
-        w = self._styles(z, labels, "truncation")
-        w = sampling.truncate_styles(self.generator, w, truncation)
-        return to_uint8(sampling.synthesise_images(self.generator, w, seed=seed, speed=self.speed))
+        else:
+            w = sampling.truncate_styles(self.generator, self._styles(z, labels, "truncation"), truncation)
+            images = sampling.synthesise_images(self.generator, w, seed=seed, speed=self.speed)
+        return to_uint8(images)
 
     def mix(self, rows: int, columns: int, seed: int = 0, *, crossover: int | None = None) -> Tensor:
-        """Style mixing (Karras et al. 2019, figure 3): uint8 ((rows + 1) * (columns + 1), C, H, W), read as a table.
+        """Mix styles (Karras et al. 2019, figure 3): uint8 ((rows + 1) * (columns + 1), C, H, W), row by row.
 
-        The first column shows the sources of coarse styles, the first row those of fine styles; between them every
-        pair. The corner is black.
+        The first column shows the sources of coarse styles, the first row those of fine styles, and the other images
+        all pairs. The corner is black.
 
         Args:
-            rows: sources of the coarse styles.
-            columns: sources of the fine styles.
-            seed: which sources.
-            crossover: the first style that comes from the column; default: the middle one.
+            rows: number of sources of coarse styles.
+            columns: number of sources of fine styles.
+            seed: seed of the sources' latents.
+            crossover: index of the first style taken from the column; default: the middle one.
 
         Raises:
             ZooError: a generator without styles.
@@ -144,31 +149,37 @@ class LoadedGenerator(nn.Module):
         return images
 
     def labels(self, label: int | str | Tensor | None, n: int, seed: int) -> Tensor | None:
-        """(n,) classes: all of one, by name or number; as given; or, of None, those that :meth:`sample` makes.
+        """Return classes (n,): ``label`` repeated, as given, or, for None, those that :meth:`sample` uses.
 
         Raises:
-            ZooError: the generator knows none, or not that one, or they are not ``n``.
+            ZooError: an unknown class, a wrong number of classes, or a generator without classes.
         """
         if label is None:
             return rng.fixed_labels(seed, n, self.image.shares)
         if not self.image.classes:
-            raise ZooError(f"class {label}: {self.recipe.name} was trained without classes; zoo train --classes")
+            raise ZooError(
+                f"class {label}: {self.recipe.name} was trained without classes. Train one with `zoo train --classes`."
+            )
         if isinstance(label, Tensor):
             if label.shape != (n,) or not bool(((label >= 0) & (label < self.image.classes)).all()):
                 raise ZooError(f"classes: must be {n} numbers from 0 to {self.image.classes - 1}")
             return label.long()
         number = self.classes.index(label) if label in self.classes else label
-        if isinstance(number, str) and number.isdigit():
+        if isinstance(number, str) and number.isdigit():  # as the command line gives it
             number = int(number)
         if isinstance(number, str) or not 0 <= number < self.image.classes:
-            known = ", ".join(self.classes)
-            raise ZooError(f"no class {label!r}{suggest(str(label), self.classes)}; {self.recipe.name} knows {known}")
+            raise ZooError(
+                f"no class {label!r}{suggest(str(label), self.classes)}: "
+                f"{self.recipe.name} knows {', '.join(self.classes)}"
+            )
         return torch.full((n,), number)
 
-    def _styles(self, z: Tensor, label: Tensor | None, what: str) -> Tensor:
-        """Latents (N, latent.dim) to styles (N, num_styles, width of w), the same in every block."""
+    def _styles(self, z: Tensor, label: Tensor | None, purpose: str) -> Tensor:
+        """Return styles (N, num_styles, dim), equal in all blocks, of latents (N, latent.dim)."""
         if not isinstance(self.generator, StyleGenerator):
-            raise ZooError(f"{what}: {self.recipe.generator.arch} has no styles (a mapping network); StyleGANs have")
+            raise ZooError(
+                f"{purpose}: {self.recipe.generator.arch} has no styles (no mapping network). Use a StyleGAN."
+            )
         device = next(self.parameters()).device
         w = self.generator.mapping(z.to(device), None if label is None else label.to(device))
         return w[:, None].expand(-1, self.generator.num_styles, -1)
@@ -181,48 +192,55 @@ def load_generator(
     runs: str | Path = "runs",
     precision: str | None = None,
 ) -> LoadedGenerator:
-    """A trained generator.
+    """Load a trained generator.
 
     Args:
-        source: a run or its folder, a ``generator.safetensors`` file, or a name: of a recipe with runs in ``runs``
-            (then its newest), else of packaged weights, which are fetched if they are not here (see
+        source: a run or its folder, a ``generator.safetensors`` file, or a name: of a recipe that was trained in
+            ``runs`` (its newest run), else of pretrained weights, which are downloaded if necessary (see
             ``zoo.hub.pretrained``).
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        runs: where to look for a name.
+        runs: folder in which names are looked up.
         precision: ``auto``, ``fp32`` or ``bf16``; default: the recipe's. Another one changes images by rounding.
 
     Raises:
-        ZooError: nothing there, nothing trained yet, or a damaged file.
+        ZooError: no such generator, not trained yet, or a damaged file.
     """
-    generator, recipe, nimg = load_generator_file(_locate(source, Path(runs)))
-    how = recipe if precision is None else override_recipe(recipe, f"train.precision={precision}")
-    return LoadedGenerator(generator, recipe, nimg, choose_speed(how, choose_device(device)))
+    generator, recipe, nimg = load_generator_file(_locate_weights(source, Path(runs)))
+    sampled_as = recipe if precision is None else override_recipe(recipe, f"train.precision={precision}")
+    return LoadedGenerator(generator, recipe, nimg, choose_speed(sampled_as, choose_device(device)))
 
 
-def _locate(source: str | os.PathLike[str], runs: Path) -> Path:
-    path = Path(source)
+def require_weights(run: Run) -> Path:
+    """Return the file of a run's generator.
+
+    Raises:
+        ZooError: the run has not written it yet.
+    """
+    if not run.generator_file.is_file():
+        raise ZooError(f"{run.path}: has no generator.safetensors yet. The first checkpoint writes it.")
+    return run.generator_file
+
+
+def _locate_weights(source: str | os.PathLike[str], runs: Path) -> Path:
+    path, name = Path(source), os.fspath(source)
     if path.is_file():
         return path
     if path.is_dir():
-        return _trained(run_folder.open_run(path))
-    name = os.fspath(source)
+        return require_weights(open_run(path))
     if path.suffix or "/" in name:
-        raise ZooError(f"no run or file {source}")
-    for candidate in reversed(run_folder.find_runs(runs, name)):
-        if candidate.generator_file.is_file():
-            return candidate.generator_file
+        raise ZooError(f"{source}: no run or file of this name")
+    for run in reversed(find_runs(runs, name)):  # the newest that has reached a checkpoint
+        if run.generator_file.is_file():
+            return run.generator_file
     if (runs / name).is_dir():
-        return _trained(run_folder.open_run(runs / name))
-    entries = pretrained.load_catalogue()
-    if name in entries:
-        return entries[name].path(Display())
-    if name in list_models():
-        raise ZooError(f"nothing trained of {name} in {runs}, nor packaged; `zoo train {name}` trains it")
-    known = [*list_models(), *entries, *(other.name for other in run_folder.find_runs(runs))]
-    raise ZooError(f"no run, file or recipe {name!r}{suggest(name, known)}")
-
-
-def _trained(found: run_folder.Run) -> Path:
-    if not found.generator_file.is_file():
-        raise ZooError(f"{found.path}: has no generator.safetensors yet; the first checkpoint writes it")
-    return found.generator_file
+        return require_weights(open_run(runs / name))
+    catalogue, models = load_catalogue(), list_models()
+    if name in catalogue:
+        return catalogue[name].path(Display())
+    if name in models:
+        raise ZooError(
+            f"No trained weights for {name!r} in {runs}/ or among the pretrained models. "
+            f"Train one with `zoo train {name}`."
+        )
+    known = [*models, *catalogue, *(run.name for run in find_runs(runs))]
+    raise ZooError(f"{name}: no run, file, recipe or pretrained model of this name{suggest(name, known)}")

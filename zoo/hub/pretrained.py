@@ -1,15 +1,20 @@
-"""Trained generators that load by name: what there is, where each lies, and that it is the one it is said to be.
+"""The catalogue of pretrained weights, which load by name.
 
-``pretrained.yaml`` beside this file has an entry a name. Small files lie in the package (``zoo/hub/_weights``), larger ones in
-the repository alone (``benchmarks/weights``) or at an address; what is fetched is kept in the cache. Each is known by
-its hash. Beside a file of ours lie its card (``<name>.md``) and a picture of what it makes (``<name>.png``).
+``pretrained.yaml`` has one entry per name. Small files are part of the package (``zoo/hub/_weights``), larger ones are
+only in the repository (``benchmarks/weights``) or at an address; downloads are kept in the cache. Every file is checked
+by its hash. Next to a packaged file are its model card (``<name>.md``) and a grid of its samples (``<name>.png``).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 import shutil
+import socket
+import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -17,25 +22,26 @@ from typing import Annotated, Any
 
 import yaml
 
-from zoo.core.errors import ZooError, error_reason
+from zoo.core.errors import ZooError, error_message, error_reason
 from zoo.core.files import atomic_file, cache_folder, replace_file
+from zoo.core.network import offline_reason
 from zoo.core.progress import Reporter, SilentReporter
 from zoo.core.schema import Count, NonNegative, Range, from_plain, to_plain
 from zoo.core.yaml_io import read_yaml
-from zoo.hub.download import download_file, download_url, has_hash, offline_reason
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]  # of a checkout; of an installed package, the folder it lies in
-CATALOGUE = HERE / "pretrained.yaml"
+CATALOGUE = Path(__file__).with_name("pretrained.yaml")
+ROOT = CATALOGUE.parents[2]  # of a checkout; for an installed package, the folder that contains it
 IN_PACKAGE, IN_REPOSITORY = "zoo/hub/_weights", "benchmarks/weights"
-CARD = "card.json"  # of a published folder; what an entry is made of
+CARD = "card.json"  # in a published folder: its entry of the catalogue
+DOWNLOAD_TIMEOUT_SECONDS = 30  # without a byte from the server
 
-Level = Annotated[float, Range(low=0, high=255)]
+GreyLevel = Annotated[float, Range(low=0, high=255)]
 
 
+# The names of all fields are keys of pretrained.yaml and card.json.
 @dataclass(frozen=True, kw_only=True)
 class MeasuredValue:
-    """A figure and its 95 % interval, as far as there is one."""
+    """A metric's value and its 95 % interval, if it has one."""
 
     value: float
     low: float | None = None
@@ -44,28 +50,28 @@ class MeasuredValue:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationFacts:
-    """By what the figures were measured."""
+    """How the metrics of an entry were measured."""
 
-    samples: Count  # fakes
+    samples: Count  # generated images
     seed: int = 0  # of their latents
-    space: str | None = None  # the features of FID and KID; null: there were none
-    against: str = ""  # which real images
-    alarms: tuple[str, ...] = ()  # those that rang
-    copies_told: bool = True  # whether there were unseen images enough to tell copies from
+    space: str | None = None  # feature extractor of FID and KID; null: they were not measured
+    against: str = ""  # the real images, in words
+    alarms: tuple[str, ...] = ()  # those that were triggered
+    copies_told: bool = True  # whether there were enough held-out images to recognise copies
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleCheck:
-    """What images 0 to 15 of seed 0 are, in fp32 on a CPU; tests hold it true.
+    """Statistics of images 0 to 15 of seed 0, in fp32 on a CPU; a test compares them.
 
     Attributes:
         mean: of all pixels, 0 to 255.
-        std: the same.
-        grid: a picture of them, a path from the repository's root.
-        columns: images a row in it.
+        std: of all pixels.
+        grid: PNG of the images, a path relative to the repository.
+        columns: of that grid.
     """
 
-    mean: Level
+    mean: GreyLevel
     std: NonNegative
     grid: str | None = None
     columns: Count = 8
@@ -73,22 +79,24 @@ class SampleCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedWeights:
-    """One trained generator of the catalogue.
+    """One entry of the catalogue.
 
     Attributes:
         name: by which it loads.
         sha256: of the file.
-        size: of the file, in bytes.
-        recipe: the name of the recipe, as trained.
-        recipe_digest: its :attr:`zoo.core.config.Recipe.digest`.
-        nimg: images it was trained on.
-        data: what is to be said of the training images.
-        licence: under which terms it may be used.
-        file: a path from the repository's root, in the wheel too if it begins with ``zoo/``.
+        size: of the file in bytes.
+        recipe: name of the recipe.
+        recipe_digest: :attr:`zoo.core.config.Recipe.digest` of the recipe as trained.
+        nimg: number of images it was trained on.
+        data: statement on the training images.
+        licence: terms of use.
+        file: path relative to the repository; part of the wheel if it starts with ``zoo/``.
         url: ``https://...`` or ``hf:owner/name/file``.
-        train_seeds: of training.
-        metrics: names as in ``zoo.metrics.registry``.
-        card: the model card, a path as ``file``.
+        train_seeds: seeds of the training.
+        metrics: values by the names in ``zoo.metrics.registry``.
+        judged: how these were measured.
+        card: path of the model card, relative to the repository.
+        check: what a test compares its samples with.
     """
 
     name: str
@@ -110,25 +118,30 @@ class PretrainedWeights:
     check: SampleCheck | None = None
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[\w-]+", self.name):  # one with a dot would be taken for a file
+        if not re.fullmatch(r"[\w-]+", self.name):  # a name with a dot would be taken for a file
             raise ValueError(f"name: must be letters, digits, '-' and '_', not {self.name!r}")
         if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             raise ValueError(f"sha256: must be 64 hexadecimal digits, not {self.sha256!r}")
         if self.url is not None and not re.match(r"https://.|hf:[^/]+/[^/]+/.", self.url):
             raise ValueError(f"url: must be https://... or hf:owner/name/file, not {self.url!r}")
-        for path in (self.file, self.card, self.check.grid if self.check else None):
-            if path is not None and (PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts):
+        for path in self.paths():
+            if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
                 raise ValueError(f"{path}: must be a path from the repository's root")
+
+    def paths(self) -> list[str]:
+        """Return the paths of its files relative to the repository: weights, card, grid."""
+        grid = self.check.grid if self.check else None
+        return [path for path in (self.file, self.card, grid) if path is not None]
 
     @property
     def local(self) -> Path | None:
-        """The file where it came with the package or the repository; whether it is whole is not looked at."""
+        """The file in the package or the repository, if it exists; not verified."""
         path = ROOT / self.file if self.file is not None else None
         return path if path is not None and path.is_file() else None
 
     @property
     def cached(self) -> Path:
-        """Where it is kept, or is to be put, if it did not come along. Another version of it is another file."""
+        """Where a download is kept. Other versions of the weights have other names."""
         return cache_folder() / "weights" / f"{self.name}-{self.sha256[:8]}.safetensors"
 
     @property
@@ -138,131 +151,187 @@ class PretrainedWeights:
             return "packaged" if str(self.file).startswith("zoo/") else "in the repository"
         if self.cached.is_file():
             return "cached"
-        return f"to fetch: {download_url(self.url)}" if self.url is not None else f"to be put into {self.cached}"
+        return f"to fetch: {_address(self.url)}" if self.url is not None else f"to be put into {self.cached}"
 
     def path(self, reporter: Reporter | None = None) -> Path:
-        """The file, fetched if it has to be, and verified.
+        """Return the verified file; download it if necessary.
 
         Raises:
-            ZooError: it is another one than the catalogue's, or not to be had; says which file is to be put where.
+            ZooError: the file differs from the catalogue's or is not available; says which file to put where.
         """
         if self.local is not None:
-            if not has_hash(self.local, self.size, self.sha256):
-                raise ZooError(f"{self.local}: is not the file of the catalogue (wrong hash); install it again")
+            if not self._matches(self.local):
+                raise ZooError(f"{self.local}: is not the file of the catalogue (wrong hash). Install it again.")
             return self.local
-        if has_hash(self.cached, self.size, self.sha256):
+        if self._matches(self.cached):
             return self.cached
-        why = offline_reason() if self.url is not None else "it has no public address"
-        if self.url is None or why:
-            source = f"{download_url(self.url)} as " if self.url is not None else ""
+        reason = offline_reason() if self.url is not None else "it has no public address"
+        if self.url is None or reason:
+            source = f"{_address(self.url)} as " if self.url is not None else ""
             raise ZooError(
-                f"no weights of {self.name} here, and {why}: put {source}{self.cached.name} ({self.size / 1e6:.1f} MB, "
+                f"No weights of {self.name}: {reason}. Put {source}{self.cached.name} ({self.size / 1e6:.1f} MB, "
                 f"SHA-256 {self.sha256[:16]}...) into {self.cached.parent}"
             )
-        download_file(self.url, self.cached, size=self.size, sha256=self.sha256, reporter=reporter or SilentReporter())
+        self._download(self.url, reporter or SilentReporter())
         return self.cached
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data with all attributes, where it is, and ``path`` if it is here."""
-        here = self.local or (self.cached if self.cached.is_file() else None)
-        return {**to_plain(self), "where": self.where, "path": str(here) if here else None}
+        """Return all attributes as plain data, ``where`` it is, and ``path`` if the file is on this machine."""
+        path = self.local or (self.cached if self.cached.is_file() else None)
+        return {**to_plain(self), "where": self.where, "path": str(path) if path else None}
+
+    def _matches(self, path: Path) -> bool:
+        return has_hash(path, self.size, self.sha256)
+
+    def _download(self, url: str, reporter: Reporter) -> None:
+        """Download into the cache; the file appears there only after its hash was checked."""
+        reporter.say(f"downloading {_address(url)} ({self.size / 1e6:.1f} MB) into {self.cached.parent}")
+        try:
+            with replace_file(self.cached) as temporary:
+                _fetch(url, temporary)
+                if not self._matches(temporary):
+                    raise ZooError(f"{_address(url)}: is not the file of the catalogue (wrong hash)")
+        except OSError as error:
+            raise ZooError(f"{self.cached}: cannot be written ({error_reason(error)})") from None
+
+
+def has_hash(path: Path, size: int, sha256: str) -> bool:
+    """Return whether ``path`` is a file of ``size`` bytes with this hash."""
+    if not path.is_file() or path.stat().st_size != size:  # cheap, and most other files differ in size
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == sha256
 
 
 def load_catalogue(path: Path | None = None) -> dict[str, PretrainedWeights]:
-    """The entries of ``pretrained.yaml``, or of another such file, by name.
+    """Return the entries of ``pretrained.yaml``, or of another such file, by name.
 
     Raises:
-        ZooError: something in it does not fit: one line with its dotted path.
+        ZooError: an invalid entry, with the dotted path of the key.
     """
     path = path or CATALOGUE
     entries = {}
     for name, keys in read_yaml(path, "a catalogue of weights").items():
+        if isinstance(keys, dict):
+            keys = {"name": str(name), **keys}
         try:
-            entries[str(name)] = from_plain(
-                PretrainedWeights, {"name": str(name), **keys} if isinstance(keys, dict) else keys, name
-            )
+            entries[str(name)] = from_plain(PretrainedWeights, keys, name)
         except ZooError as error:
             raise ZooError(f"{path.name}: {error}") from None
     return entries
 
 
 def read_published_folder(folder: Path) -> PretrainedWeights:
-    """The entry that a folder made by ``zoo publish`` describes, as yet without ``file`` and ``url``.
+    """Return the entry of a folder that ``zoo publish`` wrote, without ``file`` and ``url``.
 
     Raises:
-        ZooError: it is no such folder, or its weights are not those of its card.
+        ZooError: another folder, or its weights differ from those that its card describes.
     """
     try:
         content = json.loads((folder / CARD).read_text(encoding="utf-8"))
     except OSError as error:
-        raise ZooError(f"{folder}: `zoo publish` did not make it ({error_reason(error)}: {CARD})") from None
+        raise ZooError(f"{folder}: was not written by `zoo publish` ({CARD}: {error_reason(error)})") from None
     except ValueError:
         raise ZooError(f"{folder / CARD}: is damaged") from None
-    known = content.get("entry") if isinstance(content, dict) else None
     try:
-        entry: PretrainedWeights = from_plain(PretrainedWeights, known)
+        entry = from_plain(PretrainedWeights, content.get("entry") if isinstance(content, dict) else None)
     except ZooError as error:
         raise ZooError(f"{folder / CARD}: {error}") from None
     if not has_hash(folder / f"{entry.name}.safetensors", entry.size, entry.sha256):
-        raise ZooError(f"{folder}: {entry.name}.safetensors is not there, or not the one that {CARD} describes")
+        raise ZooError(f"{folder}: {entry.name}.safetensors is missing, or differs from the one {CARD} describes")
     return entry
 
 
 def add_to_catalogue(
     folder: Path, *, to: str | None = IN_PACKAGE, url: str | None = None, root: Path = ROOT, listed: Path | None = None
 ) -> PretrainedWeights:
-    """Enter a published folder in the catalogue, in place of an entry of that name.
+    """Add a published folder to the catalogue; an entry of the same name is replaced.
 
     Args:
-        folder: what ``zoo publish`` made.
-        to: the folder, a path from ``root``, that its weights are copied into; None: they are at ``url`` alone, and
-            only card and picture are kept, in ``zoo/hub/_weights``.
-        url: where else they are to be had.
-        root: the repository's.
-        listed: the catalogue; default: that of the package.
+        folder: what ``zoo publish`` wrote.
+        to: folder relative to ``root`` that the weights are copied into; None: they are only at ``url``, and card and
+            grid are copied into ``zoo/hub/_weights``.
+        url: public address of the weights.
+        root: the repository.
+        listed: the catalogue's file; default: that of the package.
 
     Raises:
-        ZooError: the folder is not whole, or a place cannot be written.
+        ZooError: an incomplete folder, or a place cannot be written.
     """
     entry, listed = read_published_folder(folder), listed or CATALOGUE
-    beside = to or IN_PACKAGE
-    copies = {"card": ("README.md", f"{entry.name}.md"), "grid": ("samples.png", f"{entry.name}.png")}
-    if to is not None:
-        copies["file"] = (f"{entry.name}.safetensors", f"{entry.name}.safetensors")
+    place = f"{to or IN_PACKAGE}/{entry.name}"
+    check = replace(entry.check, grid=f"{place}.png") if entry.check else None
+    file = f"{place}.safetensors" if to is not None else None
+    added = replace(entry, file=file, url=url, card=f"{place}.md", check=check)
     try:
-        for source, target in copies.values():
-            with replace_file(root / beside / target) as temporary:
-                if source == "README.md":
-                    text = (folder / source).read_text(encoding="utf-8")
-                    temporary.write_text(text.replace("(samples.png)", f"({entry.name}.png)"), encoding="utf-8")
-                else:
-                    shutil.copyfile(folder / source, temporary)
-        places = {key: f"{beside}/{target}" for key, (_, target) in copies.items()}
-        check = replace(entry.check, grid=places["grid"]) if entry.check else None
-        entry = replace(entry, file=places.get("file"), url=url, card=places["card"], check=check)
+        text = (folder / "README.md").read_text(encoding="utf-8").replace("(samples.png)", f"({entry.name}.png)")
+        with atomic_file(root / f"{place}.md", "w") as card:
+            card.write(text)
+        _copy(folder / "samples.png", root / f"{place}.png")
+        if file is not None:
+            _copy(folder / f"{entry.name}.safetensors", root / file)
         before = load_catalogue(listed) if listed.exists() else {}
-        entries = {**before, entry.name: entry}
-        with atomic_file(listed, "w") as file:
-            file.write(_to_yaml(entries, listed.read_text(encoding="utf-8") if listed.exists() else ""))
-        for path in _files(before[entry.name]) - _files(entry) if entry.name in before else set():
-            (root / path).unlink(missing_ok=True)
+        with atomic_file(listed, "w") as catalogue:
+            comment = listed.read_text(encoding="utf-8") if listed.exists() else ""
+            catalogue.write(_to_yaml({**before, entry.name: added}, comment))
+        # Last: until the catalogue is written, the old files are those it describes.
+        if entry.name in before:
+            for path in set(before[entry.name].paths()) - set(added.paths()):
+                (root / path).unlink(missing_ok=True)
     except OSError as error:
         raise ZooError(f"{root}: cannot be written ({error_reason(error)})") from None
-    return entry
+    return added
 
 
-def _files(entry: PretrainedWeights) -> set[str]:
-    found = (entry.file, entry.card, entry.check.grid if entry.check else None)
-    return {path for path in found if path is not None}
+def _copy(source: Path, target: Path) -> None:
+    with replace_file(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
-def _to_yaml(entries: Mapping[str, PretrainedWeights], before: str) -> str:
-    """Sorted by name, without what is not known, under the comment that ``before`` begins with."""
-    head = re.match(r"(#.*\n)*", before)
-    content = {
-        name: {
-            key: value for key, value in to_plain(entries[name]).items() if key != "name" and value not in (None, [])
-        }
-        for name in sorted(entries)
-    }
-    return (head[0] if head else "") + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=118)
+def _to_yaml(entries: Mapping[str, PretrainedWeights], text: str) -> str:
+    """Return entries as YAML, sorted by name and without empty values, below the comment at the start of ``text``."""
+    comment = re.match(r"(#.*\n)*", text)
+    content = {}
+    for name in sorted(entries):
+        plain = to_plain(entries[name])
+        content[name] = {key: value for key, value in plain.items() if key != "name" and value not in (None, [])}
+    return (comment[0] if comment else "") + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=118)
+
+
+def _split_hub_url(url: str) -> tuple[str, str] | None:
+    """Return repository and file of ``hf:owner/name/file``; None for other addresses."""
+    match = re.fullmatch(r"hf:([^/]+/[^/]+)/(.+)", url)
+    return (match[1], match[2]) if match else None
+
+
+def _address(url: str) -> str:
+    """Return ``url`` as an address for a browser."""
+    if not (parts := _split_hub_url(url)):
+        return url
+    endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    return f"{endpoint}/{parts[0]}/resolve/main/{parts[1]}"
+
+
+def _fetch(url: str, path: Path) -> None:
+    """Download ``url`` to ``path``, with the libraries' own progress bars.
+
+    Raises:
+        ZooError: no such file, no connection, or a server that is silent for too long.
+    """
+    timeout = socket.getdefaulttimeout()
+    try:
+        if parts := _split_hub_url(url):
+            from huggingface_hub import hf_hub_download
+
+            endpoint = os.environ.get("HF_ENDPOINT") or None  # read here: the library reads it only when imported
+            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+                shutil.move(hf_hub_download(*parts, local_dir=folder, endpoint=endpoint), path)
+        else:
+            import torch.hub
+
+            socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)  # torch.hub sets none and would wait forever
+            torch.hub.download_url_to_file(url, str(path), progress=sys.stderr.isatty())
+    except Exception as error:  # of many kinds: HTTP, names, certificates, timeouts, the disk
+        raise ZooError(f"{_address(url)}: cannot be downloaded ({error_message(error)})") from None
+    finally:
+        socket.setdefaulttimeout(timeout)

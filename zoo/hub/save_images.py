@@ -1,4 +1,4 @@
-"""Generated images in files."""
+"""Write generated images to files."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ from torch import Tensor
 from zoo.core.errors import ZooError, error_reason
 from zoo.core.files import atomic_file
 from zoo.hub.load import LoadedGenerator
-from zoo.models import sampling
+from zoo.models.sampling import slerp
 from zoo.report import image_grid
 
 
 def save_images(
     images: Tensor, out: Path, *, columns: int | None = None, metadata: Mapping[str, object] | None = None
 ) -> None:
-    """uint8 images (N, C, H, W) as one grid (``.png``), one array ``images`` (``.npz``) or a PNG each (a folder).
+    """Write uint8 images (N, C, H, W) as a grid, an array or single files.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        out: ``.png``: one grid; ``.npz``: one array ``images``; no suffix: a folder with a PNG per image.
+        columns: of the grid.
+        metadata: written into each PNG.
 
     Raises:
         ZooError: another suffix, or the place cannot be written.
@@ -30,12 +36,11 @@ def save_images(
             with atomic_file(out) as file:
                 np.savez_compressed(file, images=images.numpy())
         elif out.suffix:
-            raise ZooError(f"{out}: images are written as .png (one grid), .npz (one array) or into a folder")
+            raise ZooError(f"{out}: unknown suffix. Use .png (one grid), .npz (one array) or the name of a folder.")
         else:
             digits = len(str(len(images) - 1))
             for index, image in enumerate(images):
-                picture = image_grid.tile_image(image)
-                image_grid.save_png(picture, out / f"{index:0{digits}d}.png", metadata)
+                image_grid.save_png(image_grid.tile_image(image), out / f"{index:0{digits}d}.png", metadata)
     except OSError as error:
         raise ZooError(f"{out}: cannot be written ({error_reason(error)})") from None
 
@@ -50,18 +55,25 @@ def save_walk(
     seed: int = 0,
     truncation: float | None = None,
 ) -> int:
-    """Closed walks through latent space, side by side in one GIF; returns the number of frames.
+    """Write closed walks through latent space as one GIF, and return its number of frames.
 
-    Each walk visits ``points`` latents along great circles, ``frames`` pictures from one to the next, and returns.
+    Args:
+        generator: the generator.
+        out: a ``.gif`` file.
+        walks: walks next to each other in the image.
+        points: latents that each walk visits, along great circles, before it returns.
+        frames: frames from one latent to the next.
+        seed: seed of the latents.
+        truncation: as for :meth:`LoadedGenerator.sample`.
 
     Raises:
         ZooError: ``out`` is no ``.gif`` or cannot be written.
     """
     if out.suffix != ".gif":
-        raise ZooError(f"{out}: a walk is written as .gif")
+        raise ZooError(f"{out}: a walk is written as .gif. Change the suffix.")
     stops = generator.latents(walks * points, seed).unflatten(0, (points, walks))
     path = [
-        sampling.slerp(stops[index], stops[(index + 1) % points], frame / frames)
+        slerp(stops[index], stops[(index + 1) % points], frame / frames)
         for index in range(points)
         for frame in range(frames)
     ]

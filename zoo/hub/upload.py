@@ -1,12 +1,9 @@
-"""Upload of a published folder to Hugging Face."""
+"""Upload published folders to model repositories on Hugging Face."""
 
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from pathlib import Path
-from typing import Any
 
 from zoo.core.errors import ZooError, error_message
 from zoo.core.network import offline_reason
@@ -14,41 +11,49 @@ from zoo.core.version import version
 from zoo.hub.pretrained import CARD
 
 
-class HubRepository:
-    """A model repository of Hugging Face, which gets one commit or none."""
+class ModelRepository:
+    """A repository on Hugging Face that takes a folder in one commit.
+
+    Everything that can fail before the upload is checked here, before a generator is evaluated for minutes.
+
+    Args:
+        to: ``hf:owner/name``.
+        force: replace what was published there before.
+
+    Raises:
+        ZooError: a malformed name, no network, no token, no rights, or weights that are there already.
+    """
+
+    workspace: Path | None = None  # where the folder is prepared; None: the system's temporary folder
 
     def __init__(self, to: str, force: bool) -> None:
-        self.repo = to.removeprefix("hf:")
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo):
-            raise ZooError(f"--to {to}: must be hf:OWNER/NAME")
-        if why := offline_reason():
-            raise ZooError(f"--to {to}: {why}; publish to a folder and upload that later")
+        self.name = to.removeprefix("hf:")
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.name):
+            raise ZooError(f"--to {to}: must read hf:owner/name")
+        if reason := offline_reason():
+            raise ZooError(f"--to {to}: {reason}. Publish to a folder, and upload that later.")
         import huggingface_hub
 
         if not huggingface_hub.get_token():
-            raise ZooError(f"--to {to}: no token for Hugging Face; run `hf auth login` or set HF_TOKEN")
+            raise ZooError(f"--to {to}: no token for Hugging Face. Run `hf auth login` or set HF_TOKEN.")
         self.api = huggingface_hub.HfApi()
         try:
-            exists = self.api.repo_exists(self.repo) and self.api.file_exists(self.repo, CARD)
-        except Exception as error:  # no network, no rights, no such owner: errors of many types
+            published = self.api.repo_exists(self.name) and self.api.file_exists(self.name, CARD)
+        except Exception as error:  # of many kinds: no network, no rights, no such owner
             raise ZooError(f"--to {to}: {error_message(error)}") from None
-        if exists and not force:
-            raise ZooError(f"--to {to}: holds published weights already; --force replaces their card and samples")
-        self._work = tempfile.mkdtemp(prefix="zoo-publish-")
+        if published and not force:
+            raise ZooError(f"--to {to}: already has published weights. --force replaces their card and samples.")
 
-    def __enter__(self) -> Path:
-        return Path(self._work)
+    def accept(self, folder: Path) -> str:
+        """Upload ``folder`` and return the address of the repository.
 
-    def __exit__(self, *error: Any) -> None:
-        shutil.rmtree(self._work, ignore_errors=True)
-
-    def take(self, folder: Path) -> str:
-        """Upload the folder."""
+        Raises:
+            ZooError: the upload failed.
+        """
+        message = f"Published by zoo {version()}"
         try:
-            self.api.create_repo(self.repo, exist_ok=True)
-            self.api.upload_folder(
-                repo_id=self.repo, folder_path=str(folder), commit_message=f"Published by zoo {version()}"
-            )
+            self.api.create_repo(self.name, exist_ok=True)
+            self.api.upload_folder(repo_id=self.name, folder_path=str(folder), commit_message=message)
         except Exception as error:
-            raise ZooError(f"hf:{self.repo}: cannot be uploaded ({error_message(error)})") from None
-        return f"https://huggingface.co/{self.repo}"
+            raise ZooError(f"hf:{self.name}: cannot be uploaded ({error_message(error)})") from None
+        return f"https://huggingface.co/{self.name}"

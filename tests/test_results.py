@@ -1,4 +1,4 @@
-"""Rows of a bench, their order and their tables."""
+"""Rows of results: JSON, seeds, ranking and tables."""
 
 from zoo.evaluation.results import ResultRow, merge_seeds, rank_rows, row_from_json
 from zoo.metrics import registry
@@ -6,52 +6,52 @@ from zoo.metrics.value import MetricValue, missing_value
 from zoo.report import table
 
 
-def row(name, seed=0, error=None, **values):
-    figures = {k: MetricValue(value=v, low=v - 1, high=v + 1, n=10) for k, v in values.items()}
-    return ResultRow(name=name, kind="variant", error=error, figures={} if error else figures, facts={"seeds": [seed]})
+def row(name, seed=0, error=None, **numbers):
+    values = {name: MetricValue(value=value, low=value - 1, high=value + 1, n=10) for name, value in numbers.items()}
+    return ResultRow(name=name, kind="variant", error=error, values={} if error else values, facts={"seeds": [seed]})
 
 
 METRICS = registry.metric_columns(registry.choose_metrics(None), ["inception"])
 
 
-def test_a_row_survives_json():
+def test_row_survives_json():
     before = row("a", fid=3.0)
     before.alarms = [{"name": "collapse", "metric": "recall", "value": 0.0, "threshold": 0.1, "text": "x"}]
-    before.figures["kid"] = missing_value("too few")
+    before.values["kid"] = missing_value("too few")
     assert row_from_json(before.to_json()) == before
 
 
-def test_lower_fid_comes_first_and_broken_rows_last():
+def test_rank_lower_fid_first_and_failed_rows_last():
     rows = [row("bad", error="no weights"), row("b", fid=5.0, kid=1.0), row("a", fid=4.0, kid=2.0)]
     order, by = rank_rows(rows, METRICS, {})
-    assert [found.name for found in order] == ["a", "b", "bad"]
+    assert [ranked.name for ranked in order] == ["a", "b", "bad"]
     assert by == "fid"
 
 
-def test_what_one_row_lacks_ranks_none():
+def test_metric_missing_in_one_row_does_not_rank():
     rows = [row("a", fid=1.0, kid=2.0), row("b", kid=1.0)]
     assert rank_rows(rows, METRICS, {})[1] == "kid"
-    assert [found.name for found in rank_rows(rows, METRICS, {})[0]] == ["b", "a"]
+    assert [ranked.name for ranked in rank_rows(rows, METRICS, {})[0]] == ["b", "a"]
 
 
-def test_matching_is_nearness_to_unseen_reals():
+def test_match_ranks_by_distance_to_heldout_images():
     rows = [row("copier", ssim_nearest=0.99), row("good", ssim_nearest=0.84), row("blur", ssim_nearest=0.6)]
     order, by = rank_rows(rows, METRICS, {"ssim_nearest": MetricValue(value=0.85)})
-    assert ([found.name for found in order], by) == (["good", "copier", "blur"], "ssim_nearest")
+    assert ([ranked.name for ranked in order], by) == (["good", "copier", "blur"], "ssim_nearest")
     assert rank_rows(rows, METRICS, {})[1] is None
 
 
-def test_seeds_become_a_mean_with_its_spread():
+def test_seeds_are_merged_into_mean_and_spread():
     merged = merge_seeds([row("a", 0, fid=4.0), row("a", 1, fid=6.0), row("a", 2, error="diverged")])
-    assert merged.figures["fid"].value == 5.0
-    assert (merged.figures["fid"].low, merged.figures["fid"].high) == (3.0, 7.0)
+    assert merged.values["fid"].value == 5.0
+    assert (merged.values["fid"].low, merged.values["fid"].high) == (3.0, 7.0)
     assert merged.spread["fid"] == {"mean": 5.0, "sd": 2**0.5, "seeds": 2}
     assert merged.facts["seeds"] == [0, 1]
     assert merged.facts["failed"] == ["diverged"]
     _, lines = table.quality({"rows": [merged.to_json()], "baselines": []}, [METRICS[0].to_json()], intervals=True)
     assert lines[0][1] == "5.0 ±1.4 sd"
     half = merge_seeds([row("a", 0, fid=4.0, kid=1.0), row("a", 1, fid=6.0)])
-    assert half.figures["kid"].value is None
+    assert half.values["kid"].value is None
     assert merge_seeds([row("a", error="x")]).error == "x"
     two = [row("a", 0), row("a", 1)]
     for one, count in zip(two, (16, 17), strict=True):
@@ -59,18 +59,18 @@ def test_seeds_become_a_mean_with_its_spread():
     assert merge_seeds(two).cost == {"nimg": 16, "wall_s": 16.5}
 
 
-def test_lopsided_intervals_show_their_ends():
+def test_asymmetric_intervals_show_their_ends():
     assert table.cell({"value": 0.016, "low": 0.0, "high": 0.078}, 3, interval=True) == "0.016 (0 to 0.078)"
     assert table.cell({"value": 0.0, "low": 0.0, "high": 0.5}, 3, interval=True) == "0.000 (0 to 0.5)"
     assert table.cell({"value": 0.5, "low": 0.4, "high": 0.61}, 3, interval=True) == "0.500 ±0.105"
     assert table.cell({"value": 1.0, "low": 1.0, "high": 1.0}, 2, interval=True) == "1.00 ±0.00"
 
 
-def test_tables_show_intervals_alarms_and_reasons():
+def test_tables_show_intervals_alarms_and_errors():
     good, bad = row("a", fid=4.0), row("b", error="wrong | hash")
     good.alarms = [{"name": "collapse", "metric": "recall", "value": 0.0, "threshold": 0.1, "text": "All the same."}]
     good.cost = {"parameters_g": 3_574_656, "nimg": 1000, "checkpoint_bytes": 14_300_000, "wall_s": 900}
-    baseline = ResultRow(name="black", kind="baseline", figures={"fid": missing_value("why")})
+    baseline = ResultRow(name="black", kind="baseline", values={"fid": missing_value("why")})
     group = {
         "name": "64 x 64 grey",
         "rows": [good.to_json(), bad.to_json()],
@@ -89,7 +89,7 @@ def test_tables_show_intervals_alarms_and_reasons():
     assert "- one note" in text
 
 
-def test_wide_tables_are_cut_to_the_terminal():
+def test_wide_tables_are_split_to_fit_the_terminal():
     figures = {metric.name: 0.5 for metric in METRICS}
     group = {"rows": [row("a", **figures).to_json()], "baselines": []}
     metrics = [metric.to_json() for metric in METRICS]

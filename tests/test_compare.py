@@ -1,4 +1,4 @@
-"""`zoo compare`: any two sets of images, in features of a random network."""
+"""`zoo compare`: any two sets of images, with a random feature extractor."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""`zoo bench` and `zoo report`, on tiny nets and phantoms, in features of a random network."""
+"""`zoo bench` and `zoo report`, on tiny networks and phantoms, with a random feature extractor."""
 
 import json
 import shutil
@@ -8,6 +8,7 @@ import pytest
 import zoo
 from zoo.cli.main import main
 from zoo.core.errors import ZooError
+from zoo.core.options import EvaluationOptions, TrainOptions
 from zoo.evaluation.bench import failed_rows, report
 
 TINY = ["data.resolution=16", "generator.width=0.1", "discriminator.width=0.1", "train.batch=8"]
@@ -23,7 +24,7 @@ def runs(tmp_path_factory):
     return out
 
 
-def test_runs_are_judged_beside_their_floors(runs, tmp_path):
+def test_runs_are_evaluated_with_baselines(runs, tmp_path):
     document = zoo.bench(runs=runs, out=tmp_path / "bench", **QUICK)
     (group,) = document["groups"]
     assert group["name"] == "16 x 16 grey"
@@ -45,23 +46,39 @@ def test_runs_are_judged_beside_their_floors(runs, tmp_path):
     assert "http://" not in page.replace("http://www.w3.org", "")
 
 
-def test_what_was_judged_is_not_judged_again(runs, tmp_path, monkeypatch):
+def test_finished_rows_are_not_evaluated_again(runs, tmp_path, monkeypatch):
     run = str(runs / "dcgan-64-000")
     first = zoo.bench([run], out=tmp_path / "bench", **QUICK)
     monkeypatch.setattr("zoo.hub.load.LoadedGenerator.sample", lambda *_, **__: pytest.fail("sampled again"))
-    again = zoo.bench([run], out=tmp_path / "bench", **QUICK)
+    again = zoo.bench([run], out=tmp_path / "bench", evaluation=EvaluationOptions(**QUICK))
     assert again["groups"] == first["groups"]
 
 
-def test_names_are_trained_for_the_same_length_and_a_killed_bench_goes_on(tmp_path, monkeypatch):
+def test_keywords_of_earlier_versions_warn(runs, tmp_path):
+    old = {"metrics": ["ssim"], "spaces": ["random"], "samples": 4, "device": "cpu"}
+    with (
+        pytest.warns(DeprecationWarning, match=r"report\(spaces=...\) is called extractors now"),
+        pytest.warns(DeprecationWarning, match=r"report\(samples=...\) is called num_samples now"),
+    ):
+        report(runs / "dcgan-64-000", out=tmp_path / "page.html", **old)
+    with (
+        pytest.warns(DeprecationWarning, match=r"bench\(train_kimg=...\) is called kimg now"),
+        pytest.raises(ZooError, match="--train-kimg -1: must be above 0"),
+    ):
+        zoo.bench(["dcgan-64"], train_kimg=-1)
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'num_sample'.*num_samples"):
+        zoo.bench(["dcgan-64"], num_sample=4)
+
+
+def test_recipes_are_trained_and_an_interrupted_bench_continues(tmp_path, monkeypatch):
     from zoo.training.trainer import Trainer
 
     call = {"data": "phantoms:4", "kimg": 0.024, "seeds": 2, "set": TINY, "out": tmp_path / "bench", **QUICK}
-    original, taken = Trainer.step, []
+    original, steps = Trainer.step, []
 
     def step(self):
-        taken.append(self)
-        if len(taken) == 5:
+        steps.append(self)
+        if len(steps) == 5:
             raise KeyboardInterrupt
         original(self)
 
@@ -79,7 +96,7 @@ def test_names_are_trained_for_the_same_length_and_a_killed_bench_goes_on(tmp_pa
     assert zoo.bench(["dcgan-64"], **call)["groups"][0]["rows"][0]["figures"] == row["figures"]
 
 
-def test_a_longer_unfinished_run_is_not_taken_for_a_shorter_one(tmp_path, monkeypatch):
+def test_longer_unfinished_run_is_not_continued(tmp_path, monkeypatch):
     from zoo.training.trainer import Trainer
 
     call = {"data": "phantoms:4", "out": tmp_path / "bench", **QUICK}
@@ -100,7 +117,7 @@ def test_a_longer_unfinished_run_is_not_taken_for_a_shorter_one(tmp_path, monkey
     assert len(list((tmp_path / "bench" / "runs").iterdir())) == 2
 
 
-def test_recipes_of_one_name_are_no_seeds_of_one_another(tmp_path):
+def test_recipes_of_one_name_are_not_merged_as_seeds(tmp_path):
     for name, rate in (("a", "1e-4"), ("b", "2e-4")):
         recipe = zoo.load_recipe("dcgan-64", [*TINY, f"optimizer.generator.lr={rate}"])
         (tmp_path / name).mkdir()
@@ -112,33 +129,34 @@ def test_recipes_of_one_name_are_no_seeds_of_one_another(tmp_path):
     assert all(row["seeds"] == [0] for row in rows)
 
 
-def test_one_seed_that_diverges_is_named_in_the_row_of_the_others(tmp_path, monkeypatch):
-    from zoo.evaluation.targets import train
+def test_failed_seed_is_listed_in_the_row_of_the_others(tmp_path, monkeypatch):
+    from zoo.evaluation.bench import train
 
     def sometimes(recipe, **options):
         if recipe.train.seed == 1:
             raise ZooError("diverged, say")
         return train(recipe, **options)
 
-    monkeypatch.setattr("zoo.evaluation.targets.train", sometimes)
+    monkeypatch.setattr("zoo.evaluation.bench.train", sometimes)
     call = {"data": "phantoms:4", "kimg": 0.008, "seeds": 3, "set": TINY, "out": tmp_path / "bench", **QUICK}
-    document = zoo.bench(["dcgan-64"], **call)
+    training = TrainOptions(data=call.pop("data"), kimg=call.pop("kimg"), set=call.pop("set"), device="cpu")
+    document = zoo.bench(["dcgan-64"], training=training, **call)
     (row,) = document["groups"][0]["rows"]
     assert row["seeds"] == [0, 2]
     assert row["failed"] == ["diverged, say"]
     assert failed_rows(document) == ["dcgan-64: a training seed failed: diverged, say"]
 
 
-def test_a_file_needs_to_be_told_its_images(runs, tmp_path):
+def test_file_without_run_needs_data(runs, tmp_path):
     lone = shutil.copy(runs / "dcgan-64-000" / "generator.safetensors", tmp_path / "lone.safetensors")
-    with pytest.raises(ZooError, match="lone: does not say what it was trained on; give --data"):
+    with pytest.raises(ZooError, match=r"lone: the files do not say what images they were trained on\. Give --data"):
         zoo.bench([lone], out=tmp_path / "bench", **QUICK)
     document = zoo.bench([lone, str(runs / "lean-256-000")], out=tmp_path / "bench", **QUICK)
     assert failed_rows(document) == []
     assert "4 subjects" in document["groups"][0]["data"]["description"]
 
 
-def test_what_is_kept_may_be_damaged(runs, tmp_path):
+def test_damaged_results_are_measured_again(runs, tmp_path):
     call = {"out": tmp_path / "bench", **QUICK}
     first = zoo.bench([str(runs / "dcgan-64-000")], **call)
     for path in (tmp_path / "bench" / "judged").glob("*.npz"):
@@ -148,7 +166,7 @@ def test_what_is_kept_may_be_damaged(runs, tmp_path):
     assert rows[0] == rows[1]
 
 
-def test_a_broken_run_is_named_and_stops_no_other(runs, tmp_path, capsys):
+def test_damaged_runs_do_not_stop_the_others(runs, tmp_path, capsys):
     for name in ("damaged", "other", "empty"):
         shutil.copytree(runs / "dcgan-64-000", tmp_path / name)
     weights = tmp_path / "damaged" / "generator.safetensors"
@@ -172,7 +190,7 @@ def test_a_broken_run_is_named_and_stops_no_other(runs, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()])
-def test_no_memory_for_one_stops_no_other(runs, tmp_path, monkeypatch, error):
+def test_lack_of_memory_does_not_stop_the_others(runs, tmp_path, monkeypatch, error):
     from zoo.hub.load import LoadedGenerator
 
     original = LoadedGenerator.sample
@@ -189,33 +207,33 @@ def test_no_memory_for_one_stops_no_other(runs, tmp_path, monkeypatch, error):
     assert document["groups"][0]["rows"][0]["figures"]["fid"]["value"] > 0
 
 
-def test_runs_are_judged_by_their_own_images_whatever_the_environment_names(runs, tmp_path, monkeypatch):
+def test_runs_are_evaluated_against_their_own_images(runs, tmp_path, monkeypatch):
     monkeypatch.setenv("ZOO_DATA", "phantoms:7")
     document = zoo.bench(runs=runs, out=tmp_path / "bench", **QUICK)
     assert failed_rows(document) == []
     assert document["groups"][0]["data"]["description"].startswith("phantoms of 4 ")
 
 
-def test_different_sizes_are_ranked_apart(runs, tmp_path, capsys):
+def test_sizes_are_ranked_separately(runs, tmp_path, capsys):
     small = zoo.train("multires-28", data="phantoms:4", out=tmp_path, kimg=0.008, device="cpu", set=[
         "generator.width=0.1", "discriminator.width=0.1", "train.batch=8"
     ])  # fmt: skip
     document = zoo.bench([str(runs / "dcgan-64-000"), str(small.path)], out=tmp_path / "bench", **QUICK)
     assert [group["name"] for group in document["groups"]] == ["16 x 16 grey", "28 x 28 grey"]
-    assert "values of different sizes cannot be compared" in capsys.readouterr().err
+    assert "different sizes do not compare" in capsys.readouterr().err
 
 
-def test_a_run_that_saw_unseen_images_is_refused(runs, tmp_path):
+def test_run_trained_on_heldout_images_is_refused(runs, tmp_path):
     zoo.train("dcgan-64", data="phantoms:4", out=tmp_path, kimg=0.008, device="cpu", set=[*TINY, "data.holdout=0"])
     document = zoo.bench(
         [str(runs / "dcgan-64-000"), str(tmp_path / "dcgan-64-000")], data="phantoms:4", out=tmp_path / "b", **QUICK
     )
     (line,) = failed_rows(document)
-    assert "32 of the held-out images were among them" in line
+    assert "has seen 32 of the held-out images" in line
     assert str(tmp_path) in line  # two of one name go by their paths
 
 
-def test_the_page_of_one_run(runs, tmp_path):
+def test_report_of_one_run(runs, tmp_path):
     page = report(runs / "lean-256-000", out=tmp_path / "page.html", no_reals=True, **QUICK)
     assert page == tmp_path / "page.html"
     assert "lean-256-000" in page.read_text()
@@ -235,8 +253,8 @@ def test_the_page_of_one_run(runs, tmp_path):
         (["dcgan-64", "--data", "/nowhere"], "there is no 'nowhere'"),
         (["dcgan-64", "--metrics", "ssmi"], "did you mean 'ssim'?"),
         (["dcgan-64", "lean-265"], "did you mean 'lean-256'?"),
-        (["dcgan-64", "--set", "train.seed=3"], "--set train.seed: cannot be set in a bench; --seeds K"),
-        (["dcgan-64", "--out", "/proc/nowhere"], "/proc/nowhere: cannot be written"),
+        (["dcgan-64", "--set", "train.seed=3"], "--set train.seed: is set by the benchmark. Use --seeds K"),
+        (["dcgan-64", "--data", "phantoms:2", "--out", "/proc/nowhere"], "/proc/nowhere: cannot be written"),
     ],
 )
 def test_bad_input_is_one_line(arguments, line, tmp_path, capsys, monkeypatch):
@@ -248,13 +266,3 @@ def test_bad_input_is_one_line(arguments, line, tmp_path, capsys, monkeypatch):
     assert line in err
     assert [text.startswith("zoo") for text in err.strip().splitlines()].count(True) == 1
     assert not (tmp_path / "bench").exists()
-
-
-def test_keywords_of_earlier_versions_work_and_warn(runs, tmp_path):
-    old = {"metrics": ["ssim"], "spaces": ["random"], "samples": 24, "device": "cpu"}
-    with pytest.warns(DeprecationWarning, match="is called num_samples now") as warnings:
-        document = zoo.bench([str(runs / "dcgan-64-000")], out=tmp_path, **old)
-    assert document["groups"][0]["rows"][0]["samples"] == 24
-    assert {warning.filename for warning in warnings} == {__file__}
-    with pytest.raises(TypeError, match=r"unexpected keyword argument 'sample' \(did you mean 'num_samples'"):
-        zoo.bench([str(runs / "dcgan-64-000")], out=tmp_path, sample=24)

@@ -1,4 +1,4 @@
-"""Fakes as a data set: those of `sample`, the same in every order and in every worker."""
+"""Generated images as a data set: equal to `sample`, in every order and in every worker."""
 
 import operator
 import pickle
@@ -19,7 +19,7 @@ def run(runs):
 FLOAT = operator.methodcaller("float")  # which a worker can unpickle
 
 
-def test_items_are_the_images_of_sample_in_any_order(run):
+def test_items_equal_sample_in_any_order(run):
     images = zoo.load_generator(run).sample(37, seed=5)
     fakes = zoo.GeneratedDataset(run, 37, seed=5, transform=lambda image: image)
     assert len(fakes) == 37
@@ -33,7 +33,7 @@ def test_items_are_the_images_of_sample_in_any_order(run):
     assert torch.equal(fakes[0], images[0])
 
 
-def test_without_a_transform_they_are_floats(run):
+def test_items_are_floats_without_a_transform(run):
     image = zoo.GeneratedDataset("dcgan-64", 3, runs=run.parent)[2]
     assert image.dtype == torch.float32
     assert 0 <= image.min() <= image.max() <= 1
@@ -41,7 +41,7 @@ def test_without_a_transform_they_are_floats(run):
     assert not torch.equal(image, zoo.GeneratedDataset(run, 3, seed=1)[2])
 
 
-def test_with_a_label_they_are_pairs(run):
+def test_items_are_pairs_with_a_label(run):
     real = [(torch.zeros(1, 16, 16), 0)]
     fakes = zoo.GeneratedDataset(zoo.load_generator(run), 4, label=1)
     images, labels = next(iter(DataLoader(ConcatDataset([real, fakes]), batch_size=5)))
@@ -49,7 +49,7 @@ def test_with_a_label_they_are_pairs(run):
     assert labels.tolist() == [0, 1, 1, 1, 1]
 
 
-def test_all_at_once(run):
+def test_make_generates_all_images(run):
     counts = []
     fakes = zoo.GeneratedDataset(run, 20).make(counts.append)
     assert counts == [16, 4]
@@ -58,7 +58,7 @@ def test_all_at_once(run):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_make_the_same(run, method):
+def test_workers_generate_the_same_images(run, method):
     fakes = zoo.GeneratedDataset(run, 20, transform=FLOAT)
     expected = torch.stack([fakes[index] for index in range(20)])
     fresh = zoo.GeneratedDataset(run, 20, transform=FLOAT)
@@ -67,6 +67,6 @@ def test_workers_make_the_same(run, method):
     assert torch.equal(pickle.loads(pickle.dumps(fresh))[3], expected[3])
 
 
-def test_none_is_no_data_set(run):
+def test_empty_data_set_is_refused(run):
     with pytest.raises(ZooError, match="n must be at least 1, not 0"):
         zoo.GeneratedDataset(run, 0)

@@ -1,4 +1,4 @@
-"""`zoo publish`: what is written, that it is whole or not there, and what is not published."""
+"""`zoo publish`: what is written, completely or not at all, and what is refused."""
 
 import json
 from types import SimpleNamespace
@@ -11,14 +11,18 @@ from PIL import Image
 import zoo
 from zoo.cli.main import main
 from zoo.core.errors import ZooError
-from zoo.evaluation import model_card
-from zoo.hub import pretrained
+from zoo.evaluation.model_card import _alarm_lines, format_card
+from zoo.evaluation.publish import _catalogue_entry
+from zoo.evaluation.results import ResultRow
+from zoo.evaluation.targets import Target
+from zoo.hub import pretrained, upload
 from zoo.metrics.alarms import Alarm
 from zoo.metrics.evaluate_images import ImageEvaluator
+from zoo.metrics.value import MetricValue, missing_value
 from zoo.report import image_grid
 from zoo.training.generator_file import load_generator_file
 
-QUICK = {"extractors": ["random"], "samples": 24, "device": "cpu"}
+QUICK = {"extractors": ["random"], "num_samples": 24, "device": "cpu"}
 FILES = ["README.md", "card.json", "recipe.yaml", "samples.png", "tiny.safetensors"]
 
 
@@ -29,23 +33,23 @@ def run(runs):
 
 @pytest.fixture
 def copying(monkeypatch):
-    """A judge who says that everything is copied."""
+    """An evaluator that takes everything for copies."""
     judge = ImageEvaluator.judge
 
-    def judged(self, fakes):
-        verdict = judge(self, fakes)
+    def find_copies(self, fakes):
+        evaluation = judge(self, fakes)
         alarm = Alarm(name="memorisation", metric="copies_ssim", value=1.0, threshold=0.1, text="All are copies.")
-        verdict.alarms.append(alarm)
-        return verdict
+        evaluation.alarms.append(alarm)
+        return evaluation
 
-    monkeypatch.setattr(ImageEvaluator, "judge", judged)
+    monkeypatch.setattr(ImageEvaluator, "judge", find_copies)
 
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_folder_holds_what_it_should_and_generated_pictures_only(published, run):
+def test_folder_contains_weights_card_and_generated_images(published, run):
     assert names(published) == FILES
     assert names(published.parent) == ["tiny"]
     generator = zoo.load_generator(published / "tiny.safetensors", precision="fp32")
@@ -54,8 +58,8 @@ def test_the_folder_holds_what_it_should_and_generated_pictures_only(published, 
     assert (ours.int() - theirs.int()).abs().max() <= 3  # fp16 weights
     half, whole = (path.stat().st_size for path in (published / "tiny.safetensors", run / "generator.safetensors"))
     assert half < 0.75 * whole
-    with Image.open(published / "samples.png") as picture:
-        np.testing.assert_array_equal(np.asarray(picture), np.asarray(image_grid.make_grid(ours, 8)))
+    with Image.open(published / "samples.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(image_grid.make_grid(ours, 8)))
     entry = pretrained.read_published_folder(published)
     assert (entry.name, entry.nimg, entry.resolution, entry.channels) == ("tiny", 32, 16, 1)
     assert entry.judged.samples == 24
@@ -65,7 +69,7 @@ def test_the_folder_holds_what_it_should_and_generated_pictures_only(published, 
     assert entry.data.startswith("Trained on phantoms")
 
 
-def test_the_card_says_what_it_is(published, run):
+def test_card_describes_the_generator(published, run):
     card = (published / "README.md").read_text()
     entry = pretrained.read_published_folder(published)
     for text in ("license: other", "![Generated images 0 to 15 of seed 0](samples.png)", "zoo.load_generator(path)"):
@@ -78,7 +82,7 @@ def test_the_card_says_what_it_is(published, run):
     assert "unseen subjects" in content["baselines"]
 
 
-def test_words_of_ones_own(run, tmp_path, capsys):
+def test_data_statement_and_licence(run, tmp_path, capsys):
     (tmp_path / "data.txt").write_text("Believed to derive\nfrom OASIS-1.\n")
     words = [str(run), "--to", tmp_path / "x", "--spaces", "random", "--samples", "24", "--device", "cpu", "--json"]
     words += ["--data-statement", tmp_path / "data.txt", "--licence", "As the data."]
@@ -92,8 +96,8 @@ def test_words_of_ones_own(run, tmp_path, capsys):
     )
 
 
-def test_copies_are_not_published(run, tmp_path, copying, capsys):
-    # 25: what was judged before is remembered, and was not found to copy.
+def test_copies_are_refused(run, tmp_path, copying, capsys):
+    # 25: results for 24 images are kept from before, without the alarm.
     words = ["publish", run, "--to", tmp_path / "x", "--spaces", "random", "--samples", 25, "--device", "cpu"]
     words = [str(word) for word in words]
     assert main(words) == 2
@@ -107,7 +111,7 @@ def test_copies_are_not_published(run, tmp_path, copying, capsys):
     assert "memorisation" in pretrained.read_published_folder(tmp_path / "x").judged.alarms
 
 
-def test_what_is_there_is_replaced_by_force_and_only_if_it_is_ours(run, tmp_path):
+def test_force_replaces_only_published_folders(run, tmp_path):
     place = tmp_path / "x"
     place.mkdir()
     zoo.publish(run, str(place), name="tiny", **QUICK)
@@ -123,17 +127,17 @@ def test_what_is_there_is_replaced_by_force_and_only_if_it_is_ours(run, tmp_path
     assert names(tmp_path) == ["mine", "x"]
 
 
-def test_a_failure_leaves_nothing(run, tmp_path, monkeypatch):
+def test_failure_leaves_nothing(run, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(image_grid, "save_png", full)
+    monkeypatch.setattr("zoo.evaluation.publish.save_png", full)
     with pytest.raises(ZooError, match="cannot be written \\(no space left on device\\)"):
         zoo.publish(run, str(tmp_path / "x"), name="tiny", **QUICK)
     assert names(tmp_path) == []
 
 
-def test_the_best_and_files_of_their_own(run, tmp_path):
+def test_best_weights_and_files_outside_of_runs(run, tmp_path):
     from zoo.training.generator_file import save_generator
 
     generator, recipe, _ = load_generator_file(run / "generator.safetensors")
@@ -149,7 +153,7 @@ def test_the_best_and_files_of_their_own(run, tmp_path):
     save_generator(tmp_path / "alone.safetensors", generator, recipe=recipe, nimg=5)
     with pytest.raises(ZooError, match="--data-statement"):
         zoo.publish(tmp_path / "alone.safetensors", str(tmp_path / "y"), **QUICK)
-    with pytest.raises(ZooError, match="--best: needs a run"):
+    with pytest.raises(ZooError, match="--best: applies to runs"):
         zoo.publish(tmp_path / "alone.safetensors", str(tmp_path / "y"), best=True, **QUICK)
     zoo.publish(
         tmp_path / "alone.safetensors", str(tmp_path / "y"), data="phantoms:4", data_statement="Phantoms.", **QUICK
@@ -157,8 +161,8 @@ def test_the_best_and_files_of_their_own(run, tmp_path):
     assert pretrained.read_published_folder(tmp_path / "y").data == "Phantoms."
 
 
-def test_to_a_hub(run, monkeypatch):
-    """With a stand-in: what would be uploaded, and one line for what keeps it from being."""
+def test_upload_to_hugging_face(run, monkeypatch):
+    """With a stand-in for the API: what is uploaded, and one line for what prevents it."""
     uploaded, there = {}, []
 
     class Api:
@@ -185,12 +189,12 @@ def test_to_a_hub(run, monkeypatch):
     with pytest.raises(ZooError, match="--to hf:owner/brains: ZOO_OFFLINE is set"):
         zoo.publish(run, to, name="tiny", **QUICK)
     monkeypatch.delenv("ZOO_OFFLINE")
-    monkeypatch.setattr("zoo.hub.upload.offline_reason", lambda: "")
+    monkeypatch.setattr(upload, "offline_reason", lambda: "")
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
     with pytest.raises(ZooError, match="no token for Hugging Face"):
         zoo.publish(run, to, name="tiny", **QUICK)
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: "x")
-    with pytest.raises(ZooError, match="must be hf:OWNER/NAME"):
+    with pytest.raises(ZooError, match="must read hf:owner/name"):
         zoo.publish(run, "hf:brains", name="tiny", **QUICK)
     assert zoo.publish(run, to, name="tiny", **QUICK) == "https://huggingface.co/owner/brains"
     assert sorted(uploaded["owner/brains"]) == FILES
@@ -203,22 +207,20 @@ def test_to_a_hub(run, monkeypatch):
         zoo.publish(run, to, name="tiny", force=True, **QUICK)
 
 
-def test_without_unseen_images_the_card_says_that_copies_cannot_be_told(run):
-    from zoo.evaluation.results import ResultRow
-    from zoo.metrics.value import MetricValue, missing_value
-
-    figures = {
+def test_card_without_heldout_images_says_that_copies_cannot_be_recognised(run):
+    values = {
         "fid": MetricValue(value=1.0, n=24),
-        "copies_ssim": missing_value("no unseen real images to tell copies from", 24),
+        "copies_ssim": missing_value("no held-out images", 24),
     }
-    row = ResultRow(name="tiny", kind="file", figures=figures, cost={"nimg": 1}, facts={"samples": 24})
-    _, recipe, _ = load_generator_file(run / "generator.safetensors")
-    small = SimpleNamespace(name="tiny", recipe=recipe, weights=run / "generator.safetensors")
-    group = SimpleNamespace(data=SimpleNamespace(train=[1], unseen=[]))
-    entry = model_card._entry(small, row, group, model_card.CardTexts(data="x", licence="y"), "random")
+    row = ResultRow(name="tiny", kind="file", values=values, cost={"nimg": 1}, facts={"samples": 24})
+    path = run / "generator.safetensors"
+    recipe = load_generator_file(path)[1]
+    target = Target(name="tiny", kind="file", group="tiny", weights=path, recipe=recipe)
+    group = SimpleNamespace(rows=[row], data=SimpleNamespace(train=[1], unseen=[]))
+    entry = _catalogue_entry(target, SimpleNamespace(extractors=[]), group, "x", "y")
     assert not entry.judged.copies_told
     notes = ["inception: not available: put it into /home/me"]
-    card = model_card._format_card(entry, recipe, {"alarms": []}, "", notes, "x")
+    card = format_card(entry, recipe, _alarm_lines(entry, []), "", notes, "x")
     assert "whether it copies is not known" in card
     assert "- inception: not available\n" in card
     assert "/home/me" not in card
