@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.cli.options import Commands, add_command, add_shared, call_keywords
+from zoo.cli.signals import StopOnSignals
 from zoo.cli.output import print_json, print_result, print_table
 from zoo.core.errors import ZooError
 from zoo.core.options import EvaluationOptions, TrainOptions
@@ -51,7 +52,8 @@ def _bench(arguments: Namespace) -> None:
     from zoo.evaluation.bench import bench, failed_rows
 
     keywords = call_keywords(arguments, evaluation=EvaluationOptions)
-    training = TrainOptions(**{name: keywords.pop(name) for name in ("kimg", "precision", "set")})
+    trained = {name: keywords.pop(name) for name in ("kimg", "precision", "set")}
+    training = TrainOptions(**trained, device=arguments.device, stop=StopOnSignals())
     document = bench(**keywords, training=training)
     if arguments.json:
         print_json(document)
