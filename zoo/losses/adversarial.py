@@ -1,7 +1,7 @@
 """Adversarial losses: pure functions of logits, positive meaning "real".
 
-Every loss is the mean over all logits, in fp32 (or fp64, where logits are). Targets are the paper's; sums over real
-and fake are not halved.
+Every loss is the mean over all logits, in fp32 (fp64 for fp64 logits). Targets are the papers'; sums over real and fake
+are not halved.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from zoo.runtime.precision import upcast
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialLoss:
-    """Both sides of an adversarial game.
+    """The losses of D and G.
 
     Attributes:
-        discriminator: ``(real_logits, fake_logits, label_smoothing)`` to what D minimises.
-        generator: ``(real_logits, fake_logits)`` to what G minimises; ``real_logits`` is None unless ``needs_real``.
-        needs_real: G's side compares with real logits, so they are computed in its phase too.
-        smooths: D's side has labels to smooth.
-        zero: logits are measured from 0, so that their sign is a verdict; else only differences mean anything.
+        discriminator: D's loss of ``(real_logits, fake_logits, label_smoothing)``.
+        generator: G's loss of ``(real_logits, fake_logits)``; ``real_logits`` is None unless ``needs_real``.
+        needs_real: G's loss compares with real logits, so that they are computed in its phase too.
+        smooths: D's loss has labels to smooth.
+        zero: the sign of a logit says real or fake; otherwise only differences have a meaning.
     """
 
     discriminator: Callable[[Tensor, Tensor, float], Tensor]
@@ -63,22 +63,22 @@ def hinge_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
 
 
 def wasserstein_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
-    """fake - real (Arjovsky et al. 2017). Wants a penalty beside it."""
+    """fake - real (Arjovsky et al. 2017). Needs a gradient penalty."""
     return upcast(fake).mean() - upcast(real).mean()
 
 
 def wasserstein_g(real: Tensor | None, fake: Tensor) -> Tensor:
-    """-fake; the generator's side of the Wasserstein and of the hinge loss."""
+    """-fake: G's side of the Wasserstein and the hinge loss."""
     return -upcast(fake).mean()
 
 
 def relativistic_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
-    """softplus(fake - real) on pairs (Jolicoeur-Martineau 2018; Huang et al. 2024, eq. 2)."""
+    """softplus(fake - real), in pairs (Jolicoeur-Martineau 2018; Huang et al. 2024, eq. 2)."""
     return F.softplus(upcast(fake) - upcast(real)).mean()
 
 
 def relativistic_g(real: Tensor | None, fake: Tensor) -> Tensor:
-    """softplus(real - fake) on pairs: D's loss with the roles exchanged."""
+    """softplus(real - fake), in pairs: D's loss with the roles exchanged."""
     assert real is not None
     return F.softplus(upcast(real) - upcast(fake)).mean()
 
@@ -95,5 +95,6 @@ LOSSES = {
 
 
 def _bce(logits: Tensor, target: float) -> Tensor:
+    """Return binary cross-entropy with logits, in a form that cannot overflow."""
     logits = upcast(logits)
     return (F.softplus(logits) - target * logits).mean()

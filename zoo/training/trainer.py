@@ -197,7 +197,6 @@ class Trainer:
                 part.fake = None  # what its graph holds may be what there was no room for
             parts, before = [], None
             self._forget_gradients()
-            self.objective.forget(name)
             if self._graphs is not None:
                 self._graphs.reset()
             if not fits and not self._made_room():
