@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from zoo.cli.options import Commands, add_command, add_shared, call_keywords
-from zoo.cli.signals import StopOnSignals
 from zoo.cli.output import print_json, print_result, print_table
+from zoo.cli.signals import StopOnSignals
 from zoo.core.errors import ZooError
 from zoo.core.options import EvaluationOptions, TrainOptions
 
