@@ -88,7 +88,7 @@ def _print_group(group: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]])
     # Wide tables are split to fit a terminal; a file or a pipe gets them whole.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
     print(group["name"])
-    for headings, rows in table.fitting(group, metrics, width):
+    for headings, rows in table.quality_tables(group, metrics, width):
         print_table(headings, rows)
     for row in group["rows"]:
         for alarm in row["alarms"]:
