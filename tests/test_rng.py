@@ -47,3 +47,11 @@ def test_slerp_keeps_end_points_and_lengths():
     torch.testing.assert_close(sampling.slerp(a, b, 0.3).norm(dim=1), a.norm(dim=1))
     assert sampling.slerp(a, a, 0.5).isfinite().all()
     assert sampling.slerp(a, -a, 0.5).isfinite().all()
+
+
+def test_fixed_latents_differ_and_do_not_depend_on_their_number():
+    few, many = rng.fixed_latents(7, 3, 5), rng.fixed_latents(7, 8, 5)
+    assert torch.equal(few, many[:3])
+    assert torch.equal(rng.fixed_latents(7, 2, 5, first=3), many[3:5])
+    assert len({tuple(row.tolist()) for row in many}) == 8
+    assert not torch.equal(few, rng.fixed_latents(8, 3, 5))

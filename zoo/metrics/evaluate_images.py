@@ -35,8 +35,8 @@ DISTRIBUTION = (
     f"precision and recall: {K_PRECISION} neighbours, density and coverage: {K_DENSITY}; "
     "nearest features: squared distance over that to other subjects; "
     f"pairs of {SSIM_PAIRED_IMAGES} images; 95 % intervals from half-samples of subjects: "
-    f"{feature_metrics.REPLICATES} of features, {feature_metrics.FEW_REPLICATES} of FID and of neighbours in very large "
-    f"sets, {PAIR_REPLICATES} of pairs; of shares "
+    f"{feature_metrics.REPLICATES} of features, {feature_metrics.FEW_REPLICATES} of FID and of neighbours in very "
+    f"large sets, {PAIR_REPLICATES} of pairs; of shares "
     "near 0 or 1, and of copies, from their number"
 )
 COPY_METRICS: dict[str, alarms.Direction] = {"copies_ssim": "higher", "copies_ncc": "lower", "copies_features": "lower"}
