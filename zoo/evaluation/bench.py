@@ -92,8 +92,10 @@ def bench(
     display, out, runs = display or Display(), Path(out), Path(runs)
     _check_training(training, seeds)
     choose_device(training.device)
+    # $ZOO_DATA is for training only: runs are evaluated against the images they were trained on.
     training = replace(training, data=training.data or evaluation.data or os.environ.get("ZOO_DATA") or None)
     words = [os.fspath(target) for target in targets]
+    # Runs without a checkpoint are left out here, but reported if they are named.
     words = words or [str(run.path) for run in find_runs(runs) if run.generator_file.is_file()]
     if not words:
         words, training, evaluation = list(DEMO_RECIPES), *_demo_options(training, evaluation)
@@ -104,6 +106,7 @@ def bench(
     untrained = [item for item in planned if isinstance(item, list)]
     if not untrained and (training.set or seeds > 1 or training.kimg is not None):
         display.warn("--set, --seeds and --train-kimg apply to recipes; runs and files are evaluated as they are")
+    # Missing or unreadable data are errors now and not after the first training.
     for recipes in untrained:
         load_dataset(training.data, recipes[0].data, reporter=display)
     _require_writable(out)
@@ -112,6 +115,7 @@ def bench(
         opened += [variants.train(recipe) for recipe in item] if isinstance(item, list) else [item]
     groups, failed = evaluator.groups(make_names_unique(opened))
     if not groups:
+        # A document without any group would be an empty page.
         raise ZooError("; ".join(f"{row.name}: {row.error}" for row in failed))
     document = _document("zoo bench", "bench", evaluator, groups)
     _write_results(out, document)
@@ -145,6 +149,7 @@ def report(
     options = with_keywords(evaluation or EvaluationOptions(), keywords, function="report")
     opened = find_target(os.fspath(target), runs)
     page = "report.html" if opened.kind == "run" else f"{opened.name}-report.html"
+    # Pretrained weights lie in the package or the cache, which are no places for a page.
     folder = opened.weights.parent if opened.kind == "run" or Path(target).is_file() else Path()
     path = Path(out) if out is not None else folder / page
     evaluator, group = evaluate_one(opened, options, display or Display())
@@ -194,7 +199,7 @@ class _VariantTrainer:
         options = replace(self.options, out=self.out, new=new, kimg=None, precision=None, set=())
         try:
             run = run or train(recipe, options=options, display=self.display, announce=sys.stderr)
-        except Interrupted:
+        except Interrupted:  # saved, and continued by the next call
             raise
         except Exception as error:  # such as no memory: the other recipes can still be trained
             reason = describe_error(error)
