@@ -36,8 +36,6 @@ from zoo.core.console import Display
 from zoo.core.errors import ZooError, suggest
 from zoo.data.dataset import load_dataset
 from zoo.evaluation.evaluate_generators import NUM_SAMPLES
-from zoo.metrics.features.select_extractors import select_extractors
-from zoo.runtime.device import choose_device
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PICTURES = HERE / "results" / "leaderboard.jsonl", HERE / "pictures"
@@ -75,7 +73,13 @@ def _make_parser() -> argparse.ArgumentParser:
     add("--names", metavar="NAME,...", help="only these jobs")
     add("--jobs", type=int, default=2, metavar="N", help="parallel runs, which share the cores (default: 2)")
     add("--budget-scale", type=float, default=1.0, metavar="S", help="factor of lengths and budgets (default: 1)")
-    add("--samples", type=int, default=NUM_SAMPLES, metavar="N", help=f"images per row (default: {NUM_SAMPLES})")
+    add(
+        "--samples",
+        type=int,
+        default=NUM_SAMPLES,
+        metavar="N",
+        help=f"images per row (default: {NUM_SAMPLES})",
+    )
     add("--spaces", default=EXTRACTORS, metavar="NAME,...", help=f"extractors, the first ranks (default: {EXTRACTORS})")
     add("--train-only", action="store_true", help="train and do not evaluate; run again without it to evaluate")
     add("--retry", action="store_true", help="train failed jobs again")
@@ -148,17 +152,15 @@ def run_group(group: str, options: argparse.Namespace) -> list[Row]:
 
     jobs = plan_group(group, options)
     # Before the training, so that missing weights of an extractor are reported before hours are spent.
-    cpu = choose_device("cpu")
-    extractors = select_extractors([options.spaces], None, weights=None, device=cpu, reporter=display, notes=[])
+    table = leaderboard_scores.ScoreTable(
+        data=options.data, runs=options.runs, extractor=options.spaces, num_samples=options.samples, display=display
+    )
     folders = prepare_jobs(jobs, options, display)
     leaderboard_jobs.train_jobs(
         folders, data=options.data, num_samples=options.samples, parallel=options.jobs, print_line=print_line
     )
     if not folders or options.train_only:
         return []
-    table = leaderboard_scores.ScoreTable(
-        data=options.data, runs=options.runs, extractors=extractors, num_samples=options.samples, display=display
-    )
     rows = table.evaluate(folders)
     merged = merge_rows(results_file(options), rows)
     if options.save:

@@ -18,14 +18,13 @@ from zoo import recipes
 from zoo.core.config import DataConfig
 from zoo.core.console import Display
 from zoo.core.errors import ZooError, describe_error
+from zoo.core.options import EvaluationOptions
 from zoo.data.dataset import load_dataset
 from zoo.data.image_set import ImageSet, train_and_heldout
-from zoo.evaluation.evaluate_generators import EvaluatedGroup, GeneratorEvaluator
+from zoo.evaluation.evaluate_generators import EvaluatedGroup, create_evaluator
 from zoo.evaluation.targets import Target
 from zoo.hub.load import load_generator
-from zoo.metrics import registry
 from zoo.metrics.evaluate_images import ImageEvaluator
-from zoo.metrics.features.extractor import FeatureExtractor
 from zoo.report import image_grid
 from zoo.runtime.device import choose_device, describe_environment
 
@@ -41,7 +40,7 @@ class ScoreTable:
     Args:
         data: training and held-out images.
         runs: folder of the leaderboard's runs.
-        extractors: feature extractors; the first one ranks.
+        extractor: feature extractors that rank, separated by commas.
         num_samples: generated images per job.
     """
 
@@ -50,22 +49,15 @@ class ScoreTable:
         *,
         data: str,
         runs: Path,
-        extractors: Sequence[FeatureExtractor],
+        extractor: str,
         num_samples: int,
         display: Display,
     ) -> None:
         self.runs, self.num_samples, self.display = runs, num_samples, display
-        self.extractor_names = [extractor.name for extractor in extractors]
-        self.evaluator = GeneratorEvaluator(
-            data=data,
-            metrics=registry.choose_metrics(None),
-            extractors=extractors,
-            num_samples=num_samples,
-            cache=runs / "judged",  # results of earlier versions lie there
-            device=choose_device("cpu"),
-            display=display,
-            notes=[],
-        )
+        options = EvaluationOptions(data=data, extractors=[extractor], num_samples=num_samples, device="cpu")
+        cache = runs / "judged"  # where earlier versions kept results
+        self.evaluator = create_evaluator(options, cache=cache, display=display)
+        self.extractor_names = [extractor.name for extractor in self.evaluator.extractors]
 
     def evaluate(self, folders: Sequence[JobFolder]) -> list[Row]:
         """Return one row per job that has ended, and the rows of the baselines of each image size."""

@@ -115,10 +115,10 @@ def means():
 def features(name, *overrides):
     """Features of the images that rank snapshots, with pixels for features."""
     trainer = make_trainer(name, *overrides)
-    validation.RANKED = 40
+    validation.NUM_RANKING_IMAGES = 40
     validator = validation.Validator(trainer, trainer.reporter)
-    validator._space = lambda images: images.flatten(1).numpy().astype(np.float32)
-    return {"features": torch.from_numpy(validator.ranked_features())}
+    validator._extractor = lambda images: images.flatten(1).numpy().astype(np.float32)
+    return {"features": torch.from_numpy(validator.ranking_features())}
 
 
 def refusal(name, *overrides):

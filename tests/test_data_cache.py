@@ -1,4 +1,4 @@
-"""The cache: instant when nothing changed, the same for the same content, never half there, never in anybody's way."""
+"""The cache: instant when nothing changed, equal for equal content, never incomplete, safe for parallel processes."""
 
 import json
 import os
@@ -43,10 +43,10 @@ def write(root, count=40, size=16):
 
 
 class Log(SilentReporter):
-    """A reporter that remembers."""
+    """A reporter that records."""
 
     def __init__(self):
-        self.bars, self.said, self.warned, self.steps = [], [], [], 0
+        self.bars, self.messages, self.warnings, self.steps = [], [], [], 0
 
     def start(self, task, total):
         self.bars.append(task)
@@ -55,10 +55,10 @@ class Log(SilentReporter):
         self.steps += n
 
     def say(self, message):
-        self.said.append(message)
+        self.messages.append(message)
 
     def warn(self, message):
-        self.warned.append(message)
+        self.warnings.append(message)
 
 
 def loaded(path, config=CONFIG) -> tuple[Dataset, Log]:
@@ -67,15 +67,15 @@ def loaded(path, config=CONFIG) -> tuple[Dataset, Log]:
 
 
 def run(code, *arguments, **options):
-    """``code`` in a process of its own, with a small set of helpers at hand."""
+    """``code`` in another process, after some imports."""
     head = """if True:
         import os, resource, signal, sys
         from pathlib import Path
-        from types import SimpleNamespace
+        from zoo.core.config import DataConfig
         from zoo.data.dataset import load_dataset
-        from zoo.core.progress import Silent
+        from zoo.core.progress import SilentReporter
         from zoo.core.errors import ZooError
-        config = SimpleNamespace(resolution=16, channels=1, fit="pad", window=None, holdout=0.1, labels=None)
+        config = DataConfig(resolution=16)
     """
     command = [sys.executable, "-c", head + code, *map(str, arguments)]
     return subprocess.Popen(command, cwd=Path(__file__).parents[1], text=True, stdout=subprocess.PIPE, **options)
@@ -89,10 +89,10 @@ def test_the_second_start_opens_no_file(folder, monkeypatch):
     first, log = loaded(folder)
     assert log.bars == ["reading", "decoding"]
     assert log.steps == 80
-    assert len(log.said) == 1
+    assert len(log.messages) == 1
     monkeypatch.setattr(FolderSource, "raw", None)
     second, log = loaded(folder)
-    assert log.bars == log.said == log.warned == []
+    assert log.bars == log.messages == log.warnings == []
     assert second.digest == first.digest
     assert second.names == first.names
     assert second.subjects == first.subjects
@@ -112,7 +112,7 @@ def test_images_are_mapped_and_taken_as_tensors(folder):
     assert data.take(taken.new_tensor([1]).long()).shape == (1, 1, 16, 16)
 
 
-def test_times_and_places_do_not_matter_but_content_does(folder, tmp_path, cache):
+def test_content_matters_but_not_times_and_locations(folder, tmp_path, cache):
     first, _ = loaded(folder)
     for path in folder.iterdir():
         os.utime(path, (1, 1))
@@ -134,7 +134,7 @@ def test_times_and_places_do_not_matter_but_content_does(folder, tmp_path, cache
     assert renamed.digest != first.digest
 
 
-def test_settings_have_caches_of_their_own_but_the_holdout_needs_none(folder, cache):
+def test_each_setting_but_the_holdout_has_its_cache(folder, cache):
     first, _ = loaded(folder)
     for change in ({"resolution": 8}, {"channels": 3}, {"fit": "crop"}, {"window": (0.0, 100.0)}):
         data, log = loaded(folder, DataConfig(**{"resolution": 16, **change}))
@@ -148,7 +148,7 @@ def test_settings_have_caches_of_their_own_but_the_holdout_needs_none(folder, ca
 
 
 @pytest.mark.parametrize("damage", ["short", "long", "empty", "header", "json", "keys", "missing", "shape", "index"])
-def test_a_damaged_cache_is_made_anew(folder, cache, damage):
+def test_a_damaged_cache_is_rebuilt(folder, cache, damage):
     first, _ = loaded(folder)
     (home,) = (cache / "sets").iterdir()
     images, facts = home / "images.npy", home / "set.json"
@@ -168,16 +168,16 @@ def test_a_damaged_cache_is_made_anew(folder, cache, damage):
         images.write_bytes({"short": raw[:-100], "long": raw + b"x", "empty": b"", "header": b"x" + raw[1:]}[damage])
     again, log = loaded(folder)
     assert log.bars == (["reading"] if damage == "index" else ["decoding"])
-    assert any("damaged" in message for message in log.said) == (damage != "index")
+    assert any("damaged" in message for message in log.messages) == (damage != "index")
     assert again.digest == digest
     np.testing.assert_array_equal(again.images, before)
     assert len(sets(cache)) == 1
     assert loaded(folder)[1].bars == []
 
 
-def test_a_process_that_is_killed_leaves_nothing_like_a_cache(folder, cache):
+def test_a_killed_process_leaves_no_set(folder, cache):
     code = """
-        class Killed(Silent):
+        class Killed(SilentReporter):
             steps = 0
             def advance(self, n):
                 self.steps += n
@@ -193,7 +193,7 @@ def test_a_process_that_is_killed_leaves_nothing_like_a_cache(folder, cache):
     data, log = loaded(folder)
     assert log.bars == ["reading", "decoding"]
     assert len(data.images) == 40
-    assert left in sets(cache)  # it might be somebody at work
+    assert left in sets(cache)  # it might belong to a running process
     for path in [cache / "sets" / left, *(cache / "sets" / left).iterdir()]:
         os.utime(path, (time.time() - 1e6,) * 2)
     loaded(folder, DataConfig(resolution=8))
@@ -224,9 +224,9 @@ def test_processes_that_build_the_same_set_at_once(folder, cache):
     assert len(sets(cache)) == 1
 
 
-def test_whoever_comes_second_keeps_what_is_there(folder, cache):
+def test_the_second_of_two_builds_keeps_the_first(folder, cache):
     class Slow(Log):
-        """While this one decodes, another is faster."""
+        """Another build finishes while this one decodes."""
 
         def start(self, task, total):
             if task == "decoding":
@@ -237,7 +237,7 @@ def test_whoever_comes_second_keeps_what_is_there(folder, cache):
     assert len(sets(cache)) == 1
 
 
-def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(folder, cache, monkeypatch):
+def test_a_full_disk_is_one_line_and_leaves_nothing(folder, cache, monkeypatch):
     code = """
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
         try:
@@ -246,14 +246,14 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(folder, cache, monke
             print(error)
     """
     process = run(code, folder)
-    words = process.communicate()[0]
+    output = process.communicate()[0]
     assert process.returncode == 0
-    assert words.count("\n") == 1
-    assert "the cache cannot be written (File too large); make room, or set ZOO_CACHE" in words
+    assert output.count("\n") == 1
+    assert "the cache cannot be written (File too large). Free some space, or set ZOO_CACHE" in output
     assert sets(cache) == []
     usage = shutil.disk_usage(folder)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(ZooError, match=r"the cache needs .* GB and .* are free"):
+    with pytest.raises(ZooError, match=r"the cache needs .* GB, but only .* are free"):
         load_dataset(folder, CONFIG)
     assert sets(cache) == []
 
@@ -266,10 +266,10 @@ def test_a_cache_that_cannot_be_written(folder, tmp_path, monkeypatch):
     assert "\n" not in str(error.value)
 
 
-def test_a_cache_that_can_only_be_read_will_do(folder, cache):
+def test_a_read_only_index_works(folder, cache):
     first, _ = loaded(folder)
     shutil.rmtree(cache / "index")
-    (cache / "index").write_text("nothing can be written below this")
+    (cache / "index").write_text("a file where the folder should be")
     second, log = loaded(folder)
     assert log.bars == ["reading"]
     assert second.digest == first.digest
@@ -281,14 +281,14 @@ def test_a_set_that_changes_while_it_is_read(folder, cache):
             if task == "decoding":
                 Image.new("L", (16, 16)).save(folder / "case_3_slice_0.png")
 
-    with pytest.raises(ZooError, match="it changed while it was read; run again"):
+    with pytest.raises(ZooError, match=r"it changed while it was read\. Run again"):
         load_dataset(folder, CONFIG, reporter=Meddler())
     assert sets(cache) == []
     assert load_dataset(folder, CONFIG).images[6].max() == 0
 
 
-def test_a_change_that_keeps_size_and_time_heals_on_the_second_try(tmp_path, cache):
-    """What the signature cannot see is noticed once it is decoded for new settings, and forgotten."""
+def test_a_change_that_keeps_size_and_time_is_fixed_on_the_second_try(tmp_path, cache):
+    """A change that the signature cannot show is noticed when new settings decode the files."""
     np.save(tmp_path / "x.npy", np.zeros((4, 16, 16), np.uint8))
     path, before = tmp_path / "x.npy", (tmp_path / "x.npy").stat()
     load_dataset(path, CONFIG)
@@ -299,30 +299,30 @@ def test_a_change_that_keeps_size_and_time_heals_on_the_second_try(tmp_path, cac
     assert load_dataset(path, DataConfig(resolution=8)).images.min() == 1
 
 
-def test_what_is_left_out_is_warned_of_in_one_line_at_every_start(folder):
+def test_one_warning_line_for_left_out_images_at_every_start(folder):
     for index in range(5):
         (folder / f"case_{30 + index}_slice_0.png").write_bytes(b"")
     for _ in range(2):
         data, log = loaded(folder)
         assert len(data.images) == 40
         assert [problem.name for problem in data.problems] == [f"case_{30 + index}_slice_0.png" for index in range(5)]
-        assert len(log.warned) == 1
-        assert "5 left out: case_30_slice_0.png (an empty file), " in log.warned[0]
-        assert log.warned[0].endswith("and 2 more")
-        assert "\n" not in log.warned[0]
+        assert len(log.warnings) == 1
+        assert "5 left out: case_30_slice_0.png (an empty file), " in log.warnings[0]
+        assert log.warnings[0].endswith("and 2 more")
+        assert "\n" not in log.warnings[0]
     data.require(36)
-    with pytest.raises(ZooError, match=r"36 images to train on, fewer than a batch of 37; lower .*5 problems"):
+    with pytest.raises(ZooError, match=r"36 images to train on, fewer than a batch of 37. Lower .*5 problems"):
         data.require(37)
 
 
-def test_names_that_are_no_text(folder):
+def test_names_that_are_not_text(folder):
     name = os.fsencode(folder) + b"/\xff\nx.png"
     with open(name, "wb") as file:  # noqa: PTH123
         file.write(b"")
     for _ in range(2):
         data, log = loaded(folder)
         assert len(data.images) == 40
-        assert log.warned == ["folder " + "/".join(folder.parts[-2:]) + ": 1 left out: ? x.png (an empty file)"]
+        assert log.warnings == ["folder " + "/".join(folder.parts[-2:]) + ": 1 left out: ? x.png (an empty file)"]
 
 
 def test_nothing_left_is_an_error(tmp_path, cache):
@@ -330,7 +330,7 @@ def test_nothing_left_is_an_error(tmp_path, cache):
     folder.mkdir()
     for name in ("a.png", "b.png"):
         (folder / name).write_bytes(b"x")
-    with pytest.raises(ZooError, match=r"none of its 2 image files can be used \(a\.png: not a PNG") as error:
+    with pytest.raises(ZooError, match=r"none of its 2 image files is usable \(a\.png: not a PNG") as error:
         load_dataset(folder, CONFIG)
     assert "\n" not in str(error.value)
     assert sets(cache) == []
@@ -342,7 +342,7 @@ def test_nothing_left_is_an_error(tmp_path, cache):
         load_dataset(folder, CONFIG)
 
 
-def test_the_default_place(monkeypatch, tmp_path):
+def test_the_default_cache_folder(monkeypatch, tmp_path):
     from zoo.core.files import cache_folder
 
     assert cache_folder() == tmp_path / "cache"
@@ -353,7 +353,7 @@ def test_the_default_place(monkeypatch, tmp_path):
     assert cache_folder() == Path.home() / ".cache" / "zoo"
 
 
-def test_a_cache_folder_that_is_given_goes_first(folder, tmp_path, cache):
+def test_a_cache_folder_argument_has_priority(folder, tmp_path, cache):
     load_dataset(folder, CONFIG, cache_dir=tmp_path / "mine")
     assert len(sets(tmp_path / "mine")) == 1
     assert not cache.exists()
@@ -363,7 +363,7 @@ def test_memory_stays_flat(tmp_path):
     """Sixteen times the images at 256 pixels: 40 MB more of them, and next to no more memory."""
     code = """
         import tracemalloc
-        config.resolution = 256
+        config = DataConfig(resolution=256)
         peaks = []
         for path in sys.argv[1:]:
             tracemalloc.start()
@@ -378,19 +378,19 @@ def test_memory_stays_flat(tmp_path):
     assert many < few + 8e6, (few, many)
 
 
-def test_workers_never_run_far_ahead_of_a_slow_disk():
-    begun = []
-    parts = map_chunks(lambda part: begun.append(part) or part.start, 1000, 2, task="", reporter=SilentReporter())
+def test_workers_never_run_far_ahead():
+    started = []
+    parts = map_chunks(lambda part: started.append(part) or part.start, 1000, 2, task="", reporter=SilentReporter())
     assert next(parts) == (range(2), 0)
     time.sleep(0.1)
-    assert len(begun) <= 33  # twice the 16 threads there are at most
+    assert len(started) <= 33  # twice the 16 threads there are at most
     assert [start for _, start in parts] == list(range(2, 1000, 2))
     parts.close()
 
 
-def test_an_error_in_a_worker_comes_up_and_ends_the_bar():
+def test_an_error_in_a_worker_is_raised_and_ends_the_bar():
     log = Log()
-    log.stop = lambda: log.said.append("stopped")
+    log.stop = lambda: log.messages.append("stopped")
     with pytest.raises(ZeroDivisionError):
         list(map_chunks(lambda part: 1 // (5 - part.start), 10, 1, task="", reporter=log))
-    assert log.said == ["stopped"]
+    assert log.messages == ["stopped"]

@@ -1,4 +1,4 @@
-"""``zoo data check``: numbers, and pictures of the set."""
+"""``zoo data check``: numbers, a contact sheet and a histogram."""
 
 import io
 import json
@@ -38,7 +38,7 @@ def folder(tmp_path):
     return root
 
 
-def test_what_a_set_holds(folder, tmp_path):
+def test_report_of_a_set(folder, tmp_path):
     report = check_images(folder, out=tmp_path / "out")
     assert report.images == 10
     assert report.others == 1
@@ -53,19 +53,19 @@ def test_what_a_set_holds(folder, tmp_path):
     assert (report.near_duplicates, report.near_groups) == (2, 1)
     assert report.shared_subjects == ["case_5"]
     assert [problem.name for problem in report.problems] == ["train/case_9_slice_0.png"]
-    pictures = [noise(20, 30, seed=case) for case in (0, 1, 2, 3, 4, 5, 105, 106, 1)] + [noise(16, 16, 3)]
-    counts = np.bincount(np.concatenate([pixels.ravel() for pixels in pictures]), minlength=256)
+    images = [noise(20, 30, seed=case) for case in (0, 1, 2, 3, 4, 5, 105, 106, 1)] + [noise(16, 16, 3)]
+    counts = np.bincount(np.concatenate([pixels.ravel() for pixels in images]), minlength=256)
     assert report.histogram == counts.tolist()
     assert json.loads(json.dumps(report.to_json()))["images"] == 10
     text = printed(report)
-    for words in (
+    for text_part in (
         "30x20: 9, 16x16: 1",
         "train: 8, test: 2",
         "an empty file",
         "equal: train/case_1_slice_0.png",
         "case_5",
     ):
-        assert words in text
+        assert text_part in text
 
 
 def test_the_contact_sheet_and_the_histogram(folder, tmp_path):
@@ -79,28 +79,28 @@ def test_the_contact_sheet_and_the_histogram(folder, tmp_path):
         assert histogram.width > 400
 
 
-def test_deep_pictures_are_measured(tmp_path):
-    pictures = noise(20, 16, 16, dtype=np.uint16, high=5000)
-    np.save(tmp_path / "x.npy", pictures)
+def test_deep_images_are_measured(tmp_path):
+    images = noise(20, 16, 16, dtype=np.uint16, high=5000)
+    np.save(tmp_path / "x.npy", images)
     report = check_images(tmp_path / "x.npy", out=tmp_path / "out")
     assert report.bits == {16: 20}
     assert report.modes == {"uint16": 20}
-    assert report.range == (pictures.min(), pictures.max())
-    assert report.window == tuple(np.percentile(pictures, [0.5, 99.5], method="inverted_cdf"))
-    assert sum(report.histogram) == pictures.size
+    assert report.range == (images.min(), images.max())
+    assert report.window == tuple(np.percentile(images, [0.5, 99.5], method="inverted_cdf"))
+    assert sum(report.histogram) == images.size
     assert report.subjects is None
     json.dumps(report.to_json())
-    assert "not to be told from names" in printed(report)
+    assert "not contained in names" in printed(report)
 
 
-def test_a_set_with_nothing_to_use_is_still_reported(tmp_path):
+def test_a_set_without_usable_images_is_still_reported(tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
     report = check_images(tmp_path, out=tmp_path / "out")
     assert (report.images, len(report.problems), report.files) == (0, 1, [])
     assert "an empty file" in printed(report)
 
 
-def test_the_default_place_and_one_that_cannot_be_written(tmp_path, monkeypatch):
+def test_default_and_unwritable_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     check_images("phantoms:1", resolution=16)
     assert (tmp_path / "data-check-phantoms-1" / "contact_sheet.png").exists()
@@ -114,7 +114,7 @@ def test_the_default_place_and_one_that_cannot_be_written(tmp_path, monkeypatch)
         check_images(tmp_path / "nothing")
 
 
-def test_what_a_check_writes_into_a_set_is_no_part_of_it(folder, monkeypatch):
+def test_the_output_of_a_check_is_not_part_of_the_set(folder, monkeypatch):
     before = check_images(folder, out=folder.parent / "out").images
     monkeypatch.chdir(folder)
     assert check_images(folder).images == before
@@ -122,7 +122,7 @@ def test_what_a_check_writes_into_a_set_is_no_part_of_it(folder, monkeypatch):
     assert check_images(folder).images == before
 
 
-def test_the_window_that_is_shown_is_the_one_that_is_applied(tmp_path):
+def test_the_reported_window_is_the_applied_one(tmp_path):
     from zoo.core.config import DataConfig
     from zoo.data.dataset import load_dataset
 

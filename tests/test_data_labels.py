@@ -23,7 +23,7 @@ SMALL = ["data.resolution=16", "generator.width=0.1", "discriminator.width=0.1",
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Sixteen dark and eight bright pictures, in folders and in a manifest, of twelve subjects."""
+    """Sixteen dark and eight bright images, in folders and in a manifest, of twelve subjects."""
     root = tmp_path_factory.mktemp("set")
     rng = np.random.default_rng(0)
     lines = ["file,sex,kind"]
@@ -42,7 +42,7 @@ def load(folder, **config):
     return load_dataset(folder, DataConfig(resolution=16, **config))
 
 
-def test_folders_and_columns_name_classes(folder, tmp_path):
+def test_classes_from_folders_and_columns(folder, tmp_path):
     by_folder = load(folder, labels="folder")
     assert list(by_folder.classes) == ["bright", "dark"]
     names = [by_folder.names[index].split("/")[0] for index in range(24)]
@@ -58,16 +58,16 @@ def test_folders_and_columns_name_classes(folder, tmp_path):
     assert np.array_equal(load(packed, labels="sex").labels, load(folder, labels="sex").labels)
 
 
-def test_what_names_no_classes_is_refused(folder):
+def test_invalid_labels_are_refused(folder):
     with pytest.raises(ZooError, match=r"has no column 'kinds' \(nearest: kind\)|has no column 'kinds'.*kind"):
         load(folder, labels="kinds")
-    with pytest.raises(ZooError, match=r"no manifest.csv to take the column 'sex' from"):
+    with pytest.raises(ZooError, match=r"no manifest.csv with a column 'sex'"):
         read_labels(["a/x.png"], "sex", None, "the set")
     with pytest.raises(ZooError, match="the folders name only 'a'"):
         read_labels(["a/x.png", "a/y.png"], "folder", None, "the set")
-    with pytest.raises(ZooError, match=r"gives b.png no kind \(1 pictures"):
+    with pytest.raises(ZooError, match=r"gives b.png no kind \(1 images"):
         read_labels(["a.png", "b.png"], "kind", "file,kind\na.png,x\n", "the set")
-    with pytest.raises(ZooError, match="the set has a, b; the recipe says a, c"):
+    with pytest.raises(ZooError, match="the set has a, b, but the recipe names a, c"):
         index_classes(["a", "b"], np.array([0, 1]), ["a", "c"], "the set")
     with pytest.raises(ZooError, match=r"data.labels: the generator of lean takes no classes; these do: .*dcgan"):
         recipes.load_recipe("lean-256", ["data.labels=folder"])
@@ -84,7 +84,7 @@ def test_fixed_labels_are_as_frequent_as_in_training():
     "arch", [name for name in list_architectures() if get_architecture(name).generator_config.conditional]
 )
 def test_networks_with_classes_train_on_them(folder, arch):
-    """Each conditional family: labels reach both networks, and another label is another image and verdict."""
+    """Each conditional family: labels reach both networks, and another label gives another image and another logit."""
     name = f"{arch}-64"
     resolved = recipes.load_recipe(
         name, [*SMALL, "data.labels=kind", "data.resolution=32", "data.classes={bright: 0.3, dark: 0.7}"]
@@ -103,7 +103,7 @@ def test_networks_with_classes_train_on_them(folder, arch):
     assert not torch.allclose(logits[0], logits[1])
 
 
-def test_from_training_to_a_class_that_was_asked_for(folder, tmp_path):
+def test_from_training_to_sampling_one_class(folder, tmp_path):
     run = zoo.train(
         "dcgan-64", data=folder, out=tmp_path, device="cpu", set=[*SMALL, "data.labels=folder", "train.kimg=0.032"]
     )
@@ -126,12 +126,12 @@ def run_shares(run):
     return json.loads(json.dumps(load_dataset(run.info["data"], recipes.load_recipe(run.recipe_file).data).classes))
 
 
-def test_a_class_of_a_generator_without(runs):
+def test_a_class_of_an_unconditional_generator(runs):
     with pytest.raises(ZooError, match="class dark: dcgan-64 was trained without classes"):
         zoo.load_generator(runs / "dcgan-64-000").sample(1, label="dark")
 
 
-def test_folders_of_splits_are_no_classes(folder, tmp_path):
+def test_split_folders_are_not_classes(folder, tmp_path):
     """Neither by folder nor for a manifest that names files without them."""
     for index, path in enumerate(sorted(folder.glob("*/*.png"))):
         split = "validate" if index % 4 == 3 else "train"
@@ -146,8 +146,8 @@ def test_folders_of_splits_are_no_classes(folder, tmp_path):
         load(tmp_path, labels="folder")
 
 
-def test_a_class_that_nothing_is_trained_on_is_refused():
-    with pytest.raises(ZooError, match="no picture of class 'b' is among those trained on"):
+def test_a_class_without_training_images_is_refused():
+    with pytest.raises(ZooError, match="no training image is of class 'b'"):
         index_classes(["a", "b", "c"], np.array([0, 2]), [], "the set")
 
 

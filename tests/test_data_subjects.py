@@ -1,4 +1,4 @@
-"""Who is whom, and that nobody is both learnt from and tested on."""
+"""Subjects, near-duplicates, and that no subject is both trained on and held out."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,6 @@ from PIL import Image
 from zoo.core.config import DataConfig
 from zoo.core.progress import SilentReporter
 from zoo.data.dataset import load_dataset
-from zoo.data.decode import Array
 from zoo.data.near_duplicates import NEAR_DUPLICATE_BITS, near_duplicates
 from zoo.data.subjects import find_subjects, hold_out_subjects, natural_sort_key
 
@@ -17,14 +16,14 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
 
 
-def smooth(seed: int, size: int = 48) -> Array:
-    """A picture unlike those of other seeds."""
+def smooth(seed: int, size: int = 48) -> np.ndarray:
+    """An image unlike those of other seeds."""
     rough = np.random.default_rng(seed).integers(0, 256, (6, 6)).astype(np.uint8)
     return np.asarray(Image.fromarray(rough).resize((size, size), Image.Resampling.BICUBIC))
 
 
-def write(root, pictures):
-    for name, pixels in pictures.items():
+def write(root, images):
+    for name, pixels in images.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
@@ -46,7 +45,7 @@ def write(root, pictures):
         (["P1/slice_1.png", "P1/slice_2.png", "P2/slice_1.png"], ["P1", "P1", "P2"]),
         (["t1/case_1_slice_0.png", "t2/case_1_slice_0.png", "t1/case_2_slice_0.png"], ["case_1", "case_1", "case_2"]),
         (["normal/1.png", "tumour/1.png", "normal/2.png"], None),  # classes, not people
-        (["brain_slice_1.png", "brain_slice_2.png"], None),  # one subject is none
+        (["brain_slice_1.png", "brain_slice_2.png"], None),  # a single subject does not count
         (["1.png", "2.png"], None),
         (["showcase_1.png", "showcase_2.png"], None),
         (["case_1.png", "case_2.png", "something.png"], None),  # fits too few
@@ -56,7 +55,7 @@ def test_subjects_from_names(names, subjects):
     assert find_subjects(names) == subjects
 
 
-def test_a_rare_name_that_does_not_fit_is_a_subject_of_its_own():
+def test_a_rare_name_without_a_match_is_a_subject_by_itself():
     names = [f"case_{i}_slice_{j}.png" for i in range(50) for j in range(2)] + ["odd.png"]
     found = find_subjects(names)
     assert found is not None
@@ -77,12 +76,12 @@ def test_hold_out_takes_its_share_of_groups(share, count):
     assert held == hold_out_subjects(groups[::-1], share)
 
 
-def test_hold_out_is_stable_when_subjects_come():
+def test_hold_out_is_stable_when_subjects_are_added():
     before, after = (hold_out_subjects([f"case_{i}" for i in range(count)], 0.1) for count in (100, 104))
     assert len(before & after) >= 8
 
 
-def test_hold_out_leaves_something_to_train_on():
+def test_hold_out_leaves_training_images():
     assert hold_out_subjects(["a", "a", "a"], 0.1) == frozenset()
     assert len(hold_out_subjects(["a", "b"], 0.1)) == 1
     for seed in range(20):  # whichever comes first by hash, the giant group is not held out
@@ -103,17 +102,17 @@ def test_subjects_are_never_in_both_parts(tmp_path):
     assert "36 images of 12 subjects, 1 subject (3 images) held out" in one.description
 
 
-def test_near_duplicates_stay_together_where_names_say_nothing(tmp_path):
+def test_near_duplicates_stay_together_without_subjects(tmp_path):
     rng = np.random.default_rng(0)
-    pictures = {}
+    images = {}
     for group in range(10):
         base = smooth(group)
         for copy in range(4):  # re-encoded, a little noisier, a little brighter
             noisy = base + rng.normal(0, 1, base.shape) + copy
-            pictures[f"{len(pictures):02d}.{'jpg' if copy % 2 else 'png'}"] = noisy.clip(0, 255).astype(np.uint8)
-    data = load_dataset(write(tmp_path / "set", pictures), DataConfig(resolution=16))
+            images[f"{len(images):02d}.{'jpg' if copy % 2 else 'png'}"] = noisy.clip(0, 255).astype(np.uint8)
+    data = load_dataset(write(tmp_path / "set", images), DataConfig(resolution=16))
     assert data.subjects is None
-    assert "40 images in 10 groups of look-alikes, 1 group (4 images) held out" in data.description
+    assert "40 images in 10 groups of near-duplicates, 1 group (4 images) held out" in data.description
     assert len({int(data.names[i][:2]) // 4 for i in data.unseen}) == 1
     everything = load_dataset(tmp_path / "set", DataConfig(resolution=16, holdout=0))
     assert everything.description.endswith("40 images, none held out")
@@ -140,37 +139,42 @@ def test_groups_are_those_of_brute_force(tile):
 
 
 @pytest.mark.parametrize(("apart", "groups"), [(NEAR_DUPLICATE_BITS, 1), (NEAR_DUPLICATE_BITS + 1, 2)])
-def test_groups_reach_exactly_so_far(apart, groups):
+def test_groups_reach_exactly_to_the_threshold(apart, groups):
     bits = np.zeros((2, 1024), np.uint8)
     bits[1, :apart] = 1
     assert len(set(near_duplicates(np.packbits(bits, axis=1), SilentReporter(), tile=1))) == groups
 
 
-def test_equal_files_across_splits_and_subjects_in_both_are_warned_of(tmp_path):
-    pictures = {f"train/case_{i}_slice_0.png": smooth(i) for i in range(4)}
-    pictures |= {"test/case_3_slice_9.png": smooth(9), "test/case_8_slice_0.png": smooth(2)}
-    pictures["test/case_7_slice_0.png"] = smooth(7)
-    warned = []
+def test_files_and_subjects_in_two_splits_are_not_held_out(tmp_path):
+    images = {f"train/case_{i}_slice_0.png": smooth(i) for i in range(4)}
+    images |= {"test/case_3_slice_9.png": smooth(9), "test/case_8_slice_0.png": smooth(2)}
+    images["test/case_7_slice_0.png"] = smooth(7)
+    warnings = []
 
     class Log(SilentReporter):
         def warn(self, message):
-            warned.append(message)
+            warnings.append(message)
 
-    data = load_dataset(write(tmp_path / "set", pictures), DataConfig(resolution=16), reporter=Log())
+    data = load_dataset(write(tmp_path / "set", images), DataConfig(resolution=16), reporter=Log())
     assert (len(data.train), len(data.unseen)) == (4, 1)
     assert data.names[data.unseen[0]] == "test/case_7_slice_0.png"
     reasons = {problem.name: problem.reason for problem in data.problems}
     assert "the same file as train/case_2_slice_0.png" in reasons["test/case_8_slice_0.png"]
     assert "both trained on and held out" in reasons["case_3"]
-    assert len(warned) == 2
+    assert len(warnings) == 2
 
 
-def test_no_holdout_trains_on_the_sets_own_splits_too(tmp_path):
-    pictures = {
+def test_no_holdout_trains_on_all_split_folders(tmp_path):
+    images = {
         f"{split}/case_{i}_slice_0.png": smooth(i) for i, split in enumerate(["train", "train", "validate", "test"])
     }
-    folder = write(tmp_path / "set", pictures)
+    folder = write(tmp_path / "set", images)
     data = load_dataset(folder, DataConfig(resolution=16, holdout=0))
     assert (len(data.train), len(data.unseen)) == (4, 0)
     assert "none held out" in data.description
     assert data.digest != load_dataset(folder, DataConfig(resolution=16)).digest
+
+
+def test_held_out_share_is_rounded_to_whole_subjects():
+    groups = [f"s{number}" for number in range(40) for _ in range(3)]
+    assert [len(hold_out_subjects(groups, share)) for share in (0.0, 0.01, 0.1, 0.26)] == [0, 1, 4, 10]

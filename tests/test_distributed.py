@@ -38,7 +38,7 @@ UNSYNCHRONISED = ["double", "dcgan-64", *SETTINGS, *SGD, "train.sync_batch_norm=
 LOSSES = ["losses", "dcgan-64", *SETTINGS]
 RANDOM_LAYERS = ["double", "stylegan-256", "data.resolution=16", *SETTINGS[1:], *SGD, "train.micro_batch=4"]
 FEATURES = ["features", "dcgan-64", *SETTINGS, "train.batch=6"]
-UNEVEN = "train.batch: 8 images cannot be cut evenly among 3 processes"
+UNEVEN = "train.batch: 8 images cannot be divided evenly among 3 processes; set a multiple of 3"
 
 
 def free_port():

@@ -6,19 +6,19 @@ import pytest
 import torch
 
 from zoo.core.config import ImageSpec
-from zoo.models.r3gan import R3GANDiscriminator, R3GANDiscriminatorConfig, Residual
+from zoo.models.r3gan import R3GANDiscriminator, R3GANDiscriminatorConfig, R3GANResidual
 from zoo.recipes import load_recipe
 
 
 def test_a_residual_block_begins_as_nothing() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 32, 4, 4)
-    assert torch.equal(Residual(32, group=16, expansion=2, blocks=4)(x), x)
+    assert torch.equal(R3GANResidual(32, group=16, expansion=2, blocks=4)(x), x)
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(32, 4), (24, 3), (5, 1), (1, 1)])
 def test_groups_are_as_many_as_divide(channels: int, groups: int) -> None:
-    convolution = Residual(channels, group=16, expansion=2, blocks=4).branch[2]
+    convolution = R3GANResidual(channels, group=16, expansion=2, blocks=4).branch[2]
     assert convolution.groups == groups  # type: ignore[union-attr]
 
 

@@ -85,7 +85,7 @@ def test_tables_show_intervals_alarms_and_errors():
     text = table.bench_markdown({"groups": [group], "metrics": metrics, "notes": ["one note"]})
     assert "| b | - | - | broken: wrong / hash |" in text
     assert "- **a**: All the same." in text
-    assert "| a | 3.57 M / – | - | 14.3 MB | 1,000 | - | - | - | 15 min 00 s |" in text
+    assert "| a | 3.57 M / - | - | 14.3 MB | 1,000 | - | - | - | 15 min 00 s |" in text
     assert "- one note" in text
 
 

@@ -311,7 +311,8 @@ def test_sampling_makes_fewer_at_once_where_memory_does_not_suffice():
 
 def test_memory_is_kept_without_a_word(tmp_path):
     """In a process of its own, since malloc is the process's."""
-    code = "import torch, zoo.runtime.speed as s; s._keep_freed_memory(); x = torch.ones(1 << 26); print(torch.ones(9).sum())"
+    code = "import torch; from zoo.runtime import speed; speed._keep_freed_memory(); x = torch.ones(1 << 26)"
+    code += "; print(torch.ones(9).sum())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "tensor(9.)"
 

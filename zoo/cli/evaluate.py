@@ -11,6 +11,7 @@ from typing import Any
 from zoo.cli.options import Commands, add_command, add_shared, call_keywords
 from zoo.cli.output import print_json, print_result, print_table
 from zoo.core.errors import ZooError
+from zoo.core.options import EvaluationOptions, TrainOptions
 
 
 def add_evaluate_commands(commands: Commands) -> None:
@@ -18,7 +19,9 @@ def add_evaluate_commands(commands: Commands) -> None:
     extractors, generators = ("--metrics", "--spaces", "--weights", "--device"), ("--data", "--samples", "--runs")
     p = add_command(commands, _bench, "bench", "train recipes, and evaluate generators: table, JSONL, one HTML page")
     p.add_argument("targets", nargs="*", metavar="RUN|NAME|FILE", help="default: all in runs, else a small set")
-    p.add_argument("--train-kimg", dest="kimg", type=float, help="thousands of images each NAME is trained for")
+    p.add_argument(
+        "--train-kimg", dest="kimg", type=float, metavar="N", help="thousands of images each NAME is trained for"
+    )
     p.add_argument("--seeds", type=int, default=1, help="training seeds of each NAME (default: 1)")
     p.add_argument("--out", default="bench", help="table, JSONL and page (default: bench)")
     add_shared(p, *generators, *extractors, "--precision", "--no-reals", "--set")
@@ -47,7 +50,9 @@ def add_evaluate_commands(commands: Commands) -> None:
 def _bench(arguments: Namespace) -> None:
     from zoo.evaluation.bench import bench, failed_rows
 
-    document = bench(**call_keywords(arguments))
+    keywords = call_keywords(arguments, evaluation=EvaluationOptions)
+    training = TrainOptions(**{name: keywords.pop(name) for name in ("kimg", "precision", "set")})
+    document = bench(**keywords, training=training)
     if arguments.json:
         print_json(document)
     else:
@@ -65,7 +70,7 @@ def _bench(arguments: Namespace) -> None:
 def _compare(arguments: Namespace) -> None:
     from zoo.evaluation.compare import as_group, compare
 
-    document = compare(**call_keywords(arguments))
+    document = compare(**call_keywords(arguments, evaluation=EvaluationOptions))
     if arguments.json:
         print_json(document)
     else:
@@ -91,5 +96,5 @@ def _print_group(group: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]])
 def _report(arguments: Namespace) -> None:
     from zoo.evaluation.bench import report
 
-    page = report(**call_keywords(arguments))
+    page = report(**call_keywords(arguments, evaluation=EvaluationOptions))
     print_result(arguments, {"report": str(page)}, str(page))

@@ -6,6 +6,7 @@ from argparse import Namespace
 
 from zoo.cli.options import Commands, add_command, add_shared, call_keywords
 from zoo.cli.output import print_result
+from zoo.core.options import EvaluationOptions
 
 
 def add_share_commands(commands: Commands) -> None:
@@ -36,5 +37,5 @@ def add_share_commands(commands: Commands) -> None:
 def _publish(arguments: Namespace) -> None:
     from zoo.evaluation.publish import publish
 
-    place = publish(**call_keywords(arguments))
+    place = publish(**call_keywords(arguments, evaluation=EvaluationOptions))
     print_result(arguments, {"published": place}, place)

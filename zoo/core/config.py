@@ -150,7 +150,7 @@ class TrainConfig:
     batch: Count  # images per step over all processes
     micro_batch: Count | None = None  # images per forward pass, gradients add up to the batch; null: the whole batch
     update: Literal["simultaneous", "alternating"] = "alternating"  # see zoo.training.trainer
-    d_steps: Count = 1  # updates of D, each on a batch of its own, for each update of G
+    d_steps: Count = 1  # updates of D, each on another batch, for each update of G
     precision: Precision = "auto"  # of forward passes; auto: bf16 if the hardware computes in it
     sync_batch_norm: bool = True  # batch norms use the statistics of the batches of all processes
     seed: int = 0  # of weights, image order and every random draw

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from zoo.core.errors import suggest
 
 # Old keyword: new keyword; the old one works for one more version.
-RENAMED_KEYWORDS = {"samples": "num_samples", "spaces": "extractors"}
+RENAMED_KEYWORDS = {"samples": "num_samples", "spaces": "extractors", "train_kimg": "kimg"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +75,12 @@ def field_names(kind: type[Any]) -> list[str]:
     return [field.name for field in dataclasses.fields(kind)]
 
 
-def with_keywords(options: Options, keywords: Mapping[str, Any], *, function: str) -> Options:
+def with_keywords(options: Options, keywords: Mapping[str, Any], *, function: str, depth: int = 2) -> Options:
     """Return a copy of ``options`` with fields replaced by ``keywords``; old keywords raise a warning.
 
     Args:
         function: name of the called function, for messages.
+        depth: calls between the user's own and this one, so that the warning points at the user's line.
 
     Raises:
         TypeError: an unknown keyword, in Python's own words and with the nearest match.
@@ -90,6 +91,6 @@ def with_keywords(options: Options, keywords: Mapping[str, Any], *, function: st
         if name not in names:
             raise TypeError(f"{function}() got an unexpected keyword argument {key!r}{suggest(key, names)}")
         if name != key:
-            warnings.warn(f"{function}({key}=...) is called {name} now", DeprecationWarning, stacklevel=3)
+            warnings.warn(f"{function}({key}=...) is called {name} now", DeprecationWarning, stacklevel=depth + 1)
         changes[name] = value
     return replace(options, **changes)

@@ -1,4 +1,4 @@
-"""``zoo data check``: what a set holds, before anybody trains on it."""
+"""``zoo data check``: inspect a set before training on it."""
 
 from __future__ import annotations
 
@@ -7,110 +7,101 @@ from collections import Counter
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy import ndarray
 from PIL import Image
 
 from zoo.core.errors import ZooError, error_message
 from zoo.core.progress import Reporter, SilentReporter
-from zoo.core.threads import map_chunks
-from zoo.data.cache import group_equal
-from zoo.data.decode import Array, DecodedImage, UnreadableError, decode, silence_pillow
-from zoo.data.near_duplicates import HASH_SIDE, difference_hash, near_duplicates
-from zoo.data.resize import Window, resize_image, thumbnail, to_8_bit, to_grey
-from zoo.data.sources import CHECKED, PhantomSource, Problem, Source, open_source
-from zoo.data.subjects import find_subjects
-from zoo.data.windowing import DeepError, window_and_range
+from zoo.data.cache import Row, collect_facts
+from zoo.data.decode import silence_pillow
+from zoo.data.folder_layout import CHECK_FOLDER_PREFIX, Problem
+from zoo.data.near_duplicates import difference_hash
+from zoo.data.resize import IntensityWindow, resize_image, to_8_bit
+from zoo.data.sources import PhantomSource, Source, open_source
+from zoo.data.subjects import abbreviate_list
+from zoo.data.windowing import DeepError, percentile_window
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-BINS = 256
-SHEET = 8  # pictures along a side of the contact sheet
+HISTOGRAM_BINS = 256
+CONTACT_SHEET_COLUMNS = 8  # and rows, at most
+CONTACT_SHEET_GREY = 64  # between the images: neither black nor as bright as tissue
+MAX_PRINTED_COUNTS = 6
+MAX_PRINTED_LINES = 20
 
 
 @dataclass(kw_only=True)
 class CheckReport:
-    """What was found.
+    """The result of a check.
 
     Attributes:
-        label: the set, for people.
-        images: how many pictures can be used.
-        others: how many files are no pictures, or masks.
-        splits: pictures in each split, where the set brings its own.
-        subjects: how many, where names tell.
-        sizes: pictures of each "WxH", most frequent first; likewise ``modes`` (as stored) and ``bits`` a channel.
+        label: the set, for messages.
+        images: number of usable images.
+        others: number of files that are not images, or are masks.
+        splits: number of images in each split, where the set has split folders.
+        subjects: number of subjects, where names contain them.
+        sizes: images of each "WxH", most frequent first; likewise ``modes`` (as stored) and ``bits`` per channel.
         range: the intensities at which the histogram begins and ends, both included.
         histogram: 256 counts of intensities, all channels together.
-        window: what would become black and white by default; None for 8 bits, which are taken as they are.
+        window: the intensities that become black and white by default; None for 8 bits, which are taken as they are.
         duplicates: names of files that are equal, group by group.
-        near_duplicates: pictures that much resemble another; neighbouring slices of one volume do.
-        near_groups: how many groups those form.
+        near_duplicates: number of images that closely resemble another; neighbouring slices of one volume do.
+        near_groups: number of groups they form.
         shared_subjects: subjects in more than one split.
         problems: what cannot be used, and why.
-        files: the pictures that were written.
+        files: the images that were written.
     """
 
     label: str
-    images: int = 0
-    others: int = 0
-    splits: dict[str, int] = field(default_factory=dict)
-    subjects: int | None = None
-    sizes: dict[str, int] = field(default_factory=dict)
-    modes: dict[str, int] = field(default_factory=dict)
-    bits: dict[int, int] = field(default_factory=dict)
-    range: tuple[float, float] = (0, 255)
-    histogram: list[int] = field(default_factory=list)
-    window: Window | None = None
-    duplicates: list[list[str]] = field(default_factory=list)
-    near_duplicates: int = 0
-    near_groups: int = 0
-    shared_subjects: list[str] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
+    images: int
+    others: int
+    splits: dict[str, int]
+    subjects: int | None
+    sizes: dict[str, int]
+    modes: dict[str, int]
+    bits: dict[int, int]
+    range: IntensityWindow = (0, 255)
+    histogram: list[int]
+    window: IntensityWindow | None = None
+    duplicates: list[list[str]]
+    near_duplicates: int
+    near_groups: int
+    shared_subjects: list[str]
+    problems: list[Problem]
     files: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, as ``json.dumps`` takes it."""
+        """Return plain data, as ``json.dumps`` accepts it."""
         return asdict(self)
 
 
-@dataclass
-class _Found:
-    """What some pictures of a set hold; later ones are merged into it."""
+class _Image(NamedTuple):
+    """What is measured on a usable image."""
 
-    kept: list[int] = field(default_factory=list)
-    digests: list[bytes] = field(default_factory=list)
-    near: list[bytes] = field(default_factory=list)
-    sizes: Counter[str] = field(default_factory=Counter)
-    modes: Counter[str] = field(default_factory=Counter)
-    bits: Counter[int] = field(default_factory=Counter)
-    histogram: Array = field(default_factory=lambda: np.zeros(BINS, np.int64))
-    thumbs: list[Array] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
-
-    def merge(self, other: _Found) -> None:
-        for name, value in vars(other).items():
-            mine = getattr(self, name)
-            if isinstance(mine, Counter):
-                mine.update(value)
-            else:
-                mine += value
+    size: str
+    mode: str
+    bits: int
+    histogram: ndarray
+    thumbnail: ndarray | None
 
 
 def check_images(
     path: str | Path | None, *, out: Path | None = None, resolution: int = 64, reporter: Reporter | None = None
 ) -> CheckReport:
-    """Look at every picture of a set, and write ``contact_sheet.png`` and ``histogram.png``.
+    """Inspect every image of a set; write a contact sheet and a histogram.
 
     Args:
-        path: as for :func:`zoo.data.load`.
-        out: the folder to write to; None: ``data-check-<name>`` where one stands.
-        resolution: pixels a side of the pictures on the contact sheet.
-        reporter: who is told of progress; None: nobody.
+        path: as for :func:`zoo.data.dataset.load_dataset`.
+        out: the folder for ``contact_sheet.png`` and ``histogram.png``; None: ``data-check-<name>`` in the current one.
+        resolution: pixels per side of the images on the contact sheet.
+        reporter: receives progress; None: nothing is reported.
 
     Raises:
-        ZooError: the path will not do, there is not one image, or ``out`` cannot be written.
+        ZooError: the path is invalid, there is no image, or ``out`` cannot be written.
     """
     if resolution < 1:
         raise ZooError(f"--resolution {resolution}: must be at least 1")
@@ -118,46 +109,48 @@ def check_images(
     with closing(open_source(path, resolution=resolution, channels=None)) as source, silence_pillow():
         window, span = None, (0.0, 255.0)
         try:
-            found = _look(source, resolution, window, span, reporter)
-        except DeepError:
-            window, span = window_and_range(source, reporter)
-            found = _look(source, resolution, window, span, reporter)
-        report = _report(source, found, window, span, reporter)
+            inspection = _inspect(source, resolution, window, span, reporter)
+        except DeepError:  # most sets have 8 bits, so the depth is not measured first
+            window, span = percentile_window(source, reporter)
+            inspection = _inspect(source, resolution, window, span, reporter)
+        report = _build_report(source, *inspection, reporter)
+        report.window, report.range = window, span
+    thumbnails = [image.thumbnail for image in inspection[1] if image.thumbnail is not None]
     name = str(path or "phantoms") if isinstance(source, PhantomSource) else Path(str(path)).resolve().stem
-    folder = out or Path(CHECKED + re.sub(r"\W+", "-", name))
+    folder = out or Path(CHECK_FOLDER_PREFIX + re.sub(r"\W+", "-", name))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if found.thumbs:
-            _contact_sheet(found.thumbs, folder / "contact_sheet.png")
-            _histogram(report, folder / "histogram.png")
-            report.files = [str(folder / "contact_sheet.png"), str(folder / "histogram.png")]
+        if thumbnails:  # there is nothing to draw for a set without usable images
+            paths = folder / "contact_sheet.png", folder / "histogram.png"
+            _save_contact_sheet(thumbnails, paths[0])
+            _save_histogram(report, paths[1])
+            report.files = list(map(str, paths))
     except OSError as error:
-        raise ZooError(f"{folder}: cannot be written ({error_message(error)}); give another folder") from error
+        raise ZooError(f"{folder}: cannot be written ({error_message(error)}). Choose another folder") from error
     return report
 
 
 def print_check_report(report: CheckReport, console: Console) -> None:
-    """The report as a table for people."""
+    """Print a report as a table, with its problems below."""
     from rich.table import Table
 
-    def counts(table: dict[Any, int], most: int = 6) -> str:
-        shown = [f"{name}: {count}" for name, count in list(table.items())[:most]]
-        return ", ".join(shown) + (f" and {len(table) - most} more" if len(table) > most else "")
+    def counts(table: dict[Any, int]) -> str:
+        return abbreviate_list((f"{name}: {count}" for name, count in table.items()), MAX_PRINTED_COUNTS)
 
-    total = max(1, sum(report.histogram))
+    # Mostly background; a large share explains why percentiles are not those of the tissue.
+    background = sum(report.histogram[:1]) / max(1, sum(report.histogram))
     low, high = report.range
+    equal = f"{sum(map(len, report.duplicates))} in {len(report.duplicates)} groups"
     rows = {
         "images": f"{report.images}" + (f" ({counts(report.splits)})" if report.splits else ""),
-        "subjects": "not to be told from names" if report.subjects is None else str(report.subjects),
+        "subjects": "not contained in names" if report.subjects is None else str(report.subjects),
         "sizes": counts(report.sizes),
         "modes": counts(report.modes),
-        "bits a channel": counts(report.bits),
-        "intensities": f"{low:g} to {high:g}, {sum(report.histogram[:1]) / total:.0%} in the lowest of {BINS} bins",
+        "bits per channel": counts(report.bits),
+        "intensities": f"{low:g} to {high:g}, {background:.0%} in the lowest of {HISTOGRAM_BINS} bins",
         "window": "taken as they are" if report.window is None else f"{report.window[0]:g} to {report.window[1]:g}",
-        "equal files": f"{sum(map(len, report.duplicates))} in {len(report.duplicates)} groups"
-        if report.duplicates
-        else "none",
-        "look-alikes": f"{report.near_duplicates} in {report.near_groups} groups" if report.near_groups else "none",
+        "equal files": equal if report.duplicates else "none",
+        "near-duplicates": f"{report.near_duplicates} in {report.near_groups} groups" if report.near_groups else "none",
         "other files": str(report.others),
         "cannot be used": str(len(report.problems)),
     }
@@ -169,103 +162,96 @@ def print_check_report(report: CheckReport, console: Console) -> None:
     lines += [f"equal: {', '.join(group)}" for group in report.duplicates]
     if report.shared_subjects:
         lines.append(f"in more than one split: {', '.join(report.shared_subjects)}")
-    for line in [*lines[:20], *([f"and {len(lines) - 20} more"] if len(lines) > 20 else [])]:
+    if len(lines) > MAX_PRINTED_LINES:
+        lines[MAX_PRINTED_LINES:] = [f"and {len(lines) - MAX_PRINTED_LINES} more"]
+    for line in [*lines, *(f"wrote {file}" for file in report.files)]:
         console.print(line, markup=False, highlight=False)
-    for file in report.files:
-        console.print(f"wrote {file}", markup=False, highlight=False)
 
 
-def _look(source: Source, resolution: int, window: Window | None, span: Window, reporter: Reporter) -> _Found:
-    wanted = set(np.linspace(0, len(source.names) - 1, SHEET * SHEET).astype(int).tolist())
+def _inspect(
+    source: Source, resolution: int, window: IntensityWindow | None, span: IntensityWindow, reporter: Reporter
+) -> tuple[list[Row], list[_Image], ndarray]:
+    """Return a row per image, the measurements of usable ones, and their histogram."""
+    # Evenly spaced over the set, so that the contact sheet covers all of its folders.
+    on_sheet = set(np.linspace(0, len(source.names) - 1, CONTACT_SHEET_COLUMNS**2).astype(int).tolist())
+    # Both ends of the range are the centre of a bin; a set of one intensity has no width to divide by.
+    scale = (HISTOGRAM_BINS - 1) / (span[1] - span[0] or 1)
 
-    def look(part: range) -> _Found:
-        found = _Found()
-        for index in part:
-            digest, raw, reason = source.digest(index)
-            try:
-                if raw is None:
-                    raise UnreadableError(reason)
-                picture = decode(raw)
-            except UnreadableError as error:
-                found.problems.append(Problem(source.names[index], str(error)))
-                continue
-            if picture.deep and window is None:
-                raise DeepError(picture.pixels.dtype)
-            note(found, index, digest, picture)
-        return found
-
-    def note(found: _Found, index: int, digest: bytes, picture: DecodedImage) -> None:
-        pixels = picture.pixels
-        values = to_8_bit(pixels, window if picture.deep else None)
-        found.kept.append(index)
-        found.digests.append(digest)
-        found.near.append(difference_hash(thumbnail(to_grey(values), HASH_SIDE + 1, HASH_SIDE)))
-        found.sizes[f"{pixels.shape[1]}x{pixels.shape[0]}"] += 1
-        found.modes[picture.mode] += 1
-        found.bits[picture.bits] += 1
-        places = (pixels.astype(np.float32) - span[0]) * ((BINS - 1) / (span[1] - span[0] or 1))
-        found.histogram += np.bincount(np.rint(places.clip(0, BINS - 1)).astype(int).ravel(), minlength=BINS)
-        if index in wanted:
+    def inspect_image(index: int) -> tuple[Row, _Image | None]:
+        digest, image = source.read_and_decode(index)
+        if isinstance(image, str):
+            return Row(digest, image), None
+        pixels = image.pixels
+        if image.deep and window is None:
+            raise DeepError(pixels.dtype)
+        values = to_8_bit(pixels, window if image.deep else None)
+        # Intensities as stored, before the window: the histogram shows what the window cuts off.
+        bins = np.rint(((pixels.astype(np.float32) - span[0]) * scale).clip(0, HISTOGRAM_BINS - 1)).astype(int)
+        counts = np.bincount(bins.ravel(), minlength=HISTOGRAM_BINS)
+        thumbnail = None
+        if index in on_sheet:
             channels = 3 if pixels.ndim == 3 and pixels.shape[2] == 3 else 1
-            made = resize_image(values, resolution=resolution, channels=channels, fit="pad")
-            found.thumbs.append(np.broadcast_to(made, (3, resolution, resolution)))
+            thumbnail = resize_image(values, resolution=resolution, channels=channels, fit="pad")
+        size = f"{pixels.shape[1]}x{pixels.shape[0]}"
+        row = Row(digest, near_hash=difference_hash(values))
+        return row, _Image(size, image.mode, image.bits, counts, thumbnail)
 
-    sums = _Found()
-    for _, found in map_chunks(look, len(source.names), source.chunk, task="looking", reporter=reporter):
-        sums.merge(found)
-    return sums
+    rows: list[Row] = []
+    images: list[_Image] = []
+    histogram = np.zeros(HISTOGRAM_BINS, np.int64)
+    for row, image in source.map_images(inspect_image, "inspecting", reporter):
+        rows.append(row)
+        if image is not None:
+            histogram += image.histogram
+            images.append(image._replace(histogram=histogram))  # to keep one per image would take memory
+    return rows, images, histogram
 
 
-def _report(source: Source, found: _Found, window: Window | None, span: Window, reporter: Reporter) -> CheckReport:
-    listing = source.listing
-    names = [listing.names[index] for index in found.kept]
-    splits = [listing.splits[index] for index in found.kept] if listing.splits else None
-    subjects = find_subjects(names, split=splits is not None)
-    groups: Counter[int] = Counter()
-    if names:
-        hashes = np.frombuffer(b"".join(found.near), np.uint8).reshape(len(names), -1)
-        groups = Counter(near_duplicates(hashes, reporter).tolist())
-    homes: dict[str, set[str]] = {}
-    for subject, split in zip(subjects or (), splits or (), strict=False):
-        homes.setdefault(subject, set()).add(split)
+def _build_report(
+    source: Source, rows: list[Row], images: list[_Image], histogram: ndarray, reporter: Reporter
+) -> CheckReport:
+    facts = collect_facts(source, rows, reporter, compare=True)
+    group_sizes = [count for count in Counter(facts.groups).values() if count > 1]
+    subjects, splits = facts.subjects or [], facts.splits or []
+    # A subject in two splits would leak from training into the held-out images.
+    places = Counter(subject for subject, _ in set(zip(subjects, splits, strict=False)))
     return CheckReport(
         label=source.label,
-        images=len(names),
-        others=listing.others,
-        splits=dict(Counter(splits or ())),
-        subjects=len(set(subjects)) if subjects else None,
-        sizes=dict(found.sizes.most_common()),
-        modes=dict(found.modes.most_common()),
-        bits=dict(found.bits.most_common()),
-        range=span,
-        histogram=found.histogram.tolist(),
-        window=window,
-        duplicates=[[names[index] for index in group] for group in group_equal(found.digests)],
-        near_duplicates=sum(count for count in groups.values() if count > 1),
-        near_groups=sum(count > 1 for count in groups.values()),
-        shared_subjects=sorted(subject for subject, where in homes.items() if len(where) > 1),
-        problems=[*listing.problems, *found.problems],
+        images=len(images),
+        others=source.listing.others,
+        splits=dict(Counter(splits)),
+        subjects=len(set(subjects)) or None,
+        sizes=dict(Counter(image.size for image in images).most_common()),
+        modes=dict(Counter(image.mode for image in images).most_common()),
+        bits=dict(Counter(image.bits for image in images).most_common()),
+        histogram=histogram.tolist(),
+        duplicates=[[facts.names[index] for index in group] for group in facts.duplicates],
+        near_duplicates=sum(group_sizes),
+        near_groups=len(group_sizes),
+        shared_subjects=sorted(subject for subject, count in places.items() if count > 1),
+        problems=[Problem(*problem) for problem in facts.problems],
     )
 
 
-def _contact_sheet(thumbs: list[Array], path: Path, gap: int = 2) -> None:
-    side = thumbs[0].shape[1] + gap
-    rows = -(-len(thumbs) // SHEET)
-    sheet = np.full((rows * side + gap, min(SHEET, len(thumbs)) * side + gap, 3), 64, np.uint8)
-    for place, thumb in enumerate(thumbs):
-        top, left = (number * side + gap for number in divmod(place, SHEET))
-        sheet[top : top + side - gap, left : left + side - gap] = thumb.transpose(1, 2, 0)
+def _save_contact_sheet(thumbnails: list[ndarray], path: Path, gap: int = 2) -> None:
+    side = thumbnails[0].shape[1] + gap
+    rows = -(-len(thumbnails) // CONTACT_SHEET_COLUMNS)
+    columns = min(CONTACT_SHEET_COLUMNS, len(thumbnails))
+    sheet = np.full((rows * side + gap, columns * side + gap, 3), CONTACT_SHEET_GREY, np.uint8)
+    for index, thumbnail in enumerate(thumbnails):
+        top, left = (number * side + gap for number in divmod(index, CONTACT_SHEET_COLUMNS))
+        sheet[top : top + side - gap, left : left + side - gap] = thumbnail.transpose(1, 2, 0)
     Image.fromarray(sheet).save(path)
 
 
-def _histogram(report: CheckReport, path: Path) -> None:
+def _save_histogram(report: CheckReport, path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
     low, high = report.range
-    high = max(high, low + 1)  # a set of one intensity still has an axis
-    axes.stairs(report.histogram, np.linspace(low, high, BINS + 1), fill=True, color="0.35")
+    high = max(high, low + 1)  # a set of one intensity still needs an axis
+    axes.stairs(report.histogram, np.linspace(low, high, HISTOGRAM_BINS + 1), fill=True, color="0.35")
     axes.set(yscale="log", xlim=(low, high), xlabel="intensity as stored", ylabel="pixels")
     axes.set_title(f"{report.label}: {report.images} images", fontsize=10)
     for edge in report.window or ():

@@ -1,4 +1,4 @@
-"""Between uint8 images and float images in [-1, 1]."""
+"""Conversion between uint8 images and float images in [-1, 1]."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from torch import Tensor
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Float images aiming at [-1, 1] to uint8 of the same shape: clamped, ``round(x * 127.5 + 127.5)``; NaN is black.
+    """Convert float images in [-1, 1] to uint8 of the same shape.
 
-    `from_uint8` is the inverse: ``to_uint8(from_uint8(u))`` is ``u`` for every value.
+    Values are clamped and mapped by ``round(x * 127.5 + 127.5)``; NaN becomes black. ``to_uint8(from_uint8(u))`` is
+    ``u`` for every value.
     """
     levels = images.detach().float().nan_to_num(nan=-1.0).clamp(-1, 1) * 127.5 + 127.5
     return levels.round().to(torch.uint8)
 
 
 def from_uint8(images: Tensor) -> Tensor:
-    """uint8 images to float32 in [-1, 1]: ``u / 127.5 - 1``, so 0 is -1 and 255 is 1. The inverse of `to_uint8`."""
+    """Convert uint8 images to float32 in [-1, 1]: ``u / 127.5 - 1``."""
     return images.float() / 127.5 - 1

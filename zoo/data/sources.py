@@ -1,4 +1,4 @@
-"""Where pictures come from: folders, zips, arrays, phantoms. A source lists and hands out; it decodes nothing."""
+"""Where images come from: folders, zips, arrays, phantoms. A source lists and reads files; it decodes on request."""
 
 from __future__ import annotations
 
@@ -10,101 +10,61 @@ import stat
 import threading
 import zipfile
 import zlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, lru_cache
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy import ndarray
 
 from zoo.core.errors import ZooError, error_message, suggest
 from zoo.core.progress import Reporter
 from zoo.core.threads import map_chunks
-from zoo.data.decode import MAX_BYTES, MAX_PIXELS, SUFFIXES, Array, UnreadableError
+from zoo.data.decode import MAX_FILE_BYTES, MAX_IMAGE_PIXELS, DecodedImage, UnreadableError, decode
+from zoo.data.folder_layout import Listing, is_image_name, organise_files, walk_files
 from zoo.data.labels import MANIFEST
-from zoo.data.subjects import natural_sort_key
 
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "validate",
-    "valid": "validate",
-    "validate": "validate",
-    "validation": "validate",
-    "test": "test",
-    "testing": "test",
-}
-CHECKED = "data-check-"  # how the folders begin that `zoo data check` writes
-OASIS = re.compile(r"keras_png_slices_(train|validate|test)", re.IGNORECASE)
-OASIS_MASKS = re.compile(r"keras_png_slices_seg_\w+", re.IGNORECASE)
+_Result = TypeVar("_Result")
 
-
-@dataclass(frozen=True)
-class Problem:
-    """Something in a set that people should know of: most often a picture that was left out.
-
-    Attributes:
-        name: the picture (or folder), relative to the set.
-        reason: what is wrong with it, in a few words.
-    """
-
-    name: str
-    reason: str
-
-
-@dataclass
-class Listing:
-    """What a source holds.
-
-    Attributes:
-        entries: where each picture lies, as its source understands it.
-        names: what each is called, the same wherever the set lies; by split, then in natural order.
-        splits: the split of each ("train", "validate" or "test"), where the set brings splits of its own.
-        others: how many files are no pictures, or masks.
-        problems: what the layout leaves out.
-    """
-
-    entries: list[Any]
-    names: list[str]
-    splits: list[str] | None = None
-    others: int = 0
-    problems: list[Problem] = field(default_factory=list)
+DEFAULT_PHANTOM_SUBJECTS = 64
+# What reading a file or a member of a zip can raise, besides damage that only decoding discovers.
+READ_ERRORS = (OSError, UnreadableError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
 class Source:
-    """Pictures by index. Opening one reads as little as it can: a warm start asks for the label and the signature only.
+    """Images by index; opening one reads little, for a fast start from the cache.
 
     Attributes:
-        label: "folder brain-mri/train", for people.
-        location: where it lies, if it can change there; None for what is made on the spot.
-        strict: whether one bad picture spoils the set (arrays) or is left out (files).
-        chunk: how many pictures one job of a worker takes.
-        steady: False once a file could not be read, which may pass: nothing may be remembered of it.
+        label: for messages, such as "folder brain-mri/train".
+        location: where it lies; None for what is generated.
+        strict: whether one bad image is an error of the whole set (arrays) or is left out (files).
+        chunk: number of images in one job of a worker thread.
+        cacheable: False once a file could not be read for a reason that may pass, such as its permissions.
     """
 
     label: str
     location: Path | None = None
-    steady = True
+    cacheable = True
     strict = False
     chunk = 16
 
     @cached_property
     def listing(self) -> Listing:
-        """Read on first use.
+        """List the images, on first use.
 
         Raises:
-            ZooError: it cannot be read, or there is not one picture.
+            ZooError: it cannot be read, or there is no image.
         """
         raise NotImplementedError
 
     @property
     def names(self) -> list[str]:
+        """Relative names of the images."""
         return self.listing.names
 
     def manifest(self) -> str | None:
-        """The text of the set's uppermost ``manifest.csv``; None: there is none.
+        """Return the text of the set's uppermost ``manifest.csv``, or None.
 
         Raises:
             OSError, UnicodeDecodeError: it cannot be read.
@@ -112,11 +72,11 @@ class Source:
         return None
 
     def signature(self) -> str:
-        """Changes whenever the content may have changed; cheap."""
+        """Return a digest of sizes and times: cheap, changes when content may have."""
         raise NotImplementedError
 
-    def raw(self, index: int) -> bytes | Array:
-        """A file's bytes, or one picture (H, W) or (H, W, C) of an array; called from many threads.
+    def raw(self, index: int) -> bytes | ndarray:
+        """Read a file's bytes, or an array's image (H, W) or (H, W, C); thread-safe.
 
         Raises:
             OSError: it cannot be read.
@@ -124,66 +84,88 @@ class Source:
         """
         raise NotImplementedError
 
-    def content(self, reporter: Reporter) -> str:
-        """A digest of names, splits and every byte, wherever the set lies."""
+    def content_digest(self, reporter: Reporter) -> str:
+        """Return a digest of names, splits and all bytes, wherever the set lies."""
 
-        def digests(part: range) -> list[bytes]:
-            return [self.digest(index)[0] for index in part]
+        return self.combine_digests(self.map_images(lambda index: self.read_and_hash(index)[0], "reading", reporter))
 
-        jobs = map_chunks(digests, len(self.names), self.chunk, task="reading", reporter=reporter)
-        return self.combine(digest for _, found in jobs for digest in found)
-
-    def combine(self, digests: Iterable[bytes]) -> str:
-        """What :meth:`content` is, from the digests of all pictures."""
+    def combine_digests(self, digests: Iterable[bytes]) -> str:
+        """Compute :meth:`content_digest` from the digests of all images."""
         return hash_bytes(*self.names, *(self.listing.splits or ()), *digests)
 
-    def digest(self, index: int) -> tuple[bytes, bytes | Array | None, str]:
-        """A picture's digest with what was read, or with None and why it was not."""
+    def read_and_hash(self, index: int) -> tuple[bytes, bytes | ndarray | None, str]:
+        """Return the digest of a file with its content, or with None and the reason."""
         try:
             raw = self.raw(index)
-        except (
-            OSError,
-            UnreadableError,
-            RuntimeError,
-            EOFError,
-            zipfile.BadZipFile,
-            zlib.error,
-            lzma.LZMAError,
-        ) as error:
-            self.steady = self.steady and not isinstance(error, OSError)
+        except READ_ERRORS as error:
+            self.cacheable = self.cacheable and not isinstance(error, OSError)
             reason = error_message(error)
+            # The reason enters the content digest, so a changed text would make the caches of such sets unused.
             return hashlib.blake2b(f"unread: {reason}".encode(), digest_size=16).digest(), None, reason
         state = hashlib.blake2b(digest_size=16)
-        if isinstance(raw, np.ndarray):
+        # Bytes alone do not distinguish arrays of other types or shapes.
+        if isinstance(raw, ndarray):
             state.update(f"{raw.dtype.str} {raw.shape}".encode())
             raw = np.ascontiguousarray(raw)
         state.update(raw)  # type: ignore[arg-type]  # a contiguous array is a buffer
         return state.digest(), raw, ""
 
+    def read_and_decode(self, index: int) -> tuple[bytes, DecodedImage | str]:
+        """Return the digest of a file with the image, or with why it is unreadable."""
+        digest, raw, reason = self.read_and_hash(index)
+        try:
+            return digest, reason if raw is None else decode(raw)
+        except UnreadableError as error:
+            return digest, str(error)
+
+    def map_images(self, function: Callable[[int], _Result], task: str, reporter: Reporter) -> Iterator[_Result]:
+        """Yield ``function(index)`` of all images in order, computed by worker threads."""
+
+        def map_part(part: range) -> list[_Result]:
+            return [function(index) for index in part]
+
+        for _, results in map_chunks(map_part, len(self.names), self.chunk, task=task, reporter=reporter):
+            yield from results
+
     def close(self) -> None:
-        """Let go of open files."""
+        """Close open files."""
 
 
-class FolderSource(Source):
-    """All pictures below a folder."""
+class _PathSource(Source):
+    """A source at a path."""
+
+    kind: str
 
     def __init__(self, path: Path) -> None:
         self.location = self.path = path.resolve()
-        self.label = f"folder {_short(path)}"
-        self._stats = dict(sorted(_walk(self.path)))
+        self.label = f"{self.kind} {'/'.join(self.path.parts[-2:]).lstrip('/')}"
+
+    def signature(self) -> str:
+        status = self.path.stat()
+        return hash_bytes(f"{status.st_size}\n{status.st_mtime_ns}")
+
+
+class FolderSource(_PathSource):
+    """All images in a folder and its subfolders."""
+
+    kind = "folder"
+
+    @cached_property
+    def _status(self) -> dict[str, tuple[int, int]]:
+        return dict(sorted(walk_files(self.path)))
 
     @cached_property
     def listing(self) -> Listing:
-        return organise_files(list(self._stats), list(self._stats), self.label)
+        return organise_files(zip(self._status, self._status, strict=True), self.label)
 
     def signature(self) -> str:
-        return hash_bytes(
-            *(f"{name}\n{size}\n{mtime}" for name, (size, mtime) in self._stats.items() if _is_picture(name))
-        )
+        images = {name: status for name, status in self._status.items() if is_image_name(name)}
+        # Other files may change: notes and tables next to the images do not affect them.
+        return hash_bytes(*(f"{name}\n{size}\n{mtime}" for name, (size, mtime) in images.items()))
 
     def raw(self, index: int) -> bytes:
         name = self.listing.entries[index]
-        _check_bytes(self._stats[name][0])
+        _check_size(self._status[name][0])
         return (self.path / name).read_bytes()
 
     def manifest(self) -> str | None:
@@ -191,12 +173,13 @@ class FolderSource(Source):
         return path.read_text(encoding="utf-8-sig") if path.is_file() else None
 
 
-class ZipSource(Source):
-    """All pictures inside a zip, read in place."""
+class ZipSource(_PathSource):
+    """All images inside a zip, read in place."""
+
+    kind = "zip"
 
     def __init__(self, path: Path) -> None:
-        self.location = self.path = path.resolve()
-        self.label = f"zip {_short(path)}"
+        super().__init__(path)
         self._lock = threading.Lock()
 
     @cached_property
@@ -204,287 +187,205 @@ class ZipSource(Source):
         try:
             return zipfile.ZipFile(self.path)
         except (OSError, zipfile.BadZipFile) as error:
-            raise ZooError(f"{self.path}: not a zip that can be read ({error_message(error)})") from error
+            raise ZooError(f"{self.path}: not a readable zip ({error_message(error)})") from error
 
     @cached_property
     def listing(self) -> Listing:
-        infos = [info for info in self._zip.infolist() if not info.is_dir()]
-        return organise_files([info.filename for info in infos], infos, self.label)
-
-    def signature(self) -> str:
-        return _stat_signature(self.path)
+        return organise_files(((info.filename, info) for info in self._zip.infolist() if not info.is_dir()), self.label)
 
     def raw(self, index: int) -> bytes:
         info = self.listing.entries[index]
-        _check_bytes(info.file_size)
-        with self._lock:  # decoding takes far longer than unpacking, and that runs side by side
+        _check_size(info.file_size)
+        with self._lock:  # unpacking is short compared with decoding, which runs in parallel
             return self._zip.read(info)
 
     def manifest(self) -> str | None:
-        tables = [name for name in self._zip.namelist() if name.rpartition("/")[2] == MANIFEST]
-        inside = min(tables, key=lambda name: name.count("/"), default=None)
-        return self._zip.read(inside).decode("utf-8-sig") if inside else None
+        # An archive may hold the tables of several sets; the one closest to the top describes the whole.
+        names = [name for name in self._zip.namelist() if name.rpartition("/")[2] == MANIFEST]
+        uppermost = min(names, key=lambda name: name.count("/"), default=None)
+        return self._zip.read(uppermost).decode("utf-8-sig") if uppermost else None
 
     def close(self) -> None:
-        if "_zip" in self.__dict__:
+        if "_zip" in self.__dict__:  # opened
             self._zip.close()
 
 
-class ArraySource(Source):
-    """A ``.npy`` (memory-mapped) or ``.npz`` (one array, loaded) of (N, H, W), (N, H, W, C), (N, C, H, W) or (H, W)."""
+class ArraySource(_PathSource):
+    """A ``.npy`` (memory-mapped) or ``.npz`` (loaded) of images.
 
+    Shapes: (N, H, W), (N, H, W, C), (N, C, H, W) or (H, W). Of several arrays in a ``.npz`` the one called "images",
+    "arr_0" or "x" is taken.
+    """
+
+    kind = "array"
     strict = True
 
     def __init__(self, path: Path, channels: int | None) -> None:
-        self.location = self.path = path.resolve()
-        self.label, self.channels = f"array {_short(path)}", channels
+        super().__init__(path)
+        self.channels = channels
 
     @cached_property
-    def _array(self) -> Array:
+    def _array(self) -> ndarray:
         try:
             if self.path.suffix.lower() == ".npy":
-                array: Array = np.lib.format.open_memmap(self.path, mode="r")
+                array: ndarray = np.lib.format.open_memmap(self.path, mode="r")
             else:
-                with self.path.open("rb") as file:  # numpy itself would leave a damaged one open
-                    array = self._chosen(np.load(file, allow_pickle=False))
+                with self.path.open("rb") as file:  # given a path, numpy leaves a damaged file open
+                    array = self._select_array(np.load(file, allow_pickle=False))
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             reason = "it holds Python objects" if "allow_pickle" in str(error) else error_message(error)
-            raise ZooError(f"{self.path}: not an array that can be read ({reason})") from error
+            raise ZooError(f"{self.path}: not a readable array ({reason})") from error
         if array.dtype.kind not in "biuf":
-            raise ZooError(f"{self.path}: {array.dtype} are no intensities; it takes bool, integers and floats")
+            raise ZooError(f"{self.path}: {array.dtype} values are not intensities; use bool, integers or floats")
         return self._channels_last(array)
 
-    def _chosen(self, archive: Any) -> Array:
+    def _select_array(self, archive: Any) -> ndarray:
         names = getattr(archive, "files", None)
         if names is None:
-            return np.asarray(archive)  # a .npy by the wrong name
+            return np.asarray(archive)  # a .npy file named .npz
         known = [name for name in ("images", "arr_0", "x") if name in names]
         if len(names) != 1 and not known:
             raise ZooError(
-                f"{self.path}: holds {', '.join(names) or 'no array'}; it takes one array, or one called 'images'"
+                f"{self.path}: holds {', '.join(names) or 'no array'}; expected one array, or one called 'images'"
             )
         return np.asarray(archive[(known or names)[0]])
 
-    def _channels_last(self, array: Array) -> Array:
+    def _channels_last(self, array: ndarray) -> ndarray:
+        """Return a view (N, H, W) or (N, H, W, C)."""
         shape = array.shape
-        wanted = "it takes (N, H, W), (N, H, W, C), (N, C, H, W) or (H, W)"
         if array.ndim == 2:
             array = array[None]
+        # (H, W, 3) would otherwise be read as H images of W x 3 pixels.
         if array.ndim == 3 and array.shape[2] in (3, 4):
-            raise ZooError(f"{self.path}: shape {shape} looks like one colour picture; give it as {(1, *shape)}")
+            raise self._shape_error(shape, f"looks like one colour image; save it with shape {(1, *shape)}")
         if array.ndim == 4:
-            known = {1, 3} if self.channels in (1, 3, None) else {self.channels}
-            for counts in (known, set(range(16))) if self.channels is None else (known,):
-                axis = next((axis for axis in (3, 1) if array.shape[axis] in counts), None)
-                if axis:
-                    break
-            else:
-                allowed = " or ".join(map(str, sorted(known)))
-                raise ZooError(
-                    f"{self.path}: shape {shape} has no axis of {allowed} channels (data.channels); {wanted}"
-                )
-            array = np.moveaxis(array, axis, 3)
+            array = np.moveaxis(array, self._channel_axis(shape), 3)
         elif array.ndim != 3:
-            raise ZooError(f"{self.path}: shape {shape} is no set of pictures; {wanted}")
+            raise self._shape_error(shape, "is not a set of images")
         elif self.channels not in (1, 3, None):
-            raise ZooError(f"{self.path}: shape {shape} has no axis of {self.channels} channels (data.channels)")
-        if not array.size or array.shape[1] * array.shape[2] > MAX_PIXELS:
-            raise ZooError(f"{self.path}: shape {shape} holds no pictures of 1 to {MAX_PIXELS} pixels; {wanted}")
+            raise self._shape_error(shape, f"has no axis of {self.channels} channels (data.channels)")
+        if not array.size or array.shape[1] * array.shape[2] > MAX_IMAGE_PIXELS:
+            raise self._shape_error(shape, f"has no images of 1 to {MAX_IMAGE_PIXELS} pixels")
         return array
+
+    def _channel_axis(self, shape: tuple[int, ...]) -> int:
+        counts = {1, 3} if self.channels in (1, 3, None) else {self.channels}
+        # Without a wanted number, any small axis will do where none has 1 or 3 channels.
+        for allowed in (counts, range(16) if self.channels is None else ()):
+            for axis in (3, 1):
+                if shape[axis] in allowed:
+                    return axis
+        raise self._shape_error(shape, f"has no axis of {' or '.join(map(str, counts))} channels (data.channels)")
+
+    def _shape_error(self, shape: tuple[int, ...], reason: str) -> ZooError:
+        return ZooError(f"{self.path}: shape {shape} {reason}. Use (N, H, W), (N, H, W, C), (N, C, H, W) or (H, W)")
 
     @cached_property
     def listing(self) -> Listing:
-        width = len(str(len(self._array) - 1))
-        return Listing(list(range(len(self._array))), [f"{index:0{width}d}" for index in range(len(self._array))])
+        count = len(self._array)
+        width = len(str(count - 1))  # equal widths sort in the order of the array
+        return Listing([f"{index:0{width}d}" for index in range(count)])
 
-    def signature(self) -> str:
-        return _stat_signature(self.path)
-
-    def raw(self, index: int) -> Array:
+    def raw(self, index: int) -> ndarray:
         return np.asarray(self._array[index])
 
 
 class PhantomSource(Source):
-    """The built-in phantoms, drawn at the resolution that is asked for."""
+    """The built-in phantoms, drawn at the requested resolution."""
 
     def __init__(self, subjects: int, resolution: int) -> None:
         from zoo.data import phantoms
 
-        self.label, self.subjects, self.resolution = f"phantoms of {subjects} subjects", subjects, resolution
+        self.label = f"phantoms of {subjects} subjects"
         self.chunk = phantoms.SLICES_PER_SUBJECT
+        self._count = subjects * self.chunk
+        # Images are drawn by subject, and workers take one subject at a time.
         self._draw = lru_cache(maxsize=32)(lambda subject: phantoms.phantom_subject(subject, resolution))
-        self._version = phantoms.VERSION
+        self._signature = hash_bytes("phantoms", str(subjects), str(resolution), str(phantoms.PHANTOM_VERSION))
 
     @cached_property
     def listing(self) -> Listing:
-        total = self.subjects * self.chunk
-        names = [f"phantom_{i // self.chunk:04d}_slice_{i % self.chunk}" for i in range(total)]
-        return Listing(list(range(total)), names)
+        return Listing([f"phantom_{i // self.chunk:04d}_slice_{i % self.chunk}" for i in range(self._count)])
 
     def signature(self) -> str:
-        return hash_bytes("phantoms", str(self.subjects), str(self.resolution), str(self._version))
+        return self._signature
 
-    def content(self, reporter: Reporter) -> str:
-        return self.signature()
+    def combine_digests(self, digests: Iterable[bytes]) -> str:
+        return self._signature  # digests are computed when they are iterated: here nothing is drawn for them
 
-    def combine(self, digests: Iterable[bytes]) -> str:
-        return self.signature()
-
-    def raw(self, index: int) -> Array:
+    def raw(self, index: int) -> ndarray:
         return np.asarray(self._draw(index // self.chunk)[index % self.chunk])
 
 
 def is_phantoms(path: str | Path | None) -> bool:
+    """Return whether a data path names the built-in phantoms."""
     return path is None or (isinstance(path, str) and re.match(r"phantoms(:|$)", path) is not None)
 
 
 def data_address(path: str | Path | None) -> str:
-    """``path`` in a form that :func:`open_source` takes from any folder."""
+    """Return ``path`` in a form that :func:`open_source` accepts from any folder."""
     return str(path or "phantoms") if is_phantoms(path) else str(Path(path or "").expanduser().resolve())
 
 
 def open_source(path: str | Path | None, *, resolution: int, channels: int | None) -> Source:
-    """The source that ``path`` names: None or "phantoms[:N]", a folder, a .zip, a .npy or a .npz.
+    """Open the data at a path: a folder, .zip, .npy, .npz, or "phantoms[:N]".
+
+    Args:
+        path: None stands for "phantoms", of 64 subjects.
+        resolution: pixels per side of phantoms.
+        channels: the number of channels an array should have; None: any.
 
     Raises:
-        ZooError: it is not there, or of no such kind.
+        ZooError: nothing is there, or it is not one of these.
     """
-    if path is None or is_phantoms(path):
-        count = str(path or "phantoms").partition(":")
-        if count[1] and not (count[2].isdecimal() and int(count[2]) > 0):
-            raise ZooError(f"{path}: phantoms:N takes a number of subjects, as in phantoms:64")
-        return PhantomSource(int(count[2] or 64), resolution)
-    path = Path(path).expanduser()
+    if is_phantoms(path):
+        _, colon, count = str(path or "phantoms").partition(":")
+        if colon and not (count.isdecimal() and int(count) > 0):
+            raise ZooError(f"{path}: expected a number of subjects after 'phantoms:', as in phantoms:64")
+        return PhantomSource(int(count or DEFAULT_PHANTOM_SUBJECTS), resolution)
+    path = Path(path or "").expanduser()
     try:
         mode = path.stat().st_mode
     except OSError as error:
-        if isinstance(error, FileNotFoundError | NotADirectoryError):
-            raise ZooError(f"{path}: {_missing(path)}") from error
-        raise ZooError(f"{path}: {error_message(error)}") from error
-    if not stat.S_ISDIR(mode):
-        kinds: dict[str, Callable[[Path], Source]] = {
-            ".zip": ZipSource,
-            ".npy": lambda path: ArraySource(path, channels),
-            ".npz": lambda path: ArraySource(path, channels),
-        }
-        if path.suffix.lower() not in kinds:
-            kind = (
-                "one picture is no set"
-                if _is_picture(path.name)
-                else f"{path.suffix or 'a file without a suffix'} is no kind of data"
-            )
-            raise ZooError(f"{path}: {kind}; it takes a folder of images, a .zip of them, .npy, .npz or phantoms[:N]")
-        return kinds[path.suffix.lower()](path)
-    return FolderSource(path)
-
-
-def organise_files(paths: Sequence[str], entries: Sequence[Any], label: str) -> Listing:
-    """Relative paths to a :class:`Listing`: hidden files and masks dropped, shared leading folders cut, splits read.
-
-    Cutting shared folders is what makes a nested archive, its inner folder and a zip of either the same set.
-
-    Raises:
-        ZooError: there is no picture.
-    """
-    seen = [(PurePosixPath(path.replace("\\", "/")).parts, entry) for path, entry in zip(paths, entries, strict=True)]
-    seen = [(parts, entry) for parts, entry in seen if not any(p.startswith(".") or p == "__MACOSX" for p in parts)]
-    kept = [(parts, entry) for parts, entry in seen if _is_picture(parts[-1])]
-    if any(OASIS.fullmatch(folder) for parts, _ in kept for folder in parts[:-1]):
-        kept = [(parts, entry) for parts, entry in kept if not any(OASIS_MASKS.fullmatch(p) for p in parts[:-1])]
-    if not kept:
-        suffixes = Counter(PurePosixPath(parts[-1]).suffix or "no suffix" for parts, _ in seen)
-        found = (
-            f"{len(seen)} files of other kinds ({', '.join(s for s, _ in suffixes.most_common(3))})"
-            if seen
-            else "it is empty"
-        )
-        raise ZooError(f"{label}: no images, {found}; it takes {', '.join(SUFFIXES)}")
-    others = len(seen) - len(kept)
-    while len(kept[0][0]) > 1 and len({parts[0] if len(parts) > 1 else "" for parts, _ in kept}) == 1:
-        kept = [(parts[1:], entry) for parts, entry in kept]
-
-    folders = {parts[0] for parts, _ in kept if len(parts) > 1}
-    split_of = {folder: split for folder in folders if (split := _split(folder))}
-    splits = None
-    problems = []
-    if "train" in split_of.values() and len(set(split_of.values())) > 1:
-        strays = Counter(parts[0] if len(parts) > 1 else "." for parts, _ in kept if parts[0] not in split_of)
-        problems = [
-            Problem(folder, f"{count} images beside {', '.join(sorted(split_of))} left out")
-            for folder, count in sorted(strays.items())
-        ]
-        kept = [(parts, entry) for parts, entry in kept if parts[0] in split_of]
-        order = list(SPLITS.values())
-        kept.sort(key=lambda item: (order.index(split_of[item[0][0]]), natural_sort_key("/".join(item[0]))))
-        splits = [split_of[parts[0]] for parts, _ in kept]
-    else:
-        kept.sort(key=lambda item: natural_sort_key("/".join(item[0])))
-    return Listing([entry for _, entry in kept], ["/".join(parts) for parts, _ in kept], splits, others, problems)
+        # A path that exists but cannot be read needs the system's reason, not a suggestion.
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        raise ZooError(f"{path}: {_explain_missing(path) if missing else error_message(error)}") from error
+    suffix = path.suffix.lower()
+    if stat.S_ISDIR(mode):
+        return FolderSource(path)
+    if suffix == ".zip":
+        return ZipSource(path)
+    if suffix in (".npy", ".npz"):
+        return ArraySource(path, channels)
+    reason = f"{path.suffix or 'a file without a suffix'} is not a supported kind of data"
+    if is_image_name(path.name):
+        reason = "a single image is not a set"
+    raise ZooError(f"{path}: {reason}. Use a folder of images, a .zip of them, .npy, .npz or phantoms[:N]")
 
 
 def hash_bytes(*parts: str | bytes) -> str:
-    """A digest of 32 hexadecimal digits of a list of texts and bytes."""
+    """Return a digest (32 hexadecimal digits) of a list of texts and bytes."""
     state = hashlib.blake2b(digest_size=16)
     for part in parts:
         data = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
+        # Lengths separate the parts: ("ab", "c") and ("a", "bc") differ.
         state.update(len(data).to_bytes(8, "big") + data)
     return state.hexdigest()
 
 
-def _split(folder: str) -> str | None:
-    found = OASIS.fullmatch(folder)
-    return SPLITS.get(found[1].lower() if found else folder.lower())
+def _check_size(size: int) -> None:
+    if size > MAX_FILE_BYTES:  # this text enters the content digest: see Source.read_and_hash
+        raise UnreadableError(f"absurdly large ({size / 1e9:.1f} GB, at most {MAX_FILE_BYTES / 1e9:.1f})")
 
 
-def _is_picture(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
-
-
-def _walk(root: Path) -> Iterable[tuple[str, tuple[int, int]]]:
-    """Relative name, size in bytes and mtime in ns of all files in no hidden folder. Follows links, not in circles."""
-    seen = set()
-
-    def refuse(error: OSError) -> None:
-        raise ZooError(f"{error.filename}: {error_message(error)}") from error
-
-    for folder, folders, files in os.walk(root, onerror=refuse, followlinks=True):
-        here = Path(folder).stat()
-        if (here.st_dev, here.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((here.st_dev, here.st_ino))
-        # What `zoo data check` wrote into a set it was called in is no part of the set.
-        folders[:] = sorted(name for name in folders if not name.startswith((".", CHECKED)))
-        prefix = "" if folder == str(root) else Path(folder).relative_to(root).as_posix() + "/"
-        for name in files:
-            try:
-                found = os.stat(os.path.join(folder, name))  # noqa: PTH116, PTH118 (half the time of a warm start)
-                yield prefix + name, (found.st_size, found.st_mtime_ns)
-            except OSError:  # a link to nowhere: named when it is read
-                yield prefix + name, (0, 0)
-
-
-def _check_bytes(size: int) -> None:
-    if size > MAX_BYTES:
-        raise UnreadableError(f"absurdly large ({size / 1e9:.1f} GB, at most {MAX_BYTES / 1e9:.1f})")
-
-
-def _stat_signature(path: Path) -> str:
-    found = path.stat()
-    return hash_bytes(f"{found.st_size}\n{found.st_mtime_ns}")
-
-
-def _short(path: Path) -> str:
-    return "/".join(path.resolve().parts[-2:]).lstrip("/")
-
-
-def _missing(path: Path) -> str:
-    """How far a path exists, and what stands there that resembles the rest."""
+def _explain_missing(path: Path) -> str:
+    """Return up to where a path exists, with a suggestion from what is there."""
     parent = path.parent
+    # Report the first folder that is missing, not the last part of the path.
     while not parent.is_dir() and parent != parent.parent:
         path, parent = parent, parent.parent
     try:
-        there = [*os.listdir(parent), "phantoms"]  # noqa: PTH208 (names are what is wanted)
+        names = [*os.listdir(parent), "phantoms"]  # noqa: PTH208 (only names are needed)
     except OSError:
-        there = []
-    return f"there is no {path.name!r} in {parent.resolve()}{suggest(path.name, there)}"
+        names = []
+    return f"there is no {path.name!r} in {parent.resolve()}{suggest(path.name, names)}"

@@ -1,4 +1,4 @@
-"""Which pictures belong together, so that nobody is both learnt from and tested on."""
+"""Subjects read from file names, and which of them are held out of training."""
 
 from __future__ import annotations
 
@@ -8,81 +8,94 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import PurePosixPath
 
-# Most telling first; the first group is the subject. Searched in a name's own part, then in its whole path.
-PATTERNS = tuple(
+# Most specific first; the first group is the subject. Searched in file names, then in whole relative paths.
+SUBJECT_PATTERNS = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        r"(?<![a-z0-9])(OAS\d_\d+)",  # OASIS: the sessions MR1, MR2 are one person's
+        r"(?<![a-z0-9])(OAS\d_\d+)",  # OASIS: the sessions MR1 and MR2 belong to one subject
         r"(?<![a-z0-9])(sub-[a-z0-9]+)",  # BIDS
         r"(?<![a-z])((?:case|patient|pat|pid|subject|subj|sub|person|volunteer|volume|vol)[ _-]?\d+)",
         r"^(.*[^ _-])[ _-]+(?:slice|slc|sl)[ _-]?\d+",
     )
 )
-ENOUGH = 0.98  # the share of names a pattern must fit; each of the others is then a subject of its own
+MIN_MATCHING_SHARE = 0.98  # of the names that a pattern must match; each other name is then a subject by itself
+MAX_HELDOUT_SHARE = 0.5  # of the images, unless a larger share of the subjects is asked for
 
 
 def natural_sort_key(name: str) -> tuple[tuple[str | int, ...], str]:
-    """A sort key with numbers by value: slice_2 before slice_10."""
+    """Return a sort key with numbers by value: slice_2 before slice_10."""
     parts = re.split(r"(\d+)", name.casefold())
     return tuple(int(part) if index % 2 else part for index, part in enumerate(parts)), name
 
 
 def find_subjects(names: Sequence[str], *, split: bool = False) -> list[str] | None:
-    """A subject for each relative path (its first folder a split, if ``split``), or None where names do not tell.
+    """Read the subject of each image from its relative path, or None.
 
-    A rule counts only if it fits (nearly) all names and finds more than one subject. Where one number stands in two
-    folders (``t1/case_1``, ``t2/case_1``), it is taken for one subject: too coarse never leaks, too fine does. Where
-    whole names repeat from folder to folder (``P1/slice_1``, ``P2/slice_1``), the folder is the subject, if it has a
-    number: folders without are more likely classes, and to hold out a class is no test of anything.
+    A pattern counts only if it matches (nearly) all names and finds more than one subject. Where whole names repeat
+    from folder to folder (``P1/slice_1``, ``P2/slice_1``), the folder is the subject.
+
+    Args:
+        names: relative paths.
+        split: whether the first folder of each path is a split (train, test, ...).
     """
     names = [name.partition("/")[2] for name in names] if split else names
     paths = [PurePosixPath(name) for name in names]
     bases = [path.name for path in paths]
+    enough = MIN_MATCHING_SHARE * len(names)
+    # File names first: a folder such as "patients_2019" must not hide the subject in them.
     for texts in (bases, names):
-        for pattern in PATTERNS:
-            found = [match[1].casefold() if (match := pattern.search(text)) else None for text in texts]
-            fitting = [subject for subject in found if subject is not None]
-            if len(fitting) >= ENOUGH * len(names) and len(set(fitting)) > 1:
-                return [subject or name for subject, name in zip(found, names, strict=True)]
+        for pattern in SUBJECT_PATTERNS:
+            matches = [pattern.search(text) for text in texts]
+            # The same number in two folders (t1/case_1, t2/case_1) is one subject: to join too many subjects never
+            # leaks one into the held-out images, to separate too many does.
+            subjects = {match[1].casefold() for match in matches if match}
+            if len(subjects) > 1 and sum(map(bool, matches)) >= enough:
+                return [match[1].casefold() if match else name for match, name in zip(matches, names, strict=True)]
     folders = [str(path.parent) for path in paths]
+    # Folders without a number are more likely classes, and to hold out a class would test nothing.
     numbered = sum(bool(re.search(r"\d", folder)) for folder in folders)
-    if len(set(bases)) < len(bases) and len(set(folders)) > 1 and numbered >= ENOUGH * len(names):
+    if len(set(bases)) < len(bases) and len(set(folders)) > 1 and numbered >= enough:
         return folders
     return None
 
 
 def hold_out_subjects(groups: Sequence[str], share: float) -> frozenset[str]:
-    """The groups never trained on: ``share`` of them, one at least where there are two, first by a hash of their names.
+    """Choose the groups never trained on, in the order of a hash of their names.
 
-    A subject's place in that order does not depend on who else is there. A group is passed over if with it more than
-    half of the pictures (or ``share``, if that is more) would be held out.
+    A group's position in that order does not depend on which others there are, so that a set that grows keeps most of
+    its held-out groups. Where there are two groups, at least one is held out.
+
+    Args:
+        groups: the group (subject) of each image.
+        share: how many of the groups to hold out, 0 to 1.
     """
     sizes = Counter(groups)
     if share <= 0 or len(sizes) < 2:
         return frozenset()
-    wanted = min(len(sizes) - 1, max(1, round(share * len(sizes))))
-    limit = max(0.5, share) * len(groups)
-    chosen: set[str] = set()
-    taken = 0
-    for group in sorted(sizes, key=_rank):
-        if len(chosen) < wanted and taken + sizes[group] <= limit:
-            chosen.add(group)
-            taken += sizes[group]
-    return frozenset(chosen or {min(sizes, key=lambda group: (sizes[group], _rank(group)))})
+    count = min(len(sizes) - 1, max(1, round(share * len(sizes))))
+    max_images = max(MAX_HELDOUT_SHARE, share) * len(groups)
+    heldout: set[str] = set()
+    images = 0
+    for group in sorted(sizes, key=_hash_name):
+        # A group so large that training would lose most of its images is skipped.
+        if len(heldout) < count and images + sizes[group] <= max_images:
+            heldout.add(group)
+            images += sizes[group]
+    return frozenset(heldout or {min(sizes, key=lambda group: (sizes[group], _hash_name(group)))})
 
 
-def _rank(group: str) -> bytes:
+def _hash_name(group: str) -> bytes:
     return hashlib.blake2b(group.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
-def enumerated(items: Iterable[str], most: int = 3) -> str:
-    """``"a, b, c and 9 more"``."""
-    listed = [" ".join(item.encode("utf-8", "replace").decode().split()) for item in items]  # names may hold anything
-    more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more
+def abbreviate_list(items: Iterable[str], count: int = 3) -> str:
+    """Join the first items: ``"a, b, c and 9 more"``."""
+    # File names may hold bytes that are not text, and line breaks.
+    texts = [" ".join(item.encode("utf-8", "replace").decode().split()) for item in items]
+    return ", ".join(texts[:count]) + (f" and {len(texts) - count} more" if len(texts) > count else "")
 
 
 def subject_indices(groups: Iterable[Hashable]) -> list[int]:
-    """The number of each one's group, in order of appearance: the same for the same division, whatever its names."""
+    """Number the groups in order of appearance, so that names do not matter."""
     numbers: dict[Hashable, int] = {}
     return [numbers.setdefault(group, len(numbers)) for group in groups]

@@ -1,7 +1,7 @@
-"""The two contracts every architecture keeps, so that any generator trains with any discriminator.
+"""The contracts of all architectures, by which any generator trains with any discriminator.
 
-Images are float tensors ``(N, C, H, W)`` aiming at [-1, 1] (-1 is black). A network whose original spoke [0, 1] maps at
-its own edge. A generator with a linear output may leave the range in training; whatever becomes a picture is clamped.
+Images are float tensors ``(N, C, H, W)`` in about [-1, 1] (-1 is black). A network whose original used [0, 1] converts
+at its own output or input. A linear output may leave the range in training; it is clamped when it becomes an image.
 Discriminators return logits: where an original ended in a sigmoid, the sigmoid lives in the loss.
 """
 
@@ -20,8 +20,8 @@ class Generator(nn.Module):
     """Latents to images.
 
     Attributes:
-        image: the pictures it makes.
-        latent: the latents it takes.
+        image: shape and classes of the images it generates.
+        latent: shape of the latents it takes.
     """
 
     def __init__(self, config: NetworkConfig, image: ImageSpec, latent: LatentSpec) -> None:
@@ -31,9 +31,7 @@ class Generator(nn.Module):
         self.latent = latent
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        """``z`` (N, latent.dim), and ``label`` (N,) int64 where there are classes, to images (N, C, H, W) aiming at
-        [-1, 1].
-        """
+        """Latents (N, latent.dim), and classes (N,) int64 if there are any, to images (N, C, H, W) in about [-1, 1]."""
         raise NotImplementedError
 
 
@@ -41,10 +39,10 @@ class Discriminator(nn.Module):
     """Images to logits; positive logits mean "real".
 
     Attributes:
-        image: the pictures it judges.
-        auxiliary: weights of losses of its own, by name, which :meth:`judged` gives.
-        pretrained: its submodules that begin with timm's weights: their names, and timm's. Building a network reads
-            no file (see ``zoo.training.warm_start.load_pretrained_backbones``).
+        image: shape and classes of the images it takes.
+        auxiliary: weights of the losses that :meth:`judged` returns, by name.
+        pretrained: names of submodules that start with pretrained weights, and timm's names of these. Building a
+            network reads no file (see ``zoo.training.warm_start.load_pretrained_backbones``).
     """
 
     auxiliary: Mapping[str, float] = MappingProxyType({})
@@ -56,24 +54,24 @@ class Discriminator(nn.Module):
         self.image = image
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        """Images (N, C, H, W) in [-1, 1] to logits (N,), or (N, ...) where there are several verdicts an image."""
+        """Images (N, C, H, W) in [-1, 1] to logits (N,), or (N, ...) with several logits per image."""
         raise NotImplementedError
 
     def judged(self, x: Tensor, label: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits of real images, and a scalar for every name in ``auxiliary``, from one pass; in D's own phase."""
+        """Logits of real images, and a scalar for every name in ``auxiliary``, from one pass; in the phase of D."""
         return self(x, label), {}
 
 
 @runtime_checkable
 class StyleGenerator(Protocol):
-    """The optional hook of generators with a mapping network: what truncation and style mixing are built on."""
+    """Optional interface of generators with a mapping network, for truncation and style mixing."""
 
-    num_styles: int  # how many layers or blocks take a style of their own
+    num_styles: int  # number of layers or blocks that each take a style
 
     def mapping(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         """``z`` (N, latent.dim) to styles w (N, width of w)."""
         ...
 
     def synthesis(self, w: Tensor) -> Tensor:
-        """Styles (N, num_styles, width of w), one a block, to images (N, C, H, W)."""
+        """Styles (N, num_styles, width of w), one per block, to images (N, C, H, W)."""
         ...

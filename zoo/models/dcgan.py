@@ -5,8 +5,8 @@ kernels at stride 2 all the way, as in the authors' Torch code (the projection i
 thing: a transposed convolution of one pixel).
 
 Differs from the paper in: sizes other than 64 pixels; the sigmoid of the discriminator lives in the loss; classes, if
-any, are told as in Mirza & Osindero 2014 (arXiv:1411.1784): one number each beside the latent, and one plane
-each beside the picture.
+any, are encoded as in Mirza & Osindero 2014 (arXiv:1411.1784): a one-hot vector appended to the latent, and one plane
+per class appended to the image.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from zoo.models.registry import register_architecture
 class DCGANGeneratorConfig(NetworkConfig):
     conditional: ClassVar[bool] = True
 
-    latent: Count = 100  # numbers an image is made from
+    latent: Count = 100  # dimension of the latent
     base: Count = 64  # channels at half the image's resolution; twice as many at each halving, down to 4 x 4
 
     def validate(self, image: ImageSpec) -> None:
@@ -78,7 +78,7 @@ class DCGANDiscriminator(Discriminator):
         super().__init__(config, image)
         stages = count_doublings(image.resolution, "a DCGAN discriminator")
         widths = [scale_channels(config.base * 2**stage, config.width) for stage in range(stages)]
-        layers: list[nn.Module] = [  # no norm next to the pictures: the paper found it unstable
+        layers: list[nn.Module] = [  # no norm next to the images: the paper found it unstable
             nn.Conv2d(image.channels + image.classes, widths[0], 4, stride=2, padding=1, bias=False),
             nn.LeakyReLU(0.2),
         ]

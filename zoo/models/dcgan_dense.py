@@ -3,8 +3,8 @@
 Notable: 3 x 3 kernels; a norm over every unit of the dense start; the discriminator norms its first layer too and
 drops units *before* the activation.
 
-Differs from the original in: padding (see ``zoo.models.layers``), torch's reading of Keras' batch norm, and plain normal
-kernels where Keras cuts the tails beyond two deviations (the variance is the same).
+Differs from the original in: padding (see ``zoo.models.layers``), torch's reading of Keras' batch norm, and plain
+normal kernels where Keras cuts the tails beyond two deviations (the variance is the same).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def glorot_normal(module: nn.Module) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class DCGANDenseGeneratorConfig(NetworkConfig):
-    latent: Count = 100  # numbers an image is made from
+    latent: Count = 100  # dimension of the latent
     start: Count = 512  # channels of the dense start
     transposes: tuple[Count, ...] = (512, 256, 128, 128)  # channels after each doubling but the last, the image
 
@@ -92,8 +92,10 @@ class DCGANDenseDiscriminator(Discriminator):
             ]
             channels = out
         size = image.resolution // 2 ** len(config.channels)
-        verdict = nn.Linear(channels * size * size, 1).apply(glorot_uniform)  # the one kernel left at Keras' default
-        self.layers = nn.Sequential(*layers).apply(glorot_normal).extend([nn.Flatten(), verdict])
+        logit = nn.Linear(channels * size * size, 1).apply(
+            glorot_uniform
+        )  # the only kernel with Keras' default initialisation
+        self.layers = nn.Sequential(*layers).apply(glorot_normal).extend([nn.Flatten(), logit])
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         return self.layers(x).squeeze(1)

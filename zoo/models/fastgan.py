@@ -6,10 +6,10 @@ from the 8 x 8 ones and a random quarter from the 16 x 16 ones.
 
 Differs from the paper in: the decoders' loss is the mean absolute difference instead of a perceptual one, whose
 network was trained on photographs, and they rebuild half the resolution (the quarter: all of it) at every image size;
-the output is cut to [-1, 1], because a tanh hardly reaches the black that most of a medical picture is; no noise
+the output is cut to [-1, 1], because a tanh hardly reaches the black of most of a medical image; no noise
 inputs; no second discriminator for the shrunk image and no excitation in the discriminator, which the authors' code has
 and the paper has not. As in their code, the discriminator has both spectral and batch norms; its first convolution
-has a bias, because a picture of twice the contrast would else be the same one to the batch norm behind it.
+has a bias, because the batch norm after it would otherwise remove the contrast of an image.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from zoo.models.registry import register_architecture
 
 @dataclass(frozen=True, kw_only=True)
 class FastGANGeneratorConfig(NetworkConfig):
-    latent: Count = 256  # numbers an image is made from
+    latent: Count = 256  # dimension of the latent
     base: Count = 64  # channels at 128 px; twice as many at 64 and 32 px, and from there at each halving, down to 4 x 4
 
     def validate(self, image: ImageSpec) -> None:
@@ -56,7 +56,7 @@ class FastGANGenerator(Generator):
         return clip_output(self.body(z))
 
 
-class Down(nn.Module):
+class FastGANDown(nn.Module):
     """Half the resolution by two ways, of which the mean is taken: (N, channels, 2h, 2w) to (N, out, h, w)."""
 
     def __init__(self, channels: int, out: int) -> None:
@@ -94,7 +94,7 @@ class FastGANDiscriminatorConfig(NetworkConfig):
 
 
 class FastGANDiscriminator(Discriminator):
-    """25 logits an image, and beside them, of real ones, how well it can be rebuilt."""
+    """25 logits per image, and for real images the error of their reconstruction."""
 
     def __init__(self, config: FastGANDiscriminatorConfig, image: ImageSpec) -> None:
         super().__init__(config, image)
@@ -106,9 +106,9 @@ class FastGANDiscriminator(Discriminator):
             nn.Conv2d(image.channels, widths[0], 4, stride=2, padding=1),
             nn.LeakyReLU(0.2),
         ]
-        large += [Down(channels, out) for channels, out in pairwise(widths[:-1])]
+        large += [FastGANDown(channels, out) for channels, out in pairwise(widths[:-1])]
         self.large = nn.Sequential(*large)  # the image to 16 x 16
-        self.small = Down(widths[-2], widths[-1])  # and to 8 x 8
+        self.small = FastGANDown(widths[-2], widths[-1])  # and to 8 x 8
         self.verdict = nn.Sequential(
             nn.Conv2d(widths[-1], widths[-1], 1, bias=False),
             nn.BatchNorm2d(widths[-1]),
@@ -119,8 +119,8 @@ class FastGANDiscriminator(Discriminator):
         self.apply(glorot_uniform)
         # Of zero it would be no use before it has been learnt.
         nn.init.uniform_(self.large.get_parameter("0.bias"), -1.0, 1.0)
-        for judging in (self.large, self.small, self.verdict):
-            apply_spectral_norm(judging)
+        for module in (self.large, self.small, self.verdict):
+            apply_spectral_norm(module)
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         """Images (N, C, H, W) in [-1, 1] to logits (N, 25), of places that overlap."""

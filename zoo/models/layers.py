@@ -106,7 +106,7 @@ def dense_start(latent: int, channels: int, size: int, activation: nn.Module) ->
 class Dense(nn.Linear):
     """``nn.Linear`` for many units and few rows: in the weights' precision under autocast too.
 
-    What such a product costs is reading its weights once; casting them first reads them and writes a copy besides.
+    Such a product costs one read of its weights; casting them first adds a read and a write.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class Dense(nn.Linear):
 
 class EqualizedConv2d(nn.Conv2d):
     """A convolution whose weights are N(0, 1) and scaled when used, by ``gain`` / sqrt(fan in): all learn at one speed
-    under Adam (Karras et al. 2018, arXiv:1710.10196, section 4.1). Biases begin at 0.
+    under Adam (Karras et al. 2018, arXiv:1710.10196, section 4.1). Biases start at 0.
     """
 
     def __init__(self, channels: int, out: int, kernel: int, *, gain: float = 1.0, bias: bool = True) -> None:
@@ -238,7 +238,7 @@ class ExcitedBody(nn.Module):
     every resolution to the one sixteen times as large (Liu et al. 2021, figure 3). The output is linear.
 
     Args:
-        latent: numbers an image is made from.
+        latent: dimension of the latent.
         channels: of the image.
         resolution: of the image, a power of two from 8 up.
         base: channels at 128 px; 64 px and 32 px have twice as many, each halving below doubles them.
@@ -367,7 +367,7 @@ class _Masked(torch.autograd.Function):
 
 
 def clip_output(x: Tensor) -> Tensor:
-    """Image values cut to [-1, 1], so that a generator can make the black of a medical picture exactly: anything below
+    """Image values cut to [-1, 1], so that a generator can produce the black of a medical image exactly: anything below
     will do. What is cut still learns where its gradient leads back inside; where it leads further out it is dropped.
     """
     return _Within.apply(x)

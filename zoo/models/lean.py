@@ -23,7 +23,7 @@ from zoo.models.registry import register_architecture
 
 @dataclass(frozen=True, kw_only=True)
 class LeanGeneratorConfig(NetworkConfig):
-    latent: Count = 256  # numbers an image is made from
+    latent: Count = 256  # dimension of the latent
     start: Count = 256  # channels of the dense start
     transposes: tuple[Count, ...] = (256, 128, 64)  # channels after each doubling of the resolution
     convolutions: tuple[Count, ...] = (64,)  # channels of the 3 x 3 convolutions before the last, which makes the image

@@ -1,7 +1,7 @@
 """DCGAN at any size (N. Thompson 2020, PatternFlow; after Radford et al. 2016, arXiv:1511.06434).
 
 Notable: 5 x 5 kernels; a dense start, then one transposed convolution that thinks at the same resolution before the
-doublings begin. One network for 28, 64, 128 and 256 pixels, told apart by their configs alone.
+doublings begin. One network for 28, 64, 128 and 256 pixels, which differ only in their configs.
 
 Differs from the original in: padding (see ``zoo.models.layers``) and torch's reading of Keras' batch norm.
 """
@@ -30,7 +30,7 @@ from zoo.models.registry import register_architecture
 
 @dataclass(frozen=True, kw_only=True)
 class MultiresGeneratorConfig(NetworkConfig):
-    latent: Count = 100  # numbers an image is made from
+    latent: Count = 100  # dimension of the latent
     start: Count = 256  # channels of the dense start
     transposes: tuple[Count, ...] = (256, 128, 64)  # channels at each resolution; the first stays at the dense start's
     slope: Share = 0.0  # of the activations below zero; 0 is ReLU

@@ -4,7 +4,7 @@ Notable: images are shown to a network that was trained to tell photographs apar
 across channels and across scales by random convolutions, and a small discriminator learns on each. Nothing that is
 frozen is a parameter: all of it is buffers, with the network's batch norms folded into its convolutions.
 
-Differs from the paper in: the smaller EfficientNet-Lite0; images are shown at ``input`` pixels, of which the verdicts'
+Differs from the paper in: the smaller EfficientNet-Lite0; images are resized to ``input`` pixels, on which the logits'
 resolution follows; projected labels (Miyato & Koyama 2018, arXiv:1802.05637) where there are classes; the generator,
 FastGAN's as in the paper, has one convolution a doubling, no noise inputs and a linear output.
 """
@@ -41,7 +41,7 @@ COARSEST = 32  # pixels of what it is shown to one of its last maps; the three s
 class ProjectedGeneratorConfig(NetworkConfig):
     conditional: ClassVar[bool] = True
 
-    latent: Count = 256  # numbers an image is made from
+    latent: Count = 256  # dimension of the latent
     base: Count = 64  # channels at 128 px; twice as many at 64 and 32 px, and from there at each halving, down to 4 x 4
     embedding: Count = 128  # numbers a class adds to them, where there are classes
 
@@ -177,7 +177,7 @@ class Mixing(nn.Module):
 
 
 class Head(nn.Module):
-    """A small discriminator: halves its map so many times, doubling channels up to ``most``, and judges each place."""
+    """A small discriminator: halves its map several times, doubling channels up to ``most``; one logit per position."""
 
     def __init__(self, channels: int, halvings: int, most: int, classes: int) -> None:
         super().__init__()
@@ -233,7 +233,7 @@ class ProjectedDiscriminator(Discriminator):
         widths = [scale_channels(config.base * 2**scale, config.width) for scale in range(len(self.features.channels))]
         self.mixing = Mixing(self.features.channels, widths)
         coarsest = config.size(image) // COARSEST
-        further = max(0, (coarsest // 4).bit_length() - 1)  # to verdicts of at most 7 x 7; 4 x 4 from 128 px or 256
+        further = max(0, (coarsest // 4).bit_length() - 1)  # to at most 7 x 7 logits; 4 x 4 from 128 px or 256
         self.heads = nn.ModuleList(
             Head(width, len(widths) - 1 - scale + further, widths[-1], image.classes)
             for scale, width in enumerate(widths)

@@ -6,7 +6,7 @@ residual branch gives nothing.
 
 Differs from the paper in: the recipes' widths (the paper's own, 768 channels at 4 to 32 pixels, are the config's
 defaults); fewer blocks a resolution in small recipes; constant learning rate, betas and penalty weights; the
-output is cut to [-1, 1], because a linear one hovers about the black that most of a medical picture is.
+output is cut to [-1, 1], because a linear one varies around the black of which most of a medical image consists.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from zoo.models.layers import (
 )
 from zoo.models.registry import register_architecture
 
-SLOPE = 0.2
-GAIN = math.sqrt(2 / (1 + SLOPE**2))  # He et al. 2015, equation 15
-PAPER = (768, 768, 768, 768, 384, 192, 96)  # at 4, 8, 16, ... 256 pixels
+_SLOPE = 0.2
+_GAIN = math.sqrt(2 / (1 + _SLOPE**2))  # He et al. 2015, equation 15
+_PAPER = (768, 768, 768, 768, 384, 192, 96)  # at 4, 8, 16, ... 256 pixels
 
 
 def convolution(channels: int, out: int, kernel: int, *, groups: int = 1, gain: float = 1.0) -> nn.Conv2d:
-    """Without bias; weights N(0, gain^2 / fan in); a ``gain`` of 0 is a branch that begins as nothing."""
-    made = nn.Conv2d(channels, out, kernel, padding=kernel // 2, groups=groups, bias=False)
-    nn.init.normal_(made.weight, std=gain / math.sqrt(made.weight[0].numel()))
-    return made
+    """A convolution without bias, weights N(0, gain^2 / fan in); ``gain`` 0 is a branch that starts at zero."""
+    layer = nn.Conv2d(channels, out, kernel, padding=kernel // 2, groups=groups, bias=False)
+    nn.init.normal_(layer.weight, std=gain / math.sqrt(layer.weight[0].numel()))
+    return layer
 
 
 class Activation(nn.Module):
@@ -54,17 +54,17 @@ class Activation(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(x + self.bias[:, None, None].to(x.dtype), SLOPE)
+        return F.leaky_relu(x + self.bias[:, None, None].to(x.dtype), _SLOPE)
 
 
-class Residual(nn.Module):
+class R3GANResidual(nn.Module):
     """x + branch(x) (the paper's figure 3, right).
 
     Args:
         channels: of input and output.
         group: channels a group of the 3 x 3 convolution.
         expansion: how much wider the branch is.
-        blocks: in the whole network; branches begin smaller where there are many (Zhang et al. 2019, Fixup).
+        blocks: in the whole network; branches start smaller where there are many (Zhang et al. 2019, Fixup).
     """
 
     def __init__(self, channels: int, group: int, expansion: int, blocks: int) -> None:
@@ -73,7 +73,7 @@ class Residual(nn.Module):
         groups = max(1, inner // group)
         while inner % groups:  # thin networks have no whole number of such groups
             groups -= 1
-        gain = GAIN * blocks**-0.25  # two layers with this gain, one that begins at zero
+        gain = _GAIN * blocks**-0.25  # two layers with this gain, one that starts at zero
         self.branch = nn.Sequential(
             convolution(channels, inner, 1, gain=gain),
             Activation(inner),
@@ -88,21 +88,21 @@ class Residual(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class R3GANConfig(NetworkConfig):
-    """What both networks can be told."""
+    """Options of both networks."""
 
     conditional: ClassVar[bool] = True
     spectral: ClassVar[bool] = False
 
-    channels: tuple[Count, ...] = PAPER  # at 4, 8, 16, ... pixels; larger images want more of them
+    channels: tuple[Count, ...] = _PAPER  # at 4, 8, 16, ... pixels; larger images want more of them
     blocks: Count = 2  # at each resolution
     group: Count = 16  # channels a group
     expansion: Count = 2  # how much wider the grouped convolutions are
-    embedding: Count = 64  # numbers a class is told by
+    embedding: Count = 64  # dimension of the embedding of a class
 
 
 @dataclass(frozen=True, kw_only=True)
 class R3GANGeneratorConfig(R3GANConfig):
-    latent: Count = 64  # numbers an image is made from
+    latent: Count = 64  # dimension of the latent
 
     def validate(self, image: ImageSpec) -> None:
         check_stages(image.resolution, self.channels, "an R3GAN generator", "generator")
@@ -122,8 +122,8 @@ class R3GANGenerator(Generator):
         layers: list[nn.Module] = []
         for index, width in enumerate(widths):
             if index:
-                layers.append(Up(widths[index - 1], width))
-            layers += [Residual(width, config.group, config.expansion, count) for _ in range(config.blocks)]
+                layers.append(R3GANUp(widths[index - 1], width))
+            layers += [R3GANResidual(width, config.group, config.expansion, count) for _ in range(config.blocks)]
         self.layers = nn.Sequential(*layers)
         self.to_image = convolution(widths[-1], image.channels, 1)
 
@@ -133,7 +133,7 @@ class R3GANGenerator(Generator):
         return clip_output(self.to_image(self.layers(self.basis * self.linear(z)[..., None, None])))
 
 
-class Up(nn.Module):
+class R3GANUp(nn.Module):
     """Twice the resolution, in as many channels as ``out``: a convolution of one pixel, before it gets expensive."""
 
     def __init__(self, channels: int, out: int) -> None:
@@ -144,7 +144,7 @@ class Up(nn.Module):
         return blur_up(self.change(x))
 
 
-class Down(nn.Module):
+class R3GANDown(nn.Module):
     """The same the other way."""
 
     def __init__(self, channels: int, out: int) -> None:
@@ -169,8 +169,8 @@ class R3GANDiscriminator(Discriminator):
         count = config.blocks * len(widths)
         layers: list[nn.Module] = [convolution(image.channels, widths[0], 1)]
         for width, after in pairwise([*widths, widths[-1]]):
-            layers += [Residual(width, config.group, config.expansion, count) for _ in range(config.blocks)]
-            layers.append(Down(width, after))
+            layers += [R3GANResidual(width, config.group, config.expansion, count) for _ in range(config.blocks)]
+            layers.append(R3GANDown(width, after))
         self.layers = nn.Sequential(*layers[:-1])  # nothing is halved after 4 x 4
         last = widths[-1]
         self.basis = nn.Conv2d(last, last, 4, groups=last, bias=False)

@@ -74,7 +74,7 @@ def get_architecture(name: str) -> Architecture:
     """The architecture called ``name``.
 
     Raises:
-        KeyError: there is none; :func:`list_architectures` gives those there are.
+        KeyError: unknown name; :func:`list_architectures` lists the known ones.
     """
     _discover()
     return _architectures[name]

@@ -13,7 +13,7 @@ from zoo.models.base import Generator, StyleGenerator
 from zoo.runtime import rng
 from zoo.runtime.speed import Speed
 
-SAMPLING_BATCH = 16  # images made at once; fixed, because what a generator draws inside is drawn a chunk at a time
+SAMPLING_BATCH = 16  # fixed, because what a generator draws inside is drawn batch by batch
 
 
 def generate_images(
@@ -59,20 +59,20 @@ def in_chunks(
     alone.
     """
     device = next(generator.parameters()).device
-    made = []
+    images = []
     with rng.fork_rng(device):
         for index, chunk in enumerate(inputs.split(SAMPLING_BATCH), first):
             torch.manual_seed(rng.derive_seed(seed, "noise", index))
-            # A last chunk is filled up: what a device draws for eight images need not begin what it draws for sixteen.
+            # The last chunk is padded: draws for eight images need not be the first of the draws for sixteen.
             whole = [_filled(chunk).to(device)]
             if label is not None:
                 place = (index - first) * SAMPLING_BATCH
                 whole.append(_filled(label[place : place + SAMPLING_BATCH]).to(device))
             with contextlib.nullcontext() if speed is None else speed.autocast():
-                made.append(_fitting(function, *whole)[: len(chunk)])
+                images.append(_fitting(function, *whole)[: len(chunk)])
             if advance is not None:
                 advance(len(chunk))
-    return torch.cat(made)
+    return torch.cat(images)
 
 
 def _filled(chunk: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ def _filled(chunk: Tensor) -> Tensor:
 
 
 def _fitting(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """Images on the CPU, made in halves where the device's memory does not suffice for all at once.
+    """Images on the CPU, generated in halves where the device's memory does not suffice for all at once.
 
     What a generator draws inside is then drawn for each half: its images are other ones, and as good.
     """
@@ -97,7 +97,7 @@ def _fitting(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 def truncate_styles(generator: Generator, w: Tensor, psi: float) -> Tensor:
     """Styles (N, ..., dim) moved towards the mean style: mean + psi (w - mean) (Karras et al. 2019, appendix B).
 
-    The mean is that of 4,096 fixed latents, so that it needs no state of its own.
+    The mean is that of 4,096 fixed latents, so that it needs no state.
     """
     assert isinstance(generator, StyleGenerator)
     z = torch.randn(4096, generator.latent.dim, generator=rng.seeded_generator("mean style"))

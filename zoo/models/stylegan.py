@@ -97,7 +97,7 @@ class Block(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class StyleGANGeneratorConfig(NetworkConfig):
-    latent: Count = 256  # numbers an image is made from
+    latent: Count = 256  # dimension of the latent
     channels: Count = 256  # everywhere: in the mapping network, the styles and every block
     depth: Count = 8  # dense layers of the mapping network
     mixing: Share = 0.5  # probability that a training image mixes the styles of two latents
@@ -156,13 +156,13 @@ class StyleGANGenerator(Generator):
         x = repeat(constant, "(c h w) -> n c h w", n=len(w), h=4, w=4)
         for block, style in zip(self.blocks, w.unbind(1), strict=True):
             x = block(x, style, noise)
-        return 2 * torch.sigmoid(self.to_image(x)) - 1  # its original's pictures are in [0, 1]
+        return 2 * torch.sigmoid(self.to_image(x)) - 1  # the original's images are in [0, 1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StyleGANDiscriminatorConfig(NetworkConfig):
     channels: tuple[Count, ...] = (64, 128, 128, 256, 256, 512)  # before each halving; small images enter further on
-    dense: Count = 256  # units between the 4 x 4 maps and the verdict
+    dense: Count = 256  # units between the 4 x 4 maps and the logit
     dropout: Share = 0.4  # probability, of these units
 
     def validate(self, image: ImageSpec) -> None:
@@ -196,7 +196,7 @@ class StyleGANDiscriminator(Discriminator):
         self.layers = nn.Sequential(*layers).apply(glorot_uniform)
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.layers((x + 1) / 2).squeeze(1)  # its original's pictures are in [0, 1]
+        return self.layers((x + 1) / 2).squeeze(1)  # the original's images are in [0, 1]
 
 
 register_architecture(

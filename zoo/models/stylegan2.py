@@ -1,14 +1,14 @@
 """StyleGAN2 (Karras et al. 2020, arXiv:1912.04958), sized for ten thousand grey slices.
 
 Notable: styles scale the maps that go into a convolution and its outputs are divided by the deviation that this would
-give them (demodulation); every resolution adds its own picture to the one below (skip generator); the discriminator is
+give them (demodulation); every resolution adds its image to the one below (skip generator); the discriminator is
 residual and sees how varied a batch is.
 
 Differs from the paper in: few mapping layers and thin maps; noise is drawn anew for every layer; upsampling is a
 convolution followed by bilinear interpolation, and downsampling blurs first (both the filter 1 3 3 1), so that plain
 torch does it all; modulation scales maps instead of weights, which is the same sum and lets all images share one
-convolution; a picture takes the style of the convolution before it. Classes are told as in ADA (Karras et al. 2020,
-arXiv:2006.06676, appendix): an embedding beside the latent, and a projection in the discriminator.
+convolution; an image layer takes the style of the convolution before it. Classes as in ADA (Karras et al. 2020,
+arXiv:2006.06676, appendix): an embedding next to the latent, and a projection in the discriminator.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from zoo.models.layers import (
 )
 from zoo.models.registry import register_architecture
 
-GAIN = math.sqrt(2)  # keeps deviations at one through a leaky ReLU of slope 0.2, nearly
-SLOPE = 0.2
+_GAIN = math.sqrt(2)  # keeps deviations at one through a leaky ReLU of slope 0.2, nearly
+_SLOPE = 0.2
 
 
 class ModulatedConv2d(nn.Module):
@@ -75,7 +75,7 @@ class ModulatedConv2d(nn.Module):
         return x + self.bias[:, None, None].to(x.dtype)
 
 
-class Layer(nn.Module):
+class StyleGAN2Layer(nn.Module):
     """Modulated convolution, upsampling where asked for, noise, activation."""
 
     def __init__(self, channels: int, out: int, style: int, *, up: bool) -> None:
@@ -88,7 +88,7 @@ class Layer(nn.Module):
         x = self.convolution(x, w)
         x = blur_up(x) if self.up else x
         x = x + torch.randn(len(x), 1, *x.shape[2:], dtype=x.dtype, device=x.device) * self.strength.to(x.dtype)
-        return F.leaky_relu(x, SLOPE) * GAIN
+        return F.leaky_relu(x, _SLOPE) * _GAIN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ class StyleGAN2GeneratorConfig(NetworkConfig):
     conditional: ClassVar[bool] = True
     spectral: ClassVar[bool] = False
 
-    latent: Count = 128  # numbers an image is made from
+    latent: Count = 128  # dimension of the latent
     style: Count = 128  # width of w
     depth: Count = 2  # dense layers of the mapping network
     channels: tuple[Count, ...] = (256, 192, 96, 48, 32)  # at 4, 8, 16, ... pixels; larger images want more of them
@@ -119,14 +119,14 @@ class StyleGAN2Generator(Generator):
         inside = config.latent * (2 if image.classes else 1)
         sizes = [inside, *[config.style] * config.depth]
         self.mapping_layers = nn.ModuleList(
-            EqualizedLinear(before, after, gain=GAIN, lr=0.01) for before, after in pairwise(sizes)
+            EqualizedLinear(before, after, gain=_GAIN, lr=0.01) for before, after in pairwise(sizes)
         )
         self.constant = nn.Parameter(torch.randn(widths[0], 4, 4))
-        self.layers = nn.ModuleList([Layer(widths[0], widths[0], config.style, up=False)])
+        self.layers = nn.ModuleList([StyleGAN2Layer(widths[0], widths[0], config.style, up=False)])
         self.to_image = nn.ModuleList()
         for before, after in pairwise(widths):
-            self.layers.append(Layer(before, after, config.style, up=True))
-            self.layers.append(Layer(after, after, config.style, up=False))
+            self.layers.append(StyleGAN2Layer(before, after, config.style, up=True))
+            self.layers.append(StyleGAN2Layer(after, after, config.style, up=False))
         for width in widths:
             self.to_image.append(ModulatedConv2d(width, image.channels, 1, config.style, demodulate=False))
 
@@ -143,7 +143,7 @@ class StyleGAN2Generator(Generator):
         if self.embedding is not None:
             x = torch.cat([x, _unit(self.embedding(one_hot(label, self.image.classes).to(z.dtype)))], 1)
         for layer in self.mapping_layers:
-            x = F.leaky_relu(layer(x), SLOPE)
+            x = F.leaky_relu(layer(x), _SLOPE)
         return x
 
     def mixed(self, w: Tensor, other: Tensor) -> Tensor:
@@ -175,18 +175,18 @@ class StyleGAN2Generator(Generator):
         return image
 
 
-class Residual(nn.Module):
-    """Two convolutions beside one of a single pixel; half the resolution."""
+class StyleGAN2Residual(nn.Module):
+    """Two convolutions in parallel with a 1 x 1 convolution; halves the resolution."""
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
-        self.first = EqualizedConv2d(channels, channels, 3, gain=GAIN)
-        self.second = EqualizedConv2d(channels, out, 3, gain=GAIN)
+        self.first = EqualizedConv2d(channels, channels, 3, gain=_GAIN)
+        self.second = EqualizedConv2d(channels, out, 3, gain=_GAIN)
         self.skip = EqualizedConv2d(channels, out, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.leaky_relu(self.first(x), SLOPE)
-        y = F.leaky_relu(self.second(blur_down(y)), SLOPE)
+        y = F.leaky_relu(self.first(x), _SLOPE)
+        y = F.leaky_relu(self.second(blur_down(y)), _SLOPE)
         return (self.skip(blur_down(x)) + y) * math.sqrt(0.5)  # of two summands of variance one
 
 
@@ -207,20 +207,20 @@ class StyleGAN2Discriminator(Discriminator):
         super().__init__(config, image)
         stages = count_doublings(image.resolution, "a StyleGAN2 discriminator")
         widths = [scale_channels(c, config.width) for c in reversed(config.channels[: stages + 1])]
-        self.from_image = EqualizedConv2d(image.channels, widths[0], 1, gain=GAIN)
-        self.blocks = nn.Sequential(*(Residual(before, after) for before, after in pairwise(widths)))
+        self.from_image = EqualizedConv2d(image.channels, widths[0], 1, gain=_GAIN)
+        self.blocks = nn.Sequential(*(StyleGAN2Residual(before, after) for before, after in pairwise(widths)))
         self.deviation = MinibatchStd(config.group) if config.group > 1 else None
         last = widths[-1]
-        self.last = EqualizedConv2d(last + (config.group > 1), last, 3, gain=GAIN)
-        self.dense = EqualizedLinear(last * 16, last, gain=GAIN)
+        self.last = EqualizedConv2d(last + (config.group > 1), last, 3, gain=_GAIN)
+        self.dense = EqualizedLinear(last * 16, last, gain=_GAIN)
         self.embedding = EqualizedLinear(image.classes, last) if image.classes else None
         self.verdict = EqualizedLinear(last, last if image.classes else 1)
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        x = self.blocks(F.leaky_relu(self.from_image(x), SLOPE))
+        x = self.blocks(F.leaky_relu(self.from_image(x), _SLOPE))
         x = self.deviation(x) if self.deviation is not None else x
-        x = F.leaky_relu(self.last(x), SLOPE)
-        x = F.leaky_relu(self.dense(x.flatten(1)), SLOPE)
+        x = F.leaky_relu(self.last(x), _SLOPE)
+        x = F.leaky_relu(self.dense(x.flatten(1)), _SLOPE)
         x = self.verdict(x)
         if self.embedding is None:
             return x.squeeze(1)

@@ -1,4 +1,4 @@
-"""What a network is made of: its layers with output sizes, parameters and multiply-adds."""
+"""Layer tables: output sizes, parameters and multiply-adds of a network."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def summarise_networks(G: Generator, D: Discriminator, image: ImageSpec) -> tupl
 def _describe(network: nn.Module, inputs: Tensor, label: Tensor | None) -> NetworkSummary:
     """Shapes of one image's way through are seen by hooks; two floating-point operations are one multiply-add.
 
-    A row is a module without parts, or one that has weights beside its parts, whose rows count for themselves.
+    A row is a module without submodules, or one with weights outside its submodules, which have rows themselves.
     """
     seen: dict[str, tuple[int, ...]] = {}
     rows = {name: module for name, module in network.named_modules() if _is_row(name, module)}
@@ -73,8 +73,8 @@ def _describe(network: nn.Module, inputs: Tensor, label: Tensor | None) -> Netwo
 
     def inside(name: str) -> list[str]:
         """The uppermost rows in it."""
-        found = [other for other in rows if other != name and (not name or other.startswith(f"{name}."))]
-        return [other for other in found if not any(other.startswith(f"{above}.") for above in found)]
+        inner = [other for other in rows if other != name and (not name or other.startswith(f"{name}."))]
+        return [other for other in inner if not any(other.startswith(f"{above}.") for above in inner)]
 
     layers = [
         LayerSummary(

@@ -129,7 +129,7 @@ def _merge_keywords(options: TrainOptions | None, keywords: dict[str, Any]) -> T
             overrides.append(f"{key.replace('__', '.')}={json.dumps(value, default=os.fspath)}")
         else:
             fields[key] = value
-    options = with_keywords(options or TrainOptions(), fields, function="train")
+    options = with_keywords(options or TrainOptions(), fields, function="train", depth=3)
     return replace(options, set=[*options.set, *overrides])
 
 

@@ -1,4 +1,4 @@
-"""Pictures of every kind to uint8: what is refused and why, how pictures become square, how deep ones are windowed."""
+"""Images of every kind to uint8: which are refused and why, how they become square, how deep ones are windowed."""
 
 import contextlib
 import io
@@ -12,7 +12,7 @@ from PIL import Image
 from zoo.core.config import DataConfig
 from zoo.core.errors import ZooError
 from zoo.data.dataset import load_dataset
-from zoo.data.decode import MAX_PIXELS, UnreadableError, decode, silence_pillow
+from zoo.data.decode import MAX_IMAGE_PIXELS, UnreadableError, decode, silence_pillow
 from zoo.data.resize import resize_image, to_8_bit
 
 
@@ -48,16 +48,16 @@ BAD = {
     "truncated.jpg": (encoded(noise(64, 64), "JPEG")[:1500], "truncated or damaged"),
     "truncated.tif": (encoded(noise(64, 64), "TIFF")[:1500], "truncated or damaged|not a"),
     "empty.png": (b"", "empty"),
-    "words.png": (b"these are words", "not a PNG, JPEG, BMP, TIFF or WEBP image"),
+    "text.png": (b"this is text", "not a PNG, JPEG, BMP, TIFF or WEBP image"),
     "other.png": (encoded(noise(8, 8), "GIF"), "not a PNG"),
     "cmyk.jpg": (encoded(Image.new("CMYK", (8, 8)), "JPEG"), "CMYK colours"),
     "palette.png": (encoded(Image.fromarray(noise(8, 8)).convert("P")), "palette"),
     "animated.webp": (encoded(GIF_FRAMES[0], "WEBP", save_all=True, append_images=GIF_FRAMES[1:]), "animated"),
     "animated.png": (encoded(GIF_FRAMES[0], "PNG", save_all=True, append_images=GIF_FRAMES[1:]), "animated"),
     "pages.tiff": (encoded(GIF_FRAMES[0], "TIFF", save_all=True, append_images=GIF_FRAMES[1:]), "several pages"),
-    "large.png": (png_header(8_001, 8_000), "absurdly large \\(64 megapixels"),
-    "larger.png": (png_header(10_000, 10_000), "absurdly large \\(100 megapixels"),
-    "bomb.png": (png_header(100_000, 100_000), "absurdly large \\(10000 megapixels, at most 64"),
+    "large.png": (png_header(8_001, 8_000), "too large \\(64 megapixels"),
+    "larger.png": (png_header(10_000, 10_000), "too large \\(100 megapixels"),
+    "bomb.png": (png_header(100_000, 100_000), "too large \\(10000 megapixels, at most 64"),
     "nan.tiff": (encoded(np.full((8, 8), np.nan, np.float32), "TIFF"), "NaN"),
 }
 
@@ -86,7 +86,7 @@ def test_sixteen_bits_of_colour_are_refused_rather_than_halved():
     raw[29:33] = struct.pack(">I", zlib.crc32(bytes(raw[12:29])))
     data = zlib.compress(rows)
     raw[33:] = struct.pack(">I", len(data)) + b"IDAT" + data + struct.pack(">I", zlib.crc32(b"IDAT" + data))
-    with pytest.raises(UnreadableError, match="16 bits a channel"):
+    with pytest.raises(UnreadableError, match="16 bits per channel"):
         decode(bytes(raw))
 
 
@@ -137,18 +137,18 @@ def test_pad_centres_on_black_crop_takes_the_middle_stretch_takes_all():
     pixels = np.full((4, 8), 100, np.uint8)
     pixels[:, :2] = 50
 
-    def made(fit, resolution):
+    def resized(fit, resolution):
         return resize_image(to_8_bit(pixels, None), resolution=resolution, channels=1, fit=fit)[0]
 
-    assert made("pad", 8)[:2].max() == made("pad", 8)[6:].max() == 0
-    np.testing.assert_array_equal(made("pad", 8)[2:6], pixels)
-    np.testing.assert_array_equal(made("crop", 4), pixels[:, 2:6])
-    stretched = made("stretch", 8)
+    assert resized("pad", 8)[:2].max() == resized("pad", 8)[6:].max() == 0
+    np.testing.assert_array_equal(resized("pad", 8)[2:6], pixels)
+    np.testing.assert_array_equal(resized("crop", 4), pixels[:, 2:6])
+    stretched = resized("stretch", 8)
     assert stretched.shape == (8, 8)
     np.testing.assert_array_equal(stretched[0], pixels[0])
 
 
-@pytest.mark.parametrize("size", [7, 33, 40, 64, 99, 100, 101, 200, 333])
+@pytest.mark.parametrize("size", [7, 64, 99, 100, 101, 333])
 def test_no_ringing_brightens_a_black_background(size):
     values = np.zeros((100, 100), np.float32)
     values[30:61, 40:70] = 255  # an odd box, so that its corners and edges fall between pixels
@@ -163,7 +163,7 @@ def test_no_ringing_brightens_a_black_background(size):
 
 
 @pytest.mark.parametrize("size", [9, 64, 150])
-def test_flat_pictures_stay_flat(size):
+def test_flat_images_stay_flat(size):
     assert set(resize_image(np.full((100, 100), 37.0, np.float32), resolution=size, channels=1, fit="pad").ravel()) == {
         37
     }
@@ -187,30 +187,30 @@ def test_channels():
     assert (grey == grey[0]).all()
 
 
-def save(folder, pictures, kind="png"):
+def save(folder, images, kind="png"):
     folder.mkdir(exist_ok=True)
-    for index, pixels in enumerate(pictures):
+    for index, pixels in enumerate(images):
         Image.fromarray(pixels).save(folder / f"{index}.{kind}")
     return folder
 
 
-def windowed(pictures, low, high):
-    scaled = np.clip((np.stack(pictures).astype(np.float64) - low) / (high - low), 0, 1)
+def windowed(images, low, high):
+    scaled = np.clip((np.stack(images).astype(np.float64) - low) / (high - low), 0, 1)
     return np.rint(scaled * 255).astype(np.uint8)
 
 
 @pytest.mark.parametrize("window", [None, "dtype", (1000.0, 3000.0)])
 def test_window_of_sixteen_bits_is_one_for_the_whole_set(tmp_path, window):
-    pictures = [noise(16, 16, seed=seed, dtype=np.uint16, high=high) for seed, high in enumerate((500, 4000, 20000))]
-    data = load_dataset(save(tmp_path / "set", pictures), DataConfig(resolution=16, window=window, holdout=0))
-    values = np.stack(pictures)
+    images = [noise(16, 16, seed=seed, dtype=np.uint16, high=high) for seed, high in enumerate((500, 4000, 20000))]
+    data = load_dataset(save(tmp_path / "set", images), DataConfig(resolution=16, window=window, holdout=0))
+    values = np.stack(images)
     expected = {
         None: tuple(np.percentile(values, [0.5, 99.5], method="inverted_cdf").tolist()),
         "dtype": (0.0, 65535.0),
     }.get(window, window)
     assert data.window == expected
-    assert abs(data.images[:, 0].astype(int) - windowed(pictures, *expected)).max() <= 1
-    assert (data.images[:, 0] == windowed(pictures, *expected)).mean() > 0.999  # ties may round either way
+    assert abs(data.images[:, 0].astype(int) - windowed(images, *expected)).max() <= 1
+    assert (data.images[:, 0] == windowed(images, *expected)).mean() > 0.999  # ties may round either way
     assert (
         load_dataset(tmp_path / "set", DataConfig(resolution=16, window=window, holdout=0)).window == expected
     )  # warm
@@ -219,71 +219,71 @@ def test_window_of_sixteen_bits_is_one_for_the_whole_set(tmp_path, window):
 @pytest.mark.parametrize("kind", ["tiff", "npy"])
 @pytest.mark.parametrize("outlier", [0.0, 1e30])
 def test_window_of_floats_is_exact_whatever_the_outliers(tmp_path, kind, outlier):
-    pictures = np.random.default_rng(0).normal(size=(5, 16, 16)).astype(np.float32)
-    pictures[0, 0, 0], pictures[0, 0, 1] = outlier, -0.0
+    images = np.random.default_rng(0).normal(size=(5, 16, 16)).astype(np.float32)
+    images[0, 0, 0], images[0, 0, 1] = outlier, -0.0
     if kind == "npy":
-        np.save(tmp_path / "set.npy", pictures)
+        np.save(tmp_path / "set.npy", images)
     else:
-        save(tmp_path / "set", pictures, kind)
+        save(tmp_path / "set", images, kind)
     data = load_dataset(tmp_path / ("set.npy" if kind == "npy" else "set"), DataConfig(resolution=16, holdout=0))
-    assert data.window == tuple(np.percentile(pictures, [0.5, 99.5], method="inverted_cdf").tolist())
-    assert (data.images[:, 0] == windowed(pictures, *data.window)).mean() > 0.999
+    assert data.window == tuple(np.percentile(images, [0.5, 99.5], method="inverted_cdf").tolist())
+    assert (data.images[:, 0] == windowed(images, *data.window)).mean() > 0.999
 
 
 def test_window_of_floats_by_dtype_is_zero_to_one(tmp_path):
-    pictures = np.random.default_rng(0).random((3, 8, 8))
-    np.save(tmp_path / "set.npy", pictures)
+    images = np.random.default_rng(0).random((3, 8, 8))
+    np.save(tmp_path / "set.npy", images)
     data = load_dataset(tmp_path / "set.npy", DataConfig(resolution=8, window="dtype"))
     assert data.window == (0.0, 1.0)
-    assert abs(data.images[:, 0] - pictures * 255).max() <= 0.51
+    assert abs(data.images[:, 0] - images * 255).max() <= 0.51
 
 
 def test_window_of_signed_integers(tmp_path):
-    pictures = noise(4, 8, 8, dtype=np.int16, high=2000) - 1000  # as Hounsfield units are
-    np.save(tmp_path / "set.npy", pictures.astype(np.int16))
+    images = noise(4, 8, 8, dtype=np.int16, high=2000) - 1000  # as Hounsfield units are
+    np.save(tmp_path / "set.npy", images.astype(np.int16))
     data = load_dataset(tmp_path / "set.npy", DataConfig(resolution=8))
-    assert data.window == tuple(np.percentile(pictures, [0.5, 99.5], method="inverted_cdf").tolist())
+    assert data.window == tuple(np.percentile(images, [0.5, 99.5], method="inverted_cdf").tolist())
 
 
 def test_window_of_a_mask_falls_back_to_its_extremes(tmp_path):
-    pictures = np.zeros((4, 32, 32), np.uint16)
-    pictures[:, 3, 3] = 7
-    np.save(tmp_path / "set.npy", pictures)
+    images = np.zeros((4, 32, 32), np.uint16)
+    images[:, 3, 3] = 7
+    np.save(tmp_path / "set.npy", images)
     data = load_dataset(tmp_path / "set.npy", DataConfig(resolution=32))
     assert data.window == (0.0, 7.0)
     assert data.images.max() == 255
 
 
 def test_eight_bits_are_taken_as_they_are_unless_a_window_is_given(tmp_path):
-    pictures = [noise(8, 8, seed=seed, high=120) for seed in range(3)]
-    folder = save(tmp_path / "set", pictures)
+    images = [noise(8, 8, seed=seed, high=120) for seed in range(3)]
+    folder = save(tmp_path / "set", images)
     for window in (None, "dtype"):
         data = load_dataset(folder, DataConfig(resolution=8, window=window, holdout=0))
         assert data.window is None
-        np.testing.assert_array_equal(data.images[:, 0], pictures)
+        np.testing.assert_array_equal(data.images[:, 0], images)
     data = load_dataset(folder, DataConfig(resolution=8, window=(20.0, 100.0), holdout=0))
     assert data.window == (20.0, 100.0)
-    assert abs(data.images[:, 0].astype(int) - windowed(pictures, 20, 100)).max() <= 1
+    assert abs(data.images[:, 0].astype(int) - windowed(images, 20, 100)).max() <= 1
 
 
-def test_eight_bits_beside_more_are_warned_of_and_two_deep_types_are_refused(tmp_path):
+def test_mixed_depths_are_a_warning_or_an_error(tmp_path):
     folder = save(tmp_path / "set", [noise(8, 8), noise(8, 8, dtype=np.uint16, high=900)])
     data = load_dataset(folder, DataConfig(resolution=8, holdout=0))
     np.testing.assert_array_equal(data.images[0, 0], noise(8, 8))
     assert any("1 images of 8 bits" in problem.reason for problem in data.problems)
     Image.fromarray(np.ones((8, 8), np.float32)).save(folder / "2.tiff")
     for window in (None, "dtype"):
-        with pytest.raises(ZooError, match="float32 and uint16 pictures side by side"):
+        with pytest.raises(ZooError, match="has both float32 and uint16 images"):
             load_dataset(folder, DataConfig(resolution=8, window=window))
     assert len(load_dataset(folder, DataConfig(resolution=8, window=(0, 100))).images) == 3
 
 
 @pytest.mark.parametrize("window", [(3.0, 3.0), (5.0, 1.0), (0.0, float("inf"))])
-def test_windows_that_are_none(tmp_path, window):
+def test_invalid_windows(tmp_path, window):
     with pytest.raises(ZooError, match=r"data\.window"):
         load_dataset("phantoms:1", DataConfig(resolution=16, window=window))
 
 
-def test_the_largest_picture_that_is_taken():
+def test_the_largest_supported_image():
     with pytest.raises(UnreadableError, match="truncated"):  # its header is fine, its pixels are missing
-        decode(png_header(8_000, MAX_PIXELS // 8_000))
+        decode(png_header(8_000, MAX_IMAGE_PIXELS // 8_000))

@@ -28,7 +28,7 @@ def shrunk(image: npt.NDArray[np.uint8], factor: int) -> npt.NDArray[np.float64]
     return image.reshape(side, factor, side, factor).mean(axis=(1, 3))
 
 
-def likeness(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
+def correlation(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
     return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
 
 
@@ -47,7 +47,7 @@ def test_one_slice_is_the_slice_of_its_subject(subjects: list[npt.NDArray[np.uin
     assert np.array_equal(phantom(5, slice_, 64), subjects[5][slice_])
 
 
-@pytest.mark.parametrize("resolution", [16, 28, 64, 100, 128, 208, 256])
+@pytest.mark.parametrize("resolution", [16, 28, 100, 256])
 def test_any_resolution(resolution: int) -> None:
     image = phantom(1, 12, resolution)
     assert image.shape == (resolution, resolution)
@@ -83,14 +83,14 @@ def test_the_head_is_about_as_large_as_a_head(subjects: list[npt.NDArray[np.uint
 def test_resolutions_show_the_same_anatomy(subject: int, slice_: int) -> None:
     fine = phantom(subject, slice_, 256)
     for resolution in (64, 128):
-        assert likeness(shrunk(fine, 256 // resolution), phantom(subject, slice_, resolution)) > 0.97
-    assert likeness(shrunk(phantom(subject, slice_, 224), 8), phantom(subject, slice_, 28)) > 0.97
+        assert correlation(shrunk(fine, 256 // resolution), phantom(subject, slice_, resolution)) > 0.97
+    assert correlation(shrunk(phantom(subject, slice_, 224), 8), phantom(subject, slice_, 28)) > 0.97
 
 
 def test_neighbouring_slices_are_more_alike_than_distant_ones(subjects: list[npt.NDArray[np.uint8]]) -> None:
     for images in subjects:
-        neighbours = [likeness(one, other) for one, other in itertools.pairwise(images)]
-        distant = [likeness(images[i], images[i + 16]) for i in range(16)]
+        neighbours = [correlation(one, other) for one, other in itertools.pairwise(images)]
+        distant = [correlation(images[i], images[i + 16]) for i in range(16)]
         assert min(neighbours) > 0.95
         assert min(neighbours) > max(distant)
 
@@ -98,15 +98,15 @@ def test_neighbouring_slices_are_more_alike_than_distant_ones(subjects: list[npt
 def test_subjects_and_seeds_differ(subjects: list[npt.NDArray[np.uint8]]) -> None:
     middles = [images[15] for images in subjects] + [phantom(0, 15, 64, seed=1)]
     for one, other in itertools.combinations(middles, 2):
-        assert likeness(one, other) < 0.96
+        assert correlation(one, other) < 0.96
         assert np.abs(one.astype(int) - other).mean() > 5
 
 
 def test_left_and_right_are_alike_but_not_the_same(subjects: list[npt.NDArray[np.uint8]]) -> None:
     for images in subjects:
         for image in images[::5]:
-            assert likeness(shrunk(image, 4), shrunk(image[:, ::-1], 4)) > 0.9
-            assert likeness(image, image[:, ::-1]) < 0.99
+            assert correlation(shrunk(image, 4), shrunk(image[:, ::-1], 4)) > 0.9
+            assert correlation(image, image[:, ::-1]) < 0.99
 
 
 def test_ventricles_are_dark_and_white_matter_is_bright(subjects: list[npt.NDArray[np.uint8]]) -> None:
@@ -126,10 +126,10 @@ def test_the_range_is_used_without_much_clipping(subjects: list[npt.NDArray[np.u
         assert (images == 255).mean() < 0.005
 
 
-def test_the_version_tells_drawings_apart():
-    """If this fails because the drawing was changed on purpose, raise ``VERSION`` and state the new figures."""
+def test_a_changed_drawing_needs_a_new_version():
+    """After a deliberate change of the drawing, increase ``PHANTOM_VERSION`` and write the new values here."""
     expected = {(0, 4): (67.394, 83.699), (1, 16): (69.544, 89.784), (2, 28): (61.378, 82.563)}
-    assert phantoms.VERSION == 1
-    for (subject, slice_), figures in expected.items():
-        picture = phantoms.phantom(subject, slice_, 64)
-        assert (picture.mean(), picture.std()) == pytest.approx(figures, abs=0.02)
+    assert phantoms.PHANTOM_VERSION == 1
+    for (subject, slice_), values in expected.items():
+        image = phantoms.phantom(subject, slice_, 64)
+        assert (image.mean(), image.std()) == pytest.approx(values, abs=0.02)
