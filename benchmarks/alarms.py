@@ -29,7 +29,7 @@ import zoo
 from zoo.core.config import DataConfig
 from zoo.data.dataset import load_dataset
 from zoo.metrics import alarms, feature_metrics, nearest_image
-from zoo.metrics.evaluate_images import PAIRED
+from zoo.metrics.evaluate_images import SSIM_PAIRED_IMAGES
 from zoo.metrics.ssim import ssim
 
 RESULTS = Path(__file__).parent / "results" / "alarms.jsonl"
@@ -91,7 +91,7 @@ class ImagePools:
             if zoo.load_recipe(run.recipe_file).data.resolution == size:
                 self.generated[run.path.name] = zoo.load_generator(run).sample(options.pool)
         # As many real pairs as evaluation compares fakes.
-        pairs = self.train[self.rng.permutation(len(self.train))[:PAIRED]]
+        pairs = self.train[self.rng.permutation(len(self.train))[:SSIM_PAIRED_IMAGES]]
         self.train_pairs = ssim.pairwise_ssim(pairs, 255)
         self.extractor: Any = None
         self.reference_features = torch.empty(0)
@@ -268,7 +268,7 @@ def collapse_rows(images: ImagePools) -> Iterator[Row]:
 
 def measure_variety(images: ImagePools, case: str, sample: Tensor) -> Row:
     """Return the metrics of a set of images, and which of them trigger the collapse alarm."""
-    pairs = ssim.pairwise_ssim(sample[:PAIRED], 255)
+    pairs = ssim.pairwise_ssim(sample[:SSIM_PAIRED_IMAGES], 255)
     values: dict[str, float | None] = {
         "ssim_pairwise": pairs.mean().item(),
         "ssim_twins": alarms.duplicate_fraction(pairs),
@@ -288,7 +288,7 @@ def measure_variety(images: ImagePools, case: str, sample: Tensor) -> Row:
         ssim_pairwise_real=real_pairwise,
         ssim_twins_real=alarms.duplicate_fraction(images.train_pairs),
         n=len(sample),
-        paired=min(len(sample), PAIRED),
+        paired=min(len(sample), SSIM_PAIRED_IMAGES),
         reals=len(images.reference),
     )
     triggered = alarms.collapse_alarms(inputs)

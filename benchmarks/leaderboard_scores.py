@@ -91,7 +91,7 @@ class ScoreTable:
             )
             images = np.load(files / "fakes.npz")["images"]
             self.display.say(f"evaluating {folder.job.key}: {len(images)} images")
-            evaluation = image_evaluator.judge(ImageSet(images=images, label=folder.job.key))
+            evaluation = image_evaluator.evaluate(ImageSet(images=images, label=folder.job.key))
         except (ZooError, OSError, ValueError) as error:
             return {"error": describe_error(error)}
         return {

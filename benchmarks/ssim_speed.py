@@ -66,7 +66,7 @@ def serve_zoo(connection: Connection, folder: Path) -> None:
     facts = {
         "engine": ssim.engine(),
         "threads": torch.get_num_threads(),
-        "definition": ssim.DEFINITION,
+        "definition": ssim.SSIM_DEFINITION,
         "versions": {"zoo": version(), "torch": str(torch.__version__), "numpy": np.__version__},
     }
     while connection.recv():

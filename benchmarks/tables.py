@@ -128,8 +128,10 @@ def bench() -> str:
         # Names of runs end with a number.
         name = f"({row['name']})" if baseline else f"`{row['name'].rpartition('-')[0]}`"
         nimg = "" if baseline else f"{row['cost']['nimg']:,}"
-        cells = [table.cell(row["figures"][metric.name], metric.decimals, interval=True) for metric in BENCH_METRICS]
-        lines.append([str(_size_of_group(row)), name, nimg, *cells, table.alarms(row)])
+        cells = [
+            table.format_cell(row["figures"][metric.name], metric.decimals, interval=True) for metric in BENCH_METRICS
+        ]
+        lines.append([str(_size_of_group(row)), name, nimg, *cells, table.format_alarms(row)])
     titles = [f"{metric.title}>" for metric in BENCH_METRICS]
     return table.markdown_table(["px>", "", "images seen>", *titles, "alarms"], lines)
 
@@ -222,7 +224,9 @@ def leaderboard(*groups: str) -> str:
     metrics = [fid, kid, *kids, *others]
 
     def cells(row: Row) -> list[str]:
-        return [table.cell(row["figures"].get(metric.name), metric.decimals, interval=True) for metric in metrics]
+        return [
+            table.format_cell(row["figures"].get(metric.name), metric.decimals, interval=True) for metric in metrics
+        ]
 
     lines = []
     for px in sorted({row["px"] for row in rows}):
@@ -248,7 +252,7 @@ def training_cells(row: Row) -> list[str]:
 def remarks(row: Row) -> str:
     """Return alarms, errors, what D was trained on before, and whether there are too few seeds."""
     pretrained = f"D pretrained on {row['sees']}" if row["sees"] else ""
-    parts = [table.alarms(row), row["error"], row["stopped"], pretrained, row["note"]]
+    parts = [table.format_alarms(row), row["error"], row["stopped"], pretrained, row["note"]]
     return "; ".join(part for part in parts if part)
 
 

@@ -1,4 +1,4 @@
-"""zoo.models.layers: the mirror that stands for Keras' padding, and the helpers every architecture leans on."""
+"""Shared layers: Keras' padding, widths and resolutions, resampling, norms and initialisation."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from zoo.models.layers import (
     glorot_uniform,
     halving_conv,
     scale_channels,
+    scale_widths,
 )
 from zoo.recipes import load_recipe
 
@@ -56,7 +57,7 @@ def with_weight(layer: nn.Module, weight: Tensor) -> nn.Module:
 
 
 @KERNELS
-def test_oracles_are_each_others_transpose_as_in_keras(kernel: int) -> None:
+def test_reference_convolutions_are_transposes_of_each_other(kernel: int) -> None:
     torch.manual_seed(0)
     x, y = torch.randn(1, 2, 12, 8, dtype=torch.float64), torch.randn(1, 3, 6, 4, dtype=torch.float64)
     weight = torch.randn(3, 2, kernel, kernel, dtype=torch.float64)
@@ -64,21 +65,21 @@ def test_oracles_are_each_others_transpose_as_in_keras(kernel: int) -> None:
 
 
 @KERNELS
-def test_halving_is_keras_same_seen_in_a_mirror(kernel: int) -> None:
+def test_halving_conv_is_keras_same_padding_mirrored(kernel: int) -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 3, 12, 8, dtype=torch.float64)
     weight = torch.randn(4, 3, kernel, kernel, dtype=torch.float64)
-    ours = with_weight(halving_conv(3, 4, kernel, bias=False), mirrored(weight))
+    ours = with_weight(halving_conv(3, 4, kernel), mirrored(weight))
     torch.testing.assert_close(mirrored(ours(mirrored(x))), keras_conv(x, weight))
-    assert not torch.allclose(with_weight(ours, weight)(x), keras_conv(x, weight))  # and the mirror is needed
+    assert not torch.allclose(with_weight(ours, weight)(x), keras_conv(x, weight))  # without mirroring they differ
 
 
 @KERNELS
-def test_doubling_is_keras_same_seen_in_a_mirror(kernel: int) -> None:
+def test_doubling_conv_is_keras_same_padding_mirrored(kernel: int) -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 3, 6, 4, dtype=torch.float64)
     weight = torch.randn(3, 4, kernel, kernel, dtype=torch.float64)
-    ours = with_weight(doubling_conv(3, 4, kernel, bias=False), mirrored(weight))
+    ours = with_weight(doubling_conv(3, 4, kernel), mirrored(weight))
     torch.testing.assert_close(mirrored(ours(mirrored(x))), keras_conv_transpose(x, weight))
     assert not torch.allclose(with_weight(ours, weight)(x), keras_conv_transpose(x, weight))
 
@@ -89,9 +90,9 @@ def test_mirror_holds_through_a_whole_network(kernel: int) -> None:
     x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
     down, up = torch.randn(2, 4, 3, kernel, kernel, dtype=torch.float64)
     ours = nn.Sequential(
-        with_weight(halving_conv(3, 4, kernel, bias=False), mirrored(down)),
+        with_weight(halving_conv(3, 4, kernel), mirrored(down)),
         nn.LeakyReLU(0.2),
-        with_weight(doubling_conv(4, 3, kernel, bias=False), mirrored(up)),
+        with_weight(doubling_conv(4, 3, kernel), mirrored(up)),
     )
     keras = keras_conv_transpose(F.leaky_relu(keras_conv(x, down), 0.2), up)
     torch.testing.assert_close(mirrored(ours(mirrored(x))), keras)
@@ -100,17 +101,15 @@ def test_mirror_holds_through_a_whole_network(kernel: int) -> None:
 def test_kernels_of_four_need_no_mirror() -> None:
     torch.manual_seed(0)
     x, weight = torch.randn(1, 2, 8, 8), torch.randn(2, 2, 4, 4)
-    torch.testing.assert_close(F.conv2d(x, weight, stride=2, padding=1), keras_conv(x, weight))
-    torch.testing.assert_close(F.conv_transpose2d(x, weight, stride=2, padding=1), keras_conv_transpose(x, weight))
+    down, up = (with_weight(layer(2, 2, 4), weight) for layer in (halving_conv, doubling_conv))
+    torch.testing.assert_close(down(x), keras_conv(x, weight))
+    torch.testing.assert_close(up(x), keras_conv_transpose(x, weight))
 
 
-def test_scaled_rounds_and_never_reaches_zero() -> None:
-    assert [scale_channels(64, 1.0), scale_channels(64, 0.125), scale_channels(10, 0.25), scale_channels(1, 0.1)] == [
-        64,
-        8,
-        2,
-        1,
-    ]
+def test_scaled_channels_are_rounded_and_at_least_one() -> None:
+    assert scale_channels(64, 1.0) == 64
+    assert scale_widths((64, 10, 1), 0.125) == [8, 1, 1]
+    assert scale_channels(10, 0.25) == 2
 
 
 def test_doublings() -> None:
@@ -118,18 +117,18 @@ def test_doublings() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 4, 12, 28, 96, 255])
-def test_doublings_refuse_the_rest(size: int) -> None:
-    with pytest.raises(ValueError, match=rf"^it takes .*8, 16, 32.*, not {size}$"):
+def test_other_resolutions_have_no_doublings(size: int) -> None:
+    with pytest.raises(ValueError, match=rf"^it supports .*8, 16, 32.*, not {size}$"):
         count_doublings(size, "it")
 
 
 def test_check_multiple() -> None:
     check_multiple(24, 8, "it")
-    with pytest.raises(ValueError, match=r"^it takes multiples of 8 pixels, not 28$"):
+    with pytest.raises(ValueError, match=r"^it supports multiples of 8 pixels, not 28$"):
         check_multiple(28, 8, "it")
 
 
-def test_dense_start_norms_every_unit() -> None:
+def test_dense_start_normalises_every_unit() -> None:
     torch.manual_seed(0)
     maps = dense_start(latent=16, channels=3, size=4, activation=nn.Identity())(torch.randn(4096, 16))
     assert maps.shape == (4096, 3, 4, 4)
@@ -168,7 +167,7 @@ def test_equalized_layers_start_at_unit_weights_and_hes_deviation(module: nn.Mod
     assert y.std().item() == pytest.approx(2.0, rel=0.2)
 
 
-def test_minibatch_std_is_the_mean_deviation_in_groups() -> None:
+def test_minibatch_std_is_the_mean_deviation_within_groups() -> None:
     torch.manual_seed(0)
     x = torch.randn(6, 3, 4, 4)
     out = MinibatchStd(group=4)(x)  # of six, groups of three
@@ -229,12 +228,12 @@ def test_spectral_norm_leaves_frozen_layers_alone() -> None:
 
 @pytest.mark.parametrize("name", ["stylegan2-64", "r3gan-64"])
 @pytest.mark.parametrize("side", ["generator", "discriminator"])
-def test_spectral_norm_is_refused_where_weights_have_a_scale_of_their_own(name: str, side: str) -> None:
+def test_spectral_norm_is_refused_for_networks_that_scale_weights(name: str, side: str) -> None:
     with pytest.raises(ZooError, match=f"{side}.spectral_norm: does not go with"):
         load_recipe(name, [f"{side}.spectral_norm=true"])
 
 
-def test_what_is_cut_to_the_range_of_images_learns_only_back_into_it() -> None:
+def test_clipped_values_learn_only_back_into_the_range() -> None:
     x = torch.tensor([-3.0, -3.0, -1.0, 0.5, 0.5, 1.0, 2.0, 2.0], requires_grad=True)
     wanted = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0, -1.0, 1.0, -1.0])  # the gradient; descent goes the other way
     y = clip_output(x)
@@ -244,7 +243,7 @@ def test_what_is_cut_to_the_range_of_images_learns_only_back_into_it() -> None:
     assert x.grad.tolist() == [0, -1, 1, 1, -1, -1, 1, 0]
 
 
-def test_what_is_cut_has_gradients_of_gradients() -> None:
+def test_clipped_values_have_second_derivatives() -> None:
     x = torch.tensor([-2.0, 0.25, 2.0], requires_grad=True)
     (slope,) = torch.autograd.grad((clip_output(x) ** 3).sum(), x, create_graph=True)
     assert slope.tolist() == [0, 3 * 0.25**2, 3]  # above the range, where descent leads back, and not below

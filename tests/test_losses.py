@@ -43,7 +43,7 @@ def test_closed_forms(name, d, g):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_extreme_logits_stay_finite_and_computed_in_fp32(name):
+def test_extreme_logits_stay_finite_and_losses_are_fp32(name):
     real, fake = torch.tensor([1e4, -1e4]), torch.tensor([-1e4, 1e4])
     for value in (LOSSES[name].discriminator(real, fake, 0.0), LOSSES[name].generator(real, fake)):
         assert value.isfinite()
@@ -51,7 +51,7 @@ def test_extreme_logits_stay_finite_and_computed_in_fp32(name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_descending_separates_and_deceives(name):
+def test_gradients_have_the_right_sign(name):
     """D's gradient raises real and lowers fake logits; G's raises fake ones."""
     real, fake = (torch.full((4,), 0.1, requires_grad=True) for _ in range(2))
     up_real, up_fake = torch.autograd.grad(LOSSES[name].discriminator(real, fake, 0.0), (real, fake))

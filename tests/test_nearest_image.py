@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from zoo.core.errors import ZooError
-from zoo.metrics.nearest_image import DEFINITION, Nearest, nearest_copy, nearest_features
+from zoo.metrics.nearest_image import NCC_DEFINITION, Nearest, nearest_copy, nearest_features
 
 SHAPES = [(1, 8, 9), (1, 28, 28), (3, 40, 37), (1, 66, 64), (1, 97, 110)]
 
@@ -200,5 +200,5 @@ def test_refusals():
 
 
 def test_definition_is_one_line():
-    assert "\n" not in DEFINITION
-    assert "Pearson" in DEFINITION
+    assert "\n" not in NCC_DEFINITION
+    assert "Pearson" in NCC_DEFINITION

@@ -11,24 +11,24 @@ from zoo.core.config import ImageSpec
 from zoo.core.errors import ZooError
 from zoo.data.dataset import load_dataset
 from zoo.losses.objective import Objective
-from zoo.losses.penalties import PENALTIES, Interpolated, LeCam, PathLength, default_gamma
+from zoo.losses.penalties import PENALTIES, InterpolatedPenalty, LeCam, PathLength, default_gamma
 from zoo.losses.step_outputs import StepOutputs
 from zoo.models.stylegan2 import StyleGAN2Generator, StyleGAN2GeneratorConfig
 from zoo.training.trainer import Trainer
 
 
 def step(**parts):
-    made = {
+    defaults = {
         "real": None,
         "fake": torch.zeros(1, 1, 2, 2),
         "real_logits": None,
         "fake_logits": torch.zeros(1),
         "nimg": 0,
     }
-    return StepOutputs(**{**made, **parts})
+    return StepOutputs(**{**defaults, **parts})
 
 
-def test_gamma_is_adas_rule():
+def test_default_gamma_follows_ada():
     assert default_gamma(256, 64) == pytest.approx(0.2048)
     assert default_gamma(64, 16) == pytest.approx(0.0512)
 
@@ -39,25 +39,25 @@ def test_interpolated_penalty_of_a_linear_critic(centre):
     torch.manual_seed(0)
     weight = torch.randn(1 * 3 * 3, dtype=torch.float64, requires_grad=True)
     real, fake = (torch.randn(4, 1, 3, 3, dtype=torch.float64) for _ in range(2))
-    penalty = Interpolated(centre)(step(real=real, fake=fake, judge=lambda x: x.flatten(1) @ weight))
+    penalty = InterpolatedPenalty(centre)(step(real=real, fake=fake, judge=lambda x: x.flatten(1) @ weight))
     norm = weight.norm().item()
     assert penalty.item() == pytest.approx((norm - centre) ** 2, rel=1e-9)
     (slope,) = torch.autograd.grad(penalty, weight)
     torch.testing.assert_close(slope, 2 * (norm - centre) * weight.detach() / norm)
 
 
-def test_interpolated_penalty_looks_between_the_pair():
-    """The critic x^2 has slope 2x; between 1 and 3 its norm is that of some place in between, each pair its own."""
+def test_interpolated_penalty_samples_between_the_pair():
+    """The critic x^2 has slope 2x, taken at one random point between 1 and 3 per pair."""
     real, fake = torch.full((512, 1, 1, 1), 1.0), torch.full((512, 1, 1, 1), 3.0)
     torch.manual_seed(0)
-    penalty = Interpolated(0.0)(step(real=real, fake=fake, judge=lambda x: x.square().flatten(1).sum(1)))
+    penalty = InterpolatedPenalty(0.0)(step(real=real, fake=fake, judge=lambda x: x.square().flatten(1).sum(1)))
     assert penalty.item() == pytest.approx(4 * 13 / 3, rel=0.05)  # the mean of (2x)^2 over [1, 3]
 
 
-def test_lecam_holds_logits_near_the_other_sides_mean():
+def test_lecam_keeps_logits_near_the_other_sides_mean():
     lecam = LeCam()
     first = step(real_logits=torch.tensor([1.0, 3.0]), fake_logits=torch.tensor([-1.0, -1.0]))
-    assert lecam(first).item() == pytest.approx((1 + 9) / 2 + 1)  # means begin at zero
+    assert lecam(first).item() == pytest.approx((1 + 9) / 2 + 1)  # means start at zero
     lecam.settle()
     torch.testing.assert_close(lecam.means, torch.tensor([0.02, -0.01]))
     assert lecam(first).item() == pytest.approx(((1.01) ** 2 + (3.01) ** 2) / 2 + 1.02**2, rel=1e-6)
@@ -115,20 +115,20 @@ def test_path_length_trains_a_stylegan2():
     assert G.layers[1].convolution.weight.grad.abs().sum() > 0
 
 
-def test_defaults_are_by_resolution_and_batch():
+def test_default_weights_depend_on_resolution_and_batch():
     resolved = recipes.load_recipe("dcgan-64", ["train.batch=32", "penalties={r1: {every: 16}, gp1: {}}"])
     weights = {term.name: (term.weight.at(0), term.every) for term in Objective(resolved).terms}
     assert weights["r1"] == (pytest.approx(0.0002 * 64**2 / 32), 16)
     assert weights["gp1"] == (10.0, 1)
 
 
-def test_a_schedule_of_a_penalty_is_followed():
+def test_penalty_weights_follow_a_schedule():
     resolved = recipes.load_recipe("dcgan-64", ["penalties.r1.weight=[[0, 10], [10, 1]]"])
     term = next(term for term in Objective(resolved).terms if term.name == "r1")
     assert [term.weight.at(nimg) for nimg in (0, 5000, 20000)] == [10, 5.5, 1]
 
 
-def test_path_length_wants_styles():
+def test_path_length_needs_styles():
     with pytest.raises(ZooError, match=r"penalties.path_length: dcgan has no styles"):
         recipes.load_recipe("dcgan-64", ["penalties.path_length.weight=2"])
 

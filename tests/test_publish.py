@@ -34,7 +34,7 @@ def run(runs):
 @pytest.fixture
 def copying(monkeypatch):
     """An evaluator that takes everything for copies."""
-    judge = ImageEvaluator.judge
+    judge = ImageEvaluator.evaluate
 
     def find_copies(self, fakes):
         evaluation = judge(self, fakes)
@@ -42,7 +42,7 @@ def copying(monkeypatch):
         evaluation.alarms.append(alarm)
         return evaluation
 
-    monkeypatch.setattr(ImageEvaluator, "judge", find_copies)
+    monkeypatch.setattr(ImageEvaluator, "evaluate", find_copies)
 
 
 def names(folder):

@@ -1,4 +1,4 @@
-"""R3GAN's own parts."""
+"""R3GAN: residual blocks and the scale of logits."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import pytest
 import torch
 
 from zoo.core.config import ImageSpec
-from zoo.models.r3gan import R3GANDiscriminator, R3GANDiscriminatorConfig, R3GANResidual
+from zoo.models.r3gan import R3GANConfig, R3GANDiscriminator, R3GANDiscriminatorConfig, ResidualBlock
 from zoo.recipes import load_recipe
 
 
-def test_a_residual_block_begins_as_nothing() -> None:
+def test_residual_block_starts_as_the_identity() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 32, 4, 4)
-    assert torch.equal(R3GANResidual(32, group=16, expansion=2, blocks=4)(x), x)
+    assert torch.equal(ResidualBlock(32, R3GANConfig(), count=4)(x), x)
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(32, 4), (24, 3), (5, 1), (1, 1)])
-def test_groups_are_as_many_as_divide(channels: int, groups: int) -> None:
-    convolution = R3GANResidual(channels, group=16, expansion=2, blocks=4).branch[2]
+def test_number_of_groups_divides_the_channels(channels: int, groups: int) -> None:
+    convolution = ResidualBlock(channels, R3GANConfig(), count=4).branch[2]
     assert convolution.groups == groups  # type: ignore[union-attr]
 
 
-def test_logits_have_the_scale_of_their_input() -> None:
-    """So that neither many blocks nor wide ones make a start at which penalties explode."""
+def test_logits_have_the_scale_of_the_input() -> None:
+    """So that penalties are bounded at the start for any number and width of blocks."""
     torch.manual_seed(0)
     config = R3GANDiscriminatorConfig(channels=(64, 64, 32, 16, 8))
     D = R3GANDiscriminator(config, ImageSpec(resolution=64, channels=1))
@@ -31,7 +31,7 @@ def test_logits_have_the_scale_of_their_input() -> None:
     assert 0.05 < D(smooth).std() < 5
 
 
-def test_the_papers_width_is_the_default() -> None:
+def test_recipes_scale_the_papers_width() -> None:
     full, half, quarter = (
         load_recipe(name).generator.config for name in ("r3gan-256-full", "r3gan-256", "r3gan-256-quarter")
     )

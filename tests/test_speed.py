@@ -302,11 +302,11 @@ def test_sampling_makes_fewer_at_once_where_memory_does_not_suffice():
     G = made.averaged()
     z = torch.randn(20, G.latent.dim)
     scarce = Scarce(G, 4)
-    ours = sampling.in_chunks(G, z, scarce, seed=0)
+    ours = sampling.in_chunks(G, [z], scarce, seed=0)
     torch.testing.assert_close(ours, sampling.generate_images(G, z), rtol=1e-4, atol=1e-5)
     assert max(size for size in scarce.seen if size <= 4) == 4
     with pytest.raises(ZooError, match="an image does not fit the memory of cpu"):
-        sampling.in_chunks(G, z, Scarce(G, 0), seed=0)
+        sampling.in_chunks(G, [z], Scarce(G, 0), seed=0)
 
 
 def test_memory_is_kept_without_a_word(tmp_path):

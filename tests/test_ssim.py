@@ -21,10 +21,10 @@ from zoo.core.errors import ZooError
 from zoo.core.files import cache_folder
 from zoo.metrics.ssim import c_backend, c_compiler, torch_backend
 from zoo.metrics.ssim.ssim import (
-    DEFINITION,
     DEFINITIONS,
     MS_DEFINITION,
     MS_SSIM_SMALLEST,
+    SSIM_DEFINITION,
     engine,
     ms_ssim,
     nearest_ssim,
@@ -350,8 +350,8 @@ def test_refusals() -> None:
 
 
 def test_definitions_are_lines() -> None:
-    assert DEFINITIONS["uniform"] == DEFINITION
-    assert "7x7" in DEFINITION
+    assert DEFINITIONS["uniform"] == SSIM_DEFINITION
+    assert "7x7" in SSIM_DEFINITION
     assert "11x11" in DEFINITIONS["gaussian"]
     assert "5 scales" in MS_DEFINITION
     assert not [text for text in (*DEFINITIONS.values(), MS_DEFINITION) if "\n" in text]

@@ -10,6 +10,7 @@ from typing import Any
 
 from zoo.cli.options import Commands, add_command, add_shared, call_keywords
 from zoo.cli.output import print_json, print_result, print_table
+from zoo.cli.signals import StopOnSignals
 from zoo.core.errors import ZooError
 from zoo.core.options import EvaluationOptions, TrainOptions
 
@@ -51,7 +52,8 @@ def _bench(arguments: Namespace) -> None:
     from zoo.evaluation.bench import bench, failed_rows
 
     keywords = call_keywords(arguments, evaluation=EvaluationOptions)
-    training = TrainOptions(**{name: keywords.pop(name) for name in ("kimg", "precision", "set")})
+    trained = {name: keywords.pop(name) for name in ("kimg", "precision", "set")}
+    training = TrainOptions(**trained, device=arguments.device, stop=StopOnSignals())
     document = bench(**keywords, training=training)
     if arguments.json:
         print_json(document)
@@ -86,7 +88,7 @@ def _print_group(group: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]])
     # Wide tables are split to fit a terminal; a file or a pipe gets them whole.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
     print(group["name"])
-    for headings, rows in table.fitting(group, metrics, width):
+    for headings, rows in table.quality_tables(group, metrics, width):
         print_table(headings, rows)
     for row in group["rows"]:
         for alarm in row["alarms"]:

@@ -75,8 +75,8 @@ def compare(
     evaluator = ImageEvaluator(
         real_images, unseen_images, metrics=metrics, spaces=extractors, reporter=display, intervals=intervals
     )
-    result = evaluator.judge(fake_images)
-    baselines = evaluator.floors() if floors else {}
+    result = evaluator.evaluate(fake_images)
+    baselines = evaluator.baselines() if floors else {}
     nearest = [
         {"fake": fake_images.names[pair.fake], "real": real_images.names[pair.real], "ssim": pair.ssim, "ncc": pair.ncc}
         for pair in result.pairs

@@ -174,7 +174,7 @@ class GeneratorEvaluator:
             train_images, heldout_images, metrics=self.metrics, spaces=self.extractors, reporter=self.display
         )
         group = EvaluatedGroup(shape=shape, data=data)
-        group.baselines = [_result_row(name, "baseline", result) for name, result in evaluator.floors().items()]
+        group.baselines = [_result_row(name, "baseline", result) for name, result in evaluator.baselines().items()]
         # Seeds of one variant become one row.
         by_variant: dict[str, list[ResultRow]] = {}
         for target in targets:
@@ -290,7 +290,7 @@ class GeneratorEvaluator:
             self.display.stop()
         seconds = time.monotonic() - start  # without the metrics: the speed of the generator
         self.display.say(f"evaluating {target.name}: {self.num_samples} images")
-        evaluation = evaluator.judge(ImageSet(images=fakes, label=target.name))
+        evaluation = evaluator.evaluate(ImageSet(images=fakes, label=target.name))
         recipe = generator.recipe
         row = _result_row(target.name, target.kind, evaluation)
         row.cost = {"nimg": generator.nimg, "sample_img_per_s": round(self.num_samples / seconds, 3)}

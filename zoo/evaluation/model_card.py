@@ -13,7 +13,7 @@ from zoo.core.version import version
 from zoo.evaluation.evaluate_generators import EvaluatedGroup, GeneratorEvaluator
 from zoo.hub.pretrained import CARD, PretrainedWeights
 from zoo.report.number_format import join_words
-from zoo.report.table import markdown_table, quality
+from zoo.report.table import markdown_table, quality_table
 
 SAMPLE_IMAGES = 16  # in samples.png
 
@@ -97,7 +97,7 @@ def write_card(
         "made": row["judged"],
     }
     (folder / CARD).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    table = markdown_table(*quality(document, [metric.to_json() for metric in evaluator.columns], intervals=True))
+    table = markdown_table(*quality_table(document, [metric.to_json() for metric in evaluator.columns], intervals=True))
     text = format_card(entry, recipe, _alarm_lines(entry, row["alarms"]), table.rstrip(), evaluator.notes, to)
     (folder / "README.md").write_text(text, encoding="utf-8")
 

@@ -30,7 +30,7 @@ from zoo.evaluation.targets import Target, find_target
 from zoo.hub.load import load_generator
 from zoo.hub.pretrained import CARD, EvaluationFacts, MeasuredValue, PretrainedWeights, SampleCheck
 from zoo.hub.upload import ModelRepository
-from zoo.metrics.evaluate_images import COPIES
+from zoo.metrics.evaluate_images import COPY_METRICS
 from zoo.recipes import override_recipe
 from zoo.report.image_grid import make_grid, save_png
 from zoo.training.generator_file import load_generator_file, save_generator
@@ -188,7 +188,7 @@ def _catalogue_entry(
         space=evaluator.extractors[0].name if evaluator.extractors else None,
         against=f"{len(group.data.train):,} training and {len(group.data.unseen):,} held-out images",
         alarms=tuple(dict.fromkeys(alarm["name"] for alarm in row.alarms)),
-        copies_told=any(name in row.values and row.values[name].value is not None for name in COPIES),
+        copies_told=any(name in row.values and row.values[name].value is not None for name in COPY_METRICS),
     )
     return PretrainedWeights(
         name=target.name,

@@ -1,7 +1,7 @@
 """Adversarial losses: pure functions of logits, positive meaning "real".
 
-Every loss is the mean over all logits, in fp32 (or fp64, where logits are fp64). Targets are those of the paper; sums
-over real and fake are not halved.
+Every loss is the mean over all logits, in fp32 (fp64 for fp64 logits). Targets are the papers'; sums over real and fake
+are not halved.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from zoo.runtime.precision import upcast
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialLoss:
-    """The losses of both networks.
+    """The losses of D and G.
 
     Attributes:
-        discriminator: ``(real_logits, fake_logits, label_smoothing)`` to the loss of D.
-        generator: ``(real_logits, fake_logits)`` to the loss of G; ``real_logits`` is None unless ``needs_real``.
-        needs_real: the loss of G compares with real logits, so they are computed in its phase too.
-        smooths: the loss of D has labels to smooth.
-        zero: the sign of a logit says real or fake; False: only differences of logits mean anything.
+        discriminator: D's loss of ``(real_logits, fake_logits, label_smoothing)``.
+        generator: G's loss of ``(real_logits, fake_logits)``; ``real_logits`` is None unless ``needs_real``.
+        needs_real: G's loss compares with real logits, so that they are computed in its phase too.
+        smooths: D's loss has labels to smooth.
+        zero: the sign of a logit says real or fake; otherwise only differences have a meaning.
     """
 
     discriminator: Callable[[Tensor, Tensor, float], Tensor]
@@ -68,17 +68,17 @@ def wasserstein_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
 
 
 def wasserstein_g(real: Tensor | None, fake: Tensor) -> Tensor:
-    """-fake: the generator's loss of both the Wasserstein and the hinge GAN."""
+    """-fake: G's side of the Wasserstein and the hinge loss."""
     return -upcast(fake).mean()
 
 
 def relativistic_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
-    """softplus(fake - real) on pairs (Jolicoeur-Martineau 2018; Huang et al. 2024, eq. 2)."""
+    """softplus(fake - real), in pairs (Jolicoeur-Martineau 2018; Huang et al. 2024, eq. 2)."""
     return F.softplus(upcast(fake) - upcast(real)).mean()
 
 
 def relativistic_g(real: Tensor | None, fake: Tensor) -> Tensor:
-    """softplus(real - fake) on pairs: the loss of D with the roles exchanged."""
+    """softplus(real - fake), in pairs: D's loss with the roles exchanged."""
     assert real is not None
     return F.softplus(upcast(real) - upcast(fake)).mean()
 
@@ -95,5 +95,6 @@ LOSSES = {
 
 
 def _bce(logits: Tensor, target: float) -> Tensor:
+    """Return binary cross-entropy with logits, in a form that cannot overflow."""
     logits = upcast(logits)
     return (F.softplus(logits) - target * logits).mean()

@@ -1,11 +1,15 @@
-"""The losses of a recipe: a list of weighted terms for the update of D, and one for that of G."""
+"""What each network minimises: weighted terms per phase, "D" (D is updated) and "G" (G is updated).
+
+A step reads: ``terms = objective.due(phase, step)``, then ``evaluate_terms(terms, outputs)``. Terms are the adversarial
+loss, D's auxiliary losses and the recipe's penalties, in this order.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +17,7 @@ from torch import Tensor, nn
 from zoo.core.config import Recipe
 from zoo.core.schedule import Schedule
 from zoo.losses.adversarial import LOSSES
-from zoo.losses.penalties import PENALTIES, Differentiated
+from zoo.losses.penalties import PENALTIES, Differentiated, RunningMeans
 from zoo.losses.step_outputs import StepOutputs
 
 Phase = Literal["D", "G"]
@@ -21,16 +25,26 @@ Phase = Literal["D", "G"]
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """A weighted part of a phase's loss, applied on every ``every``-th step at ``every`` times its weight."""
+    """A weighted part of a phase's objective.
+
+    Attributes:
+        name: in the log.
+        phase: whose objective it belongs to.
+        function: from the step's outputs to a scalar.
+        weight: factor on the scalar, by images seen.
+        every: updates of the phase's network from one evaluation to the next.
+        differentiates: what the term takes a gradient with respect to; None for most.
+    """
 
     name: str
     phase: Phase
     function: Callable[[StepOutputs], Tensor]
     weight: Schedule
     every: int = 1
-    differentiates: Differentiated | None = None  # what its inner gradient is taken with respect to
+    differentiates: Differentiated | None = None
 
     def due(self, iteration: int) -> bool:
+        """Return whether the term is evaluated in this update of its network."""
         return iteration % self.every == 0
 
 
@@ -38,57 +52,34 @@ class Objective:
     """The terms of a recipe.
 
     Args:
-        auxiliary: weights of D's own losses (``Discriminator.auxiliary``).
+        recipe: what to minimise.
+        auxiliary: weights of D's own losses, by name.
 
     Attributes:
-        needs_real: the phase of G needs real logits too.
+        terms: of both phases.
+        needs_real: G's phase needs real logits too.
         zero: the sign of a logit says real or fake.
-        memory: the modules of terms that have memory between steps.
+        memory: penalties that keep running means, by name.
+        auxiliary: names of D's own losses.
     """
 
     def __init__(self, recipe: Recipe, auxiliary: Mapping[str, float] | None = None) -> None:
         loss = LOSSES[recipe.loss.name]
-        smoothing = recipe.loss.label_smoothing
-        one = Schedule.parse(1.0)
         self.needs_real, self.zero = loss.needs_real, loss.zero
         self.d_steps = recipe.train.d_steps
-        self.terms = [
-            Term(
-                name="loss_d",
-                phase="D",
-                function=lambda step: loss.discriminator(_given(step.real_logits), step.fake_logits, smoothing),
-                weight=one,
-            ),
-            Term(
-                name="loss_g",
-                phase="G",
-                function=lambda step: loss.generator(step.real_logits, step.fake_logits),
-                weight=one,
-            ),
-        ]
-        self.memory = nn.ModuleDict()
         self.auxiliary = tuple(auxiliary or ())
+        self.memory = nn.ModuleDict()
+        self.terms = [*_adversarial_terms(recipe)]
         for name, weight in (auxiliary or {}).items():
-            self.terms.append(Term(name=name, phase="D", function=_own(name), weight=Schedule.parse(weight)))
-        for name, config in recipe.penalties.items():
-            penalty = PENALTIES[name]
-            usual = penalty.weight(recipe.data.resolution, recipe.train.batch)
-            function = penalty.make()
-            if isinstance(function, nn.Module):
-                self.memory[name] = function
-            self.terms.append(
-                Term(
-                    name=name,
-                    phase=penalty.phase,
-                    function=function,
-                    weight=config.weight if config.weight is not None else Schedule.parse(usual),
-                    every=config.every,
-                    differentiates=penalty.differentiates,
-                )
-            )
+            self.terms.append(Term(name=name, phase="D", function=_read_auxiliary(name), weight=Schedule.parse(weight)))
+        for term in _penalty_terms(recipe):
+            self.terms.append(term)
+            if isinstance(term.function, RunningMeans):
+                self.memory[term.name] = term.function
 
     def due(self, phase: Phase, step: int) -> list[Term]:
-        """The terms that apply in this phase of this step; those of G count the steps in which G is updated."""
+        """List the terms of ``phase`` that are evaluated in this step."""
+        # Terms of G count the steps in which G is updated, one in every d_steps.
         iteration = step if phase == "D" else step // self.d_steps
         return [term for term in self.terms if term.phase == phase and term.due(iteration)]
 
@@ -98,26 +89,53 @@ class Objective:
         return math.lcm(*(term.every * (self.d_steps if term.phase == "G" else 1) for term in self.terms))
 
     def settle(self) -> None:
-        """End a step: update the memory of terms by what all processes saw in it."""
+        """Update running means at the end of a step, by what all processes saw in it."""
         for module in self.memory.values():
-            module.settle()  # type: ignore[operator]
+            cast(RunningMeans, module).settle()
 
 
 def evaluate_terms(terms: list[Term], step: StepOutputs) -> tuple[Tensor, dict[str, Tensor]]:
-    """Sum of weighted terms, and each term's own unweighted value for the log, detached."""
+    """Return the weighted sum of ``terms``, and each one's unweighted, detached value for the log."""
     total = torch.zeros((), dtype=step.fake.dtype, device=step.fake.device)
     values = {}
     for term in terms:
         value = term.function(step)
         values[term.name] = value.detach()
+        # Lazy regularisation (Karras et al. 2020, arXiv:1912.04958, appendix B): a rare term counts for all steps.
         total = total + value * (term.weight.at(step.nimg) * term.every)
     return total, values
 
 
-def _own(name: str) -> Callable[[StepOutputs], Tensor]:
+def _adversarial_terms(recipe: Recipe) -> Iterator[Term]:
+    loss = LOSSES[recipe.loss.name]
+    smoothing = recipe.loss.label_smoothing
+
+    def loss_d(step: StepOutputs) -> Tensor:
+        assert step.real_logits is not None
+        return loss.discriminator(step.real_logits, step.fake_logits, smoothing)
+
+    def loss_g(step: StepOutputs) -> Tensor:
+        return loss.generator(step.real_logits, step.fake_logits)
+
+    yield Term(name="loss_d", phase="D", function=loss_d, weight=Schedule.parse(1.0))
+    yield Term(name="loss_g", phase="G", function=loss_g, weight=Schedule.parse(1.0))
+
+
+def _read_auxiliary(name: str) -> Callable[[StepOutputs], Tensor]:
     return lambda step: step.auxiliary[name]
 
 
-def _given(value: Tensor | None) -> Tensor:
-    assert value is not None
-    return value
+def _penalty_terms(recipe: Recipe) -> Iterator[Term]:
+    for name, config in recipe.penalties.items():
+        penalty = PENALTIES[name]
+        weight = config.weight
+        if weight is None:
+            weight = Schedule.parse(penalty.weight(recipe.data.resolution, recipe.train.batch))
+        yield Term(
+            name=name,
+            phase=penalty.phase,
+            function=penalty.make(),
+            weight=weight,
+            every=config.every,
+            differentiates=penalty.differentiates,
+        )

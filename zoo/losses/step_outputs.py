@@ -1,4 +1,4 @@
-"""The outputs of one forward pass, which losses and penalties share."""
+"""What the terms of an objective, losses and penalties alike, are computed from."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch import Tensor, nn
 
 @dataclass(kw_only=True)
 class StepOutputs:
-    """One forward pass of both networks, which every term of a phase takes.
+    """One forward pass of both networks, which all terms of a phase share.
 
     Attributes:
-        real: (N, C, H, W) in [-1, 1]; None in phases that show D no real images. Requires gradients where a penalty
+        real: images (N, C, H, W) in [-1, 1]; None in phases without real images. Requires gradients where a penalty
             is due.
-        fake: (N, C, H, W); detached from G in D's own phase.
-        real_logits: logits of ``real``; None like it.
-        fake_logits: logits of ``fake``.
+        fake: images (N, C, H, W); detached from G in D's own phase.
+        real_logits: D's logits of ``real``; None where ``real`` is.
+        fake_logits: D's logits of ``fake``.
         nimg: images seen before this step, for schedules.
         z: latents (N, dim) of ``fake``.
-        label: classes (N,) int64 of both; None without classes.
-        auxiliary: D's own losses on ``real`` (see ``zoo.models.base.Discriminator.judged``), in D's phase.
-        judge: D, through the augmentation that ``real`` went through.
+        label: classes (N,) int64 of ``real`` and ``fake``; None where there are no classes.
+        auxiliary: D's own losses on ``real`` in its own phase (see ``zoo.models.base.Discriminator.judged``).
+        judge: from images to logits: D after the augmentation of ``real``.
         G: the generator.
     """
 

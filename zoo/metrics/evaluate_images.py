@@ -25,7 +25,7 @@ from zoo.metrics.value import MetricValue, missing_value
 
 _Array = np.ndarray
 
-PAIRED = 256  # images whose pairs are compared by SSIM: 32,640 pairs
+SSIM_PAIRED_IMAGES = 256  # images whose pairs are compared by SSIM: 32,640 pairs
 MAX_NOISE_IMAGES = 256
 SHOWN_PAIRS = 8  # nearest pairs kept for display
 PAIR_REPLICATES = 200  # half-samples of paired images
@@ -34,12 +34,12 @@ DISTRIBUTION = (
     "Frechet distance of sample covariances; KID: cubic kernel, 100 subsets of up to 1,000; "
     f"precision and recall: {K_PRECISION} neighbours, density and coverage: {K_DENSITY}; "
     "nearest features: squared distance over that to other subjects; "
-    f"pairs of {PAIRED} images; 95 % intervals from half-samples of subjects: {feature_metrics.REPLICATES} of "
-    f"features, {feature_metrics.FEW_REPLICATES} of FID and of neighbours in very large sets, {PAIR_REPLICATES} of "
-    "pairs; of shares "
+    f"pairs of {SSIM_PAIRED_IMAGES} images; 95 % intervals from half-samples of subjects: "
+    f"{feature_metrics.REPLICATES} of features, {feature_metrics.FEW_REPLICATES} of FID and of neighbours in very large "
+    f"sets, {PAIR_REPLICATES} of pairs; of shares "
     "near 0 or 1, and of copies, from their number"
 )
-COPIES: dict[str, alarms.Direction] = {"copies_ssim": "higher", "copies_ncc": "lower", "copies_features": "lower"}
+COPY_METRICS: dict[str, alarms.Direction] = {"copies_ssim": "higher", "copies_ncc": "lower", "copies_features": "lower"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ class ImageEvaluator:
         if unseen is not None:
             check_shapes(unseen, reals)
 
-    def judge(self, fakes: ImageSet) -> Evaluation:
+    def evaluate(self, fakes: ImageSet) -> Evaluation:
         """Compute all metrics of ``fakes`` and the alarms.
 
         Raises:
@@ -110,14 +110,14 @@ class ImageEvaluator:
         scores = self._nearest_scores(fakes, self.reals)
         values = self._measure(fakes, self.reals, scores)
         memorisation = []
-        for name in COPIES:
+        for name in COPY_METRICS:
             if name in self.metrics:
                 values[name], alarm = self._copies(name, scores, len(fakes))
                 memorisation += [alarm] if alarm is not None else []
         collapse = self._collapse(values, len(fakes), len(self.reals))
         return Evaluation(figures=self._ordered(values), alarms=collapse + memorisation, pairs=_nearest_pairs(scores))
 
-    def floors(self) -> dict[str, Evaluation]:
+    def baselines(self) -> dict[str, Evaluation]:
         """Evaluate the baselines, cached by content.
 
         These are held-out subjects (the best to be expected), one half of the training images against the other, the
@@ -142,7 +142,7 @@ class ImageEvaluator:
             return {name: self._pairwise(self.reals, name).value for name in ("ssim_pairwise", "ssim_twins")}
 
         digest = result_cache.digest_images(self.reals.images)
-        key = ["pairs", digest, ssim.DEFINITION, PAIRED, alarms.DUPLICATE_SSIM]
+        key = ["pairs", digest, ssim.SSIM_DEFINITION, SSIM_PAIRED_IMAGES, alarms.DUPLICATE_SSIM]
         return result_cache.cached_result(key, compute, folder=self.folder)
 
     @cached_property
@@ -176,7 +176,9 @@ class ImageEvaluator:
             inputs["recall"] = None  # low recall means collapse only if fakes look like real images, which this tells
         real = self.real_pairs if {"ssim_pairwise", "ssim_twins"} & set(self.metrics) else {}
         inputs |= {f"{name}_real": value for name, value in real.items()}
-        return alarms.collapse_alarms(alarms.CollapseInputs(n=n, paired=min(n, PAIRED), reals=reals, **inputs))
+        return alarms.collapse_alarms(
+            alarms.CollapseInputs(n=n, paired=min(n, SSIM_PAIRED_IMAGES), reals=reals, **inputs)
+        )
 
     def _ordered(self, values: Mapping[str, MetricValue]) -> dict[str, MetricValue]:
         columns = registry.metric_columns(self.metrics, [extractor.name for extractor in self.spaces])
@@ -253,7 +255,7 @@ class ImageEvaluator:
         multi_scale = name == "ms_ssim_pairwise"
         if multi_scale and min(images.shape[1:]) <= ssim.MS_SSIM_SMALLEST:
             return missing_value(f"MS-SSIM takes images above {ssim.MS_SSIM_SMALLEST} pixels", len(images))
-        places = np.sort(np.random.default_rng(0).permutation(len(images))[:PAIRED])
+        places = np.sort(np.random.default_rng(0).permutation(len(images))[:SSIM_PAIRED_IMAGES])
         values, count = _pair_ssim(images.images, places, multi_scale), len(places)
         is_share = name == "ssim_twins"
         if is_share:
@@ -284,7 +286,7 @@ class ImageEvaluator:
             scores.copies[name],
             np.asarray(self._heldout_scores[name]),
             unseen_subjects=self.unseen.subjects,
-            closer=COPIES[name],
+            closer=COPY_METRICS[name],
         )
 
     @cached_property
@@ -296,7 +298,7 @@ class ImageEvaluator:
         def compute() -> dict[str, Any]:
             self.reporter.say(f"measuring how near held-out images are to training images: {len(heldout)}")
             scores = self._nearest_scores(heldout, self.reals).copies
-            return {name: scores[name].tolist() for name in COPIES if name in self.metrics and name in scores}
+            return {name: scores[name].tolist() for name in COPY_METRICS if name in self.metrics and name in scores}
 
         return result_cache.cached_result(["unseen", self.key], compute, folder=self.folder)
 
@@ -332,8 +334,8 @@ def check_shapes(images: ImageSet, reals: ImageSet) -> None:
 
 def metric_definitions(spaces: Sequence[FeatureExtractor]) -> dict[str, str]:
     """Return the exact definition of every metric."""
-    texts = {"alarms": alarms.ALARM_DEFINITION, "ssim": ssim.DEFINITION, "ms_ssim": ssim.MS_DEFINITION}
-    texts |= {"ncc": nearest_image.DEFINITION, "distribution": DISTRIBUTION}
+    texts = {"alarms": alarms.ALARM_DEFINITION, "ssim": ssim.SSIM_DEFINITION, "ms_ssim": ssim.MS_DEFINITION}
+    texts |= {"ncc": nearest_image.NCC_DEFINITION, "distribution": DISTRIBUTION}
     for extractor in spaces:
         texts[f"features_{registry.short_extractor_name(extractor.name)}"] = extractor.identity
     return texts

@@ -23,7 +23,7 @@ _MAX_SHIFT = 2  # pixels in either direction, along both axes
 _BOXES_PER_SIDE = 32  # along the shorter side of a low-passed image, about
 _MIN_BOX_PIXELS = 2  # a side: averages noise away in small images
 
-DEFINITION = (
+NCC_DEFINITION = (
     f"NCC: Pearson correlation of images averaged over f x f boxes (f: a {_BOXES_PER_SIDE}nd of the shorter side, at "
     f"least {_MIN_BOX_PIXELS} pixels), all channels together, the highest over shifts of up to {_MAX_SHIFT} pixels; 0 "
     "with a flat image; distance: (1 - NCC) over 1 - the highest NCC with other subjects than the nearest image's"

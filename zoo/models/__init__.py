@@ -1,1 +1,6 @@
-"""One file an architecture; a file placed here registers itself (see ``zoo.models.registry``)."""
+"""Network architectures, and the contract that those inside and outside this package fulfil."""
+
+from zoo.core.config import ImageSpec, LatentSpec, NetworkConfig
+from zoo.models.base import Discriminator, Generator
+
+__all__ = ["Discriminator", "Generator", "ImageSpec", "LatentSpec", "NetworkConfig"]

@@ -1,12 +1,8 @@
 """DCGAN (Radford et al. 2016, arXiv:1511.06434), and original 2, which is the same at 128 pixels with twice the width.
 
-Notable: no dense layers, no pooling; the widths double as the resolution halves. From 4 x 4 to the image it is 4 x 4
-kernels at stride 2 all the way, as in the authors' Torch code (the projection in the paper's figure 1 is the same
-thing: a transposed convolution of one pixel).
-
-Differs from the paper in: sizes other than 64 pixels; the sigmoid of the discriminator lives in the loss; classes, if
-any, are encoded as in Mirza & Osindero 2014 (arXiv:1411.1784): a one-hot vector appended to the latent, and one plane
-per class appended to the image.
+Notable: no dense layers and no pooling, but 4 x 4 kernels of stride 2 from 4 x 4 pixels to the image; channels double
+as the resolution halves. Differs from the paper in: sizes other than 64 pixels; the loss contains the discriminator's
+sigmoid; optional classes as in Mirza & Osindero 2014 (arXiv:1411.1784), as one-hot inputs.
 """
 
 from __future__ import annotations
@@ -19,10 +15,17 @@ import torch
 from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
-from zoo.core.config import ImageSpec, LatentSpec, NetworkConfig
 from zoo.core.schema import Count
-from zoo.models.base import Discriminator, Generator
-from zoo.models.layers import count_doublings, dcgan_normal, one_hot, scale_channels
+from zoo.models import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
+from zoo.models.layers import (
+    count_doublings,
+    dcgan_normal,
+    doubling_conv,
+    halving_conv,
+    one_hot,
+    scale_channels,
+    with_batch_norm,
+)
 from zoo.models.registry import register_architecture
 
 
@@ -30,7 +33,7 @@ from zoo.models.registry import register_architecture
 class DCGANGeneratorConfig(NetworkConfig):
     conditional: ClassVar[bool] = True
 
-    latent: Count = 100  # dimension of the latent
+    latent: Count = 100  # numbers per latent
     base: Count = 64  # channels at half the image's resolution; twice as many at each halving, down to 4 x 4
 
     def validate(self, image: ImageSpec) -> None:
@@ -40,21 +43,14 @@ class DCGANGeneratorConfig(NetworkConfig):
 class DCGANGenerator(Generator):
     def __init__(self, config: DCGANGeneratorConfig, image: ImageSpec) -> None:
         super().__init__(config, image, LatentSpec(dim=config.latent))
-        stages = count_doublings(image.resolution, "a DCGAN generator")
-        widths = [scale_channels(config.base * 2**stage, config.width) for stage in reversed(range(stages))]
-        layers: list[nn.Module] = [
-            Rearrange("n c -> n c 1 1"),
-            nn.ConvTranspose2d(config.latent + image.classes, widths[0], 4, bias=False),  # 1 x 1 to 4 x 4
-            nn.BatchNorm2d(widths[0]),
-            nn.ReLU(),
-        ]
+        stages = reversed(range(count_doublings(image.resolution)))
+        widths = [scale_channels(config.base * 2**stage, config.width) for stage in stages]
+        # The projection in the paper's figure 1 is a transposed convolution of one pixel, as in the authors' code.
+        projection = nn.ConvTranspose2d(config.latent + image.classes, widths[0], 4, bias=False)
+        layers = [Rearrange("n c -> n c 1 1"), *with_batch_norm(projection, nn.ReLU())]
         for channels, out in pairwise(widths):
-            layers += [
-                nn.ConvTranspose2d(channels, out, 4, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(out),
-                nn.ReLU(),
-            ]
-        layers += [nn.ConvTranspose2d(widths[-1], image.channels, 4, stride=2, padding=1, bias=False), nn.Tanh()]
+            layers += with_batch_norm(doubling_conv(channels, out, 4), nn.ReLU())
+        layers += [doubling_conv(widths[-1], image.channels, 4), nn.Tanh()]
         self.layers = nn.Sequential(*layers).apply(dcgan_normal)
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
@@ -76,23 +72,18 @@ class DCGANDiscriminatorConfig(NetworkConfig):
 class DCGANDiscriminator(Discriminator):
     def __init__(self, config: DCGANDiscriminatorConfig, image: ImageSpec) -> None:
         super().__init__(config, image)
-        stages = count_doublings(image.resolution, "a DCGAN discriminator")
-        widths = [scale_channels(config.base * 2**stage, config.width) for stage in range(stages)]
-        layers: list[nn.Module] = [  # no norm next to the images: the paper found it unstable
-            nn.Conv2d(image.channels + image.classes, widths[0], 4, stride=2, padding=1, bias=False),
-            nn.LeakyReLU(0.2),
-        ]
+        stages = range(count_doublings(image.resolution))
+        widths = [scale_channels(config.base * 2**stage, config.width) for stage in stages]
+        # No norm next to the image: the paper found it unstable.
+        layers: list[nn.Module] = [halving_conv(image.channels + image.classes, widths[0], 4), nn.LeakyReLU(0.2)]
         for channels, out in pairwise(widths):
-            layers += [
-                nn.Conv2d(channels, out, 4, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(out),
-                nn.LeakyReLU(0.2),
-            ]
-        layers += [nn.Conv2d(widths[-1], 1, 4, bias=False), nn.Flatten(0)]  # 4 x 4 to one logit an image
+            layers += with_batch_norm(halving_conv(channels, out, 4), nn.LeakyReLU(0.2))
+        layers += [nn.Conv2d(widths[-1], 1, 4, bias=False), nn.Flatten(0)]  # 4 x 4 to one logit per image
         self.layers = nn.Sequential(*layers).apply(dcgan_normal)
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         if self.image.classes:
+            # One constant plane per class next to the image.
             planes = one_hot(label, self.image.classes)[..., None, None].to(x.dtype)
             x = torch.cat([x, planes.expand(-1, -1, *x.shape[2:])], 1)
         return self.layers(x)

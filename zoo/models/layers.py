@@ -1,24 +1,13 @@
-"""Blocks and conventions that at least two architectures use, or that the field has a name for.
+"""Layers and conventions that at least two architectures share, or that the field has a name for.
 
-Three of the original projects were written in Keras. What that means here is decided once:
-
-- **BatchNorm**: Keras' momentum 0.99 is torch's 0.01; eps is 1e-3 (``KERAS_NORM``). Keras keeps the biased batch
-  variance as running variance where torch keeps the unbiased one: a factor n / (n - 1), left as torch has it.
-- **"same" padding, stride 2**: Keras pads more after than before (3 x 3: 0 and 1; 5 x 5: 1 and 2). The symmetric
-  padding used here (1 and 2, with ``output_padding=1`` in transposed convolutions) is *the same network seen in a
-  mirror*: flip the input, the kernels and the output along both axes and the numbers agree. Trained from scratch it
-  learns the same things, and no extra copy is made. See ``halving`` and ``doubling``; tests/test_layers.py proves it.
-- **Initialisation**: glorot uniform kernels and zero biases by default (``glorot_uniform``); Adam's eps 1e-7 stands
-  in the recipes.
-- **Dense then reshape**: Keras reshapes to (h, w, c), torch to (c, h, w): a renaming of units, irrelevant from
-  scratch. A norm in between is one over all c*h*w units (``dense_start``).
+Three of the original projects were written in Keras. How its padding, batch norm, initialisation and dense layers are
+translated is explained in docs/architectures.md; tests/test_layers.py proves that strided layers are equivalent.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -27,73 +16,103 @@ from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
+# Keras' momentum 0.99 is torch's 0.01.
 KERAS_NORM: dict[str, Any] = {"momentum": 0.01, "eps": 1e-3}
 
 
+# Widths and resolutions
+
+
 def scale_channels(channels: int, width: float) -> int:
-    """``channels`` times ``width``, rounded, at least 1: the one way a network gets thinner or wider."""
+    """Multiply ``channels`` by ``width`` and round, to at least 1: the one way to make a network thinner or wider."""
     return max(1, round(channels * width))
 
 
-def count_doublings(resolution: int, network: str) -> int:
-    """How many doublings lead from 4 pixels to ``resolution``: 1 to 8, 4 to 64.
+def scale_widths(channels: Iterable[int], width: float) -> list[int]:
+    """Apply :func:`scale_channels` to each of ``channels``."""
+    return [scale_channels(count, width) for count in channels]
+
+
+def count_doublings(resolution: int, network: str = "the network", least: int = 8) -> int:
+    """Return how many doublings lead from 4 pixels to ``resolution``: 1 for 8, 4 for 64.
 
     Args:
-        resolution: pixels a side.
-        network: who asks, for the message: "a DCGAN generator".
+        resolution: pixels per side.
+        network: subject of the error: "a DCGAN generator".
+        least: the smallest supported resolution, a power of two from 8.
 
     Raises:
-        ValueError: no doublings lead there.
+        ValueError: ``resolution`` is no power of two from ``least``.
     """
     count = resolution.bit_length() - 3
-    if count < 1 or resolution != 4 << count:
-        raise ValueError(f"{network} takes powers of two from 8 up (8, 16, 32, ... pixels), not {resolution}")
+    if resolution < least or resolution != 4 << count:
+        raise ValueError(
+            f"{network} supports powers of two from {least} ({least}, {2 * least}, {4 * least}, ... pixels), "
+            f"not {resolution}"
+        )
     return count
 
 
-def check_stages(resolution: int, channels: Sequence[int], network: str, side: str) -> None:
-    """Refuse a ``resolution`` for which ``channels``, one for each from 4 pixels up, are too few.
+def check_stages(resolution: int, stages: int, network: str) -> None:
+    """Refuse a ``resolution`` that needs more than ``stages`` doublings from 4 pixels.
 
     Args:
-        resolution: pixels a side.
-        channels: at 4, 8, 16, ... pixels.
-        network: who asks, for the message.
-        side: generator or discriminator, whose ``channels`` a recipe gives.
+        resolution: pixels per side.
+        stages: doublings or halvings for which the config lists channels.
+        network: subject of the error, ending in the recipe section: "an R3GAN generator".
 
     Raises:
-        ValueError: they are too few, or no doublings lead there.
+        ValueError: too few stages, or ``resolution`` is no power of two from 8.
     """
-    most = len(channels)
-    if count_doublings(resolution, network) + 1 > most:
-        sizes = ", ".join(str(4 << count) for count in range(1, most))
+    if count_doublings(resolution, network) > stages:
+        sizes = ", ".join(str(4 << count) for count in range(1, stages + 1))
+        section = network.split()[-1]
         raise ValueError(
-            f"{network} of {most} resolutions takes {sizes} pixels, not {resolution}; give {side}.channels one more "
-            "for every doubling"
+            f"{network} with {stages} stages supports {sizes} pixels, not {resolution}. "
+            f"Add one entry to {section}.channels for every further doubling"
         )
 
 
 def check_multiple(resolution: int, factor: int, network: str) -> None:
-    """Refuse a ``resolution`` that ``network`` cannot reach from, or bring down to, whole pixels.
+    """Refuse a ``resolution`` that ``network`` cannot reach from, or reduce to, whole pixels.
 
     Raises:
         ValueError: ``resolution`` is no multiple of ``factor``.
     """
     if resolution % factor:
-        raise ValueError(f"{network} takes multiples of {factor} pixels, not {resolution}")
+        raise ValueError(f"{network} supports multiples of {factor} pixels, not {resolution}")
 
 
-def halving_conv(channels: int, out: int, kernel: int, *, bias: bool) -> nn.Conv2d:
-    """An odd ``kernel`` at stride 2, Keras' "same" in the mirror: (N, channels, 2h, 2w) to (N, out, h, w)."""
-    return nn.Conv2d(channels, out, kernel, stride=2, padding=kernel // 2, bias=bias)
+# Convolutional and dense layers
 
 
-def doubling_conv(channels: int, out: int, kernel: int, *, bias: bool) -> nn.ConvTranspose2d:
-    """The transpose of ``halving``: (N, channels, h, w) to (N, out, 2h, 2w)."""
-    return nn.ConvTranspose2d(channels, out, kernel, stride=2, padding=kernel // 2, output_padding=1, bias=bias)
+def halving_conv(channels: int, out: int, kernel: int, *, bias: bool = False) -> nn.Conv2d:
+    """Return a convolution of stride 2: (N, channels, 2h, 2w) to (N, out, h, w).
+
+    An odd ``kernel`` is Keras' "same" padding, mirrored.
+    """
+    return nn.Conv2d(channels, out, kernel, stride=2, padding=(kernel - 1) // 2, bias=bias)
+
+
+def doubling_conv(channels: int, out: int, kernel: int) -> nn.ConvTranspose2d:
+    """Return the transpose of :func:`halving_conv`, without bias: (N, channels, h, w) to (N, out, 2h, 2w)."""
+    padding = (kernel - 1) // 2
+    # Odd kernels leave one row and column open, which Keras adds on the same side.
+    return nn.ConvTranspose2d(channels, out, kernel, stride=2, padding=padding, output_padding=kernel % 2, bias=False)
+
+
+def with_batch_norm(
+    convolution: nn.Conv2d | nn.ConvTranspose2d, *following: nn.Module, **options: Any
+) -> list[nn.Module]:
+    """List ``convolution``, its batch norm with ``options``, and the ``following`` modules."""
+    return [convolution, nn.BatchNorm2d(convolution.out_channels, **options), *following]
 
 
 def dense_start(latent: int, channels: int, size: int, activation: nn.Module) -> nn.Sequential:
-    """Latents (N, latent) to maps (N, channels, size, size): dense, normed unit by unit, and only then reshaped."""
+    """Return dense layer, norm and ``activation``: latents (N, latent) to maps (N, channels, size, size).
+
+    Every unit is normalised by itself, as in Keras: the reshape follows.
+    """
     units = channels * size * size
     return nn.Sequential(
         Dense(latent, units, bias=False),
@@ -104,21 +123,20 @@ def dense_start(latent: int, channels: int, size: int, activation: nn.Module) ->
 
 
 class Dense(nn.Linear):
-    """``nn.Linear`` for many units and few rows: in the weights' precision under autocast too.
-
-    Such a product costs one read of its weights; casting them first adds a read and a write.
-    """
+    """``nn.Linear`` for many units and few rows, always in the precision of its weights."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not torch.amp.is_autocast_available(input.device.type):  # as on "meta"
+        if not torch.amp.is_autocast_available(input.device.type):  # the meta device
             return super().forward(input)
+        # The cost is reading the weights once; under autocast, casting would read them first and write a copy.
         with torch.autocast(input.device.type, enabled=False):
             return super().forward(input.to(self.weight.dtype))
 
 
 class EqualizedConv2d(nn.Conv2d):
-    """A convolution whose weights are N(0, 1) and scaled when used, by ``gain`` / sqrt(fan in): all learn at one speed
-    under Adam (Karras et al. 2018, arXiv:1710.10196, section 4.1). Biases start at 0.
+    """Convolution with N(0, 1) weights, scaled in use by ``gain`` / sqrt(fan in); biases start at 0.
+
+    All weights then learn at one speed under Adam (Karras et al. 2018, arXiv:1710.10196, section 4.1).
     """
 
     def __init__(self, channels: int, out: int, kernel: int, *, gain: float = 1.0, bias: bool = True) -> None:
@@ -133,13 +151,20 @@ class EqualizedConv2d(nn.Conv2d):
 
 
 class EqualizedLinear(nn.Linear):
-    """A dense layer like :class:`EqualizedConv2d`; ``lr`` slows it further (as a mapping network is), ``start`` is the
-    bias it begins with.
+    """Dense layer like :class:`EqualizedConv2d`.
+
+    Args:
+        inputs: features of the input.
+        out: features of the output.
+        gain: scale of the output.
+        lr: factor on the learning rate, below 1 for mapping networks.
+        start: initial bias.
     """
 
-    def __init__(self, inside: int, out: int, *, gain: float = 1.0, lr: float = 1.0, start: float = 0.0) -> None:
-        super().__init__(inside, out)
-        self.gain, self.lr = gain * lr / math.sqrt(inside), lr
+    def __init__(self, inputs: int, out: int, *, gain: float = 1.0, lr: float = 1.0, start: float = 0.0) -> None:
+        super().__init__(inputs, out)
+        self.gain, self.lr = gain * lr / math.sqrt(inputs), lr
+        # Divided here and multiplied in use: same outputs, steps smaller by lr.
         nn.init.normal_(self.weight, std=1 / lr)
         nn.init.constant_(self.bias, start / lr)
 
@@ -148,11 +173,12 @@ class EqualizedLinear(nn.Linear):
 
 
 class MinibatchStd(nn.Module):
-    """One more channel: the standard deviation over groups of images, averaged over places and channels (Karras et al.
-    2018, section 3), so that D sees whether a batch is varied.
+    """Append the standard deviation within groups of images as a channel, so that D sees the variety of a batch.
+
+    It is averaged over pixels and channels (Karras et al. 2018, section 3).
 
     Args:
-        group: neighbours a group, at most; fewer where that does not divide a batch.
+        group: images per group, at most; fewer where that does not divide a batch.
     """
 
     batch_statistics = True
@@ -162,171 +188,101 @@ class MinibatchStd(nn.Module):
         self.group = group
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (N, C, H, W) to (N, C + 1, H, W)."""
+        """Map (N, C, H, W) to (N, C + 1, H, W)."""
         n, _, h, w = x.shape
         group = max(size for size in range(1, min(self.group, n) + 1) if n % size == 0)
-        groups = x.float().unflatten(0, (n // group, group))  # the same ones in any part of whole groups
+        # Neighbours form a group, so that micro-batches of whole groups give the same numbers.
+        groups = x.float().unflatten(0, (n // group, group))
         std = (groups.var(1, correction=0) + 1e-8).sqrt().mean((1, 2, 3))
         channel = std.repeat_interleave(group)[:, None, None, None].expand(n, 1, h, w).to(x.dtype)
         return torch.cat([x, channel], 1)
 
 
+# Class labels
+
+
 def one_hot(label: Tensor | None, classes: int) -> Tensor:
-    """(N,) int64 to (N, classes) int64 of zeros and ones.
+    """Encode labels (N,) int64 as (N, classes) int64 of zeros and ones.
 
     Raises:
-        ValueError: no label.
+        ValueError: ``label`` is None.
     """
     return F.one_hot(require_label(label), classes)
 
 
 def require_label(label: Tensor | None) -> Tensor:
-    """``label``, by a network that cannot do without.
+    """Return ``label``, for a network with classes.
 
     Raises:
-        ValueError: there is none.
+        ValueError: ``label`` is None.
     """
     if label is None:
-        raise ValueError("a network with classes takes labels")
+        raise ValueError("label: a network with classes needs labels. Pass an int64 tensor (N,)")
     return label
 
 
-class GatedLinearUnit(nn.Module):
-    """(N, 2 c, H, W) to (N, c, H, W): the first half times the sigmoid of the second (Dauphin et al. 2017).
-
-    ``nn.GLU``, whose gradient forgets the layout of its input: on a CPU, the batch norm before it then took ten times
-    as long with channels last.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        value, gate = x.chunk(2, dim=1)
-        return value * gate.sigmoid()
-
-
-def gated_block(channels: int, out: int, *, double: bool) -> nn.Sequential:
-    """3 x 3 convolution, batch norm and gated linear unit: (N, channels, h, w) to
-    (N, out, h, w), at twice the resolution (nearest neighbours) where ``double``.
-    """
-    return nn.Sequential(
-        nn.Upsample(scale_factor=2) if double else nn.Identity(),
-        nn.Conv2d(channels, 2 * out, 3, padding=1, bias=False),
-        nn.BatchNorm2d(2 * out),
-        GatedLinearUnit(),
-    )
-
-
-class SkipLayerExcitation(nn.Module):
-    """Small maps gate the channels of large ones (Liu et al. 2021, equation 2)."""
-
-    def __init__(self, channels: int, out: int) -> None:
-        super().__init__()
-        self.gates = nn.Sequential(
-            nn.AdaptiveAvgPool2d(4),
-            nn.Conv2d(channels, out, 4),
-            nn.LeakyReLU(0.1),
-            nn.Conv2d(out, out, 1),
-            nn.Sigmoid(),
-        )
-
-    def forward(self, small: Tensor, large: Tensor) -> Tensor:
-        """``large`` (N, out, H, W), each channel times a number in (0, 1) that ``small`` (N, channels, h, w) sets."""
-        return large * self.gates(small)
-
-
-class ExcitedBody(nn.Module):
-    """Latents to an image by gated convolutions, doubling by doubling from 4 x 4, with skip-layer excitation from
-    every resolution to the one sixteen times as large (Liu et al. 2021, figure 3). The output is linear.
-
-    Args:
-        latent: dimension of the latent.
-        channels: of the image.
-        resolution: of the image, a power of two from 8 up.
-        base: channels at 128 px; 64 px and 32 px have twice as many, each halving below doubles them.
-        deep: every other doubling, the first included, has a second convolution.
-    """
-
-    def __init__(self, latent: int, channels: int, resolution: int, base: float, *, deep: bool) -> None:
-        super().__init__()
-        sizes = [
-            4 << count for count in range(count_doublings(resolution, "a generator with skip-layer excitation") + 1)
-        ]
-        widths = [scale_channels(64 if size < 64 else 128, base / size) for size in sizes]
-        self.start = nn.Sequential(
-            Rearrange("n c -> n c 1 1"),
-            nn.ConvTranspose2d(latent, 2 * widths[0], 4, bias=False),  # 1 x 1 to 4 x 4
-            nn.BatchNorm2d(2 * widths[0]),
-            GatedLinearUnit(),
-        )
-        self.blocks = nn.ModuleList()
-        for index, (inside, out) in enumerate(pairwise(widths)):
-            block = gated_block(inside, out, double=True)
-            if deep and index % 2 == 0:
-                block.extend(gated_block(out, out, double=False))
-            self.blocks.append(block)
-        pairs = zip(widths, widths[4:], strict=False)
-        self.excitations = nn.ModuleList(SkipLayerExcitation(inside, out) for inside, out in pairs)
-        self.to_image = nn.Conv2d(widths[-1], channels, 3, padding=1)
-        self.apply(glorot_uniform)
-
-    def forward(self, z: Tensor) -> Tensor:
-        """(N, latent) to (N, channels, resolution, resolution)."""
-        maps = [self.start(z)]
-        for index, block in enumerate(self.blocks, start=1):
-            x = block(maps[-1])
-            if index >= 4:
-                x = self.excitations[index - 4](maps[index - 4], x)
-            maps.append(x)
-        return self.to_image(maps[-1])
+# Resampling with the filter 1 3 3 1
 
 
 def blur_down(x: Tensor) -> Tensor:
-    """(N, C, 2h, 2w) to (N, C, h, w): the filter 1 3 3 1 both ways, every second value (Zhang 2019, arXiv:1904.11486).
+    """Halve the resolution with the filter 1 3 3 1 (Zhang 2019, arXiv:1904.11486), borders repeated.
 
-    As two products with a matrix of h rows, whose gradients of any order are products too: on CPUs twice as fast as
-    pooling and twenty times as a convolution of single channels, whose gradient is slow. Borders are continued.
+    Args:
+        x: maps (N, C, 2h, 2w).
+
+    Returns:
+        maps (N, C, h, w).
     """
     n, c, height, width = x.shape
-    y = _halves(height, x) @ x.permute(0, 2, 3, 1).reshape(n, height, width * c)
-    y = _halves(width, x) @ y.reshape(n * (height // 2), width, c)
+    # Matrix products, whose gradients of any order are products too: on CPUs twice as fast as pooling, and 20 times
+    # as fast as a convolution of single channels, whose gradient is slow.
+    y = _halving_matrix(height, x) @ x.permute(0, 2, 3, 1).reshape(n, height, width * c)
+    y = _halving_matrix(width, x) @ y.reshape(n * (height // 2), width, c)
     return y.view(n, height // 2, width // 2, c).permute(0, 3, 1, 2)
 
 
-def _halves(size: int, like: Tensor) -> Tensor:
-    """(size / 2, size): the filter at every second place."""
-    place = torch.arange(size, device=like.device)
+def _halving_matrix(size: int, like: Tensor) -> Tensor:
+    """Return (size / 2, size): the filter centred on every second pixel."""
+    column = torch.arange(size, device=like.device)
     centre = 2 * torch.arange(size // 2, device=like.device)[:, None]
-    rows = torch.zeros(size // 2, size, device=like.device)
+    matrix = torch.zeros(size // 2, size, device=like.device)
     for offset, weight in zip((-1, 0, 1, 2), (0.125, 0.375, 0.375, 0.125), strict=True):
-        rows = rows + weight * ((centre + offset).clamp(0, size - 1) == place)
-    return rows.to(like.dtype)
+        matrix = matrix + weight * ((centre + offset).clamp(0, size - 1) == column)
+    return matrix.to(like.dtype)
 
 
 def blur_up(x: Tensor) -> Tensor:
-    """(N, C, h, w) to (N, C, 2h, 2w): every value is 1/4 of its neighbour and 3/4 of its own, both ways: the filter
-    1 3 3 1, which is bilinear interpolation. Borders are continued.
+    """Double the resolution with the filter 1 3 3 1, which is bilinear interpolation: (N, C, h, w) to (N, C, 2h, 2w).
+
+    Each pixel is 3/4 of the nearest one and 1/4 of the next, in both directions; borders are repeated.
     """
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-def apply_spectral_norm(network: nn.Module) -> nn.Module:
-    """``network``, every convolution and dense layer divided by its largest singular value, which one step of power
-    iteration a forward pass follows (Miyato et al. 2018, arXiv:1802.05957, section 2.1). In place.
+# Regularisation
 
-    Frozen layers are left alone, and those that are normed already; so is what norms do.
+
+def apply_spectral_norm(network: nn.Module) -> nn.Module:
+    """Divide every convolution and dense layer of ``network`` by its largest singular value, in place.
+
+    One step of power iteration per forward pass (Miyato et al. 2018, arXiv:1802.05957, section 2.1). Frozen layers,
+    layers that have a spectral norm and normalisation layers stay as they are.
     """
     kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
-    found = [m for m in network.modules() if isinstance(m, kinds) and not parametrize.is_parametrized(m)]
-    for module in [m for m in found if m.weight.requires_grad]:
-        dim = 1 if isinstance(module, nn.ConvTranspose2d) else 0
-        parametrizations.spectral_norm(module, dim=dim)
+    # A list first: parametrising a layer changes what modules() walks through.
+    layers = [m for m in network.modules() if isinstance(m, kinds) and not parametrize.is_parametrized(m)]
+    for layer in layers:
+        if layer.weight.requires_grad:
+            # Output channels are dimension 1 of a transposed kernel.
+            parametrizations.spectral_norm(layer, dim=int(isinstance(layer, nn.ConvTranspose2d)))
     return network
 
 
 class Dropout(nn.Dropout):
-    """``nn.Dropout`` (Srivastava et al. 2014) whose masks on a CPU are cut from four times fewer random numbers.
+    """``nn.Dropout`` (Srivastava et al. 2014) that needs a quarter of the random numbers on a CPU.
 
-    There torch draws one 53-bit number an element, on one thread: most of what the 256 px discriminators did. Sixteen
-    bits do; the probability is rounded to a multiple of 2^-16. Other devices draw as torch does.
+    torch draws one 53-bit number per element there, on one thread: most of the time of the 256 px discriminators.
+    Sixteen bits suffice; the probability is rounded to a multiple of 2^-16. Other devices use torch's own.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -335,9 +291,11 @@ class Dropout(nn.Dropout):
             return super().forward(input)
         count = input.numel()
         bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:count]
-        least = dropped - 2**15  # of the numbers that keep an element
-        mask = bits.clamp_(least - 1, least).neg_().add_(least - 1)  # 0 or, where kept, -1: all bits set
-        if input.dim() == 4:  # drawn pixel by pixel, whatever the layout: a switch must not change what is dropped
+        threshold = dropped - 2**15  # int16 values from here on keep an element
+        # In place: 0 where dropped; -1, which has all bits set, where kept.
+        mask = bits.clamp_(threshold - 1, threshold).neg_().add_(threshold - 1)
+        if input.dim() == 4:
+            # Drawn pixel by pixel in any memory layout: speed.channels_last must not change what is dropped.
             n, c, h, w = input.shape
             mask = mask.view(n, h, w, c).permute(0, 3, 1, 2)
             mask = mask.contiguous() if input.is_contiguous() else mask
@@ -345,12 +303,12 @@ class Dropout(nn.Dropout):
             mask = mask.view(input.shape)
         scale = 2**16 / (2**16 - dropped)
         if input.dtype == torch.bfloat16:
-            return _Masked.apply(input, mask) * scale
+            return _BitMask.apply(input, mask) * scale
         return input * mask * -scale
 
 
-class _Masked(torch.autograd.Function):
-    """Numbers of 16 bits, ANDed with a mask of as many: a fifth of what a product with it costs."""
+class _BitMask(torch.autograd.Function):
+    """AND 16-bit floats with a mask of the same size: a fifth of the cost of a product."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, mask: Tensor) -> Tensor:
@@ -362,18 +320,23 @@ class _Masked(torch.autograd.Function):
         (mask,) = ctx.saved_tensors
         (gradient,) = gradients
         if mask.dim() == 4 and mask.is_contiguous(memory_format=torch.channels_last):
-            gradient = gradient.contiguous(memory_format=torch.channels_last)  # Flatten gives it in another layout
-        return _Masked.apply(gradient, mask), None
+            gradient = gradient.contiguous(memory_format=torch.channels_last)  # Flatten returns another layout
+        return _BitMask.apply(gradient, mask), None
+
+
+# Output range
 
 
 def clip_output(x: Tensor) -> Tensor:
-    """Image values cut to [-1, 1], so that a generator can produce the black of a medical image exactly: anything below
-    will do. What is cut still learns where its gradient leads back inside; where it leads further out it is dropped.
+    """Clamp image values to [-1, 1] with a gradient that leads clipped values back into the range.
+
+    A generator can then reach the exact black of a medical image with any lower value. Gradients that lead further
+    out of the range are dropped.
     """
-    return _Within.apply(x)
+    return _ClipOutput.apply(x)
 
 
-class _Within(torch.autograd.Function):
+class _ClipOutput(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
@@ -383,12 +346,16 @@ class _Within(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         (gradient,) = gradients
-        outwards = ((x < -1) & (gradient > 0)) | ((x > 1) & (gradient < 0))  # descent goes against the gradient
+        # Descent moves against the gradient.
+        outwards = ((x < -1) & (gradient > 0)) | ((x > 1) & (gradient < 0))
         return gradient.masked_fill(outwards, 0.0)
 
 
+# Initialisation, for module.apply
+
+
 def glorot_uniform(module: nn.Module) -> None:
-    """Keras' default for a convolution or dense layer: glorot uniform kernel, zero bias. For ``module.apply``."""
+    """Initialise a convolution or dense layer like Keras: Glorot uniform kernel, zero bias."""
     if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
@@ -396,7 +363,7 @@ def glorot_uniform(module: nn.Module) -> None:
 
 
 def dcgan_normal(module: nn.Module) -> None:
-    """The DCGAN paper's start: kernels N(0, 0.02), norm scales N(1, 0.02), zero biases. For ``module.apply``."""
+    """Initialise like the DCGAN paper: kernels N(0, 0.02), norm scales N(1, 0.02), zero biases."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
         if module.bias is not None:

@@ -1,20 +1,19 @@
 """DCGAN at any size (N. Thompson 2020, PatternFlow; after Radford et al. 2016, arXiv:1511.06434).
 
-Notable: 5 x 5 kernels; a dense start, then one transposed convolution that thinks at the same resolution before the
-doublings begin. One network for 28, 64, 128 and 256 pixels, which differ only in their configs.
-
-Differs from the original in: padding (see ``zoo.models.layers``) and torch's reading of Keras' batch norm.
+Notable: 5 x 5 kernels; a dense start, then one transposed convolution at the same resolution before the doublings
+start. One network for 28, 64, 128 and 256 pixels, which differ in their configs alone. Differs from the original in:
+padding and batch norm (docs/architectures.md).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import Tensor, nn
 
-from zoo.core.config import ImageSpec, LatentSpec, NetworkConfig
 from zoo.core.schema import Count, Share
-from zoo.models.base import Discriminator, Generator
+from zoo.models import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
 from zoo.models.layers import (
     KERAS_NORM,
     Dropout,
@@ -23,21 +22,22 @@ from zoo.models.layers import (
     doubling_conv,
     glorot_uniform,
     halving_conv,
-    scale_channels,
+    scale_widths,
+    with_batch_norm,
 )
 from zoo.models.registry import register_architecture
 
 
 @dataclass(frozen=True, kw_only=True)
 class MultiresGeneratorConfig(NetworkConfig):
-    latent: Count = 100  # dimension of the latent
+    latent: Count = 100  # numbers per latent
     start: Count = 256  # channels of the dense start
     transposes: tuple[Count, ...] = (256, 128, 64)  # channels at each resolution; the first stays at the dense start's
     slope: Share = 0.0  # of the activations below zero; 0 is ReLU
 
     def __post_init__(self) -> None:
         if not self.transposes:
-            raise ValueError("transposes must name one channel count or more")
+            raise ValueError("transposes: must list at least one channel count")
 
     def validate(self, image: ImageSpec) -> None:
         count = len(self.transposes)  # the last doubling is the image's
@@ -48,19 +48,13 @@ class MultiresGenerator(Generator):
     def __init__(self, config: MultiresGeneratorConfig, image: ImageSpec) -> None:
         super().__init__(config, image, LatentSpec(dim=config.latent))
         size = image.resolution // 2 ** len(config.transposes)
-        channels = scale_channels(config.start, config.width)
-        first, *rest = (scale_channels(c, config.width) for c in config.transposes)
-
-        def normed(layer: nn.Module, out: int) -> list[nn.Module]:
-            return [layer, nn.BatchNorm2d(out, **KERAS_NORM), nn.LeakyReLU(config.slope)]
-
-        layers: list[nn.Module] = [dense_start(config.latent, channels, size, nn.LeakyReLU(config.slope))]
-        layers += normed(nn.ConvTranspose2d(channels, first, 5, padding=2, bias=False), first)
-        channels = first
-        for out in rest:
-            layers += normed(doubling_conv(channels, out, 5, bias=False), out)
-            channels = out
-        layers += [doubling_conv(channels, image.channels, 5, bias=False), nn.Tanh()]
+        start, *widths = scale_widths([config.start, *config.transposes], config.width)
+        layers: list[nn.Module] = [dense_start(config.latent, start, size, nn.LeakyReLU(config.slope))]
+        convolutions = [nn.ConvTranspose2d(start, widths[0], 5, padding=2, bias=False)]
+        convolutions += [doubling_conv(channels, out, 5) for channels, out in pairwise(widths)]
+        for convolution in convolutions:
+            layers += with_batch_norm(convolution, nn.LeakyReLU(config.slope), **KERAS_NORM)
+        layers += [doubling_conv(widths[-1], image.channels, 5), nn.Tanh()]
         self.layers = nn.Sequential(*layers).apply(glorot_uniform)
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
@@ -76,22 +70,21 @@ class MultiresDiscriminatorConfig(NetworkConfig):
 
     def validate(self, image: ImageSpec) -> None:
         count = len(self.channels)
-        check_multiple(image.resolution, 2**count, f"a multires discriminator that halves {count} times")
+        check_multiple(image.resolution, 2**count, f"a multires discriminator with {count} halvings")
 
 
 class MultiresDiscriminator(Discriminator):
     def __init__(self, config: MultiresDiscriminatorConfig, image: ImageSpec) -> None:
         super().__init__(config, image)
+        widths = [image.channels, *scale_widths(config.channels, config.width)]
         layers: list[nn.Module] = []
-        channels = image.channels
-        for out in (scale_channels(c, config.width) for c in config.channels):
+        for channels, out in pairwise(widths):
             layers.append(halving_conv(channels, out, 5, bias=True))
             if config.norm:
                 layers.append(nn.BatchNorm2d(out, **KERAS_NORM))
             layers += [nn.LeakyReLU(config.slope), Dropout(config.dropout)]
-            channels = out
         size = image.resolution // 2 ** len(config.channels)
-        layers += [nn.Flatten(), nn.Linear(channels * size * size, 1)]
+        layers += [nn.Flatten(), nn.Linear(widths[-1] * size * size, 1)]
         self.layers = nn.Sequential(*layers).apply(glorot_uniform)
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:

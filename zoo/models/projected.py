@@ -1,18 +1,16 @@
-"""Projected GAN (Sauer et al. 2021, arXiv:2111.01007): a discriminator that looks through a frozen network.
+"""Projected GAN (Sauer et al. 2021, arXiv:2111.01007): a discriminator on the features of a frozen network.
 
-Notable: images are shown to a network that was trained to tell photographs apart; maps of four of its scales are mixed
-across channels and across scales by random convolutions, and a small discriminator learns on each. Nothing that is
-frozen is a parameter: all of it is buffers, with the network's batch norms folded into its convolutions.
-
-Differs from the paper in: the smaller EfficientNet-Lite0; images are resized to ``input`` pixels, on which the logits'
-resolution follows; projected labels (Miyato & Koyama 2018, arXiv:1802.05637) where there are classes; the generator,
-FastGAN's as in the paper, has one convolution a doubling, no noise inputs and a linear output.
+Notable: a classifier of photographs processes the images; random frozen convolutions mix the maps of four scales, and
+a small discriminator learns on each. Everything frozen is a buffer, with batch norms folded into convolutions.
+Differs from the paper in: EfficientNet-Lite0, ``input`` pixels, projected labels (Miyato & Koyama 2018,
+arXiv:1802.05637), and FastGAN's generator without noise and with a linear output (docs/architectures.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -20,30 +18,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from zoo.core.config import ImageSpec, LatentSpec, NetworkConfig
 from zoo.core.schema import Count
-from zoo.models.base import Discriminator, Generator
+from zoo.models import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
 from zoo.models.layers import (
-    ExcitedBody,
     apply_spectral_norm,
     count_doublings,
     glorot_uniform,
+    halving_conv,
     require_label,
     scale_channels,
+    with_batch_norm,
 )
 from zoo.models.registry import register_architecture
+from zoo.models.skip_layer_excitation import FastGANBody
 
-FEATURES = "tf_efficientnet_lite0"  # timm's name of the frozen network
-COARSEST = 32  # pixels of what it is shown to one of its last maps; the three scales before have half as many each
+TIMM_BACKBONE = "tf_efficientnet_lite0"  # timm's name of the frozen network
+BACKBONE_STRIDE = 32  # input pixels per pixel of the coarsest map; each finer one has half of that
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectedGeneratorConfig(NetworkConfig):
     conditional: ClassVar[bool] = True
 
-    latent: Count = 256  # dimension of the latent
+    latent: Count = 256  # numbers per latent
     base: Count = 64  # channels at 128 px; twice as many at 64 and 32 px, and from there at each halving, down to 4 x 4
-    embedding: Count = 128  # numbers a class adds to them, where there are classes
+    embedding: Count = 128  # numbers per class, appended to the latent
 
     def validate(self, image: ImageSpec) -> None:
         count_doublings(image.resolution, "a projected GAN's generator")
@@ -54,26 +53,26 @@ class ProjectedGenerator(Generator):
         super().__init__(config, image, LatentSpec(dim=config.latent))
         self.embedding = nn.Embedding(image.classes, config.embedding) if image.classes else None
         inputs = config.latent + (config.embedding if image.classes else 0)
-        base = config.base * config.width
-        self.body = ExcitedBody(inputs, image.channels, image.resolution, base, deep=False)
+        self.body = FastGANBody(inputs, image.channels, image.resolution, config.base * config.width, deep=False)
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        """``z`` (N, latent.dim) and, where there are classes, labels (N,) to images (N, C, H, W).
+        """Generate images (N, C, H, W) with a linear output.
 
         Raises:
-            ValueError: there are classes and no labels.
+            ValueError: there are classes and ``label`` is None.
         """
         if self.embedding is not None:
             z = torch.cat([z, self.embedding(require_label(label)).to(z.dtype)], dim=1)
         return self.body(z)
 
 
-class Features(nn.Module):
-    """timm's frozen network: images (N, 1 or 3, H, W) in [-1, 1] to its maps at a fourth of ``size``, an eighth, a
-    sixteenth and a thirty-second, finest first; random ones until :meth:`adopt`.
+class FrozenFeatures(nn.Module):
+    """Map images (N, 1 or 3, H, W) in [-1, 1] to four maps of timm's frozen network, finest first.
+
+    Their sides are 1/4, 1/8, 1/16 and 1/32 of ``size``. Weights are random until :meth:`adopt`.
 
     Attributes:
-        size: pixels a side that images are brought to (bilinear) before they are shown.
+        size: pixels per side that images are resized to (bilinear).
         channels: of the four maps.
     """
 
@@ -84,73 +83,75 @@ class Features(nn.Module):
         self.size = size
         network = _timm_network()
         self.channels: list[int] = network.feature_info.channels()  # type: ignore[operator, union-attr]
-        self.network = frozen(folded(network))
-        known = timm.get_pretrained_cfg(FEATURES)
-        assert known is not None
-        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (known.mean, known.std))
+        self.network = freeze_as_buffers(fold_batch_norms(network))
+        pretrained = timm.get_pretrained_cfg(TIMM_BACKBONE)
+        assert pretrained is not None
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (pretrained.mean, pretrained.std))
         self.gain: Tensor
         self.shift: Tensor
-        self.register_buffer("gain", 0.5 / std)  # from [-1, 1] to [0, 1], and from there as it was trained
+        self.register_buffer("gain", 0.5 / std)  # from [-1, 1] to [0, 1], then to timm's normalisation
         self.register_buffer("shift", (0.5 - mean) / std)
         self.train(False)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         if x.shape[-1] != self.size:
             x = F.interpolate(x, size=(self.size, self.size), mode="bilinear", align_corners=False)
-        x = x * self.gain + self.shift  # a grey image becomes three channels here
+        x = x * self.gain + self.shift  # grey images become three channels by broadcasting
         if x.device.type != "cpu":
             return self.network(x)
-        # Convolutions of single channels are faster in this layout there, and their gradients in this precision.
+        # On a CPU, depthwise convolutions are faster in channels_last, and their gradients in fp32.
         with torch.autocast("cpu", enabled=False):
             return self.network(x.to(self.gain.dtype, memory_format=torch.channels_last))
 
-    def train(self, mode: bool = True) -> Features:
-        return super().train(False)
+    def train(self, mode: bool = True) -> FrozenFeatures:
+        return super().train(False)  # the outer network's train() must not reach it
 
     def adopt(self, state: Mapping[str, Tensor]) -> None:
-        """Take the weights of timm's whole classifier, of which the classifier itself is left.
+        """Load the weights of timm's classifier, all but its last layer.
 
         Raises:
-            KeyError: a tensor is missing, by this name.
-            RuntimeError: one is of another shape.
+            KeyError: a tensor is missing; the argument is its name.
+            RuntimeError: a tensor has another shape.
         """
         with torch.device("cpu"):
             network = _timm_network()
         network.load_state_dict({name: state[name] for name in network.state_dict()})
-        self.network.load_state_dict(frozen(folded(network)).state_dict())
+        self.network.load_state_dict(freeze_as_buffers(fold_batch_norms(network)).state_dict())
 
 
 def _timm_network() -> nn.Module:
-    """With random weights, in eval mode, of which only the maps of the last four scales are asked."""
+    """Build the backbone with random weights, in eval mode, with the maps of its last four scales as outputs."""
     import timm
 
-    return timm.create_model(FEATURES, features_only=True, pretrained=False, out_indices=(1, 2, 3, 4)).eval()
+    return timm.create_model(TIMM_BACKBONE, features_only=True, pretrained=False, out_indices=(1, 2, 3, 4)).eval()
 
 
-def folded(network: nn.Module) -> nn.Module:
-    """``network``, in eval mode, with every batch norm folded into the convolution before it; activations stay."""
+def fold_batch_norms(network: nn.Module) -> nn.Module:
+    """Fold every batch norm of an eval-mode timm network into the convolution before it; activations stay."""
     convolution = ("", nn.Conv2d(1, 1, 1))
     for name, module in list(network.named_modules()):
         if isinstance(module, nn.Conv2d):
             convolution = (name, module)
         elif isinstance(module, nn.BatchNorm2d):
             network.set_submodule(convolution[0], fuse_conv_bn_eval(convolution[1], module))
-            network.set_submodule(name, getattr(module, "act", nn.Identity()))  # timm's norms end in an activation
+            network.set_submodule(name, getattr(module, "act", nn.Identity()))  # timm's norms contain the activation
     return network
 
 
-def frozen(module: nn.Module) -> nn.Module:
-    """``module`` with buffers for parameters: no optimiser, no switch of gradients and no count finds them."""
+def freeze_as_buffers(module: nn.Module) -> nn.Module:
+    """Replace parameters by buffers, which optimisers, requires_grad_() and parameter counts leave out."""
     for part in module.modules():
         for name, parameter in list(part.named_parameters(recurse=False)):
-            delattr(part, name)
+            delattr(part, name)  # a name cannot be a parameter and a buffer
             part.register_buffer(name, parameter.detach())
     return module
 
 
-class Mixing(nn.Module):
-    """Random and frozen: 1 x 1 convolutions mix the channels of each map; then, from the coarsest on, a 3 x 3
-    convolution of what is mixed, enlarged, is added to the next finer map (Sauer et al. 2021, section 3.2).
+class RandomProjection(nn.Module):
+    """Mix maps across channels and scales by random frozen convolutions (Sauer et al. 2021, section 3.2).
+
+    1 x 1 convolutions mix the channels of each map. Then, from the coarsest on, a 3 x 3 convolution of each mixed map
+    is upsampled and added to the next finer one.
 
     Args:
         channels: of the maps, finest first.
@@ -159,13 +160,14 @@ class Mixing(nn.Module):
 
     def __init__(self, channels: list[int], out: list[int]) -> None:
         super().__init__()
-        self.channels = nn.ModuleList(nn.Conv2d(c, o, 1, bias=False) for c, o in zip(channels, out, strict=True))
-        pairs = zip(out[1:], out, strict=False)
-        self.scales = nn.ModuleList(nn.Conv2d(coarse, fine, 3, padding=1, bias=False) for coarse, fine in pairs)
+        self.channels = nn.ModuleList(
+            nn.Conv2d(before, after, 1, bias=False) for before, after in zip(channels, out, strict=True)
+        )
+        self.scales = nn.ModuleList(nn.Conv2d(coarse, fine, 3, padding=1, bias=False) for fine, coarse in pairwise(out))
         for convolution in self.modules():
             if isinstance(convolution, nn.Conv2d):
                 nn.init.kaiming_normal_(convolution.weight)
-        frozen(self)
+        freeze_as_buffers(self)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         mixed = [mix(x) for mix, x in zip(self.channels, maps, strict=True)]
@@ -176,31 +178,28 @@ class Mixing(nn.Module):
         return mixed
 
 
-class Head(nn.Module):
-    """A small discriminator: halves its map several times, doubling channels up to ``most``; one logit per position."""
+class DiscriminatorHead(nn.Module):
+    """Small discriminator on one map: ``halvings`` that double channels up to ``limit``, then a logit per pixel."""
 
-    def __init__(self, channels: int, halvings: int, most: int, classes: int) -> None:
+    def __init__(self, channels: int, halvings: int, limit: int, classes: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for _ in range(halvings):
-            out = min(2 * channels, most)
-            layers += [
-                nn.Conv2d(channels, out, 4, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(out),
-                nn.LeakyReLU(0.2),
-            ]
+            out = min(2 * channels, limit)
+            layers += with_batch_norm(halving_conv(channels, out, 4), nn.LeakyReLU(0.2))
             channels = out
         self.layers = nn.Sequential(*layers)
         self.verdict = nn.Conv2d(channels, 1, 3, padding=1)
         self.embedding = nn.Embedding(classes, channels) if classes else None
 
     def forward(self, x: Tensor, label: Tensor | None) -> Tensor:
-        """Maps (N, channels, h, w) and, where there are classes, labels (N,) to logits (N, places)."""
+        """Map (N, channels, h, w), and labels (N,) where there are classes, to logits (N, pixels)."""
         x = self.layers(x)
         logits = self.verdict(x)
         if self.embedding is not None:
-            label_is = self.embedding(require_label(label))
-            logits = logits + torch.einsum("nchw, nc -> nhw", x, label_is.to(x.dtype)).unsqueeze(1) / x.shape[1] ** 0.5
+            embedded = self.embedding(require_label(label)).to(x.dtype)
+            # Projection (Miyato & Koyama 2018), scaled to the variance of a single product.
+            logits = logits + torch.einsum("nchw, nc -> nhw", x, embedded).unsqueeze(1) / x.shape[1] ** 0.5
         return logits.flatten(1)
 
 
@@ -208,41 +207,44 @@ class Head(nn.Module):
 class ProjectedDiscriminatorConfig(NetworkConfig):
     conditional: ClassVar[bool] = True
 
-    base: Count = 64  # channels of the finest mixed map; the next have 2, 4 and 8 times as many, and so much the heads
-    input: Count | None = None  # pixels the frozen network is shown, a multiple of 32; null: the image's, at least 128
+    base: Count = 64  # channels of the finest mixed map; the next have 2, 4 and 8 times as many, at which heads end
+    input: Count | None = (
+        None  # pixels of the frozen network's input, a multiple of 32; null: the image's, at least 128
+    )
     pretrained: bool = True  # false: its weights stay random
 
-    def size(self, image: ImageSpec) -> int:
-        """Pixels a side that the frozen network is shown."""
-        return self.input or max(128, -(-image.resolution // COARSEST) * COARSEST)
+    def input_size(self, image: ImageSpec) -> int:
+        """Return the pixels per side of the frozen network's input."""
+        return self.input or max(128, -(-image.resolution // BACKBONE_STRIDE) * BACKBONE_STRIDE)
 
     def validate(self, image: ImageSpec) -> None:
         if image.channels not in (1, 3):
-            raise ValueError(f"a projected discriminator takes 1 or 3 channels, not {image.channels}")
-        if self.size(image) % COARSEST:
-            raise ValueError(f"discriminator.input: takes multiples of {COARSEST} pixels, not {self.input}")
+            raise ValueError(f"a projected discriminator supports 1 or 3 channels, not {image.channels}")
+        if self.input_size(image) % BACKBONE_STRIDE:
+            raise ValueError(f"discriminator.input: must be a multiple of {BACKBONE_STRIDE} pixels, not {self.input}")
 
 
 class ProjectedDiscriminator(Discriminator):
-    """Logits (N, 4 k), of each head the same number k, finest first."""
+    """Return logits (N, 4 k): k from each head, finest first."""
 
     def __init__(self, config: ProjectedDiscriminatorConfig, image: ImageSpec) -> None:
         super().__init__(config, image)
-        self.pretrained = {"features": FEATURES} if config.pretrained else {}
-        self.features = Features(config.size(image))
+        self.pretrained = {"features": TIMM_BACKBONE} if config.pretrained else {}
+        self.features = FrozenFeatures(config.input_size(image))
         widths = [scale_channels(config.base * 2**scale, config.width) for scale in range(len(self.features.channels))]
-        self.mixing = Mixing(self.features.channels, widths)
-        coarsest = config.size(image) // COARSEST
-        further = max(0, (coarsest // 4).bit_length() - 1)  # to at most 7 x 7 logits; 4 x 4 from 128 px or 256
+        self.mixing = RandomProjection(self.features.channels, widths)
+        coarsest = config.input_size(image) // BACKBONE_STRIDE
+        # Logits at most 7 x 7 per head: 4 x 4 at 128 px and 256 px, as in the paper.
+        further = max(0, (coarsest // 4).bit_length() - 1)
         self.heads = nn.ModuleList(
-            Head(width, len(widths) - 1 - scale + further, widths[-1], image.classes)
+            DiscriminatorHead(width, len(widths) - 1 - scale + further, widths[-1], image.classes)
             for scale, width in enumerate(widths)
         )
         apply_spectral_norm(self.heads.apply(glorot_uniform))
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         maps = self.mixing(self.features(x))
-        return torch.cat([head(each, label) for head, each in zip(self.heads, maps, strict=True)], dim=1)
+        return torch.cat([head(x, label) for head, x in zip(self.heads, maps, strict=True)], dim=1)
 
 
 register_architecture(

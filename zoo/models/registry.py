@@ -1,10 +1,7 @@
-"""Architectures by name: a dict, one function that fills it, and discovery by placement.
+"""Architectures by name, discovered by file.
 
-An *architecture* is one file in ``zoo/models`` that ends with a call of :func:`register`; putting the file there is all
-it takes. A *recipe* (``recipes/lean-256.yaml``) names architectures and says how to train them; see ``zoo.recipes``.
-
-This module needs the standard library only. The files in ``zoo/models`` import torch, so they are imported inside the
-look-up, never at the top.
+An *architecture* is one file in ``zoo/models`` that ends with a call of :func:`register_architecture`; placing the file
+there is enough. A *recipe* (``recipes/lean-256.yaml``) names architectures and how to train them (``zoo.recipes``).
 """
 
 from __future__ import annotations
@@ -12,23 +9,21 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from zoo.core.config import NetworkConfig
-    from zoo.models.base import Discriminator, Generator
+import zoo.models
+from zoo.models import Discriminator, Generator, NetworkConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """A generator and a discriminator that were designed together, and what their networks are configured by."""
+    """A generator and a discriminator that were designed together, with their config classes."""
 
     name: str
     generator_config: type[NetworkConfig]
     generator: type[Generator]
     discriminator_config: type[NetworkConfig]
     discriminator: type[Discriminator]
-    paper: str  # who described it and where: "Radford et al. 2016, arXiv:1511.06434"
+    paper: str  # authors, year and source: "Radford et al. 2016, arXiv:1511.06434"
 
 
 _architectures: dict[str, Architecture] = {}
@@ -41,19 +36,21 @@ def register_architecture(
     discriminator: tuple[type[NetworkConfig], type[Discriminator]],
     paper: str,
 ) -> None:
-    """Make an architecture known under ``name``. Called once, at the end of its file in ``zoo/models``.
+    """Register an architecture as ``name``, at the end of its file in ``zoo/models``.
 
     Args:
-        name: what recipes write after ``arch:``; the file's own name.
+        name: value of ``arch:`` in recipes; the file's own name.
         generator: the generator's config class and the generator class.
         discriminator: the same for the discriminator.
         paper: authors, year and source, in one line.
 
     Raises:
-        ValueError: the name is taken by another architecture.
+        ValueError: another architecture has this name.
     """
     if name in _architectures:
-        raise ValueError(f"two architectures are called {name!r}: {_architectures[name].generator} and {generator[1]}")
+        raise ValueError(
+            f"two architectures have the name {name!r}: {_architectures[name].generator} and {generator[1]}"
+        )
     _architectures[name] = Architecture(
         name=name,
         generator_config=generator[0],
@@ -65,13 +62,13 @@ def register_architecture(
 
 
 def list_architectures() -> list[str]:
-    """Names of all architectures, sorted."""
+    """List the names of all architectures, sorted."""
     _discover()
     return sorted(_architectures)
 
 
 def get_architecture(name: str) -> Architecture:
-    """The architecture called ``name``.
+    """Return the architecture called ``name``.
 
     Raises:
         KeyError: unknown name; :func:`list_architectures` lists the known ones.
@@ -81,7 +78,6 @@ def get_architecture(name: str) -> Architecture:
 
 
 def _discover() -> None:
-    import zoo.models
-
+    """Import every module next to this one; architectures register themselves."""
     for module in pkgutil.iter_modules(zoo.models.__path__):
         importlib.import_module(f"zoo.models.{module.name}")

@@ -1,9 +1,9 @@
-"""Images from a generator: the same for the same seed, however many are asked for at once."""
+"""Images from a generator: the same for the same seed, in any number at once."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,7 +13,8 @@ from zoo.models.base import Generator, StyleGenerator
 from zoo.runtime import rng
 from zoo.runtime.speed import Speed
 
-SAMPLING_BATCH = 16  # fixed, because what a generator draws inside is drawn batch by batch
+SAMPLING_BATCH = 16  # images per chunk; fixed, because a generator's noise inputs are drawn per chunk
+_MEAN_STYLE_LATENTS = 4096
 
 
 def generate_images(
@@ -26,94 +27,95 @@ def generate_images(
     speed: Speed | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Latents (N, dim) to float images (N, C, H, W) on the CPU; inner noise is a function of ``seed``.
+    """Generate float images (N, C, H, W) on the CPU, with the generator in its current mode.
 
-    The generator is used in the mode it is in: eval, unless batch statistics are wanted. ``advance`` is told of every
-    few images made. ``first`` is the number of the first chunk, where these latents are a part of more. ``speed`` says
-    in which precision; None: in the weights'. ``label`` (N,): classes; None: as often as in training, by ``seed``.
+    Args:
+        generator: in eval mode, unless batch statistics are wanted.
+        z: latents (N, dim).
+        label: (N,) classes; None draws them by ``seed`` as often as in training.
+        seed: of the noise inputs.
+        first: index of the first chunk, where ``z`` is a part of more latents.
+        speed: sets the precision; None keeps the weights'.
+        advance: called with the number of images after each chunk.
     """
     if label is None:
         label = rng.fixed_labels(seed, len(z), generator.image.shares, first * SAMPLING_BATCH)
-    return in_chunks(generator, z, generator, label=label, seed=seed, first=first, speed=speed, advance=advance)
+    inputs = [z] if label is None else [z, label]
+    return in_chunks(generator, inputs, generator, seed=seed, first=first, speed=speed, advance=advance)
 
 
 def synthesise_images(generator: Generator, w: Tensor, *, seed: int = 0, speed: Speed | None = None) -> Tensor:
-    """Like :func:`images`, from styles (N, num_styles, dim) of a generator that has them."""
+    """Generate images like :func:`generate_images` from styles (N, num_styles, dim) of a style generator."""
     assert isinstance(generator, StyleGenerator)
-    return in_chunks(generator, w, generator.synthesis, seed=seed, speed=speed)
+    return in_chunks(generator, [w], generator.synthesis, seed=seed, speed=speed)
 
 
 @torch.no_grad()
 def in_chunks(
     generator: Generator,
-    inputs: Tensor,
+    inputs: Sequence[Tensor],
     function: Callable[..., Tensor],
     *,
-    label: Tensor | None = None,
     seed: int,
     first: int = 0,
     speed: Speed | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """``function`` over ``inputs``, a chunk at a time on the generator's device, leaving torch's own random state
-    alone.
-    """
+    """Apply ``function`` to ``inputs`` chunk by chunk on the generator's device; torch's random state is kept."""
     device = next(generator.parameters()).device
     images = []
     with rng.fork_rng(device):
-        for index, chunk in enumerate(inputs.split(SAMPLING_BATCH), first):
+        chunks = zip(*(tensor.split(SAMPLING_BATCH) for tensor in inputs), strict=True)
+        for index, chunk in enumerate(chunks, first):
             torch.manual_seed(rng.derive_seed(seed, "noise", index))
-            # The last chunk is padded: draws for eight images need not be the first of the draws for sixteen.
-            whole = [_filled(chunk).to(device)]
-            if label is not None:
-                place = (index - first) * SAMPLING_BATCH
-                whole.append(_filled(label[place : place + SAMPLING_BATCH]).to(device))
+            # The last chunk is padded: a device's noise for 8 images need not be the start of its noise for 16.
+            padded = [_pad_chunk(tensor).to(device) for tensor in chunk]
             with contextlib.nullcontext() if speed is None else speed.autocast():
-                images.append(_fitting(function, *whole)[: len(chunk)])
+                images.append(_run_within_memory(function, *padded)[: len(chunk[0])])
             if advance is not None:
-                advance(len(chunk))
+                advance(len(chunk[0]))
     return torch.cat(images)
 
 
-def _filled(chunk: Tensor) -> Tensor:
+def _pad_chunk(chunk: Tensor) -> Tensor:
     return torch.cat([chunk, chunk[:1].expand(SAMPLING_BATCH - len(chunk), *chunk.shape[1:])])
 
 
-def _fitting(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """Images on the CPU, generated in halves where the device's memory does not suffice for all at once.
+def _run_within_memory(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """Return images on the CPU, generated in halves where the device's memory does not suffice for all at once.
 
-    What a generator draws inside is then drawn for each half: its images are other ones, and as good.
+    Noise inputs are then drawn per half: the images differ, and are as good.
     """
     try:
         return function(*inputs).float().cpu()
     except torch.OutOfMemoryError:
         if len(inputs[0]) == 1:
-            raise ZooError(f"an image does not fit the memory of {inputs[0].device}; --device cpu makes it") from None
+            raise ZooError(
+                f"an image does not fit the memory of {inputs[0].device}. Generate on the CPU with --device cpu"
+            ) from None
+    # Outside the except block, where the error would still hold the tensors of the failed attempt.
     torch.cuda.empty_cache()
-    return torch.cat([_fitting(function, *half) for half in zip(*(each.chunk(2) for each in inputs), strict=True)])
+    halves = zip(*(tensor.chunk(2) for tensor in inputs), strict=True)
+    return torch.cat([_run_within_memory(function, *half) for half in halves])
 
 
 @torch.no_grad()
 def truncate_styles(generator: Generator, w: Tensor, psi: float) -> Tensor:
-    """Styles (N, ..., dim) moved towards the mean style: mean + psi (w - mean) (Karras et al. 2019, appendix B).
-
-    The mean is that of 4,096 fixed latents, so that it needs no state.
-    """
+    """Move styles (N, ..., dim) towards the mean style: mean + psi (w - mean) (Karras et al. 2019, appendix B)."""
     assert isinstance(generator, StyleGenerator)
-    z = torch.randn(4096, generator.latent.dim, generator=rng.seeded_generator("mean style"))
+    # Of fixed latents, so that no running mean has to be stored.
+    z = torch.randn(_MEAN_STYLE_LATENTS, generator.latent.dim, generator=rng.seeded_generator("mean style"))
     label = rng.fixed_labels(0, len(z), generator.image.shares)
     mean = generator.mapping(z.to(w.device), None if label is None else label.to(w.device)).mean(0)
     return torch.lerp(mean.expand_as(w), w, psi)
 
 
 def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """Spherical interpolation of normal latents (..., dim) (White 2016): lengths stay those of normal draws on the
-    way.
-    """
+    """Interpolate normal latents (..., dim) spherically (White 2016), so that lengths stay those of normal draws."""
     cosine = torch.nn.functional.cosine_similarity(a, b, dim=-1).clamp(-1, 1)[..., None]
     angle = cosine.acos()
     sine = angle.sin()
-    near = sine.abs() < 1e-6  # the same or the opposite direction: a straight line, and no division by zero
-    safe = torch.where(near, torch.ones_like(sine), sine)
-    curved = ((1 - t) * angle).sin() / safe * a + (t * angle).sin() / safe * b
-    return torch.where(near, torch.lerp(a, b, t), curved)
+    parallel = sine.abs() < 1e-6  # the same or the opposite direction: a straight line, without division by zero
+    divisor = torch.where(parallel, torch.ones_like(sine), sine)
+    arc = ((1 - t) * angle).sin() / divisor * a + (t * angle).sin() / divisor * b
+    return torch.where(parallel, torch.lerp(a, b, t), arc)

@@ -1,15 +1,9 @@
 """Style-based GAN (Karras et al. 2019, arXiv:1812.04948), as D. Wang wrote it (PatternFlow).
 
 Notable: a mapping network turns latents into styles; a learned constant grows block by block into the image; styles set
-every channel's mean and deviation (adaptive instance normalisation) and noise adds what differs from image to image.
-
-Differs from the paper in: one style for both normalisations of a block; one noise map an image, cropped for every
-layer, and brought to the channels by dense layers; one activation a block; styles are mixed by a coin for every block
-instead of a crossover point; a sigmoid output; average pooling in the discriminator; no progressive growing, blur,
-equalised learning rate or R1.
-
-Differs from the original in: every training image tosses its own coins (there, one toss was frozen for the whole run);
-the two dense layers that spread noise over channels are applied as the one affine map they amount to.
+every channel's mean and deviation (adaptive instance normalisation) and noise adds variation. Differs from the paper
+mainly in: one style and one activation per block, one noise map per image, mixing per block, a sigmoid output, no
+progressive growing, blur, equalised learning rate or R1 (full list, also against the original: docs/architectures.md).
 """
 
 from __future__ import annotations
@@ -21,61 +15,57 @@ import torch
 from einops import repeat
 from torch import Tensor, nn
 
-from zoo.core.config import ImageSpec, LatentSpec, NetworkConfig
 from zoo.core.schema import Count, Share
-from zoo.models.base import Discriminator, Generator
-from zoo.models.layers import Dropout, count_doublings, glorot_uniform, scale_channels
+from zoo.models import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
+from zoo.models.layers import Dropout, check_stages, count_doublings, glorot_uniform, scale_channels, scale_widths
 from zoo.models.registry import register_architecture
 
 
 def adain(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Adaptive instance normalisation (Karras et al. 2019, equation 1), around a scale of one.
+    """Apply adaptive instance normalisation (Karras et al. 2019, equation 1), around a scale of one.
 
-    ``(x - mean) / (std + 1e-8) * (scale + 1) + shift``, multiplied out so that one map as large as ``x`` is made
-    instead of four.
+    ``(x - mean) / (std + 1e-8) * (scale + 1) + shift``.
 
     Args:
         x: maps (N, C, H, W); mean and (population) std are taken over H and W.
         scale: (N, C), 0 for a deviation of one.
         shift: (N, C), the new mean.
-
-    Returns:
-        maps (N, C, H, W).
     """
     std, mean = torch.std_mean(x, dim=(2, 3), correction=0, keepdim=True)
     gain = (scale[..., None, None] + 1) / (std + 1e-8)
+    # Multiplied out: one map as large as x instead of four.
     return torch.addcmul(shift[..., None, None] - mean * gain, x, gain)
 
 
-class Noise(nn.Module):
-    """Adds to every channel its own multiple of one noise map (B in the paper's figure 1).
+class NoiseInjection(nn.Module):
+    """Add to every channel its own multiple of one noise map (B in the paper's figure 1).
 
-    The multiples come from ``depth`` dense layers, 1 to ``channels`` and on. With nothing in between they are one
-    affine map, so they are asked twice, at 0 and at 1, and not at every pixel.
+    The multiples come from ``depth`` dense layers, 1 to ``channels`` and on.
     """
 
     def __init__(self, channels: int, depth: int) -> None:
         super().__init__()
         widths = [1, *[channels] * depth]
-        self.dense = nn.Sequential(*(nn.Linear(inside, out) for inside, out in pairwise(widths)))
+        self.dense = nn.Sequential(*(nn.Linear(before, after) for before, after in pairwise(widths)))
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        """Maps (N, C, h, w) plus the top left corner of noise (N, 1, H, W); H >= h, W >= w."""
-        asked = torch.stack([x.new_zeros(1), x.new_ones(1)])  # made on the device: a CUDA graph can hold that
-        at_zero, at_one = self.dense(asked)[..., None, None]
+        """Add the top left corner of ``noise`` (N, 1, H >= h, W >= w) to maps (N, C, h, w)."""
+        # Without activations the layers are one affine map: two inputs determine it, no need to run at every pixel.
+        # Both are created on the device, as CUDA graphs require.
+        at_zero, at_one = self.dense(torch.stack([x.new_zeros(1), x.new_ones(1)]))[..., None, None]
         return x + noise[..., : x.shape[2], : x.shape[3]] * (at_one - at_zero) + at_zero
 
 
-class Block(nn.Module):
-    """One resolution of the synthesis network.
+class SynthesisBlock(nn.Module):
+    """One resolution of the synthesis network: upsampling, twice (convolution, noise, style), activation.
 
-    Twice convolution, noise and style, where the ``first`` block has no convolution at the constant, which it takes as
-    it is; it neither doubles the resolution nor ends in an activation.
+    The ``first`` block takes the constant: it has no upsampling, first convolution or activation.
     """
 
     def __init__(self, channels: int, *, first: bool) -> None:
         super().__init__()
-        self.scale = nn.Linear(channels, channels)  # with the next one: A in the paper's figure 1
+        # A in the paper's figure 1
+        self.scale = nn.Linear(channels, channels)
         self.shift = nn.Linear(channels, channels)
         self.begin = nn.Identity() if first else nn.Upsample(scale_factor=2)
         self.convolutions = nn.ModuleList(
@@ -84,7 +74,9 @@ class Block(nn.Module):
                 nn.Conv2d(channels, channels, 3, padding=1),
             ]
         )
-        self.noises = nn.ModuleList([Noise(channels, depth=1 if first else 2), Noise(channels, depth=2)])
+        self.noises = nn.ModuleList(
+            [NoiseInjection(channels, depth=1 if first else 2), NoiseInjection(channels, depth=2)]
+        )
         self.end = nn.Identity() if first else nn.LeakyReLU(0.2)
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor) -> Tensor:
@@ -97,7 +89,7 @@ class Block(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class StyleGANGeneratorConfig(NetworkConfig):
-    latent: Count = 256  # dimension of the latent
+    latent: Count = 256  # numbers per latent
     channels: Count = 256  # everywhere: in the mapping network, the styles and every block
     depth: Count = 8  # dense layers of the mapping network
     mixing: Share = 0.5  # probability that a training image mixes the styles of two latents
@@ -107,35 +99,35 @@ class StyleGANGeneratorConfig(NetworkConfig):
 
 
 class StyleGANGenerator(Generator):
-    """Implements :class:`zoo.models.base.StyleGenerator`: one style a block, as wide as the blocks are."""
+    """A :class:`zoo.models.base.StyleGenerator` with one style per block, as wide as the blocks."""
 
     def __init__(self, config: StyleGANGeneratorConfig, image: ImageSpec) -> None:
         super().__init__(config, image, LatentSpec(dim=config.latent))
         channels = scale_channels(config.channels, config.width)
         self.mixing = config.mixing
-        self.num_styles = count_doublings(image.resolution, "a StyleGAN generator") + 1
+        self.num_styles = count_doublings(image.resolution) + 1
         mapping: list[nn.Module] = []
-        for inside, out in pairwise([config.latent, *[channels] * config.depth]):
-            mapping += [nn.Linear(inside, out), nn.LeakyReLU(0.2)]
+        for before, after in pairwise([config.latent, *[channels] * config.depth]):
+            mapping += [nn.Linear(before, after), nn.LeakyReLU(0.2)]
         self.mapping_layers = nn.Sequential(*mapping)
-        self.constant = nn.Linear(1, channels * 4 * 4)  # of the number 1: weight and bias are the constant together
-        self.blocks = nn.ModuleList(Block(channels, first=index == 0) for index in range(self.num_styles))
+        self.constant = nn.Linear(1, channels * 4 * 4)  # input 1: the constant is weight plus bias
+        self.blocks = nn.ModuleList(SynthesisBlock(channels, first=index == 0) for index in range(self.num_styles))
         self.to_image = nn.Conv2d(channels, image.channels, 3, padding=1)
         self.apply(glorot_uniform)
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        """Latents (N, latent.dim) to images; in training, some of them of two latents (see ``mixed``)."""
+        """Generate images; in training, some mix the styles of two latents (:meth:`mix_styles`)."""
         w = repeat(self.mapping(z), "n c -> n k c", k=self.num_styles)
         if self.training and self.mixing > 0:
-            w = self.mixed(w, self.mapping(torch.randn_like(z)))
+            w = self.mix_styles(w, self.mapping(torch.randn_like(z)))
         return self.synthesis(w)
 
     def mapping(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        """Latents (N, latent.dim) to styles (N, channels)."""
+        """Map latents (N, latent.dim) to styles (N, channels)."""
         return self.mapping_layers(z)
 
-    def mixed(self, w: Tensor, other: Tensor) -> Tensor:
-        """With probability ``mixing``, an image's blocks each toss a coin between its own style and another's.
+    def mix_styles(self, w: Tensor, other: Tensor) -> Tensor:
+        """With probability ``mixing``, replace each of an image's styles by ``other`` with probability 1/2.
 
         Args:
             w: styles (N, num_styles, channels).
@@ -149,54 +141,48 @@ class StyleGANGenerator(Generator):
         return torch.where(mixes & heads, other[:, None], w)
 
     def synthesis(self, w: Tensor) -> Tensor:
-        """Styles (N, num_styles, channels), the 4 x 4 block's first, to images (N, C, H, W) in [-1, 1]."""
+        """Generate images (N, C, H, W) in [-1, 1] from styles (N, num_styles, channels), the 4 x 4 block's first."""
         size = self.image.resolution
         noise = torch.randn(len(w), 1, size, size, dtype=w.dtype, device=w.device)
         constant = self.constant(self.constant.weight.new_ones(1))
         x = repeat(constant, "(c h w) -> n c h w", n=len(w), h=4, w=4)
         for block, style in zip(self.blocks, w.unbind(1), strict=True):
             x = block(x, style, noise)
-        return 2 * torch.sigmoid(self.to_image(x)) - 1  # the original's images are in [0, 1]
+        return 2 * torch.sigmoid(self.to_image(x)) - 1  # the original works in [0, 1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StyleGANDiscriminatorConfig(NetworkConfig):
-    channels: tuple[Count, ...] = (64, 128, 128, 256, 256, 512)  # before each halving; small images enter further on
+    channels: tuple[Count, ...] = (64, 128, 128, 256, 256, 512)  # before each halving; smaller images start further on
     dense: Count = 256  # units between the 4 x 4 maps and the logit
     dropout: Share = 0.4  # probability, of these units
 
     def validate(self, image: ImageSpec) -> None:
-        most = len(self.channels)
-        if count_doublings(image.resolution, "a StyleGAN discriminator") > most:
-            sizes = ", ".join(str(4 << count) for count in range(1, most + 1))
-            raise ValueError(
-                f"a StyleGAN discriminator of {most} stages takes {sizes} pixels, not {image.resolution}; "
-                "give discriminator.channels one more for every doubling"
-            )
+        check_stages(image.resolution, len(self.channels), "a StyleGAN discriminator")
 
 
 class StyleGANDiscriminator(Discriminator):
     def __init__(self, config: StyleGANDiscriminatorConfig, image: ImageSpec) -> None:
         super().__init__(config, image)
-        stages = count_doublings(image.resolution, "a StyleGAN discriminator")
+        stages = config.channels[-count_doublings(image.resolution) :]
+        widths = [image.channels, *scale_widths(stages, config.width)]
+        last = widths[-1]
         layers: list[nn.Module] = []
-        channels = image.channels
-        for out in (scale_channels(c, config.width) for c in config.channels[-stages:]):
+        for channels, out in pairwise(widths):
             layers += [nn.Conv2d(channels, out, 3, padding=1), nn.AvgPool2d(2), nn.LeakyReLU(0.2)]
-            channels = out
         dense = scale_channels(config.dense, config.width)
         layers += [
-            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.Conv2d(last, last, 3, padding=1),
             nn.LeakyReLU(0.2),
             nn.Flatten(),
-            nn.Linear(channels * 4 * 4, dense),  # and no activation: the original has none
+            nn.Linear(last * 4 * 4, dense),  # without an activation, as in the original
             Dropout(config.dropout),
             nn.Linear(dense, 1),
         ]
         self.layers = nn.Sequential(*layers).apply(glorot_uniform)
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.layers((x + 1) / 2).squeeze(1)  # the original's images are in [0, 1]
+        return self.layers((x + 1) / 2).squeeze(1)  # the original works in [0, 1]
 
 
 register_architecture(

@@ -1,8 +1,8 @@
-"""Layer tables: output sizes, parameters and multiply-adds of a network."""
+"""Layer tables of networks: output sizes, parameters and multiply-adds (MACs)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from zoo.core.config import ImageSpec
 from zoo.models.base import Discriminator, Generator
 
+_OPERATIONS_PER_MAC = 2  # FlopCounterMode counts a multiplication and an addition
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSummary:
@@ -22,84 +24,88 @@ class LayerSummary:
     kind: str
     output: tuple[int, ...]  # without the batch dimension
     parameters: int  # trainable
-    macs: int  # multiply-adds of convolutions and matrix products
+    macs: int  # of convolutions and matrix products
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSummary:
+    """A network's layer table and its totals."""
+
     layers: list[LayerSummary]
     parameters: int
     macs: int
 
 
 def count_parameters(network: nn.Module) -> int:
-    """How many parameters learn."""
+    """Count the trainable parameters."""
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
 def summarise_networks(G: Generator, D: Discriminator, image: ImageSpec) -> tuple[NetworkSummary, NetworkSummary]:
-    """Layer tables of a generator and a discriminator on the meta device: nothing is allocated or computed."""
+    """Return layer tables of a generator and a discriminator on the meta device, where nothing is computed."""
     z = torch.empty(1, G.latent.dim, device="meta")
     x = torch.empty(1, image.channels, image.resolution, image.resolution, device="meta")
     label = torch.zeros(1, dtype=torch.int64, device="meta") if image.classes else None
-    return _describe(G.eval(), z, label), _describe(D.eval(), x, label)
+    return _summarise_network(G.eval(), z, label), _summarise_network(D.eval(), x, label)
 
 
-def _describe(network: nn.Module, inputs: Tensor, label: Tensor | None) -> NetworkSummary:
-    """Shapes of one image's way through are seen by hooks; two floating-point operations are one multiply-add.
-
-    A row is a module without submodules, or one with weights outside its submodules, which have rows themselves.
-    """
-    seen: dict[str, tuple[int, ...]] = {}
+def _summarise_network(network: nn.Module, inputs: Tensor, label: Tensor | None) -> NetworkSummary:
+    """Summarise one forward pass, a row per module that has no submodules or has weights next to them."""
     rows = {name: module for name, module in network.named_modules() if _is_row(name, module)}
+    outputs: dict[str, tuple[int, ...]] = {}
 
-    def look(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            seen[name] = tuple(output.shape[1:]) if isinstance(output, Tensor) else ()
+    def record_output(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        outputs[name] = tuple(output.shape[1:]) if isinstance(output, Tensor) else ()
 
-        return hook
-
-    handles = [module.register_forward_hook(look(name)) for name, module in rows.items()]
-    counter = FlopCounterMode(display=False)
-    with counter:
+    hooks = [module.register_forward_hook(functools.partial(record_output, name)) for name, module in rows.items()]
+    with FlopCounterMode(display=False) as counter:
         network(inputs, label)
-    for handle in handles:
-        handle.remove()
-    counts = counter.get_flop_counts()
-    root = type(network).__name__
-
-    def macs(name: str) -> int:
-        return sum(counts.get(f"{root}.{name}" if name else root, {}).values()) // 2
-
-    def inside(name: str) -> list[str]:
-        """The uppermost rows in it."""
-        inner = [other for other in rows if other != name and (not name or other.startswith(f"{name}."))]
-        return [other for other in inner if not any(other.startswith(f"{above}.") for above in inner)]
-
+    for hook in hooks:
+        hook.remove()
+    macs = _count_row_macs(rows, counter, type(network).__name__)
     layers = [
         LayerSummary(
             name=name,
             kind=type(module).__name__,
-            output=seen.get(name, ()),
-            parameters=sum(p.numel() for p in _own(module) if p.requires_grad),
-            macs=macs(name) - sum(macs(part) for part in inside(name)),
+            output=outputs.get(name, ()),
+            parameters=sum(p.numel() for p in _own_parameters(module) if p.requires_grad),
+            macs=macs[name],
         )
         for name, module in rows.items()
     ]
-    return NetworkSummary(
-        layers=layers,
-        parameters=count_parameters(network),
-        macs=counter.get_total_flops() // 2,
-    )
+    total = counter.get_total_flops() // _OPERATIONS_PER_MAC
+    return NetworkSummary(layers=layers, parameters=count_parameters(network), macs=total)
+
+
+def _count_row_macs(rows: dict[str, nn.Module], counter: FlopCounterMode, root: str) -> dict[str, int]:
+    """Count the multiply-adds of each row without those of the rows inside it.
+
+    The counter names modules by their path from ``root``, the network's class.
+    """
+    counts = counter.get_flop_counts()
+    totals = {}
+    for name in rows:
+        operations = counts.get(f"{root}.{name}" if name else root, {})
+        totals[name] = sum(operations.values()) // _OPERATIONS_PER_MAC
+    macs = dict(totals)
+    for name in rows:
+        parent = name
+        while parent:
+            parent = parent.rpartition(".")[0]
+            if parent in rows:  # the nearest row around it; outer ones contain that one's total
+                macs[parent] -= totals[name]
+                break
+    return macs
 
 
 def _is_row(name: str, module: nn.Module) -> bool:
     if "parametrizations" in name.split("."):
         return False
-    return bool(_own(module)) or not list(module.children())
+    return bool(_own_parameters(module)) or not list(module.children())
 
 
-def _own(module: nn.Module) -> list[nn.Parameter]:
-    """Its weights without those of its parts; with those that a norm of weights keeps for it."""
-    kept = getattr(module, "parametrizations", None)
-    return [*module.parameters(recurse=False), *(kept.parameters() if isinstance(kept, nn.Module) else ())]
+def _own_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """List a module's parameters without its submodules', but with those that spectral norm moved to one."""
+    parametrized = getattr(module, "parametrizations", None)
+    moved = parametrized.parameters() if isinstance(parametrized, nn.Module) else ()
+    return [*module.parameters(recurse=False), *moved]

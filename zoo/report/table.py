@@ -28,23 +28,23 @@ READING_NOTE = (
 )
 
 
-def fitting(group: _Plain, metrics: Sequence[_Plain], width: int) -> list[_Table]:
+def quality_tables(group: _Plain, metrics: Sequence[_Plain], width: int) -> list[_Table]:
     """Split the quality table into as many as fit a terminal of ``width`` characters; each repeats the row names."""
     tables: list[_Table] = []
     chosen: list[_Plain] = []
     for metric in metrics:
-        headings, rows = quality(group, [*chosen, metric], intervals=True)
+        headings, rows = quality_table(group, [*chosen, metric], intervals=True)
         # Two spaces separate the columns of a terminal table.
         columns = zip(headings[:-1], *(row[:-1] for row in rows), strict=True)  # alarms, the last column, may wrap
         widths = [max(len(text) for text in column) for column in columns]
         if chosen and sum(widths) + 2 * len(widths) > width:
-            tables.append(quality(group, chosen, intervals=True))
+            tables.append(quality_table(group, chosen, intervals=True))
             chosen = []
         chosen.append(metric)
-    return [*tables, quality(group, chosen, intervals=True)]
+    return [*tables, quality_table(group, chosen, intervals=True)]
 
 
-def quality(group: _Plain, metrics: Sequence[_Plain], *, intervals: bool) -> _Table:
+def quality_table(group: _Plain, metrics: Sequence[_Plain], *, intervals: bool) -> _Table:
     """Make the table of metric values: generators, best first, then the baselines.
 
     Args:
@@ -60,11 +60,11 @@ def quality(group: _Plain, metrics: Sequence[_Plain], *, intervals: bool) -> _Ta
         name = f"({row['name']})" if row["kind"] == "baseline" else row["name"]
         values = [row["figures"].get(metric["name"]) for metric in metrics]
         n = next((value["n"] for value in values if value and value_and_ends(value)), 0)
-        rows.append([name, *cells, f"{n:,}", alarms(row)])
+        rows.append([name, *cells, f"{n:,}", format_alarms(row)])
     return headings, rows
 
 
-def cell(figure: _Plain | None, decimals: int, *, interval: bool) -> str:
+def format_cell(figure: _Plain | None, decimals: int, *, interval: bool) -> str:
     """Write ``"137.7 ±6.4"``, or ``"0.016 (0 to 0.078)"`` for an asymmetric interval; a dash for a missing value."""
     numbers = value_and_ends(figure)
     if not numbers:
@@ -85,13 +85,13 @@ def _metric_cell(row: _Plain, metric: _Plain, *, interval: bool) -> str:
     """Write a metric of a row; over several training seeds with their standard deviation instead of the interval."""
     # The interval of one run covers the choice of images, not that of the training seed.
     spread = row.get("spread", {}).get(metric["name"])
-    text = cell(row["figures"].get(metric["name"]), metric["decimals"], interval=interval and spread is None)
+    text = format_cell(row["figures"].get(metric["name"]), metric["decimals"], interval=interval and spread is None)
     if text == NONE or spread is None or spread["sd"] is None:
         return text
     return f"{text} ±{spread['sd']:.{metric['decimals']}f} sd"
 
 
-def alarms(row: _Plain) -> str:
+def format_alarms(row: _Plain) -> str:
     """List the triggered alarms and the metrics that triggered them: ``"collapse (SSIM pairwise)"``."""
     metrics: dict[str, list[str]] = {}
     for alarm in row["alarms"]:
@@ -154,7 +154,7 @@ def bench_markdown(document: _Plain) -> str:
         data = group["data"]
         images = f"{data['train']:,} training images and {data['unseen']:,} held-out images of unseen subjects"
         parts.append(f"### {group['name']}\n\nCompared with {images} ({data['description']}).\n")
-        parts.append(markdown_table(*quality(group, document["metrics"], intervals=True)))
+        parts.append(markdown_table(*quality_table(group, document["metrics"], intervals=True)))
         parts.append(READING_NOTE)
         triggered = [f"- **{row['name']}**: {alarm['text']}\n" for row in group["rows"] for alarm in row["alarms"]]
         evaluated = any(row["error"] is None for row in group["rows"])

@@ -167,7 +167,7 @@ class Validator:
     def reference(self) -> _Row:
         """The same values of real images: held-out against training images, and training images among themselves."""
         scores = self._scores
-        definition = f"{ssim.DEFINITION}; {NUM_VALIDATION_IMAGES} EMA fakes, nearest of {len(self.train_images)}"
+        definition = f"{ssim.SSIM_DEFINITION}; {NUM_VALIDATION_IMAGES} EMA fakes, nearest of {len(self.train_images)}"
         return {
             **{f"{name}_nearest_unseen": _mean(scores[name]) for name in ("ssim", "ncc")},
             **{f"ssim_nearest_{name}": value for name, value in scores["floors"].items()},
@@ -189,7 +189,7 @@ class Validator:
         heldout = result_cache.digest_images(self.heldout_images.images) if self.heldout_images is not None else None
         train = self.train_images
         subjects = subject_indices(train.subjects) if train.subjects is not None else None
-        versions = [CACHE_VERSION, NUM_VALIDATION_IMAGES, ssim.DEFINITION, nearest_image.DEFINITION]
+        versions = [CACHE_VERSION, NUM_VALIDATION_IMAGES, ssim.SSIM_DEFINITION, nearest_image.NCC_DEFINITION]
         return [result_cache.digest_images(train.images), heldout, subjects, *versions]
 
     def _measure_real_images(self) -> _Row:

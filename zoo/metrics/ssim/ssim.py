@@ -33,7 +33,7 @@ from zoo.metrics.ssim.local_statistics import (
 from zoo.metrics.ssim.torch_backend import TorchTable
 from zoo.runtime.device import single_threaded_torch
 
-DEFINITION = DEFINITIONS["uniform"]
+SSIM_DEFINITION = DEFINITIONS["uniform"]
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # finest scale first: section 3.2 of Wang et al. 2003
 MS_SSIM_SMALLEST = WINDOWS["gaussian"].halo * 2 ** (len(MS_SSIM_WEIGHTS) - 1)  # pixels a side, which are too few
 MS_DEFINITION = (

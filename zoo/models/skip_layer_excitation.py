@@ -1,0 +1,94 @@
+"""FastGAN's generator body, which projected GANs share: gated convolutions with skip-layer excitation."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from einops.layers.torch import Rearrange
+from torch import Tensor, nn
+
+from zoo.models.layers import count_doublings, glorot_uniform, scale_channels, with_batch_norm
+
+
+class GatedLinearUnit(nn.Module):
+    """Multiply the first half of the channels by the sigmoid of the second (Dauphin et al. 2017)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, 2 c, H, W) to (N, c, H, W)."""
+        # Not nn.GLU: its gradient loses the memory layout of its input, and with channels last on a CPU the batch norm
+        # before it then took ten times as long.
+        value, gate = x.chunk(2, dim=1)
+        return value * gate.sigmoid()
+
+
+def gated_block(channels: int, out: int, *, double: bool) -> nn.Sequential:
+    """Return 3 x 3 convolution, batch norm and gated linear unit: (N, channels, h, w) to (N, out, h, w).
+
+    With ``double``, at twice the resolution (nearest neighbours).
+    """
+    return nn.Sequential(
+        nn.Upsample(scale_factor=2) if double else nn.Identity(),
+        *with_batch_norm(nn.Conv2d(channels, 2 * out, 3, padding=1, bias=False), GatedLinearUnit()),
+    )
+
+
+class SkipLayerExcitation(nn.Module):
+    """Gate the channels of large maps by small ones (Liu et al. 2021, equation 2)."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        self.gates = nn.Sequential(
+            nn.AdaptiveAvgPool2d(4),
+            nn.Conv2d(channels, out, 4),
+            nn.LeakyReLU(0.1),
+            nn.Conv2d(out, out, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, small: Tensor, large: Tensor) -> Tensor:
+        """Scale each channel of ``large`` (N, out, H, W) by a gate in (0, 1) from ``small`` (N, channels, h, w)."""
+        return large * self.gates(small)
+
+
+class FastGANBody(nn.Module):
+    """Map latents to an image with a linear output (Liu et al. 2021, figure 3).
+
+    Gated convolutions double the resolution from 4 x 4; every resolution excites the one sixteen times as large.
+
+    Args:
+        latent: numbers per latent.
+        channels: of the image.
+        resolution: of the image, a power of two from 8.
+        base: channels at 128 px; twice as many at 64 px and 32 px, doubling with each halving below.
+        deep: add a second convolution to every other doubling, the first included.
+    """
+
+    def __init__(self, latent: int, channels: int, resolution: int, base: float, *, deep: bool) -> None:
+        super().__init__()
+        sizes = [4 << count for count in range(count_doublings(resolution) + 1)]
+        widths = [scale_channels(64 if size < 64 else 128, base / size) for size in sizes]
+        self.start = nn.Sequential(
+            Rearrange("n c -> n c 1 1"),
+            # 1 x 1 to 4 x 4
+            *with_batch_norm(nn.ConvTranspose2d(latent, 2 * widths[0], 4, bias=False), GatedLinearUnit()),
+        )
+        self.blocks = nn.ModuleList()
+        for index, (before, after) in enumerate(pairwise(widths)):
+            block = gated_block(before, after, double=True)
+            if deep and index % 2 == 0:
+                block.extend(gated_block(after, after, double=False))
+            self.blocks.append(block)
+        # Four doublings apart: 4 px to 64 px, 8 px to 128 px.
+        self.excitations = nn.ModuleList(map(SkipLayerExcitation, widths, widths[4:]))
+        self.to_image = nn.Conv2d(widths[-1], channels, 3, padding=1)
+        self.apply(glorot_uniform)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map (N, latent) to (N, channels, resolution, resolution)."""
+        maps = [self.start(z)]
+        for index, block in enumerate(self.blocks, start=1):
+            x = block(maps[-1])
+            if index >= 4:
+                x = self.excitations[index - 4](maps[index - 4], x)
+            maps.append(x)
+        return self.to_image(maps[-1])
