@@ -132,19 +132,23 @@ def test_recipes_of_one_name_are_not_merged_as_seeds(tmp_path):
 def test_failed_seed_is_listed_in_the_row_of_the_others(tmp_path, monkeypatch):
     from zoo.evaluation.bench import train
 
-    def sometimes(recipe, **options):
+    devices = []
+
+    def sometimes(recipe, *, options, **arguments):
+        devices.append(options.device)
         if recipe.train.seed == 1:
             raise ZooError("diverged, say")
-        return train(recipe, **options)
+        return train(recipe, options=options, **arguments)
 
     monkeypatch.setattr("zoo.evaluation.bench.train", sometimes)
-    call = {"data": "phantoms:4", "kimg": 0.008, "seeds": 3, "set": TINY, "out": tmp_path / "bench", **QUICK}
-    training = TrainOptions(data=call.pop("data"), kimg=call.pop("kimg"), set=call.pop("set"), device="cpu")
-    document = zoo.bench(["dcgan-64"], training=training, **call)
+    training = TrainOptions(data="phantoms:4", kimg=0.008, set=TINY)
+    evaluation = EvaluationOptions(**QUICK)
+    document = zoo.bench(["dcgan-64"], training=training, evaluation=evaluation, seeds=3, out=tmp_path / "bench")
     (row,) = document["groups"][0]["rows"]
     assert row["seeds"] == [0, 2]
     assert row["failed"] == ["diverged, say"]
     assert failed_rows(document) == ["dcgan-64: a training seed failed: diverged, say"]
+    assert devices == ["cpu"] * 3  # that of the evaluation
 
 
 def test_file_without_run_needs_data(runs, tmp_path):

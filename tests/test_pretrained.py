@@ -66,12 +66,6 @@ def repository(tmp_path, published, monkeypatch):
     return tmp_path
 
 
-def add(repository, published, **more):
-    return pretrained.add_to_catalogue(
-        published, root=repository, listed=repository / "zoo" / "pretrained.yaml", **more
-    )
-
-
 def test_shipped_catalogue_is_valid():
     for name, entry in load_catalogue().items():
         assert entry.name == name
@@ -79,7 +73,7 @@ def test_shipped_catalogue_is_valid():
 
 
 def test_published_folder_becomes_an_entry_that_loads(repository, published):
-    entry = add(repository, published)
+    entry = pretrained.add_to_catalogue(published)
     assert entry.file == "zoo/hub/_weights/tiny.safetensors"
     assert load_catalogue() == {"tiny": entry}
     text = (repository / "zoo" / "pretrained.yaml").read_text()
@@ -88,12 +82,12 @@ def test_published_folder_becomes_an_entry_that_loads(repository, published):
     assert entry.where == "packaged"
     check_entry(entry)
     assert zoo.load_generator("tiny").nimg == entry.nimg
-    assert add(repository, published, to=pretrained.IN_REPOSITORY).where == "in the repository"
+    assert pretrained.add_to_catalogue(published, to=pretrained.IN_REPOSITORY).where == "in the repository"
     assert list(load_catalogue()) == ["tiny"]
 
 
 def test_runs_come_before_pretrained_weights(repository, published, runs):
-    entry = replace(add(repository, published), name="dcgan-64")
+    entry = replace(pretrained.add_to_catalogue(published), name="dcgan-64")
     pretrained.CATALOGUE.write_text(pretrained._to_yaml({"dcgan-64": entry}, ""))
     here = zoo.load_generator("dcgan-64", runs=repository / "none")
     assert here.recipe.name == "dcgan-64"
@@ -102,7 +96,7 @@ def test_runs_come_before_pretrained_weights(repository, published, runs):
 
 
 def test_changed_file_is_refused(repository, published):
-    entry = add(repository, published)
+    entry = pretrained.add_to_catalogue(published)
     data = bytearray(entry.local.read_bytes())
     data[-1] ^= 1
     entry.local.write_bytes(data)
@@ -113,7 +107,7 @@ def test_changed_file_is_refused(repository, published):
 
 
 def test_weights_without_address_say_which_file_goes_where(repository, published):
-    entry = add(repository, published, to=None)
+    entry = pretrained.add_to_catalogue(published, to=None)
     assert (entry.local, entry.url) == (None, None)
     assert entry.where == f"to be put into {entry.cached}"
     with pytest.raises(ZooError, match=r"no public address\. Put tiny-") as error:
@@ -126,7 +120,7 @@ def test_weights_without_address_say_which_file_goes_where(repository, published
 
 
 def test_offline_says_which_file_goes_where(repository, published):
-    add(repository, published, to=None, url="hf:owner/models/tiny.safetensors")
+    pretrained.add_to_catalogue(published, to=None, url="hf:owner/models/tiny.safetensors")
     address = "https://huggingface.co/owner/models/resolve/main/tiny.safetensors"
     with pytest.raises(ZooError, match=f"ZOO_OFFLINE is set. Put {address} as tiny-"):
         zoo.load_generator("tiny")
@@ -135,7 +129,7 @@ def test_offline_says_which_file_goes_where(repository, published):
 def test_weights_on_the_command_line(repository, published, capsys):
     assert main(["weights"]) == 0
     assert "no weights come with this version" in capsys.readouterr().out
-    add(repository, published)
+    pretrained.add_to_catalogue(published)
     assert main(["weights"]) == 0
     out = capsys.readouterr().out
     assert "tiny" in out

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from zoo.core.config import Recipe
 from zoo.core.console import Display
 from zoo.core.errors import Interrupted, ZooError, describe_error, error_reason
 from zoo.core.files import atomic_file
-from zoo.core.options import EvaluationOptions, TrainOptions, field_names, with_keywords
+from zoo.core.options import RENAMED_KEYWORDS, EvaluationOptions, TrainOptions, field_names, with_keywords
 from zoo.data.dataset import load_dataset
 from zoo.evaluation.evaluate_generators import EvaluatedGroup, GeneratorEvaluator, create_evaluator, evaluate_one
 from zoo.evaluation.targets import (
@@ -65,15 +64,15 @@ def bench(
     Args:
         targets: runs, files of generators, or recipes, which are trained first; none: all trained runs in ``runs``,
             else two small recipes on phantoms.
-        training: how recipes are trained; ``out`` and ``new`` are ignored, and ``kimg`` is 10 by default.
+        training: how recipes are trained; ``out`` and ``new`` are ignored, ``kimg`` is 10 by default, and ``data`` and
+            ``device`` are by default those of ``evaluation``.
         evaluation: what generators are evaluated by.
         seeds: training seeds of each recipe.
         out: folder of ``results.jsonl``, ``table.md``, ``report.html`` and the benchmark's own runs.
         runs: folder in which names are looked up.
         no_reals: leave real images out of the page.
         display: where progress is shown; default: stderr.
-        **keywords: fields of :class:`TrainOptions` and :class:`EvaluationOptions`; ``data`` and ``device`` are set in
-            both.
+        **keywords: fields of :class:`EvaluationOptions`, and those of :class:`TrainOptions` that it lacks.
 
     Returns:
         What table and page show: ``metrics``, ``groups`` of ``rows`` and ``baselines``, ``notes``.
@@ -81,19 +80,20 @@ def bench(
     Raises:
         ZooError: bad input, or no generator can be evaluated. A failed row raises nothing, but has an ``error``.
     """
-    if "train_kimg" in keywords:
-        warnings.warn("bench(train_kimg=...) is called kimg now", DeprecationWarning, stacklevel=2)
-        keywords["kimg"] = keywords.pop("train_kimg")
-    training_keywords = {key: value for key, value in keywords.items() if key in field_names(TrainOptions)}
-    training_only = training_keywords.keys() - set(field_names(EvaluationOptions))
-    evaluation_keywords = {key: value for key, value in keywords.items() if key not in training_only}
+    # `data` and `device` are fields of both: of the evaluation here, from where training takes them below.
+    names = set(field_names(TrainOptions)) - set(field_names(EvaluationOptions))
+    training_keywords = {key: keywords.pop(key) for key in [*keywords] if RENAMED_KEYWORDS.get(key, key) in names}
     training = with_keywords(training or TrainOptions(), training_keywords, function="bench")
-    evaluation = with_keywords(evaluation or EvaluationOptions(), evaluation_keywords, function="bench")
+    evaluation = with_keywords(evaluation or EvaluationOptions(), keywords, function="bench")
     display, out, runs = display or Display(), Path(out), Path(runs)
     _check_training(training, seeds)
+    if training.device == "auto":
+        training = replace(training, device=evaluation.device)
     choose_device(training.device)
+    # $ZOO_DATA is for training only: runs are evaluated against the images they were trained on.
     training = replace(training, data=training.data or evaluation.data or os.environ.get("ZOO_DATA") or None)
     words = [os.fspath(target) for target in targets]
+    # Runs without a checkpoint are left out here, but reported if they are named.
     words = words or [str(run.path) for run in find_runs(runs) if run.generator_file.is_file()]
     if not words:
         words, training, evaluation = list(DEMO_RECIPES), *_demo_options(training, evaluation)
@@ -104,6 +104,7 @@ def bench(
     untrained = [item for item in planned if isinstance(item, list)]
     if not untrained and (training.set or seeds > 1 or training.kimg is not None):
         display.warn("--set, --seeds and --train-kimg apply to recipes; runs and files are evaluated as they are")
+    # Missing or unreadable data are errors now and not after the first training.
     for recipes in untrained:
         load_dataset(training.data, recipes[0].data, reporter=display)
     _require_writable(out)
@@ -112,6 +113,7 @@ def bench(
         opened += [variants.train(recipe) for recipe in item] if isinstance(item, list) else [item]
     groups, failed = evaluator.groups(make_names_unique(opened))
     if not groups:
+        # A document without any group would be an empty page.
         raise ZooError("; ".join(f"{row.name}: {row.error}" for row in failed))
     document = _document("zoo bench", "bench", evaluator, groups)
     _write_results(out, document)
@@ -145,6 +147,7 @@ def report(
     options = with_keywords(evaluation or EvaluationOptions(), keywords, function="report")
     opened = find_target(os.fspath(target), runs)
     page = "report.html" if opened.kind == "run" else f"{opened.name}-report.html"
+    # Pretrained weights lie in the package or the cache, which are no places for a page.
     folder = opened.weights.parent if opened.kind == "run" or Path(target).is_file() else Path()
     path = Path(out) if out is not None else folder / page
     evaluator, group = evaluate_one(opened, options, display or Display())
@@ -194,7 +197,7 @@ class _VariantTrainer:
         options = replace(self.options, out=self.out, new=new, kimg=None, precision=None, set=())
         try:
             run = run or train(recipe, options=options, display=self.display, announce=sys.stderr)
-        except Interrupted:
+        except Interrupted:  # saved, and continued by the next call
             raise
         except Exception as error:  # such as no memory: the other recipes can still be trained
             reason = describe_error(error)

@@ -61,6 +61,7 @@ def compare(
     options = with_keywords(evaluation or EvaluationOptions(), keywords, function="compare")
     display = display or Display()
     metrics, device = registry.choose_metrics(options.metrics), choose_device(options.device)
+    # Before images are read: errors in arguments are reported at once.
     config = _fit_config(fit, resolution, channels)
     paths = [path for path in (fakes, reals, unseen) if path is not None]
     fake_images, real_images, *others = _read_sets(paths, config, display)

@@ -175,11 +175,13 @@ class GeneratorEvaluator:
         )
         group = EvaluatedGroup(shape=shape, data=data)
         group.baselines = [_result_row(name, "baseline", result) for name, result in evaluator.baselines().items()]
+        # Seeds of one variant become one row.
         by_variant: dict[str, list[ResultRow]] = {}
         for target in targets:
             row = self._evaluate_target(target, evaluator, group, config)
             by_variant.setdefault(target.group, []).append(row)
         rows = [merge_seeds(seeds) for seeds in by_variant.values()]
+        # What a perfect generator would score: held-out images, which come first.
         ideal = group.baselines[0].values if heldout_images is not None else {}
         group.rows, group.ranked_by = rank_rows(rows, self.columns, ideal)
         real = heldout_images if heldout_images is not None else train_images
@@ -286,7 +288,7 @@ class GeneratorEvaluator:
             fakes = generator.sample(self.num_samples, LATENT_SEED, advance=self.display.advance).numpy()
         finally:
             self.display.stop()
-        seconds = time.monotonic() - start
+        seconds = time.monotonic() - start  # without the metrics: the speed of the generator
         self.display.say(f"evaluating {target.name}: {self.num_samples} images")
         evaluation = evaluator.evaluate(ImageSet(images=fakes, label=target.name))
         recipe = generator.recipe

@@ -94,6 +94,7 @@ def publish(
     name = name or source.recipe.name
     if not re.fullmatch(r"[\w-]+", name):
         raise ZooError(f"{name!r}: a model's name must be letters, digits, '-' and '_'. Give another by --name.")
+    # All input is checked before the evaluation, which takes minutes.
     statement = _read_text(data_statement, "--data-statement") or _describe_training_data(source)
     licence = _read_text(licence, "--licence") or DEFAULT_LICENCE
     place = ModelRepository(to, force) if to.startswith("hf:") else _OutputFolder(to, force)
@@ -103,6 +104,7 @@ def publish(
             folder.mkdir()
             published = _write_weights(source, name, folder)
             evaluator, group = evaluate_one(published, options, display)
+            # Images of patients must not leave the machine through a generator that repeats them.
             if "memorisation" not in despite_alarm:
                 _refuse_copies(source.name, group)
             entry = _catalogue_entry(published, evaluator, group, statement, licence)
@@ -145,7 +147,7 @@ def _describe_training_data(target: Target) -> str:
     if target.run is None:
         raise ZooError(f"{target.name}: its file does not say what it was trained on. Give --data-statement.")
     source, _, counts = target.run.info["data_description"].partition(": ")
-    # Of the source only that it is phantoms: the path of a folder is nobody else's concern.
+    # Of the source only that it is phantoms: paths of folders can be confidential.
     return f"Trained on {'phantoms: ' if source.startswith('phantoms') else ''}{counts}."
 
 
@@ -158,6 +160,7 @@ def _write_weights(target: Target, name: str, folder: Path) -> Target:
     save_generator(path, generator, recipe=recipe, nimg=nimg, dtype=torch.float16)
     text = f"# As trained, every default filled in. Digest {recipe.digest}.\n{recipe.to_yaml()}"
     (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+    # With the run: the published file is evaluated against the images of its training.
     return Target(name=name, kind="file", group=name, weights=path, recipe=recipe, run=target.run)
 
 

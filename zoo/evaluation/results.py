@@ -55,6 +55,7 @@ def merge_seeds(rows: Sequence[ResultRow]) -> ResultRow:
         return rows[0]
     first = valid[0]
     merged = ResultRow(name=first.name, kind=first.kind, facts=dict(first.facts))
+    # What differs between seeds becomes a list; all other facts are the same for all.
     for key in ("seeds", "key", "weights_sha256"):
         merged.facts[key] = [row.facts[key] for row in valid if key in row.facts]
     merged.facts["seeds"] = [seed for seeds in merged.facts["seeds"] for seed in seeds]
@@ -62,6 +63,7 @@ def merge_seeds(rows: Sequence[ResultRow]) -> ResultRow:
         merged.facts["failed"] = [row.error for row in rows if row.error is not None]
     for name in first.values:
         _merge_metric(merged, name, [row.values[name] for row in valid if name in row.values], len(valid))
+    # Every alarm counts, not only those of the mean: one collapsed seed in three is a result.
     for row in valid:
         seeds = row.facts.get("seeds", [])[:1]
         merged.alarms += [alarm | {"seed": seed} for alarm in row.alarms for seed in seeds]
@@ -78,6 +80,7 @@ def _merge_metric(merged: ResultRow, name: str, values: Sequence[MetricValue], s
     lows = [value.low for value in values if value.low is not None]
     highs = [value.high for value in values if value.high is not None]
     mean = statistics.fmean(numbers)
+    # The union is wider than an interval of the mean; between-seed variation is in `spread`.
     merged.values[name] = MetricValue(
         value=mean,
         low=min(lows) if len(lows) == seeds else None,
@@ -85,6 +88,7 @@ def _merge_metric(merged: ResultRow, name: str, values: Sequence[MetricValue], s
         n=values[0].n,
         note=f"mean of {seeds} training seeds; the interval covers all of theirs",
     )
+    # ddof = 1: the seeds are a sample of all possible ones
     sd = statistics.stdev(numbers) if seeds > 1 else None
     merged.spread[name] = {"mean": mean, "sd": sd, "seeds": seeds}
 
@@ -123,6 +127,7 @@ def rank_rows(
             losses = [abs(number - aim) for number in numbers]
         else:
             losses = numbers if metric.better == "lower" else [-number for number in numbers]
+        # sorted() is stable: equal values keep the order in which targets were given
         order = sorted(range(len(valid)), key=losses.__getitem__)
         return [*(valid[index] for index in order), *failed], metric.name
     return [*valid, *failed], None

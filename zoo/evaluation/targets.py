@@ -84,6 +84,7 @@ def open_target(word: str, runs: Path, *, recipes: Sequence[str] = ()) -> AnyTar
         ZooError: nothing of this name.
     """
     path = Path(word)
+    # A path comes before a name in `runs`, as for load_generator().
     if not path.exists() and (runs / word).is_dir():
         path = runs / word
     # The name of a recipe never means a folder here that happens to have the same name.
@@ -93,7 +94,7 @@ def open_target(word: str, runs: Path, *, recipes: Sequence[str] = ()) -> AnyTar
         if path.is_dir():
             return _open_run(path)
     catalogue = load_catalogue()
-    if word in catalogue:
+    if word in catalogue:  # after runs and files, which are the user's own
         weights = catalogue[word].path(Display())
         return Target(name=word, kind="file", group=word, weights=weights, recipe=load_generator_file(weights)[1])
     known = [*recipes, *catalogue, *(run.name for run in find_runs(runs))]
@@ -118,6 +119,7 @@ def make_names_unique(targets: Sequence[AnyTarget]) -> list[AnyTarget]:
     groups: dict[str, set[str]] = {}
     for target in targets:
         groups.setdefault(target.name, set()).add(target.group)
+    # Names identify rows and their images on the page, where equal ones would hide each other.
     renamed = []
     for target in targets:
         name = target.name
@@ -144,7 +146,7 @@ def _open_file(path: Path) -> AnyTarget:
 def _open_run(path: Path) -> AnyTarget:
     try:
         run = open_run(path)
-        require_weights(run)
+        require_weights(run)  # before the recipe, which a run has from its start
         return run_target(run, run.name, "run")
     except ZooError as error:
         return FailedTarget(name=path.name, kind="run", group=str(path.resolve()), error=str(error))

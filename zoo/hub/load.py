@@ -37,6 +37,7 @@ class LoadedGenerator(nn.Module):
 
     def __init__(self, generator: Generator, recipe: Recipe, nimg: int, speed: Speed | None = None) -> None:
         super().__init__()
+        # The CPU by default: a generator is loaded there, and moves only where its caller asks for it.
         self.speed = speed or choose_speed(recipe, torch.device("cpu"))
         self.generator = self.speed.network(generator)
         self.recipe, self.nimg = recipe, nimg
@@ -112,6 +113,7 @@ class LoadedGenerator(nn.Module):
 
         ``seed`` determines noise inputs, and classes if ``label`` is None.
         """
+        # The same classes as in sample(), which are drawn by seed and not by latent.
         labels = self.labels(label, len(z), seed)
         if truncation is None:
             images = sampling.generate_images(
@@ -139,8 +141,10 @@ class LoadedGenerator(nn.Module):
         """
         labels = self.labels(None, rows + columns, seed)
         w = self._styles(self.latents(rows + columns, seed), labels, "style mixing")
+        # w is (rows + columns, num_styles, dim); coarse styles are those of the first, low resolutions.
         cut = w.shape[1] // 2 if crossover is None else crossover
         coarse, fine = w[:rows], w[rows:]
+        # The corner's styles are arbitrary: its image is replaced by black below.
         table = [w.new_zeros(w.shape[1:]), *fine]
         for source in coarse:
             table += [source, *(torch.cat([source[:cut], other[cut:]]) for other in fine)]
@@ -182,6 +186,7 @@ class LoadedGenerator(nn.Module):
             )
         device = next(self.parameters()).device
         w = self.generator.mapping(z.to(device), None if label is None else label.to(device))
+        # One w for all blocks, as in training without style mixing; expand() copies nothing.
         return w[:, None].expand(-1, self.generator.num_styles, -1)
 
 
@@ -206,6 +211,7 @@ def load_generator(
         ZooError: no such generator, not trained yet, or a damaged file.
     """
     generator, recipe, nimg = load_generator_file(_locate_weights(source, Path(runs)))
+    # Only the switches follow `precision`: the recipe keeps saying how the generator was trained.
     sampled_as = recipe if precision is None else override_recipe(recipe, f"train.precision={precision}")
     return LoadedGenerator(generator, recipe, nimg, choose_speed(sampled_as, choose_device(device)))
 
@@ -227,13 +233,14 @@ def _locate_weights(source: str | os.PathLike[str], runs: Path) -> Path:
         return path
     if path.is_dir():
         return require_weights(open_run(path))
-    if path.suffix or "/" in name:
+    if path.suffix or "/" in name:  # a path: it is not looked up as a name
         raise ZooError(f"{source}: no run or file of this name")
     for run in reversed(find_runs(runs, name)):  # the newest that has reached a checkpoint
         if run.generator_file.is_file():
             return run.generator_file
     if (runs / name).is_dir():
         return require_weights(open_run(runs / name))
+    # Own runs come first, so that training a recipe replaces its pretrained weights.
     catalogue, models = load_catalogue(), list_models()
     if name in catalogue:
         return catalogue[name].path(Display())

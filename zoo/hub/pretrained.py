@@ -242,44 +242,39 @@ def read_published_folder(folder: Path) -> PretrainedWeights:
     return entry
 
 
-def add_to_catalogue(
-    folder: Path, *, to: str | None = IN_PACKAGE, url: str | None = None, root: Path = ROOT, listed: Path | None = None
-) -> PretrainedWeights:
+def add_to_catalogue(folder: Path, *, to: str | None = IN_PACKAGE, url: str | None = None) -> PretrainedWeights:
     """Add a published folder to the catalogue; an entry of the same name is replaced.
 
     Args:
         folder: what ``zoo publish`` wrote.
-        to: folder relative to ``root`` that the weights are copied into; None: they are only at ``url``, and card and
-            grid are copied into ``zoo/hub/_weights``.
+        to: folder, relative to the repository, that the weights are copied into; None: they are only at ``url``, and
+            card and grid are copied into ``zoo/hub/_weights``.
         url: public address of the weights.
-        root: the repository.
-        listed: the catalogue's file; default: that of the package.
 
     Raises:
         ZooError: an incomplete folder, or a place cannot be written.
     """
-    entry, listed = read_published_folder(folder), listed or CATALOGUE
+    entry = read_published_folder(folder)
     place = f"{to or IN_PACKAGE}/{entry.name}"
     check = replace(entry.check, grid=f"{place}.png") if entry.check else None
     file = f"{place}.safetensors" if to is not None else None
     added = replace(entry, file=file, url=url, card=f"{place}.md", check=check)
     try:
         text = (folder / "README.md").read_text(encoding="utf-8").replace("(samples.png)", f"({entry.name}.png)")
-        with atomic_file(root / f"{place}.md", "w") as card:
+        with atomic_file(ROOT / f"{place}.md", "w") as card:
             card.write(text)
-        _copy(folder / "samples.png", root / f"{place}.png")
+        _copy(folder / "samples.png", ROOT / f"{place}.png")
         if file is not None:
-            _copy(folder / f"{entry.name}.safetensors", root / file)
-        before = load_catalogue(listed) if listed.exists() else {}
-        with atomic_file(listed, "w") as catalogue:
-            comment = listed.read_text(encoding="utf-8") if listed.exists() else ""
-            catalogue.write(_to_yaml({**before, entry.name: added}, comment))
+            _copy(folder / f"{entry.name}.safetensors", ROOT / file)
+        before, text = load_catalogue(), CATALOGUE.read_text(encoding="utf-8")
+        with atomic_file(CATALOGUE, "w") as catalogue:
+            catalogue.write(_to_yaml({**before, entry.name: added}, text))
         # Last: until the catalogue is written, the old files are those it describes.
         if entry.name in before:
             for path in set(before[entry.name].paths()) - set(added.paths()):
-                (root / path).unlink(missing_ok=True)
+                (ROOT / path).unlink(missing_ok=True)
     except OSError as error:
-        raise ZooError(f"{root}: cannot be written ({error_reason(error)})") from None
+        raise ZooError(f"{ROOT}: cannot be written ({error_reason(error)})") from None
     return added
 
 

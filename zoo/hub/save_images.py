@@ -38,6 +38,7 @@ def save_images(
         elif out.suffix:
             raise ZooError(f"{out}: unknown suffix. Use .png (one grid), .npz (one array) or the name of a folder.")
         else:
+            # Leading zeros, so that sorting by name is sorting by index.
             digits = len(str(len(images) - 1))
             for index, image in enumerate(images):
                 image_grid.save_png(image_grid.tile_image(image), out / f"{index:0{digits}d}.png", metadata)
@@ -71,8 +72,10 @@ def save_walk(
     """
     if out.suffix != ".gif":
         raise ZooError(f"{out}: a walk is written as .gif. Change the suffix.")
+    # (points, walks, dim): all walks take their steps together, one frame after the other.
     stops = generator.latents(walks * points, seed).unflatten(0, (points, walks))
     path = [
+        # modulo: from the last point back to the first, so that the GIF loops without a jump
         slerp(stops[index], stops[(index + 1) % points], frame / frames)
         for index in range(points)
         for frame in range(frames)

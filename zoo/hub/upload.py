@@ -32,7 +32,7 @@ class ModelRepository:
             raise ZooError(f"--to {to}: must read hf:owner/name")
         if reason := offline_reason():
             raise ZooError(f"--to {to}: {reason}. Publish to a folder, and upload that later.")
-        import huggingface_hub
+        import huggingface_hub  # here: it takes a second to import, and folders do not need it
 
         if not huggingface_hub.get_token():
             raise ZooError(f"--to {to}: no token for Hugging Face. Run `hf auth login` or set HF_TOKEN.")
