@@ -44,11 +44,13 @@ def nonsaturating_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tenso
 
 def nonsaturating_g(real: Tensor | None, fake: Tensor) -> Tensor:
     """-log sigmoid(fake) (Goodfellow et al. 2014, section 3), unsmoothed."""
+    # -log sigmoid(x) = softplus(-x): no logarithm of a rounded zero.
     return F.softplus(-upcast(fake)).mean()
 
 
 def least_squares_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
     """((real - 1)^2 + fake^2) / 2 (Mao et al. 2017, eq. 9)."""
+    # 0-1 coding: a = 0 and b = c = 1 in the paper's notation.
     return 0.5 * ((upcast(real) - 1).square().mean() + upcast(fake).square().mean())
 
 
@@ -74,6 +76,7 @@ def wasserstein_g(real: Tensor | None, fake: Tensor) -> Tensor:
 
 def relativistic_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
     """softplus(fake - real), in pairs (Jolicoeur-Martineau 2018; Huang et al. 2024, eq. 2)."""
+    # Batches are in random order, so that the n-th real and the n-th fake image are a random pair.
     return F.softplus(upcast(fake) - upcast(real)).mean()
 
 
@@ -86,6 +89,7 @@ def relativistic_g(real: Tensor | None, fake: Tensor) -> Tensor:
 LOSSES = {
     "nonsaturating": AdversarialLoss(discriminator=nonsaturating_d, generator=nonsaturating_g, smooths=True),
     "least_squares": AdversarialLoss(discriminator=least_squares_d, generator=least_squares_g),
+    # G's hinge loss is the Wasserstein one: only D's has a margin.
     "hinge": AdversarialLoss(discriminator=hinge_d, generator=wasserstein_g),
     "wasserstein": AdversarialLoss(discriminator=wasserstein_d, generator=wasserstein_g, zero=False),
     "relativistic": AdversarialLoss(
@@ -97,4 +101,5 @@ LOSSES = {
 def _bce(logits: Tensor, target: float) -> Tensor:
     """Return binary cross-entropy with logits, in a form that cannot overflow."""
     logits = upcast(logits)
+    # -t log sigmoid(x) - (1 - t) log(1 - sigmoid(x)) = softplus(x) - t x
     return (F.softplus(logits) - target * logits).mean()

@@ -64,6 +64,7 @@ class Objective:
     """
 
     def __init__(self, recipe: Recipe, auxiliary: Mapping[str, float] | None = None) -> None:
+        # The order of terms is that of floating-point additions: it must not change.
         loss = LOSSES[recipe.loss.name]
         self.needs_real, self.zero = loss.needs_real, loss.zero
         self.d_steps = recipe.train.d_steps
@@ -74,6 +75,7 @@ class Objective:
             self.terms.append(Term(name=name, phase="D", function=_read_auxiliary(name), weight=Schedule.parse(weight)))
         for term in _penalty_terms(recipe):
             self.terms.append(term)
+            # Registered as modules, so that their means move to the device and into checkpoints.
             if isinstance(term.function, RunningMeans):
                 self.memory[term.name] = term.function
 
@@ -86,6 +88,7 @@ class Objective:
     @property
     def period(self) -> int:
         """Steps after which the same terms are due again."""
+        # A term of G that is due every k-th update is due every k * d_steps steps.
         return math.lcm(*(term.every * (self.d_steps if term.phase == "G" else 1) for term in self.terms))
 
     def settle(self) -> None:
@@ -129,7 +132,7 @@ def _penalty_terms(recipe: Recipe) -> Iterator[Term]:
     for name, config in recipe.penalties.items():
         penalty = PENALTIES[name]
         weight = config.weight
-        if weight is None:
+        if weight is None:  # the default depends on the recipe, so that the YAML cannot state it
             weight = Schedule.parse(penalty.weight(recipe.data.resolution, recipe.train.batch))
         yield Term(
             name=name,

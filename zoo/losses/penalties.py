@@ -81,6 +81,7 @@ class InterpolatedPenalty:
     def __call__(self, step: StepOutputs) -> Tensor:
         assert step.real is not None
         assert step.judge is not None
+        # One point per pair, shared by its pixels.
         u = torch.rand(len(step.fake), 1, 1, 1, dtype=step.fake.dtype, device=step.fake.device)
         between = torch.lerp(step.fake.detach(), step.real.detach(), u).requires_grad_()
         squares = _squared_gradient_norms(between, step.judge(between))
@@ -112,6 +113,7 @@ class RunningMeans(nn.Module):
     @torch.no_grad()
     def settle(self) -> None:
         """Move the means towards those of this step; without a forward pass in it, keep them."""
+        # Summed over processes here and not in forward, which may run once per micro-batch.
         *sums, count = distributed.all_reduce_sum(self.seen)
         means = self.get_buffer(self._buffer)
         fresh = torch.stack(sums).view_as(means) / count.clamp(min=1)
@@ -162,9 +164,11 @@ class PathLength(RunningMeans):
         if not w.requires_grad:  # a mapping without parameters
             w.requires_grad_()
         images = upcast(G.synthesis(w))
-        # By the root of the pixel count, so that lengths do not depend on the resolution (appendix C).
+        # By the root of the pixel count, so that lengths do not depend on the resolution, as in the authors' code.
         y = torch.randn_like(images) / (images.shape[2] * images.shape[3]) ** 0.5
+        # J_w^T y without forming J: the gradient of <image, y> (section 3.2).
         (gradient,) = torch.autograd.grad((images * y).sum(), w, create_graph=True)
+        # Mean over the styles of an image, then clamped: the gradient of a root at 0 is infinite.
         lengths = upcast(gradient).square().sum(2).mean(1).clamp(min=1e-12).sqrt()
         with torch.no_grad():
             self.seen += torch.stack([lengths.sum(), lengths.new_full((), len(lengths))])

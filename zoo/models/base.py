@@ -19,14 +19,18 @@ from zoo.core.config import ImageSpec, LatentSpec, NetworkConfig
 class Generator(nn.Module):
     """Map latents to images.
 
+    Subclasses set ``layers``, or override :meth:`forward`.
+
     Attributes:
         image: shape and classes of the images it generates.
         latent: the latents it takes.
     """
 
+    layers: nn.Module
+
     def __init__(self, config: NetworkConfig, image: ImageSpec, latent: LatentSpec) -> None:
         super().__init__()
-        config.validate(image)
+        config.validate(image)  # before any layer is built, so that the error names the supported sizes
         self.image = image
         self.latent = latent
 
@@ -37,11 +41,13 @@ class Generator(nn.Module):
             z: latents (N, latent.dim).
             label: (N,) int64; None where there are no classes.
         """
-        raise NotImplementedError
+        return self.layers(z)
 
 
 class Discriminator(nn.Module):
     """Map images to logits: positive means "real".
+
+    Subclasses set ``layers``, which map to (N, 1), or override :meth:`forward`.
 
     Attributes:
         image: shape and classes of the images it takes.
@@ -50,17 +56,19 @@ class Discriminator(nn.Module):
             no file (see ``zoo.training.warm_start.load_pretrained_backbones``).
     """
 
+    layers: nn.Module
+    # Read-only, because subclasses without their own share them.
     auxiliary: Mapping[str, float] = MappingProxyType({})
     pretrained: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, config: NetworkConfig, image: ImageSpec) -> None:
         super().__init__()
-        config.validate(image)
+        config.validate(image)  # before any layer is built, so that the error names the supported sizes
         self.image = image
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         """Return logits (N,), or (N, ...) with several per image, for images (N, C, H, W) in [-1, 1]."""
-        raise NotImplementedError
+        return self.layers(x).squeeze(1)
 
     def judged(self, x: Tensor, label: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Return logits of real images and, from the same pass, a scalar for every name in ``auxiliary``."""

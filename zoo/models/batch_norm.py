@@ -35,6 +35,7 @@ def has_batch_statistics(network: nn.Module) -> bool:
 @contextlib.contextmanager
 def batch_norm_momentum(network: nn.Module, value: float | None) -> Iterator[None]:
     """Set the momentum of running statistics within a context: 0.0 keeps them, None averages all batches."""
+    # torch reads momentum in each forward pass; None is its cumulative average.
     norms = batch_norms(network)
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -71,8 +72,10 @@ class SyncBatchNorm(_BatchNorm):
         rows[world.rank] = torch.stack([mean, variance])
         means, variances = all_reduce_sum(rows).unbind(1)
         mean = means.mean(0)
+        # Law of total variance; plain means, because every process has as many images.
         variance = variances.mean(0) + (means - mean).square().mean(0)
         self._update_running_statistics(mean.detach(), variance.detach(), world.size * x.numel() // x.shape[1])
+        # (x - mean) / std * weight + bias, multiplied out to one pass over the maps.
         gain = torch.rsqrt(variance + self.eps)
         shift = -mean * gain
         if self.affine:

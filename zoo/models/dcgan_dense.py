@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from torch import Tensor, nn
+from torch import nn
 
 from zoo.core.schema import Count, Share
 from zoo.models import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
@@ -56,9 +56,6 @@ class DCGANDenseGenerator(Generator):
         layers += [doubling_conv(widths[-1], image.channels, 3), nn.Tanh()]
         self.layers = nn.Sequential(*layers).apply(glorot_normal)
 
-    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.layers(z)
-
 
 @dataclass(frozen=True, kw_only=True)
 class DCGANDenseDiscriminatorConfig(NetworkConfig):
@@ -87,9 +84,6 @@ class DCGANDenseDiscriminator(Discriminator):
         # The one kernel that the original left at Keras' default.
         to_logit = nn.Linear(widths[-1] * size * size, 1).apply(glorot_uniform)
         self.layers = nn.Sequential(*layers).apply(glorot_normal).extend([nn.Flatten(), to_logit])
-
-    def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.layers(x).squeeze(1)
 
 
 register_architecture(

@@ -44,7 +44,7 @@ def count_doublings(resolution: int, network: str = "the network", least: int = 
     Raises:
         ValueError: ``resolution`` is no power of two from ``least``.
     """
-    count = resolution.bit_length() - 3
+    count = resolution.bit_length() - 3  # 8 has four bits
     if resolution < least or resolution != 4 << count:
         raise ValueError(
             f"{network} supports powers of two from {least} ({least}, {2 * least}, {4 * least}, ... pixels), "
@@ -142,6 +142,7 @@ class EqualizedConv2d(nn.Conv2d):
     def __init__(self, channels: int, out: int, kernel: int, *, gain: float = 1.0, bias: bool = True) -> None:
         super().__init__(channels, out, kernel, padding=kernel // 2, bias=bias)
         self.gain = gain / math.sqrt(channels * kernel**2)
+        # Plain N(0, 1), because forward() scales: Adam's steps do not depend on the gradient's scale.
         nn.init.normal_(self.weight)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
@@ -193,6 +194,7 @@ class MinibatchStd(nn.Module):
         group = max(size for size in range(1, min(self.group, n) + 1) if n % size == 0)
         # Neighbours form a group, so that micro-batches of whole groups give the same numbers.
         groups = x.float().unflatten(0, (n // group, group))
+        # 1e-8 keeps the gradient of the root finite where all images agree.
         std = (groups.var(1, correction=0) + 1e-8).sqrt().mean((1, 2, 3))
         channel = std.repeat_interleave(group)[:, None, None, None].expand(n, 1, h, w).to(x.dtype)
         return torch.cat([x, channel], 1)
@@ -236,6 +238,7 @@ def blur_down(x: Tensor) -> Tensor:
     n, c, height, width = x.shape
     # Matrix products, whose gradients of any order are products too: on CPUs twice as fast as pooling, and 20 times
     # as fast as a convolution of single channels, whose gradient is slow.
+    # Rows first, then columns: the filter is separable.
     y = _halving_matrix(height, x) @ x.permute(0, 2, 3, 1).reshape(n, height, width * c)
     y = _halving_matrix(width, x) @ y.reshape(n * (height // 2), width, c)
     return y.view(n, height // 2, width // 2, c).permute(0, 3, 1, 2)
@@ -245,6 +248,7 @@ def _halving_matrix(size: int, like: Tensor) -> Tensor:
     """Return (size / 2, size): the filter centred on every second pixel."""
     column = torch.arange(size, device=like.device)
     centre = 2 * torch.arange(size // 2, device=like.device)[:, None]
+    # Built on the device: a copy from the CPU would make a GPU wait.
     matrix = torch.zeros(size // 2, size, device=like.device)
     for offset, weight in zip((-1, 0, 1, 2), (0.125, 0.375, 0.375, 0.125), strict=True):
         matrix = matrix + weight * ((centre + offset).clamp(0, size - 1) == column)
@@ -290,6 +294,7 @@ class Dropout(nn.Dropout):
         if not self.training or not 0 < dropped < 2**16 or input.device.type != "cpu":
             return super().forward(input)
         count = input.numel()
+        # Four 16-bit numbers from each 64-bit draw.
         bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:count]
         threshold = dropped - 2**15  # int16 values from here on keep an element
         # In place: 0 where dropped; -1, which has all bits set, where kept.
@@ -301,10 +306,10 @@ class Dropout(nn.Dropout):
             mask = mask.contiguous() if input.is_contiguous() else mask
         else:
             mask = mask.view(input.shape)
-        scale = 2**16 / (2**16 - dropped)
+        scale = 2**16 / (2**16 - dropped)  # of the rounded probability, so that the mean stays exact
         if input.dtype == torch.bfloat16:
             return _BitMask.apply(input, mask) * scale
-        return input * mask * -scale
+        return input * mask * -scale  # the mask is -1 where kept
 
 
 class _BitMask(torch.autograd.Function):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from einops.layers.torch import Rearrange
-from torch import Tensor, nn
+from torch import nn
 
 from zoo.core.schema import Count, Share
 from zoo.models import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
@@ -53,6 +53,7 @@ class LeanGenerator(Generator):
             Rearrange("n (c h w) -> n c h w", h=size, w=size),
         ]
         for index, (channels, out) in enumerate(pairwise(widths)):
+            # Doublings first, then plain convolutions, which smooth what the transposed ones leave.
             convolution: nn.Conv2d | nn.ConvTranspose2d
             if index < doublings:
                 convolution = doubling_conv(channels, out, 4)
@@ -61,9 +62,6 @@ class LeanGenerator(Generator):
             layers += with_batch_norm(convolution, nn.LeakyReLU(0.2), **KERAS_NORM)
         layers.append(nn.Conv2d(widths[-1], image.channels, 3, padding=1, bias=False))
         self.layers = nn.Sequential(*layers).apply(glorot_uniform)
-
-    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.layers(z)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +86,6 @@ class LeanDiscriminator(Discriminator):
         size = image.resolution // 2 ** len(config.channels)
         layers += [nn.Flatten(), nn.Linear(widths[-1] * size * size, 1)]
         self.layers = nn.Sequential(*layers).apply(glorot_uniform)
-
-    def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.layers(x).squeeze(1)
 
 
 register_architecture(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from torch import Tensor, nn
+from torch import nn
 
 from zoo.core.schema import Count, Share
 from zoo.models import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
@@ -57,9 +57,6 @@ class MultiresGenerator(Generator):
         layers += [doubling_conv(widths[-1], image.channels, 5), nn.Tanh()]
         self.layers = nn.Sequential(*layers).apply(glorot_uniform)
 
-    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.layers(z)
-
 
 @dataclass(frozen=True, kw_only=True)
 class MultiresDiscriminatorConfig(NetworkConfig):
@@ -86,9 +83,6 @@ class MultiresDiscriminator(Discriminator):
         size = image.resolution // 2 ** len(config.channels)
         layers += [nn.Flatten(), nn.Linear(widths[-1] * size * size, 1)]
         self.layers = nn.Sequential(*layers).apply(glorot_uniform)
-
-    def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.layers(x).squeeze(1)
 
 
 register_architecture(

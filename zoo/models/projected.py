@@ -83,6 +83,7 @@ class FrozenFeatures(nn.Module):
         self.size = size
         network = _timm_network()
         self.channels: list[int] = network.feature_info.channels()  # type: ignore[operator, union-attr]
+        # Folded: in eval mode a batch norm is an affine map of the convolution's output.
         self.network = freeze_as_buffers(fold_batch_norms(network))
         pretrained = timm.get_pretrained_cfg(TIMM_BACKBONE)
         assert pretrained is not None
@@ -113,7 +114,7 @@ class FrozenFeatures(nn.Module):
             KeyError: a tensor is missing; the argument is its name.
             RuntimeError: a tensor has another shape.
         """
-        with torch.device("cpu"):
+        with torch.device("cpu"):  # where the tensors of the file are
             network = _timm_network()
         network.load_state_dict({name: state[name] for name in network.state_dict()})
         self.network.load_state_dict(freeze_as_buffers(fold_batch_norms(network)).state_dict())

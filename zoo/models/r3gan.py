@@ -131,6 +131,7 @@ class R3GANGenerator(Generator):
         widths = scale_widths(config.channels[: count_doublings(image.resolution) + 1], config.width)
         self.embedding = nn.Embedding(image.classes, config.embedding) if image.classes else None
         inputs = config.latent + (config.embedding if image.classes else 0)
+        # 4 x 4 basis maps, each scaled by a linear function of the latent.
         self.basis = nn.Parameter(torch.randn(widths[0], 4, 4))
         self.linear = nn.Linear(inputs, widths[0], bias=False)
         nn.init.normal_(self.linear.weight, std=1 / math.sqrt(inputs))
@@ -157,6 +158,7 @@ class R3GANDiscriminator(Discriminator):
         last = widths[-1]
         from_image = _convolution(image.channels, widths[0], 1)
         self.layers = nn.Sequential(from_image, *_stages(widths, config, up=False))
+        # Depthwise: the transpose of the generator's basis.
         self.basis = nn.Conv2d(last, last, 4, groups=last, bias=False)
         nn.init.normal_(self.basis.weight, std=1 / 4)
         self.embedding = nn.Embedding(image.classes, config.embedding) if image.classes else None

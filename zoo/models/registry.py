@@ -79,5 +79,6 @@ def get_architecture(name: str) -> Architecture:
 
 def _discover() -> None:
     """Import every module next to this one; architectures register themselves."""
+    # On first use: importing all architectures takes longer than importing this module.
     for module in pkgutil.iter_modules(zoo.models.__path__):
         importlib.import_module(f"zoo.models.{module.name}")

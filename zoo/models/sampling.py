@@ -67,6 +67,7 @@ def in_chunks(
     with rng.fork_rng(device):
         chunks = zip(*(tensor.split(SAMPLING_BATCH) for tensor in inputs), strict=True)
         for index, chunk in enumerate(chunks, first):
+            # Per chunk, so that an image does not depend on how many are generated.
             torch.manual_seed(rng.derive_seed(seed, "noise", index))
             # The last chunk is padded: a device's noise for 8 images need not be the start of its noise for 16.
             padded = [_pad_chunk(tensor).to(device) for tensor in chunk]
@@ -112,6 +113,7 @@ def truncate_styles(generator: Generator, w: Tensor, psi: float) -> Tensor:
 
 def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
     """Interpolate normal latents (..., dim) spherically (White 2016), so that lengths stay those of normal draws."""
+    # Clamped: rounding can leave the domain of acos.
     cosine = torch.nn.functional.cosine_similarity(a, b, dim=-1).clamp(-1, 1)[..., None]
     angle = cosine.acos()
     sine = angle.sin()

@@ -67,6 +67,7 @@ class FastGANBody(nn.Module):
         super().__init__()
         sizes = [4 << count for count in range(count_doublings(resolution) + 1)]
         widths = [scale_channels(64 if size < 64 else 128, base / size) for size in sizes]
+        # Twice the channels before each gated linear unit, which halves them.
         self.start = nn.Sequential(
             Rearrange("n c -> n c 1 1"),
             # 1 x 1 to 4 x 4
@@ -88,7 +89,7 @@ class FastGANBody(nn.Module):
         maps = [self.start(z)]
         for index, block in enumerate(self.blocks, start=1):
             x = block(maps[-1])
-            if index >= 4:
+            if index >= 4:  # the source is four doublings back
                 x = self.excitations[index - 4](maps[index - 4], x)
             maps.append(x)
         return self.to_image(maps[-1])

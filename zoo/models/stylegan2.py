@@ -75,11 +75,13 @@ class SynthesisLayer(nn.Module):
     def __init__(self, channels: int, out: int, style: int, *, up: bool) -> None:
         super().__init__()
         self.convolution = ModulatedConv2d(channels, out, 3, style)
+        # Of the noise; 0 at the start, as in the authors' code.
         self.strength = nn.Parameter(torch.zeros(()))
         self.up = up
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         x = self.convolution(x, w)
+        # After the convolution, at whose lower resolution it costs a quarter.
         x = blur_up(x) if self.up else x
         x = x + torch.randn(len(x), 1, *x.shape[2:], dtype=x.dtype, device=x.device) * self.strength.to(x.dtype)
         return F.leaky_relu(x, _SLOPE) * _GAIN
@@ -103,6 +105,8 @@ class StyleGAN2GeneratorConfig(NetworkConfig):
 class StyleGAN2Generator(Generator):
     """A :class:`zoo.models.base.StyleGenerator` with one style per convolution."""
 
+    layers: nn.ModuleList
+
     def __init__(self, config: StyleGAN2GeneratorConfig, image: ImageSpec) -> None:
         super().__init__(config, image, LatentSpec(dim=config.latent))
         stages = count_doublings(image.resolution)
@@ -113,7 +117,9 @@ class StyleGAN2Generator(Generator):
         inputs = config.latent * (2 if image.classes else 1)
         sizes = [inputs, *[config.style] * config.depth]
         self.mapping_layers = nn.ModuleList(
-            EqualizedLinear(before, after, gain=_GAIN, lr=0.01) for before, after in pairwise(sizes)
+            # Learns a hundred times slower than the rest, as in the paper.
+            EqualizedLinear(before, after, gain=_GAIN, lr=0.01)
+            for before, after in pairwise(sizes)
         )
         self.constant = nn.Parameter(torch.randn(widths[0], 4, 4))
         self.layers = nn.ModuleList([SynthesisLayer(widths[0], widths[0], config.style, up=False)])
@@ -133,6 +139,7 @@ class StyleGAN2Generator(Generator):
 
     def mapping(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         """Map latents (N, latent.dim) to styles (N, style)."""
+        # Normalised to length sqrt(dim): only the direction of a latent counts.
         x = _normalise(z)
         if self.embedding is not None:
             x = torch.cat([x, _normalise(self.embedding(one_hot(label, self.image.classes).to(z.dtype)))], 1)
@@ -153,6 +160,7 @@ class StyleGAN2Generator(Generator):
             styles (N, num_styles, style).
         """
         mixes = torch.rand(len(w), 1, 1, device=w.device) < self.mixing
+        # From 1: the coarsest style always stays the image's own.
         crossover = torch.randint(1, self.num_styles, (len(w), 1, 1), device=w.device)
         later = torch.arange(self.num_styles, device=w.device)[:, None] >= crossover
         return torch.where(mixes & later, other[:, None], w)
@@ -180,6 +188,7 @@ class DiscriminatorBlock(nn.Module):
         self.skip = EqualizedConv2d(channels, out, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        # Both paths are blurred before every second pixel is dropped, against aliasing.
         y = F.leaky_relu(self.first(x), _SLOPE)
         y = F.leaky_relu(self.second(blur_down(y)), _SLOPE)
         return (self.skip(blur_down(x)) + y) * math.sqrt(0.5)  # the sum of two terms of variance one

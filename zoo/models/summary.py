@@ -57,6 +57,7 @@ def _summarise_network(network: nn.Module, inputs: Tensor, label: Tensor | None)
     def record_output(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         outputs[name] = tuple(output.shape[1:]) if isinstance(output, Tensor) else ()
 
+    # Hooks record outputs of modules, while the counter records operations inside them.
     hooks = [module.register_forward_hook(functools.partial(record_output, name)) for name, module in rows.items()]
     with FlopCounterMode(display=False) as counter:
         network(inputs, label)
@@ -99,6 +100,7 @@ def _count_row_macs(rows: dict[str, nn.Module], counter: FlopCounterMode, root: 
 
 
 def _is_row(name: str, module: nn.Module) -> bool:
+    # Spectral norm's helper modules are a part of their layer's row.
     if "parametrizations" in name.split("."):
         return False
     return bool(_own_parameters(module)) or not list(module.children())
