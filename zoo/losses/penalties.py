@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -69,26 +70,21 @@ def r2(step: StepOutputs) -> Tensor:
     return gradient_penalty(step.fake, step.fake_logits)
 
 
-class InterpolatedPenalty:
-    """(norm of d logits / d images - centre)^2 at random points between pairs of real and fake images.
+def interpolated_penalty(step: StepOutputs, centre: float) -> Tensor:
+    """Return (norm of d logits / d images - centre)^2 at random points between pairs of real and fake images.
 
     Centre 1: WGAN-GP (Gulrajani et al. 2017, eq. 3). Centre 0: Thanh-Tung et al. 2019, eq. 6.
     """
-
-    def __init__(self, centre: float) -> None:
-        self.centre = centre
-
-    def __call__(self, step: StepOutputs) -> Tensor:
-        assert step.real is not None
-        assert step.judge is not None
-        # One point per pair, shared by its pixels.
-        u = torch.rand(len(step.fake), 1, 1, 1, dtype=step.fake.dtype, device=step.fake.device)
-        between = torch.lerp(step.fake.detach(), step.real.detach(), u).requires_grad_()
-        squares = _squared_gradient_norms(between, step.judge(between))
-        if self.centre == 0:
-            return squares.mean()
-        # Clamped: the gradient of a root at 0 is infinite.
-        return (squares.clamp(min=1e-12).sqrt() - self.centre).square().mean()
+    assert step.real is not None
+    assert step.judge is not None
+    # One point per pair, shared by its pixels.
+    u = torch.rand(len(step.fake), 1, 1, 1, dtype=step.fake.dtype, device=step.fake.device)
+    between = torch.lerp(step.fake.detach(), step.real.detach(), u).requires_grad_()
+    squares = _squared_gradient_norms(between, step.judge(between))
+    if centre == 0:
+        return squares.mean()
+    # Clamped: the gradient of a root at 0 is infinite.
+    return (squares.clamp(min=1e-12).sqrt() - centre).square().mean()
 
 
 class RunningMeans(nn.Module):
@@ -178,8 +174,16 @@ class PathLength(RunningMeans):
 PENALTIES = {
     "r1": Penalty(make=lambda: r1, weight=default_gamma, differentiates="real"),
     "r2": Penalty(make=lambda: r2, weight=default_gamma, differentiates="fake"),
-    "gp1": Penalty(make=lambda: InterpolatedPenalty(1.0), weight=lambda size, batch: 10.0, differentiates="between"),
-    "gp0": Penalty(make=lambda: InterpolatedPenalty(0.0), weight=lambda size, batch: 10.0, differentiates="between"),
+    "gp1": Penalty(
+        make=lambda: partial(interpolated_penalty, centre=1.0),
+        weight=lambda size, batch: 10.0,
+        differentiates="between",
+    ),
+    "gp0": Penalty(
+        make=lambda: partial(interpolated_penalty, centre=0.0),
+        weight=lambda size, batch: 10.0,
+        differentiates="between",
+    ),
     "lecam": Penalty(make=LeCam, weight=lambda size, batch: 0.1),
     "path_length": Penalty(
         make=PathLength, weight=lambda size, batch: 2.0, phase="G", differentiates="styles", needs_styles=True

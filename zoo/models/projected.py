@@ -209,9 +209,7 @@ class ProjectedDiscriminatorConfig(NetworkConfig):
     conditional: ClassVar[bool] = True
 
     base: Count = 64  # channels of the finest mixed map; the next have 2, 4 and 8 times as many, at which heads end
-    input: Count | None = (
-        None  # pixels of the frozen network's input, a multiple of 32; null: the image's, at least 128
-    )
+    input: Count | None = None  # pixels of the backbone's input, a multiple of 32; null: the image's, at least 128
     pretrained: bool = True  # false: its weights stay random
 
     def input_size(self, image: ImageSpec) -> int:

@@ -136,9 +136,10 @@ class StyleGANGenerator(Generator):
         Returns:
             styles (N, num_styles, channels).
         """
-        mixes = torch.rand(len(w), 1, 1, device=w.device) < self.mixing
-        heads = torch.rand(len(w), self.num_styles, 1, device=w.device) < 0.5
-        return torch.where(mixes & heads, other[:, None], w)
+        mixed = torch.rand(len(w), 1, 1, device=w.device) < self.mixing
+        # Each block by itself; the paper has one crossover point.
+        replaced = torch.rand(len(w), self.num_styles, 1, device=w.device) < 0.5
+        return torch.where(mixed & replaced, other[:, None], w)
 
     def synthesis(self, w: Tensor) -> Tensor:
         """Generate images (N, C, H, W) in [-1, 1] from styles (N, num_styles, channels), the 4 x 4 block's first."""

@@ -159,11 +159,11 @@ class StyleGAN2Generator(Generator):
         Returns:
             styles (N, num_styles, style).
         """
-        mixes = torch.rand(len(w), 1, 1, device=w.device) < self.mixing
+        mixed = torch.rand(len(w), 1, 1, device=w.device) < self.mixing
         # From 1: the coarsest style always stays the image's own.
         crossover = torch.randint(1, self.num_styles, (len(w), 1, 1), device=w.device)
         later = torch.arange(self.num_styles, device=w.device)[:, None] >= crossover
-        return torch.where(mixes & later, other[:, None], w)
+        return torch.where(mixed & later, other[:, None], w)
 
     def synthesis(self, w: Tensor) -> Tensor:
         """Generate images (N, C, H, W) from styles (N, num_styles, style), the coarsest first."""
