@@ -1,4 +1,4 @@
-"""Regularisers that need gradients of images or styles, an extra forward pass, or running means.
+"""Regularisers: gradient penalties, and penalties with running means.
 
 ``PENALTIES[name].make()`` returns one for a run: a function from :class:`StepOutputs` to a scalar. Steps in which a
 penalty with gradients of gradients is due run in fp32, including the forward pass it shares with the loss.
@@ -42,7 +42,10 @@ class Penalty:
 
 
 def default_gamma(resolution: int, batch: int) -> float:
-    """Return a weight for R1 and R2: 0.0002 resolution^2 / batch (Karras et al. 2020, ADA, appendix C)."""
+    """Return a weight for R1 and R2: 0.0002 resolution^2 / batch.
+
+    Karras et al. 2020, ADA, appendix C.
+    """
     return 0.0002 * resolution**2 / batch
 
 
@@ -71,8 +74,9 @@ def r2(step: StepOutputs) -> Tensor:
 
 
 def interpolated_penalty(step: StepOutputs, centre: float) -> Tensor:
-    """Return (norm of d logits / d images - centre)^2 at random points between pairs of real and fake images.
+    """Return (norm of d logits / d images - centre)^2 between real and fake images.
 
+    At one random point of each pair.
     Centre 1: WGAN-GP (Gulrajani et al. 2017, eq. 3). Centre 0: Thanh-Tung et al. 2019, eq. 6.
     """
     assert step.real is not None
@@ -88,7 +92,7 @@ def interpolated_penalty(step: StepOutputs, centre: float) -> Tensor:
 
 
 class RunningMeans(nn.Module):
-    """A penalty with exponential moving averages, updated once per step by what all processes saw.
+    """A penalty with moving averages, updated once per step over all processes.
 
     They are buffers, and so a part of a run's state.
 
@@ -108,7 +112,7 @@ class RunningMeans(nn.Module):
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Move the means towards those of this step; without a forward pass in it, keep them."""
+        """Move the means towards those of this step, if it had a forward pass."""
         # Summed over processes here and not in forward, which may run once per micro-batch.
         *sums, count = distributed.all_reduce_sum(self.seen)
         means = self.get_buffer(self._buffer)
@@ -119,8 +123,9 @@ class RunningMeans(nn.Module):
 
 
 class LeCam(RunningMeans):
-    """Keep logits near the running mean of the other side (Tseng et al. 2021, arXiv:2104.03310, eq. 6).
+    """Keep logits near the running mean of the other side (LeCam).
 
+    Tseng et al. 2021, arXiv:2104.03310, eq. 6:
     (D(real) - mean of D(fake))^2 + (D(fake) - mean of D(real))^2.
     """
 
@@ -141,8 +146,9 @@ class LeCam(RunningMeans):
 
 
 class PathLength(RunningMeans):
-    """Path length regularisation (Karras et al. 2020, arXiv:1912.04958, eq. 4): (norm of J_w^T y - a)^2.
+    """Path length regularisation: (norm of J_w^T y - a)^2.
 
+    Karras et al. 2020, arXiv:1912.04958, eq. 4.
     y are normal images and a the running mean of the norms before the step; on half of a batch's latents.
     """
 
