@@ -1,9 +1,9 @@
 """Projected GAN (Sauer et al. 2021, arXiv:2111.01007).
 
 Notable: the discriminator works on the features of a frozen classifier of photographs. Random frozen convolutions mix
-the maps of four scales, and a small discriminator learns on each. Everything frozen is a buffer, with batch norms folded into convolutions.
-Differs from the paper in: EfficientNet-Lite0, ``input`` pixels, projected labels (Miyato & Koyama 2018,
-arXiv:1802.05637), and FastGAN's generator without noise and with a linear output (docs/architectures.md).
+the maps of four scales, and a small discriminator learns on each. Everything frozen is a buffer, with batch norms
+folded into convolutions. Differs from the paper in: EfficientNet-Lite0, ``input`` pixels, projected labels (Miyato &
+Koyama 2018, arXiv:1802.05637), and FastGAN's generator without noise and with a linear output (docs/architectures.md).
 """
 
 from __future__ import annotations
