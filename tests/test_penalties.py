@@ -11,7 +11,7 @@ from zoo.core.config import ImageSpec
 from zoo.core.errors import ZooError
 from zoo.data.dataset import load_dataset
 from zoo.losses.objective import Objective
-from zoo.losses.penalties import PENALTIES, InterpolatedPenalty, LeCam, PathLength, default_gamma
+from zoo.losses.penalties import PENALTIES, LeCam, PathLength, default_gamma, interpolated_penalty
 from zoo.losses.step_outputs import StepOutputs
 from zoo.models.stylegan2 import StyleGAN2Generator, StyleGAN2GeneratorConfig
 from zoo.training.trainer import Trainer
@@ -39,7 +39,7 @@ def test_interpolated_penalty_of_a_linear_critic(centre):
     torch.manual_seed(0)
     weight = torch.randn(1 * 3 * 3, dtype=torch.float64, requires_grad=True)
     real, fake = (torch.randn(4, 1, 3, 3, dtype=torch.float64) for _ in range(2))
-    penalty = InterpolatedPenalty(centre)(step(real=real, fake=fake, judge=lambda x: x.flatten(1) @ weight))
+    penalty = interpolated_penalty(step(real=real, fake=fake, judge=lambda x: x.flatten(1) @ weight), centre)
     norm = weight.norm().item()
     assert penalty.item() == pytest.approx((norm - centre) ** 2, rel=1e-9)
     (slope,) = torch.autograd.grad(penalty, weight)
@@ -50,7 +50,7 @@ def test_interpolated_penalty_samples_between_the_pair():
     """The critic x^2 has slope 2x, taken at one random point between 1 and 3 per pair."""
     real, fake = torch.full((512, 1, 1, 1), 1.0), torch.full((512, 1, 1, 1), 3.0)
     torch.manual_seed(0)
-    penalty = InterpolatedPenalty(0.0)(step(real=real, fake=fake, judge=lambda x: x.square().flatten(1).sum(1)))
+    penalty = interpolated_penalty(step(real=real, fake=fake, judge=lambda x: x.square().flatten(1).sum(1)), centre=0)
     assert penalty.item() == pytest.approx(4 * 13 / 3, rel=0.05)  # the mean of (2x)^2 over [1, 3]
 
 

@@ -35,8 +35,9 @@ class AdversarialLoss:
 
 
 def nonsaturating_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
-    """-log sigmoid(real) - log(1 - sigmoid(fake)) (Goodfellow et al. 2014, eq. 1), stable in logits.
+    """-log sigmoid(real) - log(1 - sigmoid(fake)) (Goodfellow et al. 2014, eq. 1).
 
+    Computed from logits, without overflow.
     Two-sided smoothing s moves the targets 1 and 0 to 1 - s/2 and s/2.
     """
     return _bce(real, 1.0 - smoothing / 2) + _bce(fake, smoothing / 2)
@@ -75,7 +76,10 @@ def wasserstein_g(real: Tensor | None, fake: Tensor) -> Tensor:
 
 
 def relativistic_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
-    """softplus(fake - real), in pairs (Jolicoeur-Martineau 2018; Huang et al. 2024, eq. 2)."""
+    """softplus(fake - real), in pairs (Jolicoeur-Martineau 2018).
+
+    Equation 2 of Huang et al. 2024.
+    """
     # Batches are in random order, so that the n-th real and the n-th fake image are a random pair.
     return F.softplus(upcast(fake) - upcast(real)).mean()
 

@@ -1,5 +1,6 @@
-"""What each network minimises: weighted terms per phase, "D" (D is updated) and "G" (G is updated).
+"""What each network minimises: weighted terms, summed per phase.
 
+In phase "D", D is updated; in phase "G", G.
 A step reads: ``terms = objective.due(phase, step)``, then ``evaluate_terms(terms, outputs)``. Terms are the adversarial
 loss, D's auxiliary losses and the recipe's penalties, in this order.
 """
@@ -98,7 +99,10 @@ class Objective:
 
 
 def evaluate_terms(terms: list[Term], step: StepOutputs) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the weighted sum of ``terms``, and each one's unweighted, detached value for the log."""
+    """Return the weighted sum of ``terms``, and their values for the log.
+
+    Values are unweighted and detached.
+    """
     total = torch.zeros((), dtype=step.fake.dtype, device=step.fake.device)
     values = {}
     for term in terms:

@@ -1,4 +1,4 @@
-"""Regularisers that need gradients of images or styles, an extra forward pass, or running means.
+"""Regularisers: gradient penalties, and penalties with running means.
 
 ``PENALTIES[name].make()`` returns one for a run: a function from :class:`StepOutputs` to a scalar. Steps in which a
 penalty with gradients of gradients is due run in fp32, including the forward pass it shares with the loss.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -41,7 +42,10 @@ class Penalty:
 
 
 def default_gamma(resolution: int, batch: int) -> float:
-    """Return a weight for R1 and R2: 0.0002 resolution^2 / batch (Karras et al. 2020, ADA, appendix C)."""
+    """Return a weight for R1 and R2: 0.0002 resolution^2 / batch.
+
+    Karras et al. 2020, ADA, appendix C.
+    """
     return 0.0002 * resolution**2 / batch
 
 
@@ -69,30 +73,26 @@ def r2(step: StepOutputs) -> Tensor:
     return gradient_penalty(step.fake, step.fake_logits)
 
 
-class InterpolatedPenalty:
-    """(norm of d logits / d images - centre)^2 at random points between pairs of real and fake images.
+def interpolated_penalty(step: StepOutputs, centre: float) -> Tensor:
+    """Return (norm of d logits / d images - centre)^2 between real and fake images.
 
+    At one random point of each pair.
     Centre 1: WGAN-GP (Gulrajani et al. 2017, eq. 3). Centre 0: Thanh-Tung et al. 2019, eq. 6.
     """
-
-    def __init__(self, centre: float) -> None:
-        self.centre = centre
-
-    def __call__(self, step: StepOutputs) -> Tensor:
-        assert step.real is not None
-        assert step.judge is not None
-        # One point per pair, shared by its pixels.
-        u = torch.rand(len(step.fake), 1, 1, 1, dtype=step.fake.dtype, device=step.fake.device)
-        between = torch.lerp(step.fake.detach(), step.real.detach(), u).requires_grad_()
-        squares = _squared_gradient_norms(between, step.judge(between))
-        if self.centre == 0:
-            return squares.mean()
-        # Clamped: the gradient of a root at 0 is infinite.
-        return (squares.clamp(min=1e-12).sqrt() - self.centre).square().mean()
+    assert step.real is not None
+    assert step.judge is not None
+    # One point per pair, shared by its pixels.
+    u = torch.rand(len(step.fake), 1, 1, 1, dtype=step.fake.dtype, device=step.fake.device)
+    between = torch.lerp(step.fake.detach(), step.real.detach(), u).requires_grad_()
+    squares = _squared_gradient_norms(between, step.judge(between))
+    if centre == 0:
+        return squares.mean()
+    # Clamped: the gradient of a root at 0 is infinite.
+    return (squares.clamp(min=1e-12).sqrt() - centre).square().mean()
 
 
 class RunningMeans(nn.Module):
-    """A penalty with exponential moving averages, updated once per step by what all processes saw.
+    """A penalty with moving averages, updated once per step over all processes.
 
     They are buffers, and so a part of a run's state.
 
@@ -112,7 +112,7 @@ class RunningMeans(nn.Module):
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Move the means towards those of this step; without a forward pass in it, keep them."""
+        """Move the means towards those of this step, if it had a forward pass."""
         # Summed over processes here and not in forward, which may run once per micro-batch.
         *sums, count = distributed.all_reduce_sum(self.seen)
         means = self.get_buffer(self._buffer)
@@ -123,8 +123,9 @@ class RunningMeans(nn.Module):
 
 
 class LeCam(RunningMeans):
-    """Keep logits near the running mean of the other side (Tseng et al. 2021, arXiv:2104.03310, eq. 6).
+    """Keep logits near the running mean of the other side (LeCam).
 
+    Tseng et al. 2021, arXiv:2104.03310, eq. 6:
     (D(real) - mean of D(fake))^2 + (D(fake) - mean of D(real))^2.
     """
 
@@ -145,8 +146,9 @@ class LeCam(RunningMeans):
 
 
 class PathLength(RunningMeans):
-    """Path length regularisation (Karras et al. 2020, arXiv:1912.04958, eq. 4): (norm of J_w^T y - a)^2.
+    """Path length regularisation: (norm of J_w^T y - a)^2.
 
+    Karras et al. 2020, arXiv:1912.04958, eq. 4.
     y are normal images and a the running mean of the norms before the step; on half of a batch's latents.
     """
 
@@ -178,8 +180,16 @@ class PathLength(RunningMeans):
 PENALTIES = {
     "r1": Penalty(make=lambda: r1, weight=default_gamma, differentiates="real"),
     "r2": Penalty(make=lambda: r2, weight=default_gamma, differentiates="fake"),
-    "gp1": Penalty(make=lambda: InterpolatedPenalty(1.0), weight=lambda size, batch: 10.0, differentiates="between"),
-    "gp0": Penalty(make=lambda: InterpolatedPenalty(0.0), weight=lambda size, batch: 10.0, differentiates="between"),
+    "gp1": Penalty(
+        make=lambda: partial(interpolated_penalty, centre=1.0),
+        weight=lambda size, batch: 10.0,
+        differentiates="between",
+    ),
+    "gp0": Penalty(
+        make=lambda: partial(interpolated_penalty, centre=0.0),
+        weight=lambda size, batch: 10.0,
+        differentiates="between",
+    ),
     "lecam": Penalty(make=LeCam, weight=lambda size, batch: 0.1),
     "path_length": Penalty(
         make=PathLength, weight=lambda size, batch: 2.0, phase="G", differentiates="styles", needs_styles=True

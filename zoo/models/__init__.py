@@ -1,4 +1,4 @@
-"""Network architectures, and the contract that those inside and outside this package fulfil."""
+"""Network architectures, and the contract that they fulfil."""
 
 from zoo.core.config import ImageSpec, LatentSpec, NetworkConfig
 from zoo.models.base import Discriminator, Generator

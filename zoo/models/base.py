@@ -1,4 +1,4 @@
-"""The contract of generators and discriminators, so that any generator trains with any discriminator.
+"""The contract of networks: any generator trains with any discriminator.
 
 Images are float tensors ``(N, C, H, W)`` in [-1, 1] (-1 is black). A network whose original works in [0, 1] converts at
 its own input or output. A generator with a linear output may leave the range in training; saved images are clamped.
@@ -67,17 +67,26 @@ class Discriminator(nn.Module):
         self.image = image
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        """Return logits (N,), or (N, ...) with several per image, for images (N, C, H, W) in [-1, 1]."""
+        """Return logits for images (N, C, H, W) in [-1, 1].
+
+        (N,), or (N, ...) with several per image.
+        """
         return self.layers(x).squeeze(1)
 
     def judged(self, x: Tensor, label: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return logits of real images and, from the same pass, a scalar for every name in ``auxiliary``."""
+        """Return logits of real images, and a scalar for each name in ``auxiliary``.
+
+        From one forward pass, in D's own phase.
+        """
         return self(x, label), {}
 
 
 @runtime_checkable
 class StyleGenerator(Protocol):
-    """The optional interface of generators with a mapping network, for truncation and style mixing."""
+    """The optional interface of generators with a mapping network.
+
+    Truncation and style mixing use it.
+    """
 
     num_styles: int  # layers or blocks that take one style each
 
@@ -86,5 +95,5 @@ class StyleGenerator(Protocol):
         ...
 
     def synthesis(self, w: Tensor) -> Tensor:
-        """Generate images (N, C, H, W) from styles (N, num_styles, width of w), one per block."""
+        """Generate images (N, C, H, W) from styles (N, num_styles, width of w)."""
         ...

@@ -1,4 +1,4 @@
-"""Batch norms of a network: momentum, dependence on the batch, and statistics across processes."""
+"""Batch norms: momentum, batch dependence, statistics across processes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,17 @@ def batch_norms(network: nn.Module) -> list[_BatchNorm]:
 
 
 def has_dense_norm(network: nn.Module) -> bool:
-    """Return whether a norm has one value per image and unit, so that a single image has no deviation."""
+    """Return whether a norm has only one value per image and unit.
+
+    A single image then has no deviation to divide by.
+    """
     return any(isinstance(norm, nn.BatchNorm1d) for norm in batch_norms(network))
 
 
 def has_batch_statistics(network: nn.Module) -> bool:
-    """Return whether an image's result depends on its batch, so that smaller batches change numbers.
+    """Return whether an image's result depends on the others of its batch.
 
+    Smaller batches then change numbers.
     True for batch norms and for modules with a true attribute ``batch_statistics``.
     """
     return bool(batch_norms(network)) or any(getattr(m, "batch_statistics", False) for m in network.modules())
@@ -34,7 +38,10 @@ def has_batch_statistics(network: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def batch_norm_momentum(network: nn.Module, value: float | None) -> Iterator[None]:
-    """Set the momentum of running statistics within a context: 0.0 keeps them, None averages all batches."""
+    """Set the momentum of running statistics within a context.
+
+    0.0 keeps them, None averages all batches equally.
+    """
     # torch reads momentum in each forward pass; None is its cumulative average.
     norms = batch_norms(network)
     momenta = [norm.momentum for norm in norms]
@@ -48,10 +55,10 @@ def batch_norm_momentum(network: nn.Module, value: float | None) -> Iterator[Non
 
 
 class SyncBatchNorm(_BatchNorm):
-    """Batch norm (Ioffe & Szegedy 2015, algorithm 1) over the batch of all processes, on any device.
+    """Batch norm (Ioffe & Szegedy 2015, algorithm 1) over all processes.
 
-    For (N, C) or (N, C, ...) with the same N in every process; state and parameters are those of the norm it
-    replaces. In eval mode and with one process, it equals that norm.
+    It works on any device, unlike torch's, for (N, C) or (N, C, ...) with the same N in every process. State and
+    parameters are those of the norm it replaces. In eval mode and with one process, it equals that norm.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -96,7 +103,10 @@ class SyncBatchNorm(_BatchNorm):
 
 
 def synchronise_batch_norms(network: nn.Module) -> None:
-    """Turn every batch norm in ``network`` into a :class:`SyncBatchNorm` in place; parameters stay the same objects."""
+    """Turn every batch norm in ``network`` into a :class:`SyncBatchNorm` in place.
+
+    Parameters stay the same objects.
+    """
     for module in network.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
             module.__class__ = SyncBatchNorm  # type: ignore[assignment]  # same attributes, another forward

@@ -1,5 +1,6 @@
-"""DCGAN (Radford et al. 2016, arXiv:1511.06434), and original 2, which is the same at 128 pixels with twice the width.
+"""DCGAN (Radford et al. 2016, arXiv:1511.06434).
 
+Original 2 of the recipes is the same at 128 pixels with twice the width.
 Notable: no dense layers and no pooling, but 4 x 4 kernels of stride 2 from 4 x 4 pixels to the image; channels double
 as the resolution halves. Differs from the paper in: sizes other than 64 pixels; the loss contains the discriminator's
 sigmoid; optional classes as in Mirza & Osindero 2014 (arXiv:1411.1784), as one-hot inputs.

@@ -1,5 +1,6 @@
-"""DCGAN with a dense start and a dense end (P. Ngo, PatternFlow; after Radford et al. 2016, arXiv:1511.06434).
+"""DCGAN with a dense start and a dense end (P. Ngo, PatternFlow).
 
+After Radford et al. 2016, arXiv:1511.06434.
 Notable: 3 x 3 kernels; a norm over every unit of the dense start; the discriminator normalises its first layer too and
 drops units *before* the activation. Differs from the original in: padding and batch norm (docs/architectures.md), and
 untruncated normal kernels of the same variance.
@@ -29,7 +30,7 @@ from zoo.models.registry import register_architecture
 
 
 def glorot_normal(module: nn.Module) -> None:
-    """Initialise a kernel of this file's networks as Glorot normal; those layers have no bias."""
+    """Initialise a kernel as Glorot normal; layers of this file have no bias."""
     if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
         nn.init.xavier_normal_(module.weight)
 

@@ -51,7 +51,10 @@ class FastGANGenerator(Generator):
 
 
 class DownBlock(nn.Module):
-    """Halve the resolution on two paths and average them: (N, channels, 2h, 2w) to (N, out, h, w)."""
+    """Halve the resolution on two paths and average them.
+
+    (N, channels, 2h, 2w) to (N, out, h, w).
+    """
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
@@ -77,7 +80,7 @@ class FastGANDiscriminatorConfig(NetworkConfig):
 
 
 class FastGANDiscriminator(Discriminator):
-    """Return 25 logits per image and, for real images, the reconstruction loss of two decoders."""
+    """Return 25 logits per image and, for real ones, a reconstruction loss."""
 
     def __init__(self, config: FastGANDiscriminatorConfig, image: ImageSpec) -> None:
         super().__init__(config, image)
@@ -107,7 +110,7 @@ class FastGANDiscriminator(Discriminator):
         return self.verdict(self.small(self.large(x))).flatten(1)
 
     def judged(self, x: Tensor, label: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return logits and the decoders' loss on real images (Liu et al. 2021, equation 5).
+        """Return logits and the decoders' loss (Liu et al. 2021, equation 5).
 
         It is the sum of two mean absolute differences: of the image at half its resolution, and of one quarter of the
         image, drawn per image.
@@ -121,7 +124,7 @@ class FastGANDiscriminator(Discriminator):
         return logits, {"reconstruction": whole + quarter}
 
     def _decoder(self, channels: int, base: float) -> nn.Sequential:
-        """Return a decoder from maps (N, channels, 8, 8) to an image of half the resolution."""
+        """Return a decoder of (N, channels, 8, 8) to images of half the resolution."""
         sizes = [16 << count for count in range(count_doublings(self.image.resolution) - 2)]
         widths = [channels, *(scale_channels(64, base / size) for size in sizes)]
         blocks = [gated_block(before, after, double=True) for before, after in pairwise(widths)]

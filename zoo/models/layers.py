@@ -1,4 +1,4 @@
-"""Layers and conventions that at least two architectures share, or that the field has a name for.
+"""Layers that architectures share, or that the field has a name for.
 
 Three of the original projects were written in Keras. How its padding, batch norm, initialisation and dense layers are
 translated is explained in docs/architectures.md; tests/test_layers.py proves that strided layers are equivalent.
@@ -24,7 +24,10 @@ KERAS_NORM: dict[str, Any] = {"momentum": 0.01, "eps": 1e-3}
 
 
 def scale_channels(channels: int, width: float) -> int:
-    """Multiply ``channels`` by ``width`` and round, to at least 1: the one way to make a network thinner or wider."""
+    """Multiply ``channels`` by ``width`` and round, to at least 1.
+
+    The one way to make a network thinner or wider.
+    """
     return max(1, round(channels * width))
 
 
@@ -34,7 +37,7 @@ def scale_widths(channels: Iterable[int], width: float) -> list[int]:
 
 
 def count_doublings(resolution: int, network: str = "the network", least: int = 8) -> int:
-    """Return how many doublings lead from 4 pixels to ``resolution``: 1 for 8, 4 for 64.
+    """Return the number of doublings from 4 pixels to ``resolution``: 4 for 64.
 
     Args:
         resolution: pixels per side.
@@ -74,7 +77,7 @@ def check_stages(resolution: int, stages: int, network: str) -> None:
 
 
 def check_multiple(resolution: int, factor: int, network: str) -> None:
-    """Refuse a ``resolution`` that ``network`` cannot reach from, or reduce to, whole pixels.
+    """Refuse a ``resolution`` that is no multiple of ``factor``.
 
     Raises:
         ValueError: ``resolution`` is no multiple of ``factor``.
@@ -95,7 +98,10 @@ def halving_conv(channels: int, out: int, kernel: int, *, bias: bool = False) ->
 
 
 def doubling_conv(channels: int, out: int, kernel: int) -> nn.ConvTranspose2d:
-    """Return the transpose of :func:`halving_conv`, without bias: (N, channels, h, w) to (N, out, 2h, 2w)."""
+    """Return the transpose of :func:`halving_conv`, without bias.
+
+    (N, channels, h, w) to (N, out, 2h, 2w).
+    """
     padding = (kernel - 1) // 2
     # Odd kernels leave one row and column open, which Keras adds on the same side.
     return nn.ConvTranspose2d(channels, out, kernel, stride=2, padding=padding, output_padding=kernel % 2, bias=False)
@@ -104,13 +110,14 @@ def doubling_conv(channels: int, out: int, kernel: int) -> nn.ConvTranspose2d:
 def with_batch_norm(
     convolution: nn.Conv2d | nn.ConvTranspose2d, *following: nn.Module, **options: Any
 ) -> list[nn.Module]:
-    """List ``convolution``, its batch norm with ``options``, and the ``following`` modules."""
+    """List ``convolution``, a batch norm with ``options``, and ``following``."""
     return [convolution, nn.BatchNorm2d(convolution.out_channels, **options), *following]
 
 
 def dense_start(latent: int, channels: int, size: int, activation: nn.Module) -> nn.Sequential:
-    """Return dense layer, norm and ``activation``: latents (N, latent) to maps (N, channels, size, size).
+    """Return dense layer, norm and ``activation`` from latents to maps.
 
+    (N, latent) to (N, channels, size, size).
     Every unit is normalised by itself, as in Keras: the reshape follows.
     """
     units = channels * size * size
@@ -123,7 +130,7 @@ def dense_start(latent: int, channels: int, size: int, activation: nn.Module) ->
 
 
 class Dense(nn.Linear):
-    """``nn.Linear`` for many units and few rows, always in the precision of its weights."""
+    """``nn.Linear`` for many units and few rows, in its weights' precision."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not torch.amp.is_autocast_available(input.device.type):  # the meta device
@@ -134,8 +141,9 @@ class Dense(nn.Linear):
 
 
 class EqualizedConv2d(nn.Conv2d):
-    """Convolution with N(0, 1) weights, scaled in use by ``gain`` / sqrt(fan in); biases start at 0.
+    """Convolution with N(0, 1) weights, scaled in use by ``gain`` / sqrt(fan in).
 
+    Biases start at 0.
     All weights then learn at one speed under Adam (Karras et al. 2018, arXiv:1710.10196, section 4.1).
     """
 
@@ -174,8 +182,9 @@ class EqualizedLinear(nn.Linear):
 
 
 class MinibatchStd(nn.Module):
-    """Append the standard deviation within groups of images as a channel, so that D sees the variety of a batch.
+    """Append the standard deviation within groups of images as a channel.
 
+    D can then see the variety of a batch.
     It is averaged over pixels and channels (Karras et al. 2018, section 3).
 
     Args:
@@ -227,7 +236,9 @@ def require_label(label: Tensor | None) -> Tensor:
 
 
 def blur_down(x: Tensor) -> Tensor:
-    """Halve the resolution with the filter 1 3 3 1 (Zhang 2019, arXiv:1904.11486), borders repeated.
+    """Halve the resolution with the filter 1 3 3 1, borders repeated.
+
+    Zhang 2019, arXiv:1904.11486.
 
     Args:
         x: maps (N, C, 2h, 2w).
@@ -256,8 +267,9 @@ def _halving_matrix(size: int, like: Tensor) -> Tensor:
 
 
 def blur_up(x: Tensor) -> Tensor:
-    """Double the resolution with the filter 1 3 3 1, which is bilinear interpolation: (N, C, h, w) to (N, C, 2h, 2w).
+    """Double the resolution with the filter 1 3 3 1: bilinear interpolation.
 
+    (N, C, h, w) to (N, C, 2h, 2w).
     Each pixel is 3/4 of the nearest one and 1/4 of the next, in both directions; borders are repeated.
     """
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
@@ -267,8 +279,9 @@ def blur_up(x: Tensor) -> Tensor:
 
 
 def apply_spectral_norm(network: nn.Module) -> nn.Module:
-    """Divide every convolution and dense layer of ``network`` by its largest singular value, in place.
+    """Divide convolutions and dense layers by their largest singular values.
 
+    In place; returns ``network``.
     One step of power iteration per forward pass (Miyato et al. 2018, arXiv:1802.05957, section 2.1). Frozen layers,
     layers that have a spectral norm and normalisation layers stay as they are.
     """
@@ -283,8 +296,9 @@ def apply_spectral_norm(network: nn.Module) -> nn.Module:
 
 
 class Dropout(nn.Dropout):
-    """``nn.Dropout`` (Srivastava et al. 2014) that needs a quarter of the random numbers on a CPU.
+    """``nn.Dropout`` with a quarter of the random draws on a CPU.
 
+    Srivastava et al. 2014.
     torch draws one 53-bit number per element there, on one thread: most of the time of the 256 px discriminators.
     Sixteen bits suffice; the probability is rounded to a multiple of 2^-16. Other devices use torch's own.
     """
@@ -313,7 +327,7 @@ class Dropout(nn.Dropout):
 
 
 class _BitMask(torch.autograd.Function):
-    """AND 16-bit floats with a mask of the same size: a fifth of the cost of a product."""
+    """AND 16-bit floats with a mask: a fifth of the cost of a product."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, mask: Tensor) -> Tensor:
@@ -333,7 +347,7 @@ class _BitMask(torch.autograd.Function):
 
 
 def clip_output(x: Tensor) -> Tensor:
-    """Clamp image values to [-1, 1] with a gradient that leads clipped values back into the range.
+    """Clamp image values to [-1, 1]; gradients lead clipped values back inside.
 
     A generator can then reach the exact black of a medical image with any lower value. Gradients that lead further
     out of the range are dropped.
@@ -360,7 +374,7 @@ class _ClipOutput(torch.autograd.Function):
 
 
 def glorot_uniform(module: nn.Module) -> None:
-    """Initialise a convolution or dense layer like Keras: Glorot uniform kernel, zero bias."""
+    """Initialise a layer like Keras: Glorot uniform kernel, zero bias."""
     if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
@@ -368,7 +382,10 @@ def glorot_uniform(module: nn.Module) -> None:
 
 
 def dcgan_normal(module: nn.Module) -> None:
-    """Initialise like the DCGAN paper: kernels N(0, 0.02), norm scales N(1, 0.02), zero biases."""
+    """Initialise like the DCGAN paper.
+
+    Kernels N(0, 0.02), norm scales N(1, 0.02), zero biases.
+    """
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
         if module.bias is not None:

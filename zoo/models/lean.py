@@ -1,5 +1,6 @@
-"""Lean DCGAN (A. Zhao 2020, PatternFlow; after Radford et al. 2016, arXiv:1511.06434).
+"""Lean DCGAN (A. Zhao 2020, PatternFlow).
 
+After Radford et al. 2016, arXiv:1511.06434.
 Notable: one large dense layer generates 32 x 32 feature maps at once, so that 256 pixels need only three transposed
 convolutions; two plain convolutions smooth their artefacts; the output is linear. Three transposes and two convolutions
 trained where four and one collapsed. Differs from the original in: padding and batch norm (docs/architectures.md).

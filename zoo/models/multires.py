@@ -1,5 +1,6 @@
-"""DCGAN at any size (N. Thompson 2020, PatternFlow; after Radford et al. 2016, arXiv:1511.06434).
+"""DCGAN at any size (N. Thompson 2020, PatternFlow).
 
+After Radford et al. 2016, arXiv:1511.06434.
 Notable: 5 x 5 kernels; a dense start, then one transposed convolution at the same resolution before the doublings
 start. One network for 28, 64, 128 and 256 pixels, which differ in their configs alone. Differs from the original in:
 padding and batch norm (docs/architectures.md).

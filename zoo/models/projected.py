@@ -1,9 +1,9 @@
-"""Projected GAN (Sauer et al. 2021, arXiv:2111.01007): a discriminator on the features of a frozen network.
+"""Projected GAN (Sauer et al. 2021, arXiv:2111.01007).
 
-Notable: a classifier of photographs processes the images; random frozen convolutions mix the maps of four scales, and
-a small discriminator learns on each. Everything frozen is a buffer, with batch norms folded into convolutions.
-Differs from the paper in: EfficientNet-Lite0, ``input`` pixels, projected labels (Miyato & Koyama 2018,
-arXiv:1802.05637), and FastGAN's generator without noise and with a linear output (docs/architectures.md).
+Notable: the discriminator works on the features of a frozen classifier of photographs. Random frozen convolutions mix
+the maps of four scales, and a small discriminator learns on each. Everything frozen is a buffer, with batch norms
+folded into convolutions. Differs from the paper in: EfficientNet-Lite0, ``input`` pixels, projected labels (Miyato &
+Koyama 2018, arXiv:1802.05637), and FastGAN's generator without noise and with a linear output (docs/architectures.md).
 """
 
 from __future__ import annotations
@@ -67,8 +67,9 @@ class ProjectedGenerator(Generator):
 
 
 class FrozenFeatures(nn.Module):
-    """Map images (N, 1 or 3, H, W) in [-1, 1] to four maps of timm's frozen network, finest first.
+    """Map images to four maps of timm's frozen network, finest first.
 
+    Images are (N, 1 or 3, H, W) in [-1, 1].
     Their sides are 1/4, 1/8, 1/16 and 1/32 of ``size``. Weights are random until :meth:`adopt`.
 
     Attributes:
@@ -121,14 +122,20 @@ class FrozenFeatures(nn.Module):
 
 
 def _timm_network() -> nn.Module:
-    """Build the backbone with random weights, in eval mode, with the maps of its last four scales as outputs."""
+    """Build the backbone with random weights, in eval mode.
+
+    Its outputs are the maps of its last four scales.
+    """
     import timm
 
     return timm.create_model(TIMM_BACKBONE, features_only=True, pretrained=False, out_indices=(1, 2, 3, 4)).eval()
 
 
 def fold_batch_norms(network: nn.Module) -> nn.Module:
-    """Fold every batch norm of an eval-mode timm network into the convolution before it; activations stay."""
+    """Fold every batch norm of a timm network into the convolution before it.
+
+    In eval mode and in place; activations stay.
+    """
     convolution = ("", nn.Conv2d(1, 1, 1))
     for name, module in list(network.named_modules()):
         if isinstance(module, nn.Conv2d):
@@ -140,7 +147,10 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
 
 
 def freeze_as_buffers(module: nn.Module) -> nn.Module:
-    """Replace parameters by buffers, which optimisers, requires_grad_() and parameter counts leave out."""
+    """Replace parameters by buffers, in place.
+
+    Optimisers, requires_grad_() and parameter counts then leave them out.
+    """
     for part in module.modules():
         for name, parameter in list(part.named_parameters(recurse=False)):
             delattr(part, name)  # a name cannot be a parameter and a buffer
@@ -149,8 +159,9 @@ def freeze_as_buffers(module: nn.Module) -> nn.Module:
 
 
 class RandomProjection(nn.Module):
-    """Mix maps across channels and scales by random frozen convolutions (Sauer et al. 2021, section 3.2).
+    """Mix maps across channels and scales by random frozen convolutions.
 
+    Sauer et al. 2021, section 3.2.
     1 x 1 convolutions mix the channels of each map. Then, from the coarsest on, a 3 x 3 convolution of each mixed map
     is upsampled and added to the next finer one.
 
@@ -180,7 +191,10 @@ class RandomProjection(nn.Module):
 
 
 class DiscriminatorHead(nn.Module):
-    """Small discriminator on one map: ``halvings`` that double channels up to ``limit``, then a logit per pixel."""
+    """Small discriminator on one map, with a logit per pixel.
+
+    ``halvings`` of the resolution double channels up to ``limit``.
+    """
 
     def __init__(self, channels: int, halvings: int, limit: int, classes: int) -> None:
         super().__init__()
@@ -194,7 +208,7 @@ class DiscriminatorHead(nn.Module):
         self.embedding = nn.Embedding(classes, channels) if classes else None
 
     def forward(self, x: Tensor, label: Tensor | None) -> Tensor:
-        """Map (N, channels, h, w), and labels (N,) where there are classes, to logits (N, pixels)."""
+        """Map (N, channels, h, w), and labels (N,) or None, to logits (N, pixels)."""
         x = self.layers(x)
         logits = self.verdict(x)
         if self.embedding is not None:
@@ -209,9 +223,7 @@ class ProjectedDiscriminatorConfig(NetworkConfig):
     conditional: ClassVar[bool] = True
 
     base: Count = 64  # channels of the finest mixed map; the next have 2, 4 and 8 times as many, at which heads end
-    input: Count | None = (
-        None  # pixels of the frozen network's input, a multiple of 32; null: the image's, at least 128
-    )
+    input: Count | None = None  # pixels of the backbone's input, a multiple of 32; null: the image's, at least 128
     pretrained: bool = True  # false: its weights stay random
 
     def input_size(self, image: ImageSpec) -> int:

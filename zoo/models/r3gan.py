@@ -95,7 +95,7 @@ class ResidualBlock(nn.Module):
 
 
 class Resample(nn.Module):
-    """Double the resolution with ``up``, else halve it, and change channels by a 1 x 1 convolution."""
+    """Double (``up``) or halve the resolution, with a 1 x 1 convolution."""
 
     def __init__(self, channels: int, out: int, *, up: bool) -> None:
         super().__init__()

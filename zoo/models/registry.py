@@ -16,7 +16,7 @@ from zoo.models import Discriminator, Generator, NetworkConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """A generator and a discriminator that were designed together, with their config classes."""
+    """A generator and a discriminator of one design, with their config classes."""
 
     name: str
     generator_config: type[NetworkConfig]

@@ -27,7 +27,7 @@ def generate_images(
     speed: Speed | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Generate float images (N, C, H, W) on the CPU, with the generator in its current mode.
+    """Generate float images (N, C, H, W) on the CPU.
 
     Args:
         generator: in eval mode, unless batch statistics are wanted.
@@ -45,7 +45,10 @@ def generate_images(
 
 
 def synthesise_images(generator: Generator, w: Tensor, *, seed: int = 0, speed: Speed | None = None) -> Tensor:
-    """Generate images like :func:`generate_images` from styles (N, num_styles, dim) of a style generator."""
+    """Generate images like :func:`generate_images`, from styles.
+
+    ``w`` is (N, num_styles, dim); ``generator`` must be a style generator.
+    """
     assert isinstance(generator, StyleGenerator)
     return in_chunks(generator, [w], generator.synthesis, seed=seed, speed=speed)
 
@@ -61,7 +64,10 @@ def in_chunks(
     speed: Speed | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Apply ``function`` to ``inputs`` chunk by chunk on the generator's device; torch's random state is kept."""
+    """Apply ``function`` to ``inputs`` chunk by chunk on the generator's device.
+
+    torch's own random state is kept.
+    """
     device = next(generator.parameters()).device
     images = []
     with rng.fork_rng(device):
@@ -83,7 +89,7 @@ def _pad_chunk(chunk: Tensor) -> Tensor:
 
 
 def _run_within_memory(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """Return images on the CPU, generated in halves where the device's memory does not suffice for all at once.
+    """Return images on the CPU, generated in halves where memory is short.
 
     Noise inputs are then drawn per half: the images differ, and are as good.
     """
@@ -102,7 +108,10 @@ def _run_within_memory(function: Callable[..., Tensor], *inputs: Tensor) -> Tens
 
 @torch.no_grad()
 def truncate_styles(generator: Generator, w: Tensor, psi: float) -> Tensor:
-    """Move styles (N, ..., dim) towards the mean style: mean + psi (w - mean) (Karras et al. 2019, appendix B)."""
+    """Move styles (N, ..., dim) towards the mean: mean + psi (w - mean).
+
+    The truncation trick (Karras et al. 2019, appendix B).
+    """
     assert isinstance(generator, StyleGenerator)
     # Of fixed latents, so that no running mean has to be stored.
     z = torch.randn(_MEAN_STYLE_LATENTS, generator.latent.dim, generator=rng.seeded_generator("mean style"))
@@ -112,7 +121,10 @@ def truncate_styles(generator: Generator, w: Tensor, psi: float) -> Tensor:
 
 
 def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """Interpolate normal latents (..., dim) spherically (White 2016), so that lengths stay those of normal draws."""
+    """Interpolate normal latents (..., dim) spherically (White 2016).
+
+    Lengths stay those of normal draws.
+    """
     # Clamped: rounding can leave the domain of acos.
     cosine = torch.nn.functional.cosine_similarity(a, b, dim=-1).clamp(-1, 1)[..., None]
     angle = cosine.acos()

@@ -1,4 +1,4 @@
-"""FastGAN's generator body, which projected GANs share: gated convolutions with skip-layer excitation."""
+"""Skip-layer excitation: FastGAN's generator body, shared by projected GANs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from zoo.models.layers import count_doublings, glorot_uniform, scale_channels, w
 
 
 class GatedLinearUnit(nn.Module):
-    """Multiply the first half of the channels by the sigmoid of the second (Dauphin et al. 2017)."""
+    """Multiply half of the channels by the sigmoid of the rest.
+
+    Dauphin et al. 2017.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, 2 c, H, W) to (N, c, H, W)."""
@@ -22,8 +25,9 @@ class GatedLinearUnit(nn.Module):
 
 
 def gated_block(channels: int, out: int, *, double: bool) -> nn.Sequential:
-    """Return 3 x 3 convolution, batch norm and gated linear unit: (N, channels, h, w) to (N, out, h, w).
+    """Return 3 x 3 convolution, batch norm and gated linear unit.
 
+    (N, channels, h, w) to (N, out, h, w).
     With ``double``, at twice the resolution (nearest neighbours).
     """
     return nn.Sequential(
@@ -46,7 +50,10 @@ class SkipLayerExcitation(nn.Module):
         )
 
     def forward(self, small: Tensor, large: Tensor) -> Tensor:
-        """Scale each channel of ``large`` (N, out, H, W) by a gate in (0, 1) from ``small`` (N, channels, h, w)."""
+        """Scale each channel of ``large`` by a gate in (0, 1) from ``small``.
+
+        ``large`` is (N, out, H, W), ``small`` is (N, channels, h, w).
+        """
         return large * self.gates(small)
 
 

@@ -1,4 +1,4 @@
-"""Style-based GAN (Karras et al. 2019, arXiv:1812.04948), as D. Wang wrote it (PatternFlow).
+"""StyleGAN (Karras et al. 2019, arXiv:1812.04948) by D. Wang, PatternFlow.
 
 Notable: a mapping network turns latents into styles; a learned constant grows block by block into the image; styles set
 every channel's mean and deviation (adaptive instance normalisation) and noise adds variation. Differs from the paper
@@ -22,8 +22,9 @@ from zoo.models.registry import register_architecture
 
 
 def adain(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Apply adaptive instance normalisation (Karras et al. 2019, equation 1), around a scale of one.
+    """Apply adaptive instance normalisation, around a scale of one.
 
+    Karras et al. 2019, equation 1:
     ``(x - mean) / (std + 1e-8) * (scale + 1) + shift``.
 
     Args:
@@ -38,8 +39,9 @@ def adain(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 class NoiseInjection(nn.Module):
-    """Add to every channel its own multiple of one noise map (B in the paper's figure 1).
+    """Add to every channel its own multiple of one noise map.
 
+    B in the paper's figure 1.
     The multiples come from ``depth`` dense layers, 1 to ``channels`` and on.
     """
 
@@ -49,7 +51,10 @@ class NoiseInjection(nn.Module):
         self.dense = nn.Sequential(*(nn.Linear(before, after) for before, after in pairwise(widths)))
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        """Add the top left corner of ``noise`` (N, 1, H >= h, W >= w) to maps (N, C, h, w)."""
+        """Add the top left corner of ``noise`` to maps (N, C, h, w).
+
+        ``noise`` is (N, 1, H, W) with H >= h and W >= w.
+        """
         # Without activations the layers are one affine map: two inputs determine it, no need to run at every pixel.
         # Both are created on the device, as CUDA graphs require.
         at_zero, at_one = self.dense(torch.stack([x.new_zeros(1), x.new_ones(1)]))[..., None, None]
@@ -57,8 +62,9 @@ class NoiseInjection(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """One resolution of the synthesis network: upsampling, twice (convolution, noise, style), activation.
+    """One resolution of the synthesis network.
 
+    Upsampling, twice (convolution, noise, style), activation.
     The ``first`` block takes the constant: it has no upsampling, first convolution or activation.
     """
 
@@ -99,7 +105,7 @@ class StyleGANGeneratorConfig(NetworkConfig):
 
 
 class StyleGANGenerator(Generator):
-    """A :class:`zoo.models.base.StyleGenerator` with one style per block, as wide as the blocks."""
+    """A ``StyleGenerator`` with one style per block, as wide as the blocks."""
 
     def __init__(self, config: StyleGANGeneratorConfig, image: ImageSpec) -> None:
         super().__init__(config, image, LatentSpec(dim=config.latent))
@@ -116,7 +122,7 @@ class StyleGANGenerator(Generator):
         self.apply(glorot_uniform)
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        """Generate images; in training, some mix the styles of two latents (:meth:`mix_styles`)."""
+        """Generate images; in training, some mix the styles of two latents."""
         w = repeat(self.mapping(z), "n c -> n k c", k=self.num_styles)
         if self.training and self.mixing > 0:
             w = self.mix_styles(w, self.mapping(torch.randn_like(z)))
@@ -127,7 +133,9 @@ class StyleGANGenerator(Generator):
         return self.mapping_layers(z)
 
     def mix_styles(self, w: Tensor, other: Tensor) -> Tensor:
-        """With probability ``mixing``, replace each of an image's styles by ``other`` with probability 1/2.
+        """Replace each style of mixed images by ``other`` with probability 1/2.
+
+        Images are mixed with probability ``mixing``.
 
         Args:
             w: styles (N, num_styles, channels).
@@ -136,12 +144,16 @@ class StyleGANGenerator(Generator):
         Returns:
             styles (N, num_styles, channels).
         """
-        mixes = torch.rand(len(w), 1, 1, device=w.device) < self.mixing
-        heads = torch.rand(len(w), self.num_styles, 1, device=w.device) < 0.5
-        return torch.where(mixes & heads, other[:, None], w)
+        mixed = torch.rand(len(w), 1, 1, device=w.device) < self.mixing
+        # Each block by itself; the paper has one crossover point.
+        replaced = torch.rand(len(w), self.num_styles, 1, device=w.device) < 0.5
+        return torch.where(mixed & replaced, other[:, None], w)
 
     def synthesis(self, w: Tensor) -> Tensor:
-        """Generate images (N, C, H, W) in [-1, 1] from styles (N, num_styles, channels), the 4 x 4 block's first."""
+        """Generate images (N, C, H, W) in [-1, 1] from styles, the 4 x 4 block's first.
+
+        ``w`` is (N, num_styles, channels).
+        """
         size = self.image.resolution
         noise = torch.randn(len(w), 1, size, size, dtype=w.dtype, device=w.device)
         constant = self.constant(self.constant.weight.new_ones(1))

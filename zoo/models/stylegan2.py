@@ -1,4 +1,4 @@
-"""StyleGAN2 (Karras et al. 2020, arXiv:1912.04958), sized for ten thousand grey slices.
+"""StyleGAN2 (Karras et al. 2020, arXiv:1912.04958), for 10,000 grey slices.
 
 Notable: styles scale the inputs of a convolution, whose outputs are divided by the deviation this would cause
 (demodulation); every resolution adds its image to the one below (skip generator); the discriminator is residual and
@@ -38,7 +38,9 @@ _SLOPE = 0.2
 
 
 class ModulatedConv2d(nn.Module):
-    """Convolution whose weights are scaled by a style per input channel (Karras et al. 2020, equations 1 and 3).
+    """Convolution whose weights are scaled by a style per input channel.
+
+    Karras et al. 2020, equations 1 and 3.
 
     Args:
         channels: of the input.
@@ -103,7 +105,7 @@ class StyleGAN2GeneratorConfig(NetworkConfig):
 
 
 class StyleGAN2Generator(Generator):
-    """A :class:`zoo.models.base.StyleGenerator` with one style per convolution."""
+    """A ``StyleGenerator`` with one style per convolution."""
 
     layers: nn.ModuleList
 
@@ -131,7 +133,7 @@ class StyleGAN2Generator(Generator):
         )
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        """Generate images; in training, some mix the styles of two latents (:meth:`mix_styles`)."""
+        """Generate images; in training, some mix the styles of two latents."""
         w = repeat(self.mapping(z, label), "n c -> n k c", k=self.num_styles)
         if self.training and self.mixing > 0:
             w = self.mix_styles(w, self.mapping(torch.randn_like(z), label))
@@ -148,8 +150,9 @@ class StyleGAN2Generator(Generator):
         return x
 
     def mix_styles(self, w: Tensor, other: Tensor) -> Tensor:
-        """With probability ``mixing``, replace an image's styles by ``other`` from a random layer on.
+        """Replace the styles of mixed images by ``other`` from a random layer on.
 
+        Images are mixed with probability ``mixing``.
         Style mixing of Karras et al. 2019, section 3.1.
 
         Args:
@@ -159,14 +162,17 @@ class StyleGAN2Generator(Generator):
         Returns:
             styles (N, num_styles, style).
         """
-        mixes = torch.rand(len(w), 1, 1, device=w.device) < self.mixing
+        mixed = torch.rand(len(w), 1, 1, device=w.device) < self.mixing
         # From 1: the coarsest style always stays the image's own.
         crossover = torch.randint(1, self.num_styles, (len(w), 1, 1), device=w.device)
         later = torch.arange(self.num_styles, device=w.device)[:, None] >= crossover
-        return torch.where(mixes & later, other[:, None], w)
+        return torch.where(mixed & later, other[:, None], w)
 
     def synthesis(self, w: Tensor) -> Tensor:
-        """Generate images (N, C, H, W) from styles (N, num_styles, style), the coarsest first."""
+        """Generate images (N, C, H, W) from styles, the coarsest first.
+
+        ``w`` is (N, num_styles, style).
+        """
         x = self.constant.expand(len(w), -1, -1, -1)
         image = None
         for index, layer in enumerate(self.layers):
@@ -179,7 +185,7 @@ class StyleGAN2Generator(Generator):
 
 
 class DiscriminatorBlock(nn.Module):
-    """Residual block that halves the resolution: two 3 x 3 convolutions and a 1 x 1 skip."""
+    """Residual block at half the resolution: two 3 x 3 and a 1 x 1 convolution."""
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()

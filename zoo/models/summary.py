@@ -42,7 +42,7 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def summarise_networks(G: Generator, D: Discriminator, image: ImageSpec) -> tuple[NetworkSummary, NetworkSummary]:
-    """Return layer tables of a generator and a discriminator on the meta device, where nothing is computed."""
+    """Return layer tables of a generator and a discriminator on the meta device."""
     z = torch.empty(1, G.latent.dim, device="meta")
     x = torch.empty(1, image.channels, image.resolution, image.resolution, device="meta")
     label = torch.zeros(1, dtype=torch.int64, device="meta") if image.classes else None
@@ -50,7 +50,10 @@ def summarise_networks(G: Generator, D: Discriminator, image: ImageSpec) -> tupl
 
 
 def _summarise_network(network: nn.Module, inputs: Tensor, label: Tensor | None) -> NetworkSummary:
-    """Summarise one forward pass, a row per module that has no submodules or has weights next to them."""
+    """Summarise one forward pass.
+
+    A row is a module that has no submodules, or has weights next to them.
+    """
     rows = {name: module for name, module in network.named_modules() if _is_row(name, module)}
     outputs: dict[str, tuple[int, ...]] = {}
 
@@ -107,7 +110,10 @@ def _is_row(name: str, module: nn.Module) -> bool:
 
 
 def _own_parameters(module: nn.Module) -> list[nn.Parameter]:
-    """List a module's parameters without its submodules', but with those that spectral norm moved to one."""
+    """List a module's parameters without those of its submodules.
+
+    Weights that spectral norm moved to a submodule are included.
+    """
     parametrized = getattr(module, "parametrizations", None)
     moved = parametrized.parameters() if isinstance(parametrized, nn.Module) else ()
     return [*module.parameters(recurse=False), *moved]
