@@ -163,7 +163,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         checkpoint.save_checkpoint(tmp_path / "file", 8, state(8), keep=2)
 
 
-@pytest.mark.parametrize("limit", [20_000, 60_000])
+@pytest.mark.parametrize("limit", [20_000, pytest.param(60_000, marks=pytest.mark.slow)])
 def test_pictures_on_a_full_disk_are_one_line_too(limit, tmp_path):
     """The first grid, or the generator's file, does not fit."""
 
@@ -233,7 +233,7 @@ def test_fine_tuning_lists_what_does_not_match(tmp_path, capfd):
         err = capfd.readouterr().err
         assert "fresh weights, because missing in the source or of another shape: layers." in err
         assert other.info["status"] == "finished"
-    with pytest.raises(ZooError, match=r"train\.init_from: nothing in .* fits"):
+    with pytest.raises(ZooError, match=r"train\.init_from: no tensor in .* fits"):
         train(tmp_path, f"train.init_from={first.generator_file}", "generator.width=0.3")
     before = sorted(tmp_path.iterdir())
     for content in (torch.zeros(1), [1], {"trainer": {}}, {"x": 1}):

@@ -640,6 +640,7 @@ def test_small_results_are_cached_by_their_key(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_warm_start_loads_no_network_library(alone: Path, timm_file: Path) -> None:
     """A command that finds all features in the cache does not import torch."""
     script = """

@@ -83,28 +83,32 @@ def crash_after(monkeypatch, steps):
     monkeypatch.setattr(Trainer, "step", step)
 
 
-CASES = [
+# The first ones run in `make test`: micro-batches in bf16, penalties, adaptive augmentation, styles, and plain batch norms.
+FAST_CASES = [
+    ("dcgan-64", ["train.micro_batch=4", "train.precision=bf16", "data.xflip=true"]),
+    ("dcgan-64", ["penalties.r1.weight=1", "penalties.r2.weight=0.5", "penalties.r2.every=3"]),
+    ("dcgan-64", ["augment={name: ada, speed_kimg: 0.1, target: 0.0}", "train.d_steps=2", "ema.power_std=0.1"]),
+    ("stylegan-256", ["train.micro_batch=2", "data.order=replacement"]),
+    ("multires-28", []),
+]
+SLOW_CASES = [
     *(("dcgan-64", [f"loss.name={loss}"]) for loss in LOSSES),
     ("dcgan-64", ["train.precision=bf16"]),
     ("dcgan-64", ["train.micro_batch=4"]),
     ("dcgan-64", ["train.checkpoint_minutes=1e-6"]),  # a checkpoint after every step
-    ("dcgan-64", ["train.micro_batch=4", "train.precision=bf16", "data.xflip=true"]),
-    ("dcgan-64", ["penalties.r1.weight=1", "penalties.r2.weight=0.5", "penalties.r2.every=3"]),
     (
         "dcgan-64",
         ["penalties.r1.weight=1", "penalties.r1.every=2", "train.precision=bf16", "train.update=simultaneous"],
     ),
     ("dcgan-64", ["optimizer.generator.lr=[[0, 1e-3], [0.1, 1e-4]]", "optimizer.discriminator.name=sgd"]),
-    ("dcgan-64", ["augment={name: ada, speed_kimg: 0.1, target: 0.0}", "train.d_steps=2", "ema.power_std=0.1"]),
     ("dcgan-64", ["penalties={gp1: {}, lecam: {every: 2}}", "discriminator.spectral_norm=true"]),
     ("stylegan2-64", ["penalties={path_length: {every: 2}, r1: {every: 4}}"]),
     ("dcgan-256", []),
     ("dcgan-256", ["train.micro_batch=4", "train.precision=bf16"]),
-    ("multires-28", []),
     ("lean-256", ["train.precision=bf16"]),
     ("stylegan-256", []),
-    ("stylegan-256", ["train.micro_batch=2", "data.order=replacement"]),
 ]
+CASES = [*FAST_CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW_CASES)]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +132,11 @@ def test_crash_and_the_same_call_again(name, more, tmp_path, monkeypatch, capsys
 
 
 @pytest.mark.parametrize(
-    ("name", "more"), [("dcgan-64", ["train.precision=fp32"]), ("multires-28", ["train.precision=bf16"])]
+    ("name", "more"),
+    [
+        ("dcgan-64", ["train.precision=fp32"]),
+        pytest.param("multires-28", ["train.precision=bf16"], marks=pytest.mark.slow),
+    ],
 )
 def test_sigkill_of_a_real_process(name, more, tmp_path):
     straight = result(train(name, tmp_path / "straight", *more))

@@ -149,6 +149,7 @@ def test_a_network_that_cannot_be_compiled_runs_as_it_is(monkeypatch):
     assert len(said) == 2
 
 
+@pytest.mark.slow
 def test_a_compiled_generator_learns_what_a_plain_one_does(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     sgd = ["optimizer.generator.name=sgd", "optimizer.discriminator.name=sgd", "penalties.r1.weight=1"]

@@ -147,7 +147,7 @@ def test_accumulation_equals_the_whole_batch(update):
         for network in (trainer.G, trainer.D, trainer.ema.module):
             network.double()
         for module in trainer.G.modules():  # noise is drawn anew for each micro-batch: silence it
-            if type(module).__name__ == "Noise":
+            if type(module).__name__ == "NoiseInjection":
                 for parameter in module.parameters():
                     torch.nn.init.zeros_(parameter)
                     parameter.requires_grad_(False)
