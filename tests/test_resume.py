@@ -83,7 +83,7 @@ def crash_after(monkeypatch, steps):
     monkeypatch.setattr(Trainer, "step", step)
 
 
-# The first ones run in `make test`: micro-batches in bf16, penalties, adaptive augmentation, styles, and plain batch norms.
+# These run in `make test`: micro-batches in bf16, penalties, adaptive augmentation, styles, and plain batch norms.
 FAST_CASES = [
     ("dcgan-64", ["train.micro_batch=4", "train.precision=bf16", "data.xflip=true"]),
     ("dcgan-64", ["penalties.r1.weight=1", "penalties.r2.weight=0.5", "penalties.r2.every=3"]),
