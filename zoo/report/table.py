@@ -64,7 +64,7 @@ def quality_table(group: _Plain, metrics: Sequence[_Plain], *, intervals: bool) 
     return headings, rows
 
 
-def format_cell(figure: _Plain | None, decimals: int, *, interval: bool) -> str:
+def format_value_cell(figure: _Plain | None, decimals: int, *, interval: bool) -> str:
     """Write ``"137.7 ±6.4"``, or ``"0.016 (0 to 0.078)"`` for an asymmetric interval; a dash for a missing value."""
     numbers = value_and_ends(figure)
     if not numbers:
@@ -85,7 +85,9 @@ def _metric_cell(row: _Plain, metric: _Plain, *, interval: bool) -> str:
     """Write a metric of a row; over several training seeds with their standard deviation instead of the interval."""
     # The interval of one run covers the choice of images, not that of the training seed.
     spread = row.get("spread", {}).get(metric["name"])
-    text = format_cell(row["figures"].get(metric["name"]), metric["decimals"], interval=interval and spread is None)
+    text = format_value_cell(
+        row["figures"].get(metric["name"]), metric["decimals"], interval=interval and spread is None
+    )
     if text == NONE or spread is None or spread["sd"] is None:
         return text
     return f"{text} ±{spread['sd']:.{metric['decimals']}f} sd"

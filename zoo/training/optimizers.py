@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -36,3 +38,16 @@ def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any], *, fused: 
             elif value.shape == parameter.shape and value.stride() != parameter.stride():
                 # Fused kernels walk through memory and need moments in the order of their parameter.
                 moments[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+@contextlib.contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """No gradients for the parameters of ``network``: a compiled backward pass computes all that are asked for."""
+    trainable = [p for p in network.parameters() if p.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)

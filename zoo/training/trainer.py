@@ -33,7 +33,7 @@ from zoo.training.augment import PASSES, Ada, augment_images
 from zoo.training.ema import Ema
 from zoo.training.logger import MeanMeters
 from zoo.training.micro_batch import BatchSampler, MicroBatch, local_batch_size, micro_batch_size, split_batch
-from zoo.training.optimizers import build_optimizer, load_optimizer_state, set_learning_rate
+from zoo.training.optimizers import build_optimizer, frozen, load_optimizer_state, set_learning_rate
 from zoo.training.out_of_memory import explain_out_of_memory, is_out_of_memory
 
 
@@ -111,7 +111,8 @@ class Trainer:
     def _step(self) -> None:
         config = self.recipe.train
         self.speed.begin_step()
-        self._set_learning_rates()
+        for phase, optimizer in (("G", self.recipe.optimizer.generator), ("D", self.recipe.optimizer.discriminator)):
+            set_learning_rate(self.optimizers[phase], optimizer.lr.at(self.nimg))
         with self.timer("data"):
             micro_batches = self.next_batch()
         if config.update == "simultaneous":
@@ -147,7 +148,7 @@ class Trainer:
         for part in micro_batches:
             fake = part.fake if part.fake is not None else self._generate(part, with_graph=True)
             with self._seeded("G", part):
-                with _frozen(self.D), self._forward_precision(terms):
+                with frozen(self.D), self._forward_precision(terms):
                     outputs = self._discriminate(part, fake, terms, phase="G")
                 self._backward("G", terms, outputs, part.share)
             part.fake = None  # frees the graph before the next micro-batch builds its own
@@ -299,11 +300,6 @@ class Trainer:
     def _parameters(self, phase: Phase) -> list[nn.Parameter]:
         return [p for p in (self.D if phase == "D" else self.G).parameters() if p.requires_grad]
 
-    def _set_learning_rates(self) -> None:
-        configs = self.recipe.optimizer
-        set_learning_rate(self.optimizers["G"], configs.generator.lr.at(self.nimg))
-        set_learning_rate(self.optimizers["D"], configs.discriminator.lr.at(self.nimg))
-
     def averaged(self) -> Generator:
         """The averaged generator, ready for use (see ``Ema.calibrate_for``)."""
         with self.speed.autocast():
@@ -345,19 +341,6 @@ class Trainer:
             self.ada.load_state_dict(state["ada"], self.device)
         # Earlier versions halved micro-batches by themselves; such a run continues with what it saved.
         self.micro_batch = micro_batch_size(state.get("micro_batch") or self.recipe.train.micro_batch, self._local)
-
-
-@contextlib.contextmanager
-def _frozen(network: nn.Module) -> Iterator[None]:
-    """No gradients for the parameters of ``network``: a compiled backward pass computes all that are asked for."""
-    trainable = [p for p in network.parameters() if p.requires_grad]
-    for parameter in trainable:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
 
 
 def _differentiates(terms: list[Term]) -> bool:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zoo.runtime.timer import synchronize
-from zoo.training.profiling.roofline import DeviceRates, StepWork, count_work, measure_rates
-from zoo.training.profiling.roofline import roofline_seconds as floor_seconds
+from zoo.training.profiling.roofline import DeviceRates, StepWork, count_work, measure_rates, roofline_seconds
 from zoo.training.trainer import Trainer
 
 WARMUP_PERIODS = 4  # before anything is timed: memory is allocated, kernels chosen, code compiled
@@ -89,7 +88,7 @@ def profile_steps(trainer: Trainer, seconds: float = 10.0) -> StepProfile:
         parts={key: parts[key] for key in PART_TITLES if key in parts},
         profiled=sum(parts.values()),
         step=alone,
-        floor=floor_seconds(counted, measured, trainer.speed, local),
+        floor=roofline_seconds(counted, measured, trainer.speed, local),
         batch=trainer.recipe.train.batch,
         work=counted,
         rates=measured,
