@@ -53,7 +53,7 @@ def _bench(arguments: Namespace) -> None:
 
     keywords = call_keywords(arguments, evaluation=EvaluationOptions)
     trained = {name: keywords.pop(name) for name in ("kimg", "precision", "set")}
-    training = TrainOptions(**trained, device=arguments.device, stop=StopOnSignals())
+    training = TrainOptions(**trained, stop=StopOnSignals())  # its data and device are those of the evaluation
     document = bench(**keywords, training=training)
     if arguments.json:
         print_json(document)

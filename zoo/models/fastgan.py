@@ -100,7 +100,7 @@ class FastGANDiscriminator(Discriminator):
         self.quarter = self._decoder(widths[-2], base)
         self.apply(glorot_uniform)
         # Only with this bias do images of twice the contrast differ after the next batch norm. At zero it would have no
-        # effect until it has been learnt.
+        # effect until it has been learned.
         nn.init.uniform_(self.large.get_parameter("0.bias"), -1.0, 1.0)
         for part in (self.large, self.small, self.verdict):
             apply_spectral_norm(part)

@@ -109,7 +109,7 @@ class Validator:
         copy = nearest_image.nearest_copy(fakes, self.train_images.images, subjects=self.train_images.subjects)
         pairs = ssim.pairwise_ssim(fakes, 255)
         pairwise = pairs.mean().item()
-        triggered = self._collapse_alarms(pairs, pairwise, len(fakes))
+        triggered = self._collapse_alarms(pairs, len(fakes), reference["ssim_pairwise_real"])
         self._collapsed_ssim = [*self._collapsed_ssim, pairwise] if triggered else []
         shares: _Row = {}
         for metric, values, kind in (("copies_ssim", nearest, "ssim"), ("copies_ncc", copy.distance, "distance")):
@@ -126,11 +126,11 @@ class Validator:
             "alarms": [alarm.to_json() for alarm in triggered],
         }
 
-    def _collapse_alarms(self, pairs: Tensor, pairwise: float, count: int) -> list[Alarm]:
+    def _collapse_alarms(self, pairs: Tensor, count: int, pairwise_real: float | None) -> list[Alarm]:
         return alarms.collapse_alarms(
             CollapseInputs(
-                ssim_pairwise=pairwise,
-                ssim_pairwise_real=self.reference()["ssim_pairwise_real"],
+                ssim_pairwise=pairs.mean().item(),
+                ssim_pairwise_real=pairwise_real,
                 ssim_twins=alarms.duplicate_fraction(pairs.cpu().numpy()),
                 ssim_twins_real=self._scores["twins"],
                 n=count,
