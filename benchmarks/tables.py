@@ -17,7 +17,7 @@ import leaderboard_table
 from common import Row, make_parser, read_rows
 
 from zoo.metrics.registry import METRICS, short_extractor_name
-from zoo.report import table
+from zoo.report.table import NONE, format_alarms, format_value_cell, markdown_table
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -68,7 +68,7 @@ def ssim_speed() -> str:
         for row in results("ssim_speed")
     ]
     headings = ["pixels>", "fakes x reals", "engine", "times scikit-image>", "us a pair>", "scikit-image, us>"]
-    return table.markdown_table([*headings, "agreement>", "peak memory>"], rows)
+    return markdown_table([*headings, "agreement>", "peak memory>"], rows)
 
 
 def fid_speed() -> str:
@@ -88,7 +88,7 @@ def fid_speed() -> str:
             ]
         )
     headings = ["images a side>", "pixels>", "cold, s: torch-fidelity / zoo>", "ratio>", "warm, s>", "ratio>", "FID>"]
-    return table.markdown_table([*headings, "difference>"], rows)
+    return markdown_table([*headings, "difference>"], rows)
 
 
 def alarms() -> str:
@@ -109,7 +109,7 @@ def alarms() -> str:
         lines.append(line)
     headings = ["pixels>", "held-out images>", "blurred, generated>"]
     headings += [f"a tenth {kind}>" for kind in ("shifted", "brightened", "noisy")]
-    return table.markdown_table([*headings, "one, mean, ten images>", "varied real images>"], lines)
+    return markdown_table([*headings, "one, mean, ten images>", "varied real images>"], lines)
 
 
 def worst_rate(rows: Sequence[Row], *, lowest: bool = False) -> str:
@@ -129,11 +129,11 @@ def bench() -> str:
         name = f"({row['name']})" if baseline else f"`{row['name'].rpartition('-')[0]}`"
         nimg = "" if baseline else f"{row['cost']['nimg']:,}"
         cells = [
-            table.format_cell(row["figures"][metric.name], metric.decimals, interval=True) for metric in BENCH_METRICS
+            format_value_cell(row["figures"][metric.name], metric.decimals, interval=True) for metric in BENCH_METRICS
         ]
-        lines.append([str(_size_of_group(row)), name, nimg, *cells, table.format_alarms(row)])
+        lines.append([str(_size_of_group(row)), name, nimg, *cells, format_alarms(row)])
     titles = [f"{metric.title}>" for metric in BENCH_METRICS]
-    return table.markdown_table(["px>", "", "images seen>", *titles, "alarms"], lines)
+    return markdown_table(["px>", "", "images seen>", *titles, "alarms"], lines)
 
 
 def _size_of_group(row: Row) -> int:
@@ -165,7 +165,7 @@ def train_speed() -> str:
         "images a second, ours / plain>",
         "of the roofline>",
     ]
-    return table.markdown_table([*headings, "billion multiply-adds an image>", "million parameters, G / D>"], rows)
+    return markdown_table([*headings, "billion multiply-adds an image>", "million parameters, G / D>"], rows)
 
 
 def scaling() -> str:
@@ -180,7 +180,7 @@ def scaling() -> str:
         source = row["step_from"].replace("floor", "roofline")  # the word in results of earlier versions
         rows.append([f"`{row['name']}`", str(row["batch"]), step, source, f"{sent:,.0f}", *efficiencies, norms])
     headings = ["recipe", "batch a GPU>", "step, ms>", "step from", "MB a step>", "8 GPUs>", "64>", "512>"]
-    return table.markdown_table([*headings, "batch norms' share at 512>"], rows)
+    return markdown_table([*headings, "batch norms' share at 512>"], rows)
 
 
 def memory() -> str:
@@ -189,7 +189,7 @@ def memory() -> str:
         mb = [f"{row[key] / 1e6:,.0f}" for key in ("set_bytes", "own_bytes", "peak_bytes")]
         rows.append([f"`{row['recipe']}`", f"{row['images']:,}", f"{row['nimg']:,}", *mb])
     headings = ["recipe", "images>", "images seen>", "image set, MB>", "own memory, MB>", "peak resident, MB>"]
-    return table.markdown_table(headings, rows)
+    return markdown_table(headings, rows)
 
 
 def startup() -> str:
@@ -198,7 +198,7 @@ def startup() -> str:
         seconds = [f"{row[key]:.2g}" for key in ("imports_s", "to_first_step_s", "first_step_s", "step_s")]
         rows.append([f"`{row['recipe']}`", *seconds])
     headings = ["recipe", "imports, s>", "imports to first step, s>", "first step, s>", "later step, s>"]
-    return table.markdown_table(headings, rows)
+    return markdown_table(headings, rows)
 
 
 def cards() -> str:
@@ -208,7 +208,7 @@ def cards() -> str:
         fid, kid = (f"{row[name]:.{n}f} / {row[f'{name}_card']:.{n}f}" for name, n in (("fid", 2), ("kid", 5)))
         lines.append([f"`{row['name']}`", f"{row['samples']:,}", fid, kid, "yes" if row["holds"] else "**no**"])
     headings = ["", "images>", "FID, measured / card>", "KID, measured / card>", "within the interval"]
-    return table.markdown_table(headings, lines)
+    return markdown_table(headings, lines)
 
 
 def leaderboard(*groups: str) -> str:
@@ -225,7 +225,7 @@ def leaderboard(*groups: str) -> str:
 
     def cells(row: Row) -> list[str]:
         return [
-            table.format_cell(row["figures"].get(metric.name), metric.decimals, interval=True) for metric in metrics
+            format_value_cell(row["figures"].get(metric.name), metric.decimals, interval=True) for metric in metrics
         ]
 
     lines = []
@@ -236,14 +236,14 @@ def leaderboard(*groups: str) -> str:
             if (row["group"], row["px"], row["name"]) == (leaderboard_table.BASELINE_GROUP, px, "unseen subjects"):
                 lines.append([str(px), f"({row['name']})", "", "", "", "", *cells(row), ""])
     headings = ["px>", "", "kimg>", "core-minutes>", "minutes>", "G / D parameters>"]
-    return table.markdown_table([*headings, *(f"{metric.title}>" for metric in metrics), "alarms and remarks"], lines)
+    return markdown_table([*headings, *(f"{metric.title}>" for metric in metrics), "alarms and remarks"], lines)
 
 
 def training_cells(row: Row) -> list[str]:
     """Return name, kimg, core-minutes, minutes and parameters of a job."""
     name = f"`{row['name']}`{', longer' if row['group'] == 'long' else ''}"
     core_minutes = "" if row["core_seconds"] is None else f"{row['core_seconds'] / 60:.1f}"
-    parameters = table.NONE
+    parameters = NONE
     if "params_g" in row:
         parameters = f"{row['params_g']:,} / {row['params_d']:,}"
     return [name, f"{row['kimg']:.0f}", core_minutes, f"{row['wall'] / 60:.0f}", parameters]
@@ -252,7 +252,7 @@ def training_cells(row: Row) -> list[str]:
 def remarks(row: Row) -> str:
     """Return alarms, errors, what D was trained on before, and whether there are too few seeds."""
     pretrained = f"D pretrained on {row['sees']}" if row["sees"] else ""
-    parts = [table.format_alarms(row), row["error"], row["stopped"], pretrained, row["note"]]
+    parts = [format_alarms(row), row["error"], row["stopped"], pretrained, row["note"]]
     return "; ".join(part for part in parts if part)
 
 

@@ -3,7 +3,7 @@
 from zoo.evaluation.results import ResultRow, merge_seeds, rank_rows, row_from_json
 from zoo.metrics import registry
 from zoo.metrics.value import MetricValue, missing_value
-from zoo.report import table
+from zoo.report.table import bench_markdown, format_value_cell, quality_table, quality_tables
 
 
 def row(name, seed=0, error=None, **numbers):
@@ -48,9 +48,7 @@ def test_seeds_are_merged_into_mean_and_spread():
     assert merged.spread["fid"] == {"mean": 5.0, "sd": 2**0.5, "seeds": 2}
     assert merged.facts["seeds"] == [0, 1]
     assert merged.facts["failed"] == ["diverged"]
-    _, lines = table.quality_table(
-        {"rows": [merged.to_json()], "baselines": []}, [METRICS[0].to_json()], intervals=True
-    )
+    _, lines = quality_table({"rows": [merged.to_json()], "baselines": []}, [METRICS[0].to_json()], intervals=True)
     assert lines[0][1] == "5.0 ±1.4 sd"
     half = merge_seeds([row("a", 0, fid=4.0, kid=1.0), row("a", 1, fid=6.0)])
     assert half.values["kid"].value is None
@@ -62,10 +60,10 @@ def test_seeds_are_merged_into_mean_and_spread():
 
 
 def test_asymmetric_intervals_show_their_ends():
-    assert table.format_cell({"value": 0.016, "low": 0.0, "high": 0.078}, 3, interval=True) == "0.016 (0 to 0.078)"
-    assert table.format_cell({"value": 0.0, "low": 0.0, "high": 0.5}, 3, interval=True) == "0.000 (0 to 0.5)"
-    assert table.format_cell({"value": 0.5, "low": 0.4, "high": 0.61}, 3, interval=True) == "0.500 ±0.105"
-    assert table.format_cell({"value": 1.0, "low": 1.0, "high": 1.0}, 2, interval=True) == "1.00 ±0.00"
+    assert format_value_cell({"value": 0.016, "low": 0.0, "high": 0.078}, 3, interval=True) == "0.016 (0 to 0.078)"
+    assert format_value_cell({"value": 0.0, "low": 0.0, "high": 0.5}, 3, interval=True) == "0.000 (0 to 0.5)"
+    assert format_value_cell({"value": 0.5, "low": 0.4, "high": 0.61}, 3, interval=True) == "0.500 ±0.105"
+    assert format_value_cell({"value": 1.0, "low": 1.0, "high": 1.0}, 2, interval=True) == "1.00 ±0.00"
 
 
 def test_tables_show_intervals_alarms_and_errors():
@@ -80,11 +78,11 @@ def test_tables_show_intervals_alarms_and_errors():
         "data": {"train": 10, "unseen": 4, "description": "d"},
     }
     metrics = [registry.METRICS["fid"].to_json()]
-    _, lines = table.quality_table(group, metrics, intervals=True)
+    _, lines = quality_table(group, metrics, intervals=True)
     assert lines[0] == ["a", "4.0 ±1.0", "10", "collapse (recall)"]
     assert lines[1] == ["b", "-", "-", "broken: wrong | hash"]
     assert lines[2] == ["(black)", "-", "0", ""]
-    text = table.bench_markdown({"groups": [group], "metrics": metrics, "notes": ["one note"]})
+    text = bench_markdown({"groups": [group], "metrics": metrics, "notes": ["one note"]})
     assert "| b | - | - | broken: wrong / hash |" in text
     assert "- **a**: All the same." in text
     assert "| a | 3.57 M / – | - | 14.3 MB | 1,000 | - | - | - | 15 min 00 s |" in text  # noqa: RUF001
@@ -95,9 +93,9 @@ def test_wide_tables_are_split_to_fit_the_terminal():
     figures = {metric.name: 0.5 for metric in METRICS}
     group = {"rows": [row("a", **figures).to_json()], "baselines": []}
     metrics = [metric.to_json() for metric in METRICS]
-    whole = table.quality_tables(group, metrics, 10_000)
+    whole = quality_tables(group, metrics, 10_000)
     assert len(whole) == 1
-    cut = table.quality_tables(group, metrics, 80)
+    cut = quality_tables(group, metrics, 80)
     assert len(cut) > 2
     titles = [heading for headings, _ in cut for heading in headings[1:-2]]
     assert titles == whole[0][0][1:-2]
