@@ -234,19 +234,55 @@ def leaderboard(*groups: str) -> str:
             lines.append([str(px), *training_cells(row), *cells(row), remarks(row)])
         for row in every_row:
             if (row["group"], row["px"], row["name"]) == (leaderboard_table.BASELINE_GROUP, px, "unseen subjects"):
-                lines.append([str(px), f"({row['name']})", "", "", "", "", *cells(row), ""])
-    headings = ["px>", "", "kimg>", "core-minutes>", "minutes>", "G / D parameters>"]
+                fakes = f"{row['figures']['fid']['n']:,}"
+                lines.append([str(px), f"({row['name']})", "", "", "", "", "", fakes, *cells(row), ""])
+    headings = ["px>", "", "recipe digest", "kimg>", "core-minutes>", "minutes>", "G / D parameters>", "n>"]
     return markdown_table([*headings, *(f"{metric.title}>" for metric in metrics), "alarms and remarks"], lines)
 
 
 def training_cells(row: Row) -> list[str]:
-    """Return name, kimg, core-minutes, minutes and parameters of a job."""
+    """Return name, recipe digest, kimg, core-minutes, minutes, parameters and number of fakes of a job."""
     name = f"`{row['name']}`{', longer' if row['group'] == 'long' else ''}"
     core_minutes = "" if row["core_seconds"] is None else f"{row['core_seconds'] / 60:.1f}"
     parameters = NONE
     if "params_g" in row:
         parameters = f"{row['params_g']:,} / {row['params_d']:,}"
-    return [name, f"{row['kimg']:.0f}", core_minutes, f"{row['wall'] / 60:.0f}", parameters]
+    digest = NONE if row["digest"] is None else f"`{row['digest'][:8]}`"
+    minutes, fakes = f"{row['wall'] / 60:.0f}", f"{row['samples']:,}"
+    return [name, digest, f"{row['kimg']:.0f}", core_minutes, minutes, parameters, fakes]
+
+
+def recommended() -> str:
+    """The best generator without an alarm of each size, or, if all trigger one, the best."""
+    rows = [row for row in results("leaderboard") if row["group"] in {"64", "long", "128"}]
+    best = {}
+    for row in leaderboard_table.rank_rows(rows):
+        best.setdefault(row["px"], row)
+    return _short_table([best[px] for px in sorted(best)])
+
+
+def equal_budget(px: int) -> str:
+    """Every recipe of one size under the same budget."""
+    rows = [row for row in results("leaderboard") if row["px"] == px and row["group"] in {"64", "128"}]
+    return _short_table(leaderboard_table.rank_rows(rows))
+
+
+def _short_table(rows: Sequence[Row]) -> str:
+    """One line per job with what a reader who chooses a recipe needs, next to the held-out images of its size."""
+    heldout = {
+        row["px"]: row["figures"]["fid"]
+        for row in results("leaderboard")
+        if row["group"] == leaderboard_table.BASELINE_GROUP and row["name"] == "unseen subjects"
+    }
+    lines = []
+    for row in rows:
+        digest = f"`{row['digest'][:8]}`"
+        kimg, minutes = f"{row['kimg']:.0f}", f"{row['core_seconds'] / 60:.0f}"
+        fid, unseen = (f"{value['value']:.1f}" for value in (row["figures"]["fid"], heldout[row["px"]]))
+        name, fakes = f"`{row['name']}`", f"{row['samples']:,}"
+        lines.append([str(row["px"]), name, digest, kimg, minutes, fakes, fid, unseen, format_alarms(row)])
+    headings = ["pixels>", "recipe", "digest", "kimg>", "core-minutes>", "fakes>", "FID>", "FID of held-out images>"]
+    return markdown_table([*headings, "alarm"], lines)
 
 
 def remarks(row: Row) -> str:
@@ -271,6 +307,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "leaderboard_ablation": lambda: leaderboard("ablation"),
     "leaderboard_same": lambda: leaderboard("same"),
     "leaderboard_seeds": lambda: leaderboard("seeds"),
+    "recommended": recommended,
+    "equal_budget_64": lambda: equal_budget(64),
     "leaderboard_peer": lambda: leaderboard("peer"),
 }
 

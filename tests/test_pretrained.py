@@ -66,10 +66,60 @@ def repository(tmp_path, published, monkeypatch):
     return tmp_path
 
 
-def test_shipped_catalogue_is_valid():
-    for name, entry in load_catalogue().items():
-        assert entry.name == name
-        assert entry.judged is not None
+@pytest.mark.parametrize("entry", load_catalogue().values(), ids=lambda entry: entry.name)
+def test_shipped_entry_is_named_after_its_recipe(entry):
+    """A name that stood for weights of another recipe would have two values of each metric."""
+    assert entry.name == entry.recipe
+    assert recipes.load_recipe(entry.recipe).digest == entry.recipe_digest
+    assert entry.judged is not None
+    card = (pretrained.ROOT / entry.card).read_text(encoding="utf-8")
+    assert f"# {entry.name}\n" in card
+    assert f"trained by the recipe `{entry.recipe}` (`recipe.yaml`, digest {entry.recipe_digest})" in card
+
+
+def test_shipped_aliases_are_the_best_generators_of_their_sizes():
+    entries = load_catalogue().values()
+    for entry in entries:
+        same_size = [other for other in entries if other.resolution == entry.resolution]
+        best = min(same_size, key=lambda other: other.metrics["fid"].value)
+        assert entry.alias == (f"brain-{entry.resolution}" if entry is best else None)
+    assert not {entry.alias for entry in entries} & set(recipes.list_models())
+
+
+def test_alias_loads_the_same_generator(tmp_path):
+    alias, name = (zoo.load_generator(name, runs=tmp_path) for name in ("brain-28", "multires-28-stable"))
+    assert alias.recipe.name == "multires-28-stable"
+    assert torch.equal(alias.sample(2), name.sample(2))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "instead"),
+    [("dcgan-64", "dcgan-64-stable, fastgan-r3-64, brain-64"), ("multires-28", "multires-28-stable, brain-28")],
+)
+def test_recipe_without_weights_names_those_of_its_size(recipe, instead, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    message = (
+        f"No trained weights for '{recipe}' in runs/ or among the pretrained models. Train it with `zoo train {recipe}`"
+    )
+    with pytest.raises(ZooError, match="No trained weights") as error:
+        zoo.load_generator(recipe)
+    assert str(error.value).startswith(message)
+    assert str(error.value).endswith(f"load pretrained weights of {recipe[-2:]} pixels: {instead}.")
+    for command in ("sample", "interpolate", "report"):
+        assert main([command, recipe]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_alias_moves_to_the_new_entry(repository, published):
+    first = pretrained.add_to_catalogue(published, alias="brain-16")
+    pretrained.CATALOGUE.write_text(pretrained._to_yaml({"older": replace(first, name="older")}, ""))
+    added = pretrained.add_to_catalogue(published, alias="brain-16")
+    assert {name: entry.alias for name, entry in load_catalogue().items()} == {"older": None, "tiny": "brain-16"}
+    assert pretrained.add_to_catalogue(published) == added  # the alias stays with the name
+    assert pretrained.load_named_weights()["brain-16"] == added
+    pretrained.CATALOGUE.write_text(pretrained._to_yaml({"brain-16": replace(added, alias=None), "tiny": added}, ""))
+    with pytest.raises(ZooError, match=r"brain-16\.alias: is also the name or alias of another entry"):
+        load_catalogue()
 
 
 def test_published_folder_becomes_an_entry_that_loads(repository, published):
@@ -152,6 +202,7 @@ def test_weights_on_the_command_line(repository, published, capsys):
 @pytest.mark.parametrize(
     ("change", "why"),
     [
+        ({"alias": "a.b"}, "alias: must be letters"),
         ({"sha256": "0"}, "sha256: must be 64 hexadecimal digits"),
         ({"url": "http://example.org/x"}, "url: must be https://"),
         ({"file": "/etc/passwd"}, "must be a path from the repository's root"),

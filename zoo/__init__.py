@@ -1,7 +1,8 @@
 """A model zoo of GANs for small, mostly grey, mostly medical image sets.
 
     zoo.train("dcgan-64", data="slices/")          # a run folder: weights, sample grids, loss curves, checkpoints
-    zoo.load_generator("dcgan-64").sample(16)      # uint8 (16, 1, 64, 64); pretrained weights if none were trained
+    zoo.load_generator("dcgan-64").sample(16)      # uint8 (16, 1, 64, 64), from the newest run
+    zoo.load_generator("brain-64").sample(16)      # the best pretrained generator of 64 pixels
 
 ``import zoo`` loads neither torch nor numpy: names are imported when they are first used.
 """

@@ -98,6 +98,7 @@ def _weights(arguments: Namespace) -> None:
     for entry in entries:
         cells = [
             entry.name,
+            entry.alias or "",
             str(entry.resolution),
             str(entry.channels),
             f"{entry.size / 1e6:.1f} MB",
@@ -109,4 +110,6 @@ def _weights(arguments: Namespace) -> None:
         for name, digits in (("fid", 1), ("kid", 4)):
             cells.append(f"{entry.metrics[name].value:.{digits}f}{suffix}" if name in entry.metrics else "")
         rows.append([*cells, entry.where])
-    return print_table(["name", "pixels>", "channels>", "size>", "images seen>", "FID>", "KID>", "where"], rows)
+    return print_table(
+        ["name", "alias", "pixels>", "channels>", "size>", "images seen>", "FID>", "KID>", "where"], rows
+    )

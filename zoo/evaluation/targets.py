@@ -10,8 +10,8 @@ from typing import TypeAlias
 from zoo.core.config import Recipe
 from zoo.core.console import Display
 from zoo.core.errors import ZooError, suggest
-from zoo.hub.load import require_weights
-from zoo.hub.pretrained import load_catalogue
+from zoo.hub.load import explain_missing_weights, require_weights
+from zoo.hub.pretrained import load_named_weights
 from zoo.recipes import list_models, load_recipe
 from zoo.training.generator_file import load_generator_file
 from zoo.training.run_folder import Run, find_runs, open_run
@@ -93,11 +93,13 @@ def open_target(word: str, runs: Path, *, recipes: Sequence[str] = ()) -> AnyTar
             return _open_file(path)
         if path.is_dir():
             return _open_run(path)
-    catalogue = load_catalogue()
-    if word in catalogue:  # after runs and files, which are the user's own
-        weights = catalogue[word].path(Display())
+    pretrained = load_named_weights()
+    if word in pretrained:  # after runs and files, which are the user's own
+        weights = pretrained[word].path(Display())
         return Target(name=word, kind="file", group=word, weights=weights, recipe=load_generator_file(weights)[1])
-    known = [*recipes, *catalogue, *(run.name for run in find_runs(runs))]
+    if is_recipe(word):
+        raise ZooError(explain_missing_weights(word, runs))
+    known = [*recipes, *pretrained, *(run.name for run in find_runs(runs))]
     kinds = "no run, file or recipe" if recipes else "no run or file"
     raise ZooError(f"{kinds} {word!r}{suggest(word, known)}")
 

@@ -13,10 +13,10 @@ from zoo.core.config import ImageSpec, LatentSpec, Recipe
 from zoo.core.console import Display
 from zoo.core.errors import ZooError, suggest
 from zoo.data.pixel_range import to_uint8
-from zoo.hub.pretrained import load_catalogue
+from zoo.hub.pretrained import load_named_weights
 from zoo.models import sampling
 from zoo.models.base import Generator, StyleGenerator
-from zoo.recipes import list_models, override_recipe
+from zoo.recipes import list_models, load_recipe, override_recipe
 from zoo.runtime import rng
 from zoo.runtime.device import choose_device
 from zoo.runtime.speed import Speed, choose_speed
@@ -201,7 +201,7 @@ def load_generator(
 
     Args:
         source: a run or its folder, a ``generator.safetensors`` file, or a name: of a recipe that was trained in
-            ``runs`` (its newest run), else of pretrained weights, which are downloaded if necessary (see
+            ``runs`` (its newest run), else a name or alias of pretrained weights, downloaded if necessary (see
             ``zoo.hub.pretrained``).
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         runs: folder in which names are looked up.
@@ -241,13 +241,21 @@ def _locate_weights(source: str | os.PathLike[str], runs: Path) -> Path:
     if (runs / name).is_dir():
         return require_weights(open_run(runs / name))
     # Own runs come first, so that training a recipe replaces its pretrained weights.
-    catalogue, models = load_catalogue(), list_models()
-    if name in catalogue:
-        return catalogue[name].path(Display())
+    pretrained, models = load_named_weights(), list_models()
+    if name in pretrained:
+        return pretrained[name].path(Display())
     if name in models:
-        raise ZooError(
-            f"No trained weights for {name!r} in {runs}/ or among the pretrained models. "
-            f"Train one with `zoo train {name}`."
-        )
-    known = [*models, *catalogue, *(run.name for run in find_runs(runs))]
+        raise ZooError(explain_missing_weights(name, runs))
+    known = [*models, *pretrained, *(run.name for run in find_runs(runs))]
     raise ZooError(f"{name}: no run, file, recipe or pretrained model of this name{suggest(name, known)}")
+
+
+def explain_missing_weights(recipe: str, runs: Path) -> str:
+    """Return how to train a recipe without trained weights, and which pretrained weights of its size there are."""
+    resolution = load_recipe(recipe).data.resolution
+    names = [name for name, entry in load_named_weights().items() if entry.resolution == resolution]
+    instead = f", or load pretrained weights of {resolution} pixels: {', '.join(names)}" if names else ""
+    return (
+        f"No trained weights for {recipe!r} in {runs}/ or among the pretrained models. "
+        f"Train it with `zoo train {recipe}`{instead}."
+    )

@@ -82,7 +82,8 @@ class PretrainedWeights:
     """One entry of the catalogue.
 
     Attributes:
-        name: by which it loads.
+        name: by which it loads: that of the recipe that trained it.
+        alias: a second name, by which the best generator of a size loads: ``brain-64``.
         sha256: of the file.
         size: of the file in bytes.
         recipe: name of the recipe.
@@ -109,6 +110,7 @@ class PretrainedWeights:
     nimg: int
     data: str
     licence: str
+    alias: str | None = None
     file: str | None = None
     url: str | None = None
     train_seeds: tuple[int, ...] = ()
@@ -118,8 +120,9 @@ class PretrainedWeights:
     check: SampleCheck | None = None
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[\w-]+", self.name):  # a name with a dot would be taken for a file
-            raise ValueError(f"name: must be letters, digits, '-' and '_', not {self.name!r}")
+        for key, name in (("name", self.name), ("alias", self.alias)):
+            if name is not None and not re.fullmatch(r"[\w-]+", name):  # a name with a dot would be taken for a file
+                raise ValueError(f"{key}: must be letters, digits, '-' and '_', not {name!r}")
         if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             raise ValueError(f"sha256: must be 64 hexadecimal digits, not {self.sha256!r}")
         if self.url is not None and not re.match(r"https://.|hf:[^/]+/[^/]+/.", self.url):
@@ -218,7 +221,17 @@ def load_catalogue(path: Path | None = None) -> dict[str, PretrainedWeights]:
             entries[str(name)] = from_plain(PretrainedWeights, keys, name)
         except ZooError as error:
             raise ZooError(f"{path.name}: {error}") from None
+    names = [*entries, *(entry.alias for entry in entries.values() if entry.alias)]
+    for name in names:
+        if names.count(name) > 1:
+            raise ZooError(f"{path.name}: {name}.alias: is also the name or alias of another entry. Choose another.")
     return entries
+
+
+def load_named_weights() -> dict[str, PretrainedWeights]:
+    """Return the entries of the catalogue under each name and alias by which they load."""
+    entries = load_catalogue()
+    return entries | {entry.alias: entry for entry in entries.values() if entry.alias}
 
 
 def read_published_folder(folder: Path) -> PretrainedWeights:
@@ -242,7 +255,9 @@ def read_published_folder(folder: Path) -> PretrainedWeights:
     return entry
 
 
-def add_to_catalogue(folder: Path, *, to: str | None = IN_PACKAGE, url: str | None = None) -> PretrainedWeights:
+def add_to_catalogue(
+    folder: Path, *, to: str | None = IN_PACKAGE, url: str | None = None, alias: str | None = None
+) -> PretrainedWeights:
     """Add a published folder to the catalogue; an entry of the same name is replaced.
 
     Args:
@@ -250,6 +265,7 @@ def add_to_catalogue(folder: Path, *, to: str | None = IN_PACKAGE, url: str | No
         to: folder, relative to the repository, that the weights are copied into; None: they are only at ``url``, and
             card and grid are copied into ``zoo/hub/_weights``.
         url: public address of the weights.
+        alias: second name, which is taken from the entry that has it; default: that of the replaced entry.
 
     Raises:
         ZooError: an incomplete folder, or a place cannot be written.
@@ -258,7 +274,13 @@ def add_to_catalogue(folder: Path, *, to: str | None = IN_PACKAGE, url: str | No
     place = f"{to or IN_PACKAGE}/{entry.name}"
     check = replace(entry.check, grid=f"{place}.png") if entry.check else None
     file = f"{place}.safetensors" if to is not None else None
-    added = replace(entry, file=file, url=url, card=f"{place}.md", check=check)
+    before = load_catalogue()
+    if alias is None and entry.name in before:
+        alias = before[entry.name].alias
+    added = replace(entry, file=file, url=url, alias=alias, card=f"{place}.md", check=check)
+    others = {
+        name: replace(other, alias=None) if alias and other.alias == alias else other for name, other in before.items()
+    }
     try:
         text = (folder / "README.md").read_text(encoding="utf-8").replace("(samples.png)", f"({entry.name}.png)")
         with atomic_file(ROOT / f"{place}.md", "w") as card:
@@ -266,9 +288,9 @@ def add_to_catalogue(folder: Path, *, to: str | None = IN_PACKAGE, url: str | No
         _copy(folder / "samples.png", ROOT / f"{place}.png")
         if file is not None:
             _copy(folder / f"{entry.name}.safetensors", ROOT / file)
-        before, text = load_catalogue(), CATALOGUE.read_text(encoding="utf-8")
+        text = CATALOGUE.read_text(encoding="utf-8")
         with atomic_file(CATALOGUE, "w") as catalogue:
-            catalogue.write(_to_yaml({**before, entry.name: added}, text))
+            catalogue.write(_to_yaml({**others, entry.name: added}, text))
         # Last: until the catalogue is written, the old files are those it describes.
         if entry.name in before:
             for path in set(before[entry.name].paths()) - set(added.paths()):
