@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.cli.options import TRAINING_DATA, Commands, add_command, add_shared, call_keywords
-from zoo.cli.output import format_cell, join_alarms, print_json, print_table
+from zoo.cli.output import format_cell, join_alarms, print_json, print_line, print_table
 from zoo.cli.signals import StopOnSignals
 from zoo.core.errors import ZooError
 from zoo.core.options import TrainOptions
@@ -70,9 +70,9 @@ def _train(arguments: Namespace) -> None:
     last = (run.rows() or [{}])[-1]
     if arguments.json:
         return print_json({"run": str(run.path), **run.info, "last": last})
-    print(f"{run.path}: {last.get('nimg', 0):,} images  {format_training_row(last)}")
+    print_line(f"{run.path}: {last.get('nimg', 0):,} images  {format_training_row(last)}")
     for name in ("training.gif", "losses.png", "d_accuracy.png", "samples", "generator.safetensors"):
-        print(f"  {run.path / name}")
+        print_line(f"  {run.path / name}")
     return None
 
 
@@ -132,7 +132,7 @@ def _tune(arguments: Namespace) -> None:
     print_table(headings, [_tune_cells(row) for row in document["rows"]])
     if (best := best_factor(document)) is not None:
         print(f"nearest to real images: x{best['factor']:g}")
-    print(f"  {document['picture']}")
+    print_line(f"  {document['picture']}")
     return None
 
 

@@ -33,6 +33,7 @@ from zoo.recipes import list_models, load_recipe, override_recipe
 from zoo.report.html.page import write_page
 from zoo.report.table import bench_markdown
 from zoo.runtime.device import choose_device, describe_environment
+from zoo.runtime.torch_defaults import torch_defaults
 from zoo.training.run_folder import Run, find_equal_runs, find_runs
 from zoo.training.train import train, with_classes
 
@@ -44,6 +45,7 @@ DEMO_OVERRIDES = ("data.resolution=32", "generator.width=0.5", "discriminator.wi
 DEMO_SAMPLES = 500
 
 
+@torch_defaults()
 def bench(
     targets: Sequence[str] = (),
     *,
@@ -83,8 +85,8 @@ def bench(
     # `data` and `device` are fields of both: of the evaluation here, from where training takes them below.
     names = set(field_names(TrainOptions)) - set(field_names(EvaluationOptions))
     training_keywords = {key: keywords.pop(key) for key in [*keywords] if RENAMED_KEYWORDS.get(key, key) in names}
-    training = with_keywords(training or TrainOptions(), training_keywords, function="bench")
-    evaluation = with_keywords(evaluation or EvaluationOptions(), keywords, function="bench")
+    training = with_keywords(training or TrainOptions(), training_keywords, function="bench", depth=3)
+    evaluation = with_keywords(evaluation or EvaluationOptions(), keywords, function="bench", depth=3)
     display, out, runs = display or Display(), Path(out), Path(runs)
     _check_training(training, seeds)
     if training.device == "auto":
@@ -121,6 +123,7 @@ def bench(
     return document
 
 
+@torch_defaults()
 def report(
     target: str | Path,
     *,
@@ -144,7 +147,7 @@ def report(
     Raises:
         ZooError: as in :func:`bench`, or the generator cannot be evaluated.
     """
-    options = with_keywords(evaluation or EvaluationOptions(), keywords, function="report")
+    options = with_keywords(evaluation or EvaluationOptions(), keywords, function="report", depth=3)
     opened = find_target(os.fspath(target), runs)
     page = "report.html" if opened.kind == "run" else f"{opened.name}-report.html"
     # Pretrained weights lie in the package or the cache, which are no places for a page.

@@ -18,8 +18,10 @@ from zoo.metrics.evaluate_images import ImageEvaluator, check_shapes, metric_def
 from zoo.metrics.features.select_extractors import select_extractors
 from zoo.metrics.ssim import ssim
 from zoo.runtime.device import choose_device, describe_environment
+from zoo.runtime.torch_defaults import torch_defaults
 
 
+@torch_defaults()
 def compare(
     fakes: str | Path,
     reals: str | Path,
@@ -58,7 +60,7 @@ def compare(
     Raises:
         ZooError: bad input, different shapes, or weights that are not available.
     """
-    options = with_keywords(evaluation or EvaluationOptions(), keywords, function="compare")
+    options = with_keywords(evaluation or EvaluationOptions(), keywords, function="compare", depth=3)
     display = display or Display()
     metrics, device = registry.choose_metrics(options.metrics), choose_device(options.device)
     # Before images are read: errors in arguments are reported at once.

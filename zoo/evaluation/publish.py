@@ -33,6 +33,7 @@ from zoo.hub.upload import ModelRepository
 from zoo.metrics.evaluate_images import COPY_METRICS
 from zoo.recipes import override_recipe
 from zoo.report.image_grid import make_grid, save_png
+from zoo.runtime.torch_defaults import torch_defaults
 from zoo.training.generator_file import load_generator_file, save_generator
 
 CATALOGUE_METRICS = ("fid", "kid", "precision", "recall", "coverage", "ssim_nearest", "ssim_pairwise")
@@ -42,6 +43,7 @@ DEFAULT_LICENCE = (
 )
 
 
+@torch_defaults()
 def publish(
     target: str | os.PathLike[str],
     to: str,
@@ -82,7 +84,7 @@ def publish(
         ZooError: no such generator, it cannot be evaluated, it copies training images, or the place cannot be written.
             Nothing is left there then.
     """
-    options = with_keywords(evaluation or EvaluationOptions(), keywords, function="publish")
+    options = with_keywords(evaluation or EvaluationOptions(), keywords, function="publish", depth=3)
     options = replace(options, metrics=None)  # all of them: the alarm for copies must not be switched off
     display = display or Display()
     for alarm in despite_alarm:

@@ -13,6 +13,7 @@ from zoo.core.files import atomic_file
 from zoo.hub.load import LoadedGenerator
 from zoo.models.sampling import slerp
 from zoo.report import image_grid
+from zoo.runtime.torch_defaults import torch_defaults
 
 
 def save_images(
@@ -46,6 +47,7 @@ def save_images(
         raise ZooError(f"{out}: cannot be written ({error_reason(error)})") from None
 
 
+@torch_defaults()
 def save_walk(
     generator: LoadedGenerator,
     out: Path,

@@ -23,6 +23,7 @@ from zoo.recipes import load_recipe, override_recipe
 from zoo.runtime import distributed
 from zoo.runtime.device import choose_device
 from zoo.runtime.speed import Speed, set_compile_cache
+from zoo.runtime.torch_defaults import torch_defaults
 from zoo.training.logger import TensorBoardWriter
 from zoo.training.profiling.profiler import StepProfile, profile_steps
 from zoo.training.resume import Session, with_classes
@@ -30,6 +31,7 @@ from zoo.training.run_folder import Run, open_run
 from zoo.training.trainer import Trainer
 
 
+@torch_defaults(gradients=True)
 def train(
     recipe: str | Path | Recipe | None = None,
     *,
@@ -89,6 +91,7 @@ def train(
             return session.start(resolved, _data_source(options.data), Path(options.out), new=new, restarted=restarted)
 
 
+@torch_defaults(gradients=True)
 def profile_recipe(
     recipe: str | Path | Recipe,
     *,
@@ -126,11 +129,16 @@ def _merge_keywords(options: TrainOptions | None, keywords: dict[str, Any]) -> T
     fields, overrides = {}, []
     for key, value in keywords.items():
         if "__" in key:
-            overrides.append(f"{key.replace('__', '.')}={json.dumps(value, default=os.fspath)}")
+            overrides.append(f"{key.replace('__', '.')}={json.dumps(value, default=_plain_value)}")
         else:
             fields[key] = value
-    options = with_keywords(options or TrainOptions(), fields, function="train", depth=3)
+    options = with_keywords(options or TrainOptions(), fields, function="train", depth=4)
     return replace(options, set=[*options.set, *overrides])
+
+
+def _plain_value(value: Any) -> Any:
+    """Return numpy's and torch's numbers and arrays as Python's, and paths as text."""
+    return value.tolist() if hasattr(value, "tolist") else os.fspath(value)
 
 
 def _overrides(options: TrainOptions) -> list[str]:
