@@ -55,24 +55,26 @@ def suggest(word: str, choices: Iterable[str]) -> str:
 
 def shorten(value: object, limit: int = 80) -> str:
     """Return ``repr(value)`` in at most about ``limit`` characters, however large the value is."""
-    # Of a large container only the start is written: nested aliases in YAML stand for more than fits the memory.
-    room = limit
-    if isinstance(value, list | tuple | dict | set):
-        parts = []
-        for item in value.items() if isinstance(value, dict) else value:
-            key, item = item if isinstance(value, dict) else (None, item)
-            text = shorten(item, room // 2)
-            parts.append(text if key is None else f"{shorten(key, room // 2)}: {text}")
-            room -= len(parts[-1]) + 2
-            if room <= 0:
-                break
-        rest = ", ..." if len(parts) < len(value) else ""
-        left, right = {dict: "{}", set: "{}", tuple: "()"}.get(type(value), "[]")
-        return f"{left}{', '.join(parts)}{rest}{right}"
+    if isinstance(value, dict):
+        pairs = (f"{shorten(key, limit // 2)}: {shorten(item, limit // 2)}" for key, item in value.items())
+        return f"{{{_join_start(pairs, limit)}}}"
+    if isinstance(value, list | tuple):
+        items = _join_start((shorten(item, limit // 2) for item in value), limit)
+        return f"[{items}]" if isinstance(value, list) else f"({items})"
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 4 * limit:
         return "a whole number of more digits than can be shown"
     text = repr(value[: limit + 1]) if isinstance(value, str | bytes) else repr(value)
     return text if len(text) <= limit + 2 else f"{text[:limit]}..."
+
+
+def _join_start(parts: Iterable[str], limit: int) -> str:
+    """Join parts until they have ``limit`` characters; those after it are never made, of which there can be any number."""
+    text = ""
+    for index, part in enumerate(parts):
+        if len(text) >= limit:
+            return f"{text}, ..."
+        text += f", {part}" if index else part
+    return text
 
 
 def printable(text: str, *, keep: str = "") -> str:

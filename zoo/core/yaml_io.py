@@ -63,9 +63,9 @@ def parse_yaml(text: str) -> Any:
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         if depth > MAX_DEPTH:
-            raise yaml.MarkedYAMLError(problem=f"nested deeper than {MAX_DEPTH}", problem_mark=event.start_mark)
+            raise _problem(f"nested deeper than {MAX_DEPTH}", event)
         if count > 2 * MAX_VALUES:
-            raise yaml.MarkedYAMLError(problem=f"more than {MAX_VALUES:,} values", problem_mark=event.start_mark)
+            raise _problem(f"more than {MAX_VALUES:,} values", event)
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
@@ -84,11 +84,16 @@ def yaml_problem(error: yaml.YAMLError) -> str:
     return getattr(error, "problem", None) or str(error).partition("\n")[0] or "not text"
 
 
+def _problem(text: str, at: Any) -> yaml.YAMLError:
+    """Return an error at the place of an event or a node."""
+    return yaml.MarkedYAMLError(problem=text, problem_mark=at.start_mark)
+
+
 def _count_values(node: _Node, counts: dict[int, int | None]) -> int:
     """Count a node and all below it, an alias as often as it stands for its content."""
     if id(node) in counts:
         if (known := counts[id(node)]) is None:
-            raise yaml.MarkedYAMLError(problem="an alias that contains itself", problem_mark=node.start_mark)
+            raise _problem("an alias that contains itself", node)
         return known
     counts[id(node)] = None
     total = 1
@@ -96,8 +101,7 @@ def _count_values(node: _Node, counts: dict[int, int | None]) -> int:
         for item in node.value:
             total += sum(_count_values(part, counts) for part in (item if isinstance(item, tuple) else (item,)))
     if total > MAX_VALUES:
-        problem = f"more than {MAX_VALUES:,} values, aliases included"
-        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        raise _problem(f"more than {MAX_VALUES:,} values, aliases included", node)
     counts[id(node)] = total
     return total
 
@@ -112,24 +116,20 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
         keys = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                problem = "a key that is not a word or a number"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                raise _problem("a key that is not a word or a number", key)
             if key.value in keys:
-                problem = f"the key {shorten(key.value)} stands twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                raise _problem(f"the key {shorten(key.value)} stands twice", key)
             keys.add(key.value)
         return super().construct_mapping(node, deep)
 
     def reject_tag(self, node: _Node) -> Any:
-        problem = f"the tag {shorten(node.tag)}, which stands for no plain value"
-        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        raise _problem(f"the tag {shorten(node.tag)}, which stands for no plain value", node)
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float | bool | None:
         """Construct what the patterns below recognise; a tag before another text is an error."""
         kind = node.tag.rpartition(":")[2]
         if not _PATTERNS[kind].fullmatch(node.value):
-            problem = f"{shorten(node.value)} is no {kind}"
-            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+            raise _problem(f"{shorten(node.value)} is no {kind}", node)
         if kind == "null":
             return None
         if kind == "bool":

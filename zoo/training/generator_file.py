@@ -23,8 +23,7 @@ from zoo.models.base import Generator
 from zoo.recipes import build_generator, recipe_from_dict
 from zoo.runtime import rng
 from zoo.runtime.torch_defaults import torch_defaults
-
-MAX_NIMG = 10**15  # images that a network can have seen
+from zoo.training.run_folder import MAX_NIMG
 
 
 def save_generator(

@@ -291,9 +291,12 @@ def _draw(variants: Sequence[_Variant], runs: Sequence[Run | None], path: Path, 
 
 def _last_samples(run: Run, recipe: Recipe) -> Image.Image | None:
     """The first row of a run's last grid."""
-    grids = sorted(run.samples.glob("fakes-*.png"))
+    grids = run.grids()
     if not grids:
         return None
     rows = next((rows for size, rows in GRID_ROWS.items() if recipe.data.resolution <= size), LARGE_GRID_ROWS)
-    with Image.open(grids[-1]) as grid:
-        return grid.crop((0, 0, grid.width, (grid.height - GRID_PADDING) // rows + GRID_PADDING)).copy()
+    try:
+        with Image.open(grids[-1]) as grid:
+            return grid.crop((0, 0, grid.width, (grid.height - GRID_PADDING) // rows + GRID_PADDING)).copy()
+    except OSError:  # damaged: the strip is left out
+        return None
