@@ -19,6 +19,7 @@ import yaml
 
 from zoo.core.config import DataConfig, NetworkChoice, Recipe, image_spec
 from zoo.core.errors import ZooError, shorten, suggest
+from zoo.core.files import is_file
 from zoo.core.schema import SchemaError, from_plain
 from zoo.core.yaml_io import parse_yaml, read_yaml, yaml_problem
 
@@ -131,11 +132,11 @@ def find_recipe_file(name: str | Path) -> Path:
     """
     text = str(name)
     if text.endswith((".yaml", ".yml")) or "/" in text:
-        if not Path(name).is_file():
+        if not is_file(Path(name)):
             raise ZooError(f"no recipe file {text}")
         return Path(name)
     if text not in list_models():
-        raise ZooError(f"no recipe {text!r}{suggest(text, list_models())}; `zoo list` shows all recipes")
+        raise ZooError(f"no recipe {shorten(text, 200)}{suggest(text, list_models())}; `zoo list` shows all recipes")
     return RECIPES / f"{text}.yaml"
 
 

@@ -90,6 +90,13 @@ def _print_group(group: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]])
     print_line(group["name"])
     for headings, rows in table.quality_tables(group, metrics, width):
         print_table(headings, rows)
+    notes: dict[str, list[str]] = {}
+    for row in group["rows"]:
+        for name, figure in row["figures"].items():
+            if figure.get("note"):
+                notes.setdefault(figure["note"], []).append(name)
+    for note, names in notes.items():  # the same note is printed once
+        print_line(f"{', '.join(dict.fromkeys(names))}: {note}")
     for row in group["rows"]:
         for alarm in row["alarms"]:
             print_line(f"{row['name']}: {alarm['name']}: {alarm['text']}")

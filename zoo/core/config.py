@@ -23,6 +23,8 @@ Precision = Literal["auto", "fp32", "bf16"]
 Switch = Literal["auto"] | bool
 Decay = Annotated[float, Range(low=0, below=1)]  # of an exponential average; 1 would never forget
 
+MAX_RESOLUTION = 8192  # pixels per side
+
 # Keys of `train:` that change no weight of a run, and so are left out of its digest.
 _TRAIN_KEYS_OUTSIDE_DIGEST = (
     "kimg",
@@ -41,7 +43,7 @@ _TRAIN_KEYS_OUTSIDE_DIGEST = (
 class DataConfig:
     """How images are read and prepared (``data:``; see ``zoo.data``)."""
 
-    resolution: Annotated[int, Range(low=8, high=8192)]  # height and width in pixels after resizing
+    resolution: Annotated[int, Range(low=8, high=MAX_RESOLUTION)]  # height and width in pixels after resizing
     channels: Annotated[int, Range(low=1, high=1024)] = 1  # 1: grey, 3: RGB
     fit: Literal["pad", "crop", "stretch"] = "pad"  # how an image becomes square before it is resized
     # Intensities of images with more than 8 bits that become black and white: [low, high]; dtype: the data type's

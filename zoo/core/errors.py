@@ -68,7 +68,7 @@ def shorten(value: object, limit: int = 80) -> str:
 
 
 def _join_start(parts: Iterable[str], limit: int) -> str:
-    """Join parts until they have ``limit`` characters; those after it are never made, of which there can be any number."""
+    """Join parts until they have ``limit`` characters; the others, of which there may be any number, are never made."""
     text = ""
     for index, part in enumerate(parts):
         if len(text) >= limit:

@@ -23,6 +23,7 @@ import torch
 
 from zoo.core.console import Display
 from zoo.core.errors import ZooError, error_reason, suggest
+from zoo.core.files import is_file
 from zoo.core.options import EvaluationOptions, with_keywords
 from zoo.evaluation.evaluate_generators import LATENT_SEED, EvaluatedGroup, GeneratorEvaluator, evaluate_one
 from zoo.evaluation.model_card import SAMPLE_IMAGES, write_card
@@ -133,7 +134,7 @@ def _read_text(text: str | None, option: str) -> str | None:
     if text is None:
         return None
     try:
-        if len(text) < 200 and Path(text).is_file():  # longer texts can be invalid file names
+        if is_file(Path(text)):
             text = Path(text).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ZooError(f"{option} {text}: cannot be read ({error_reason(error)})") from None
@@ -225,7 +226,10 @@ class _OutputFolder:
 
     def __init__(self, to: str, force: bool) -> None:
         self.path = Path(to)
-        occupied = self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir()))
+        try:
+            occupied = self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir()))
+        except (OSError, ValueError) as error:
+            raise ZooError(f"{to}: cannot be written ({error_reason(error)})") from None
         if occupied and not (self.path / CARD).is_file():
             raise ZooError(f"{to}: exists and was not written by `zoo publish`. Name another folder.")
         if occupied and not force:

@@ -27,7 +27,7 @@ from zoo.runtime.torch_defaults import torch_defaults
 from zoo.training.generator_file import load_generator_file
 from zoo.training.run_folder import Run, find_runs, open_run
 
-MAX_VALUES = 2**31  # pixels, times channels, of the images of one call: about 20 GB while they are made
+MAX_VALUES = 2**33  # pixels, times channels, of the images of one call; 131,072 images of 256 pixels
 MAX_TRUNCATION = 2.0  # either side of 0; 1 is as trained
 
 

@@ -130,10 +130,11 @@ def has_bf16(device: torch.device) -> bool:
     return False
 
 
-def set_compile_cache(folder: Path) -> None:
+def set_compile_cache(folder: Path, say: Say) -> None:
     """Keep what torch.compile produces in ``folder``, unless the user has set a folder.
 
-    What is found there is loaded as code, so it must be this user's alone; otherwise a temporary folder takes its place.
+    What is found there is loaded as code: if others can write there, a temporary folder takes its place, and a line says
+    so.
     """
     if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
         return
@@ -143,6 +144,7 @@ def set_compile_cache(folder: Path) -> None:
     if is_private(folder):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.fspath(folder)
         return
+    say(f"{folder}: others own it or can write there; compiled code is neither read from it nor kept (chmod go-w)")
     temporary = tempfile.mkdtemp(prefix="zoo-compiled-")  # mode 0700
     atexit.register(shutil.rmtree, temporary, ignore_errors=True)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = temporary

@@ -71,11 +71,12 @@ def train(
     if recipe is None and resume is None:
         raise ZooError("Give a recipe's name or file, or --resume RUN. `zoo list` shows the recipes.")
     device = choose_device(options.device)
-    set_compile_cache(cache_folder() / "compiled")
+    display = display or Display()
+    set_compile_cache(cache_folder() / "compiled", display.warn)
     with distributed.join_world(device) as world:
         session = Session(
             device=device,
-            display=(display or Display()) if world.first else Display(quiet=True),
+            display=display if world.first else Display(quiet=True),
             announce=announce or sys.stdout,
             tensorboard=options.tensorboard,
             stop=options.stop,
@@ -115,7 +116,7 @@ def profile_recipe(
     options = _merge_keywords(options, keywords)
     resolved = _resolve(recipe, _overrides(options))
     display = display or Display()
-    set_compile_cache(cache_folder() / "compiled")
+    set_compile_cache(cache_folder() / "compiled", display.warn)
     images = load_dataset(_data_source(options.data), resolved.data, reporter=display)
     images.require(resolved.train.batch)
     resolved = with_classes(resolved, images)
