@@ -65,8 +65,9 @@ def _sample(arguments: Namespace) -> None:
         images = generator.sample(count, arguments.seed, **choice)
     origin = {"recipe": generator.recipe.name, "seed": arguments.seed}
     save_images(images, out, columns=grid_columns, metadata=origin)
-    text = f"{Path(out)}: {len(images)} images of {origin['recipe']} after {generator.nimg:,} images, seed {arguments.seed}"
-    print_result(arguments, {"out": str(Path(out)), "n": len(images), **origin}, text)
+    out = str(Path(out))
+    text = f"{out}: {len(images)} images of {origin['recipe']} after {generator.nimg:,} images, seed {arguments.seed}"
+    print_result(arguments, {"out": out, "n": len(images), **origin}, text)
 
 
 def _stem(source: str) -> str:

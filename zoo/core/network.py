@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
-# A download may take this long, and no longer: time-outs of sockets alone let a server send a byte now and then for ever.
+# How long a download may take: time-outs of sockets alone let a server send a byte now and then for ever.
 DOWNLOAD_BASE_SECONDS = 120.0
 SLOWEST_BYTES_PER_SECOND = 20_000
 

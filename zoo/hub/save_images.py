@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from zoo.runtime.torch_defaults import torch_defaults
 
 GRID_SUFFIX, ARRAY_SUFFIX, WALK_SUFFIX = ".png", ".npz", ".gif"
 # A name that ends like one of these was meant as a file; any other is a folder, also `epoch.10`.
-_OTHER_SUFFIXES = frozenset(
-    [".avif", ".bmp", ".csv", ".dcm", ".gif", ".gz", ".h5", ".htm", ".html", ".jfif", ".jpe", ".jpeg", ".jpg", ".json", ".mp4", ".nii", ".npy", ".pdf", ".pgm", ".pnm", ".ppm", ".ps", ".pt", ".pth", ".safetensors", ".svg", ".tar", ".tif", ".tiff", ".txt", ".webp", ".zip"]
+_OTHER_SUFFIXES = re.compile(
+    r"\.(avif|bmp|csv|dcm|gif|gz|h5|html?|jfif|jpe|jpe?g|json|mp4|nii|npy|pdf|pgm|pnm|ppm|ps|pth?|safetensors|svg|tar|tiff?|"
+    r"txt|webp|zip)"
 )
 MAX_GRID_PIXELS = 2**28  # of a grid, and of all frames of a walk together
 MAX_FRAMES = 10_000
@@ -36,7 +38,7 @@ def check_output(out: str | os.PathLike[str], count: int, image: ImageSpec) -> s
     path, suffix = Path(out), Path(out).suffix.lower()
     if os.fspath(out).endswith(("/", os.sep)) or is_folder(path):
         return ""
-    if suffix in _OTHER_SUFFIXES:
+    if _OTHER_SUFFIXES.fullmatch(suffix):
         raise ZooError(f"{out}: unknown suffix. Use .png (one grid), .npz (one array) or the name of a folder.")
     if suffix == GRID_SUFFIX and count * image_grid.cell_pixels(image.resolution) > MAX_GRID_PIXELS:
         most = MAX_GRID_PIXELS // image_grid.cell_pixels(image.resolution)

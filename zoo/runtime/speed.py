@@ -133,8 +133,7 @@ def has_bf16(device: torch.device) -> bool:
 def set_compile_cache(folder: Path, say: Say) -> None:
     """Keep what torch.compile produces in ``folder``, unless the user has set a folder.
 
-    What is found there is loaded as code: if others can write there, a temporary folder takes its place, and a line says
-    so.
+    What is found there is loaded as code: if others can write there, a line says so, and a temporary folder is used.
     """
     if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
         return

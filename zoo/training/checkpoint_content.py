@@ -66,15 +66,16 @@ def _check_progress(state: Any, recipe: Recipe) -> None:
 
 def _check_networks(trainer: Any, recipe: Recipe, G: Generator, D: Discriminator) -> None:
     """Check weights and the moments of optimisers."""
-    for key, network in (("ema", G), ("generator", G), ("discriminator", D)):
+    networks: list[tuple[str, nn.Module]] = [("ema", G), ("generator", G), ("discriminator", D)]
+    for key, network in networks:
         tensors = _mapping(key, trainer[key])
         wanted = network.state_dict()
         network.load_state_dict(tensors, assign=True)  # strict: names and shapes are checked
         for name, like in wanted.items():
             if tensors[name].is_floating_point() != like.is_floating_point() or tensors[name].is_complex():
                 raise ValueError(f"{key}.{name} holds {tensors[name].dtype}")
-        if (name := find_nonfinite(tensors)) is not None:
-            raise ValueError(f"{key}.{name} is NaN or infinite")
+        if (bad := find_nonfinite(tensors)) is not None:
+            raise ValueError(f"{key}.{bad} is NaN or infinite")
     optimizers = _mapping("optimizers", trainer["optimizers"])
     _check_optimizer("G", optimizers["G"], recipe.optimizer.generator, G)
     _check_optimizer("D", optimizers["D"], recipe.optimizer.discriminator, D)
