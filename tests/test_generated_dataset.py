@@ -68,5 +68,5 @@ def test_workers_generate_the_same_images(run, method):
 
 
 def test_empty_data_set_is_refused(run):
-    with pytest.raises(ZooError, match="n must be at least 1, not 0"):
+    with pytest.raises(ZooError, match="number of images 0: must be a whole number from 1"):
         zoo.GeneratedDataset(run, 0)

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from zoo.core.config import DataConfig, NetworkChoice, Recipe, image_spec
-from zoo.core.errors import ZooError, suggest
+from zoo.core.errors import ZooError, shorten, suggest
+from zoo.core.files import is_file
 from zoo.core.schema import SchemaError, from_plain
-from zoo.core.yaml_io import read_yaml
+from zoo.core.yaml_io import parse_yaml, read_yaml, yaml_problem
 
 if TYPE_CHECKING:
     from zoo.models.base import Discriminator, Generator
@@ -93,6 +94,20 @@ def build_networks(recipe: Recipe, device: str = "cpu") -> tuple[Generator, Disc
     return G, D
 
 
+def build_generator(recipe: Recipe, device: str = "cpu") -> Generator:
+    """Build a recipe's generator alone; given the same random state, the first of :func:`build_networks`."""
+    import torch
+
+    from zoo.models.layers import apply_spectral_norm
+    from zoo.models.registry import get_architecture
+
+    with torch.device(device):
+        G = get_architecture(recipe.generator.arch).generator(recipe.generator.config, recipe.image)  # type: ignore[call-arg]
+        if recipe.generator.config.spectral_norm:
+            apply_spectral_norm(G)
+    return G
+
+
 def summarise_recipe(recipe: Recipe) -> tuple[NetworkSummary, NetworkSummary]:
     """Return the layer tables of a recipe's generator and discriminator, from shapes alone."""
     from zoo.models.summary import summarise_networks
@@ -117,11 +132,11 @@ def find_recipe_file(name: str | Path) -> Path:
     """
     text = str(name)
     if text.endswith((".yaml", ".yml")) or "/" in text:
-        if not Path(name).is_file():
+        if not is_file(Path(name)):
             raise ZooError(f"no recipe file {text}")
         return Path(name)
     if text not in list_models():
-        raise ZooError(f"no recipe {text!r}{suggest(text, list_models())}; `zoo list` shows all recipes")
+        raise ZooError(f"no recipe {shorten(text, 200)}{suggest(text, list_models())}; `zoo list` shows all recipes")
     return RECIPES / f"{text}.yaml"
 
 
@@ -203,7 +218,7 @@ def _read_section(content: dict[str, Any], side: str, visited: tuple[str, ...] =
         section = _read_section(other, side, (*visited, section))
         section.setdefault("arch", other.get("arch"))
     if not isinstance(section, dict):
-        raise SchemaError(side, f"must be a mapping or another recipe's name, not {section!r}")
+        raise SchemaError(side, f"must be a mapping or another recipe's name, not {shorten(section)}")
     return section
 
 
@@ -222,15 +237,16 @@ def _apply_override(content: dict[str, Any], text: str) -> str:
         if not isinstance(section, dict):
             raise SchemaError(".".join(keys[:depth]), f"is a value, not a section, so {path} cannot be set")
     try:
-        section[keys[-1]] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ZooError(f"--set {text}: the value is not YAML") from None
+        section[keys[-1]] = parse_yaml(value)
+    except yaml.YAMLError as error:
+        raise ZooError(f"--set {text[:200]}: the value is not YAML ({yaml_problem(error)})") from None
     return path
 
 
 def _check_choice(path: str, name: str, choices: Iterable[str]) -> None:
-    if name not in choices:
-        raise SchemaError(path, f"must be one of {', '.join(choices)}, not {name!r}{suggest(str(name), choices)}")
+    if not isinstance(name, str) or name not in choices:
+        close = suggest(name, choices) if isinstance(name, str) else ""
+        raise SchemaError(path, f"must be one of {', '.join(choices)}, not {shorten(name)}{close}")
 
 
 def _natural_key(name: str) -> list[Any]:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from zoo.cli.options import Commands, add_command, add_shared, call_keywords
-from zoo.cli.output import print_json, print_result, print_table
+from zoo.cli.output import print_json, print_line, print_result, print_table
 from zoo.cli.signals import StopOnSignals
-from zoo.core.errors import ZooError
+from zoo.core.errors import ZooError, one_line
 from zoo.core.options import EvaluationOptions, TrainOptions
 
 
@@ -61,11 +61,11 @@ def _bench(arguments: Namespace) -> None:
         for group in document["groups"]:
             _print_group(group, document["metrics"])
         for name in ("report.html", "table.md", "results.jsonl"):
-            print(f"  {Path(arguments.out) / name}")
+            print_line(f"  {Path(arguments.out) / name}")
     if failures := failed_rows(document):
         sys.stdout.flush()  # the table comes before the errors where both go to one file
         for line in failures:
-            print(f"zoo: {line}", file=sys.stderr)
+            print(f"zoo: {one_line(line)}", file=sys.stderr)
         raise ZooError(f"{len(failures)} could not be trained or evaluated; all other results are in {arguments.out}")
 
 
@@ -87,12 +87,19 @@ def _print_group(group: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]])
 
     # Wide tables are split to fit a terminal; a file or a pipe gets them whole.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
-    print(group["name"])
+    print_line(group["name"])
     for headings, rows in table.quality_tables(group, metrics, width):
         print_table(headings, rows)
+    notes: dict[str, list[str]] = {}
+    for row in group["rows"]:
+        for name, figure in row["figures"].items():
+            if figure.get("note"):
+                notes.setdefault(figure["note"], []).append(name)
+    for note, names in notes.items():  # the same note is printed once
+        print_line(f"{', '.join(dict.fromkeys(names))}: {note}")
     for row in group["rows"]:
         for alarm in row["alarms"]:
-            print(f"{row['name']}: {alarm['name']}: {alarm['text']}")
+            print_line(f"{row['name']}: {alarm['name']}: {alarm['text']}")
 
 
 def _report(arguments: Namespace) -> None:

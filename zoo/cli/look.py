@@ -69,12 +69,11 @@ def _show(arguments: Namespace) -> None:
 
 
 def _data_check(arguments: Namespace) -> None:
-    from rich.console import Console
-
+    from zoo.core.console import PlainConsole
     from zoo.data.check import check_images, print_check_report
 
     report = check_images(**call_keywords(arguments))
     if arguments.json:
         print_json(report.to_json())
     else:
-        print_check_report(report, Console())
+        print_check_report(report, PlainConsole())

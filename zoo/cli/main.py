@@ -6,42 +6,87 @@ Commands import the packages they need when they run, so that ``zoo --help`` and
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
+import time
+import traceback
+from pathlib import Path
 from typing import Any, NoReturn
 
 from zoo.cli import evaluate, look, share, train, use
 from zoo.cli.options import Parser
-from zoo.core.errors import Interrupted, ZooError, suggest
+from zoo.core.errors import Interrupted, ZooError, describe_error, one_line, suggest
+from zoo.core.files import cache_folder
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code.
 
     Returns:
-        0; 2 for an error that the user can fix; 128 + N after signal N (130 after Ctrl-C, 143 after SIGTERM).
+        0; 1 for an error of the program, whose traceback is in a file; 2 for an error that the user can fix; 128 + N
+        after signal N (130 after Ctrl-C, 143 after SIGTERM).
     """
-    parsed, unknown = build_parser().parse_known_args(arguments)
-    if unknown:
-        close = suggest(unknown[0].partition("=")[0], parsed.parser.flags())
-        parsed.parser.error(f"unknown argument {unknown[0]}{close}")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names that the terminal's encoding lacks are printed as escapes
+            stream.reconfigure(errors="backslashreplace")
     try:
-        parsed.command(parsed)
-        if sys.stdout is not None:  # a shell may have closed it
-            sys.stdout.flush()
+        _run_command(arguments)
     except ZooError as error:
         rank = os.environ.get("RANK", "0")  # set by torchrun
-        print(f"zoo: {f'process {rank}: ' if rank != '0' else ''}{error}", file=sys.stderr)
+        _print_error(f"{f'process {rank}: ' if rank != '0' else ''}{one_line(error)}")
         return 2
     except Interrupted as stop:
-        print(f"zoo: {stop}", file=sys.stderr)
+        _print_error(one_line(stop))
         return 128 + stop.signum
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         # The reader has gone, as in `zoo list | head -1`: what Python flushes at exit must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        if os.environ.get("ZOO_DEBUG", "") not in ("", "0"):
+            raise
+        _report_unexpected(error)
+        return 1
     return 0
+
+
+def _run_command(arguments: list[str] | None) -> None:
+    parsed, unknown = build_parser().parse_known_args(arguments)
+    if unknown:
+        close = suggest(unknown[0].partition("=")[0], parsed.parser.flags())
+        parsed.parser.error(f"unknown argument {unknown[0]}{close}")
+    parsed.command(parsed)
+    if sys.stdout is not None:  # a shell may have closed it
+        sys.stdout.flush()
+
+
+def _print_error(text: str) -> None:
+    """Print a line to stderr, unless its terminal was closed."""
+    with contextlib.suppress(OSError):
+        print(f"zoo: {text}", file=sys.stderr, flush=True)
+
+
+def _report_unexpected(error: Exception) -> None:
+    """Write the traceback of an unexpected exception to a file, and print one line that names it."""
+    from zoo.core.version import version
+
+    lines = [f"zoo {version()}, Python {sys.version.split()[0]}, {sys.platform}", f"command: {sys.argv}", ""]
+    text = "\n".join(lines) + "\n" + "".join(traceback.format_exception(error))
+    place = "it could not be written to a file; ZOO_DEBUG=1 prints it"
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+    for folder in (cache_folder() / "errors", Path.cwd()):  # the second where the cache cannot be written
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / (name if folder.name == "errors" else f"zoo-error-{name}")
+            path.write_text(text, encoding="utf-8", errors="backslashreplace")
+            place = f"it is in {path}"
+            break
+    _print_error(
+        f"unexpected error in version {version()}: {one_line(describe_error(error))}. "
+        f"Please report it with its traceback: {one_line(place)}"
+    )
 
 
 class _Version(argparse.Action):

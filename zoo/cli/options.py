@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeAlias
 
-from zoo.core.errors import suggest
+from zoo.core.errors import one_line, suggest
 from zoo.core.options import Options, field_names
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -66,7 +66,7 @@ class Parser(argparse.ArgumentParser):
             argument, word, listed = wrong.groups()
             choices = re.findall(r"[\w-]+", listed)  # quoted or not, depending on the version of Python
             message = f"{argument}: unknown value {word!r}{suggest(word, choices)}. Choose from {', '.join(choices)}"
-        self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
+        self.exit(2, f"{one_line(f'{self.prog}: {message}; see `{self.prog} --help`')}\n")
 
     def flags(self) -> list[str]:
         """Return all flags that this parser accepts."""

@@ -1,4 +1,4 @@
-"""What commands print: JSON, tables, and numbers in their cells."""
+"""What commands print: lines, JSON, tables, and numbers in their cells."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import json
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from zoo.core.errors import printable
+
+
+def print_line(text: str) -> None:
+    """Print one line; control characters, which file names may hold, as escapes."""
+    print(printable(text))
 
 
 def print_json(document: Any) -> None:
@@ -18,15 +25,17 @@ def print_result(arguments: Namespace, document: Any, text: str) -> None:
     if arguments.json:
         print_json(document)
     else:
-        print(text)
+        print_line(text)
 
 
 def print_table(headings: list[str], rows: list[list[str]]) -> None:
     """Print a plain table, one line per row; columns are right-aligned where the heading ends in ``>``."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
+    from zoo.core.console import PlainConsole
+
+    rows = [[printable(cell) for cell in row] for row in rows]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(zip(headings, *rows, strict=True), 1):
         # Only the last column may shrink on a narrow terminal: it holds text, the others hold numbers and names.
@@ -36,7 +45,7 @@ def print_table(headings: list[str], rows: list[list[str]]) -> None:
         table.add_column(heading.rstrip(">"), justify=justify, no_wrap=True, min_width=width)
     for row in rows:
         table.add_row(*row)
-    console = Console(highlight=False)
+    console = PlainConsole()
     if not console.is_terminal:
         console.width = 10_000  # a file or a pipe has no width to cut lines to
     console.print(table)

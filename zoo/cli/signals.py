@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a request to stop, for commands that train: everything is saved before they exit."""
+"""SIGINT, SIGTERM and SIGHUP as a request to stop, for commands that train: all is saved before they exit."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import signal
 from types import TracebackType
 from typing import Any
 
+# Windows has no SIGHUP.
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
 
 class StopOnSignals(contextlib.AbstractContextManager["StopOnSignals"]):
-    """Collects SIGINT and SIGTERM while it is entered, instead of ending the process.
+    """Collects SIGINT, SIGTERM and SIGHUP (a closed terminal) while it is entered, instead of ending the process.
 
     Called, it returns the number of the first signal received, and None before that. Training enters it for as long as
     steps are taken, so that Ctrl-C still ends everything else at once.
@@ -24,8 +27,10 @@ class StopOnSignals(contextlib.AbstractContextManager["StopOnSignals"]):
 
     def __enter__(self) -> StopOnSignals:
         try:
-            for caught in (signal.SIGINT, signal.SIGTERM):
-                self._previous[caught] = signal.signal(caught, self._handle)
+            for caught in _SIGNALS:
+                is_nohup = caught != signal.SIGINT and signal.getsignal(caught) == signal.SIG_IGN
+                if not is_nohup:  # under nohup training must survive the terminal
+                    self._previous[caught] = signal.signal(caught, self._handle)
         except ValueError:  # outside the main thread (a notebook's server) Python allows no handlers
             self._previous.clear()
         return self

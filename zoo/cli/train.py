@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from zoo.cli.options import TRAINING_DATA, Commands, add_command, add_shared, call_keywords
-from zoo.cli.output import format_cell, join_alarms, print_json, print_table
+from zoo.cli.output import format_cell, join_alarms, print_json, print_line, print_table
 from zoo.cli.signals import StopOnSignals
-from zoo.core.errors import ZooError
+from zoo.core.errors import ZooError, describe_error
+from zoo.core.files import is_folder
 from zoo.core.options import TrainOptions
 
 
@@ -70,9 +71,9 @@ def _train(arguments: Namespace) -> None:
     last = (run.rows() or [{}])[-1]
     if arguments.json:
         return print_json({"run": str(run.path), **run.info, "last": last})
-    print(f"{run.path}: {last.get('nimg', 0):,} images  {format_training_row(last)}")
+    print_line(f"{run.path}: {last.get('nimg', 0):,} images  {format_training_row(last)}")
     for name in ("training.gif", "losses.png", "d_accuracy.png", "samples", "generator.safetensors"):
-        print(f"  {run.path / name}")
+        print_line(f"  {run.path / name}")
     return None
 
 
@@ -132,7 +133,7 @@ def _tune(arguments: Namespace) -> None:
     print_table(headings, [_tune_cells(row) for row in document["rows"]])
     if (best := best_factor(document)) is not None:
         print(f"nearest to real images: x{best['factor']:g}")
-    print(f"  {document['picture']}")
+    print_line(f"  {document['picture']}")
     return None
 
 
@@ -148,7 +149,7 @@ def _tune_cells(row: dict[str, Any]) -> list[str]:
 def _runs(arguments: Namespace) -> None:
     from zoo.training.run_folder import find_runs
 
-    if not Path(arguments.out).is_dir():
+    if not is_folder(Path(arguments.out)):
         raise ZooError(f"no folder {arguments.out}; `zoo train NAME` makes runs in ./runs")
     rows = [_summarise_run(run.path) for run in find_runs(Path(arguments.out))]
     if arguments.json:
@@ -163,12 +164,11 @@ def _summarise_run(path: Path) -> dict[str, Any]:
 
     try:
         run = open_run(path)
-        info = run.info
-    except (ZooError, ValueError) as error:
-        return {"run": str(path), "status": f"unreadable: {error}"}
+        info, log = run.info, run.rows()
+    except (ZooError, OSError) as error:
+        return {"run": str(path), "status": f"unreadable: {describe_error(error)}"}
     # A run that was killed still says "running"; no process holds its lock.
     status = "stopped" if info["status"] == "running" and not run.locked() else info["status"]
-    log = run.rows()
     # Validation runs more rarely than rows are logged: its latest values stand in an earlier row.
     validated: dict[str, Any] = next((row for row in reversed(log) if "ssim_nearest" in row), {})
     last = {**log[-1], **validated} if log else {}

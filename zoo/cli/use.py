@@ -10,6 +10,8 @@ from zoo.cli.options import Commands, add_command, add_shared, call_keywords
 from zoo.cli.output import print_json, print_result, print_table
 from zoo.core.errors import ZooError
 
+DEFAULT_COUNT = 64  # images of `zoo sample`
+
 
 def add_use_commands(commands: Commands) -> None:
     """Add ``sample``, ``interpolate`` and ``weights``."""
@@ -37,7 +39,7 @@ def add_use_commands(commands: Commands) -> None:
 
 def _sample(arguments: Namespace) -> None:
     from zoo.hub.load import load_generator
-    from zoo.hub.save_images import save_images
+    from zoo.hub.save_images import check_output, save_images
 
     n, mix, choice = arguments.n, arguments.mix, {"label": arguments.label, "truncation": arguments.truncation}
     if n is not None and n < 1:
@@ -50,19 +52,22 @@ def _sample(arguments: Namespace) -> None:
     if shape is None:
         raise ZooError(f"--mix {mix}: must have the form ROWSxCOLUMNS, such as 4x6")
     generator = load_generator(arguments.source, device=arguments.device)
+    # In the current folder: pretrained generators have no run folder.
+    out = arguments.out or f"{_stem(arguments.source)}-samples.png"
     grid_columns = None
+    rows, columns = (int(side[:9]) for side in shape.groups())
+    count = (rows + 1) * (columns + 1) if mix else n or DEFAULT_COUNT
+    check_output(out, generator.check_count(count), generator.image)  # first: sampling may take minutes
     if mix:
-        rows, columns = int(shape[1]), int(shape[2])
         images = generator.mix(rows, columns, arguments.seed)
         grid_columns = columns + 1  # the first column shows the sources of the coarse styles
     else:
-        images = generator.sample(n or 64, arguments.seed, **choice)
-    # In the current folder: pretrained generators have no run folder.
-    out = Path(arguments.out or f"{_stem(arguments.source)}-samples.png")
+        images = generator.sample(count, arguments.seed, **choice)
     origin = {"recipe": generator.recipe.name, "seed": arguments.seed}
     save_images(images, out, columns=grid_columns, metadata=origin)
+    out = str(Path(out))
     text = f"{out}: {len(images)} images of {origin['recipe']} after {generator.nimg:,} images, seed {arguments.seed}"
-    print_result(arguments, {"out": str(out), "n": len(images), **origin}, text)
+    print_result(arguments, {"out": out, "n": len(images), **origin}, text)
 
 
 def _stem(source: str) -> str:

@@ -15,12 +15,15 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 
+from zoo.core.errors import shorten
 from zoo.core.schedule import Schedule
 from zoo.core.schema import Count, NonNegative, Positive, Range, Share, to_plain
 
 Precision = Literal["auto", "fp32", "bf16"]
 Switch = Literal["auto"] | bool
 Decay = Annotated[float, Range(low=0, below=1)]  # of an exponential average; 1 would never forget
+
+MAX_RESOLUTION = 8192  # pixels per side
 
 # Keys of `train:` that change no weight of a run, and so are left out of its digest.
 _TRAIN_KEYS_OUTSIDE_DIGEST = (
@@ -40,8 +43,8 @@ _TRAIN_KEYS_OUTSIDE_DIGEST = (
 class DataConfig:
     """How images are read and prepared (``data:``; see ``zoo.data``)."""
 
-    resolution: Annotated[int, Range(low=8)]  # height and width in pixels after resizing
-    channels: Count = 1  # 1: grey, 3: RGB
+    resolution: Annotated[int, Range(low=8, high=MAX_RESOLUTION)]  # height and width in pixels after resizing
+    channels: Annotated[int, Range(low=1, high=1024)] = 1  # 1: grey, 3: RGB
     fit: Literal["pad", "crop", "stretch"] = "pad"  # how an image becomes square before it is resized
     # Intensities of images with more than 8 bits that become black and white: [low, high]; dtype: the data type's
     # full range; null: the 0.5th and 99.5th percentile of all pixels.
@@ -146,14 +149,14 @@ class EmaConfig:
 class TrainConfig:
     """Length, batches and cadences of training (``train:``)."""
 
-    kimg: Positive  # length of the run
+    kimg: Annotated[float, Range(above=0, high=1e9)]  # length of the run
     batch: Count  # images per step over all processes
     micro_batch: Count | None = None  # images per forward pass, gradients add up to the batch; null: the whole batch
     update: Literal["simultaneous", "alternating"] = "alternating"  # see zoo.training.trainer
     d_steps: Count = 1  # updates of D, each on another batch, for each update of G
     precision: Precision = "auto"  # of forward passes; auto: bf16 if the hardware computes in it
     sync_batch_norm: bool = True  # batch norms use the statistics of the batches of all processes
-    seed: int = 0  # of weights, image order and every random draw
+    seed: Annotated[int, Range(low=-(2**63), high=2**63 - 1)] = 0  # of weights, image order and every random draw
     init_from: str | None = None  # run folder or weights file whose weights are the start
     log_kimg: Positive = 1.0  # kimg from one row of the log to the next
     sample_kimg: Positive = 10.0  # kimg from one sample grid and its metrics to the next
@@ -216,8 +219,8 @@ class Recipe:
     parameters: ParameterCounts | None = None  # null: unknown, as after an override that may change them
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[\w.-]*\w", self.name):  # no path separators: run folders are named after it
-            raise ValueError(f"name: must be letters, digits, '-', '_' and '.', not {self.name!r}")
+        if not re.fullmatch(r"[\w.-]{0,99}\w", self.name):  # no path separators: run folders are named after it
+            raise ValueError(f"name: must be at most 100 letters, digits, '-', '_' and '.', not {shorten(self.name)}")
 
     @property
     def image(self) -> ImageSpec:
@@ -297,7 +300,8 @@ class NetworkConfig:
     conditional: ClassVar[bool] = False  # whether the network takes class labels
     spectral: ClassVar[bool] = True  # False: spectral norm does not suit it (weights scaled in use, or zero at first)
 
-    width: Positive = 1.0  # factor of every channel count in the network (zoo.models.layers.scale_channels)
+    # factor of every channel count in the network (zoo.models.layers.scale_channels)
+    width: Annotated[float, Range(above=0, high=64)] = 1.0
     spectral_norm: bool = False  # divide each weight matrix by its largest singular value (Miyato et al. 2018)
 
     def validate(self, image: ImageSpec) -> None:

@@ -11,15 +11,35 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from zoo.core.errors import printable
+
 _LINE_PERIOD_S = 30.0  # between lines in a log file or a notebook's cell
 _BAR_PERIOD_S = 0.5  # between updates of a bar on a terminal
 
 
-class _Console(Console):
-    """Goes quiet when its reader closes the pipe, as in ``zoo train ... 2>&1 | head``; rich would end the process."""
+class PlainConsole(Console):
+    """A console that prints texts as they are: no markup, no emoji, and control characters as escapes.
+
+    It goes quiet when its reader is gone, as in ``zoo train ... 2>&1 | head`` or after the terminal was closed; rich
+    would end the process.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        # Every string passes through here, those in the cells of tables too. File names hold anything.
+        return super().render_str(printable(text, keep="\n"), **(options | {"markup": False, "emoji": False}))
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
+
+    def _check_buffer(self) -> None:
+        try:
+            super()._check_buffer()
+        except OSError:  # a closed terminal is an input/output error
+            self._buffer.clear()
+            self.quiet = True
 
 
 class _Bar(Progress):
@@ -40,7 +60,7 @@ class Display:
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = _Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self.console = PlainConsole(stderr=True, quiet=quiet, soft_wrap=True)
         self._bar: _Bar | None = None
         self._last_update = 0.0  # time.monotonic()
         self._label = ""
@@ -51,13 +71,13 @@ class Display:
         self._last_update, self._label = time.monotonic(), task
         if self.console.is_terminal:
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(compact=True),
             )
             self._bar = _Bar(*columns, console=self.console, refresh_per_second=4, transient=True)
-            self._bar.add_task(task, total=total)
+            self._bar.add_task(printable(task), total=total)
             self._bar.start()
 
     def advance(self, n: int) -> None:
@@ -94,11 +114,11 @@ class Display:
 
     def say(self, message: str) -> None:
         """Print one line of information."""
-        self.console.print(message, markup=False)
+        self.console.print(printable(message))
 
     def warn(self, message: str) -> None:
         """Print one line about a problem that does not stop the work."""
-        self.console.print(f"warning: {message}", style="yellow", markup=False)
+        self.console.print(printable(f"warning: {message}"), style="yellow")
 
 
 def format_training_row(row: dict[str, Any]) -> str:

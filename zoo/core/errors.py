@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterable
+
+MAX_MESSAGE = 1000  # characters of an error; longer ones are cut in the middle
+_MAX_WORD, _MAX_CHOICES = 100, 1000  # characters and words that are compared for a suggestion
 
 
 class ZooError(Exception):
@@ -44,5 +48,50 @@ def error_reason(error: BaseException) -> str:
 
 def suggest(word: str, choices: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the choice most like ``word``, or ``""`` if none is similar."""
-    matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    some = [choice for choice in itertools.islice(choices, _MAX_CHOICES) if len(choice) <= _MAX_WORD]
+    matches = difflib.get_close_matches(word, some, n=1, cutoff=0.6) if len(word) <= _MAX_WORD else []
     return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+def shorten(value: object, limit: int = 80) -> str:
+    """Return ``repr(value)`` in at most about ``limit`` characters, however large the value is."""
+    if isinstance(value, dict):
+        pairs = (f"{shorten(key, limit // 2)}: {shorten(item, limit // 2)}" for key, item in value.items())
+        return f"{{{_join_start(pairs, limit)}}}"
+    if isinstance(value, list | tuple):
+        items = _join_start((shorten(item, limit // 2) for item in value), limit)
+        return f"[{items}]" if isinstance(value, list) else f"({items})"
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 4 * limit:
+        return "a whole number of more digits than can be shown"
+    text = repr(value[: limit + 1]) if isinstance(value, str | bytes) else repr(value)
+    return text if len(text) <= limit + 2 else f"{text[:limit]}..."
+
+
+def _join_start(parts: Iterable[str], limit: int) -> str:
+    """Join parts until they have ``limit`` characters; the others, of which there may be any number, are never made."""
+    text = ""
+    for index, part in enumerate(parts):
+        if len(text) >= limit:
+            return f"{text}, ..."
+        text += f", {part}" if index else part
+    return text
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    r"""Return text with escapes such as ``\x1b`` for all that would move the cursor, colour or reorder a terminal.
+
+    Control characters, line ends, bytes of undecodable file names and marks that change the direction of writing are
+    escaped, except those in ``keep``.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def one_line(error: BaseException | str) -> str:
+    """Return an error as one printable line of at most about ``MAX_MESSAGE`` characters."""
+    text = " ".join(str(error).splitlines())
+    if len(text) > MAX_MESSAGE:
+        half = MAX_MESSAGE // 2
+        text = f"{text[:half]} ... {text[-half:]}"
+    return printable(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -47,6 +48,33 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_file(path: Path) -> bool:
+    """Return whether ``path`` is a file; a name that no file can have, or in a closed folder, is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # such as a name of 5000 characters, or one with a null character
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether ``path`` is a folder; see :func:`is_file`."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def is_private(path: Path) -> bool:
+    """Return whether only this user can have written there; code that is loaded runs with the user's rights."""
+    if not hasattr(os, "getuid"):
+        return path.exists()
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return status.st_uid == os.getuid() and not stat.S_ISLNK(status.st_mode) and not status.st_mode & 0o022
 
 
 def cache_folder() -> Path:

@@ -1,8 +1,17 @@
-"""Whether the network may be used."""
+"""Whether the network may be used, and for how long."""
 
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+# How long a download may take: time-outs of sockets alone let a server send a byte now and then for ever.
+DOWNLOAD_BASE_SECONDS = 120.0
+SLOWEST_BYTES_PER_SECOND = 20_000
 
 
 def offline_reason() -> str:
@@ -11,3 +20,33 @@ def offline_reason() -> str:
         if os.environ.get(name, "").strip().lower() not in ("", "0", "false", "no", "off"):
             return f"{name} is set"
     return ""
+
+
+def download_seconds(size: int) -> float:
+    """Return the longest time that a download of ``size`` bytes may take."""
+    return DOWNLOAD_BASE_SECONDS + size / SLOWEST_BYTES_PER_SECOND
+
+
+def call_with_deadline(function: Callable[..., Result], *arguments: Any, seconds: float, **keywords: Any) -> Result:
+    """Call a function that waits for the network; its result and its exceptions are passed on.
+
+    Raises:
+        TimeoutError: it takes longer than ``seconds``. It is left to itself in a thread that ends with the process.
+    """
+    results: list[Result] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(function(*arguments, **keywords))
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True, name="zoo-download")
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise TimeoutError(f"not complete after {seconds:.0f} s; the connection is too slow")
+    return results[0]

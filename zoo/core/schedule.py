@@ -7,6 +7,8 @@ import itertools
 from dataclasses import dataclass
 from typing import Any
 
+from zoo.core.errors import shorten
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -36,9 +38,10 @@ class Schedule:
             finite = all(0 <= number < float("inf") for point in points for number in point)
             if isinstance(data, bool) or not (points and rising and finite):  # bool is an int to Python
                 raise ValueError
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ValueError(
-                f"must be a number of at least 0, or a list of [kimg, value] pairs with rising kimg, not {data!r}"
+                "must be a number of at least 0, or a list of [kimg, value] pairs with rising kimg, not "
+                + shorten(data)
             ) from None
         return cls(points)
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from zoo.core.errors import ZooError, suggest
+from zoo.core.errors import ZooError, shorten, suggest
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,22 @@ class Range:
         return [(words, compare, limit) for words, compare, limit in bounds if limit is not None]
 
 
-Count = typing.Annotated[int, Range(low=1)]
+Count = typing.Annotated[int, Range(low=1, high=10**12)]
 Share = typing.Annotated[float, Range(low=0, high=1)]
 NonNegative = typing.Annotated[float, Range(low=0)]
 Positive = typing.Annotated[float, Range(above=0)]
+
+
+MAX_PATH = 200  # characters of a dotted path in an error
+_BOOLEANS = {"yes": True, "on": True, "no": False, "off": False}  # YAML 1.1's other words
 
 
 class SchemaError(ZooError):
     """A value that does not fit, with its dotted path."""
 
     def __init__(self, path: str, message: str) -> None:
-        super().__init__(f"{path}: {message}" if path else message)
+        place = path if len(path) <= MAX_PATH else f"{path[:MAX_PATH]}..."
+        super().__init__(f"{place}: {message}" if path else message)
 
 
 def from_plain(kind: Any, data: Any, path: str = "") -> Any:
@@ -76,7 +81,7 @@ def from_plain(kind: Any, data: Any, path: str = "") -> Any:
         value = from_plain(arguments[0], data, path)
         for bound in arguments[1:]:
             if isinstance(bound, Range) and not bound.admits(value):
-                raise SchemaError(path, f"must be {bound}, not {value}")
+                raise SchemaError(path, f"must be {bound}, not {shorten(value)}")
         return value
     if origin in (typing.Union, types.UnionType):
         return _build_union(kind, arguments, data, path)
@@ -84,13 +89,15 @@ def from_plain(kind: Any, data: Any, path: str = "") -> Any:
         # Types are compared too, since True == 1 in Python.
         if not any(data == choice and type(data) is type(choice) for choice in arguments):
             names = [str(choice) for choice in arguments]
-            raise SchemaError(path, f"must be one of {', '.join(names)}, not {data!r}{suggest(str(data), names)}")
+            raise SchemaError(
+                path, f"must be one of {', '.join(names)}, not {shorten(data)}{suggest(_word(data), names)}"
+            )
         return data
     if origin is tuple:
         return _build_tuple(kind, arguments, data, path)
     if origin is dict:
         if not isinstance(data, dict):
-            raise SchemaError(path, f"must be a mapping, not {data!r}")
+            raise SchemaError(path, f"must be a mapping, not {shorten(data)}")
         return {str(key): from_plain(arguments[1], value, _join(path, key)) for key, value in data.items()}
     if hasattr(kind, "parse"):
         try:
@@ -121,7 +128,7 @@ def _build_dataclass(kind: Any, data: Any, path: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     keys = ", ".join(fields)
     if not isinstance(data, dict):
-        raise SchemaError(path, f"must be a mapping with the keys {keys}, not {data!r}")
+        raise SchemaError(path, f"must be a mapping with the keys {keys}, not {shorten(data)}")
     for key in data:
         if key not in fields:
             raise SchemaError(_join(path, key), f"unknown key{suggest(str(key), fields)}; allowed here: {keys}")
@@ -148,13 +155,13 @@ def _build_union(kind: Any, arguments: tuple[Any, ...], data: Any, path: str) ->
             if len(choices) == 1:  # `X | None`: X's own error says more than a list of types
                 raise
     words = [word for choice in choices if typing.get_origin(choice) is Literal for word in typing.get_args(choice)]
-    raise SchemaError(path, f"must be {_describe(kind)}, not {data!r}{suggest(str(data), words)}")
+    raise SchemaError(path, f"must be {_describe(kind)}, not {shorten(data)}{suggest(_word(data), words)}")
 
 
 def _build_tuple(kind: Any, arguments: tuple[Any, ...], data: Any, path: str) -> tuple[Any, ...]:
     any_length = arguments[-1] is Ellipsis
     if not isinstance(data, list | tuple) or not (any_length or len(data) == len(arguments)):
-        raise SchemaError(path, f"must be {_describe(kind)}, not {data!r}")
+        raise SchemaError(path, f"must be {_describe(kind)}, not {shorten(data)}")
     if any_length:
         arguments = arguments[:1] * len(data)
     return tuple(from_plain(a, item, f"{path}[{i}]") for i, (a, item) in enumerate(zip(arguments, data, strict=True)))
@@ -162,10 +169,12 @@ def _build_tuple(kind: Any, arguments: tuple[Any, ...], data: Any, path: str) ->
 
 def _build_scalar(kind: Any, data: Any, path: str) -> Any:
     if kind is float and isinstance(data, str | int) and not isinstance(data, bool):
-        with contextlib.suppress(ValueError):  # reported below as a wrong type
+        with contextlib.suppress(ValueError, OverflowError):  # reported below as a wrong type
             data = float(data)  # YAML 1.1 reads 2e-4 as a string
+    if kind is bool and isinstance(data, str):
+        data = _BOOLEANS.get(data.lower(), data)  # text to zoo.core.yaml_io: they may also name a column or a class
     if not isinstance(data, kind) or (kind is int and isinstance(data, bool)):
-        raise SchemaError(path, f"must be {_describe(kind)}, not {data!r}")
+        raise SchemaError(path, f"must be {_describe(kind)}, not {shorten(data)}")
     if kind is float and not math.isfinite(data):
         raise SchemaError(path, f"must be a finite number, not {data}")
     return data
@@ -186,6 +195,11 @@ def _describe(kind: Any) -> str:
         return f"a list of {len(arguments)}"
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
     return names.get(kind, str(kind))
+
+
+def _word(data: Any) -> str:
+    """Return what a suggestion is looked up for: only words and numbers have any."""
+    return str(data) if isinstance(data, str | bool | float) else ""
 
 
 def _join(path: str, key: object) -> str:

@@ -16,6 +16,7 @@ from zoo.core.config import Recipe
 from zoo.core.console import Display
 from zoo.core.errors import Interrupted, ZooError, describe_error, error_reason
 from zoo.core.files import atomic_file
+from zoo.core.locks import hold_lock
 from zoo.core.options import RENAMED_KEYWORDS, EvaluationOptions, TrainOptions, field_names, with_keywords
 from zoo.data.dataset import load_dataset
 from zoo.evaluation.evaluate_generators import EvaluatedGroup, GeneratorEvaluator, create_evaluator, evaluate_one
@@ -33,9 +34,11 @@ from zoo.recipes import list_models, load_recipe, override_recipe
 from zoo.report.html.page import write_page
 from zoo.report.table import bench_markdown
 from zoo.runtime.device import choose_device, describe_environment
+from zoo.runtime.torch_defaults import torch_defaults
 from zoo.training.run_folder import Run, find_equal_runs, find_runs
 from zoo.training.train import train, with_classes
 
+MAX_SEEDS = 1000  # trainings of one recipe
 BENCH_KIMG = 10.0  # thousands of images that each recipe is trained for by default
 
 # Without targets and runs: two architectures at 32 pixels, minutes on two cores.
@@ -44,6 +47,7 @@ DEMO_OVERRIDES = ("data.resolution=32", "generator.width=0.5", "discriminator.wi
 DEMO_SAMPLES = 500
 
 
+@torch_defaults()
 def bench(
     targets: Sequence[str] = (),
     *,
@@ -83,8 +87,8 @@ def bench(
     # `data` and `device` are fields of both: of the evaluation here, from where training takes them below.
     names = set(field_names(TrainOptions)) - set(field_names(EvaluationOptions))
     training_keywords = {key: keywords.pop(key) for key in [*keywords] if RENAMED_KEYWORDS.get(key, key) in names}
-    training = with_keywords(training or TrainOptions(), training_keywords, function="bench")
-    evaluation = with_keywords(evaluation or EvaluationOptions(), keywords, function="bench")
+    training = with_keywords(training or TrainOptions(), training_keywords, function="bench", depth=3)
+    evaluation = with_keywords(evaluation or EvaluationOptions(), keywords, function="bench", depth=3)
     display, out, runs = display or Display(), Path(out), Path(runs)
     _check_training(training, seeds)
     if training.device == "auto":
@@ -108,19 +112,21 @@ def bench(
     for recipes in untrained:
         load_dataset(training.data, recipes[0].data, reporter=display)
     _require_writable(out)
-    opened: list[AnyTarget] = []
-    for item in planned:
-        opened += [variants.train(recipe) for recipe in item] if isinstance(item, list) else [item]
-    groups, failed = evaluator.groups(make_names_unique(opened))
-    if not groups:
-        # A document without any group would be an empty page.
-        raise ZooError("; ".join(f"{row.name}: {row.error}" for row in failed))
-    document = _document("zoo bench", "bench", evaluator, groups)
-    _write_results(out, document)
-    _write_page(out / "report.html", document, groups, no_reals=no_reals)
+    with hold_lock(out / ".lock", f"{out}: another benchmark is writing there. Wait for it, or name another --out."):
+        opened: list[AnyTarget] = []
+        for item in planned:
+            opened += [variants.train(recipe) for recipe in item] if isinstance(item, list) else [item]
+        groups, failed = evaluator.groups(make_names_unique(opened))
+        if not groups:
+            # A document without any group would be an empty page.
+            raise ZooError("; ".join(f"{row.name}: {row.error}" for row in failed))
+        document = _document("zoo bench", "bench", evaluator, groups)
+        _write_results(out, document)
+        _write_page(out / "report.html", document, groups, no_reals=no_reals)
     return document
 
 
+@torch_defaults()
 def report(
     target: str | Path,
     *,
@@ -144,7 +150,7 @@ def report(
     Raises:
         ZooError: as in :func:`bench`, or the generator cannot be evaluated.
     """
-    options = with_keywords(evaluation or EvaluationOptions(), keywords, function="report")
+    options = with_keywords(evaluation or EvaluationOptions(), keywords, function="report", depth=3)
     opened = find_target(os.fspath(target), runs)
     page = "report.html" if opened.kind == "run" else f"{opened.name}-report.html"
     # Pretrained weights lie in the package or the cache, which are no places for a page.
@@ -222,9 +228,9 @@ class _VariantTrainer:
 
 
 def _check_training(training: TrainOptions, seeds: int) -> None:
-    if seeds < 1:
-        raise ZooError(f"--seeds {seeds}: must be at least 1")
-    if training.kimg is not None and not training.kimg > 0:
+    if not 1 <= seeds <= MAX_SEEDS:
+        raise ZooError(f"--seeds {seeds}: must be at least 1, and at most {MAX_SEEDS}")
+    if training.kimg is not None and not 0 < training.kimg < float("inf"):
         raise ZooError(f"--train-kimg {training.kimg:g}: must be above 0")
     flags = {"train.seed": "--seeds K, which trains with 0 to K - 1", "train.kimg": "--train-kimg N"}
     for key in (text.partition("=")[0].strip() for text in training.set):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zoo.core.config import DataConfig
+from zoo.core.config import MAX_RESOLUTION, DataConfig
 from zoo.core.console import Display
 from zoo.core.errors import ZooError
 from zoo.core.options import EvaluationOptions, with_keywords
@@ -18,8 +18,10 @@ from zoo.metrics.evaluate_images import ImageEvaluator, check_shapes, metric_def
 from zoo.metrics.features.select_extractors import select_extractors
 from zoo.metrics.ssim import ssim
 from zoo.runtime.device import choose_device, describe_environment
+from zoo.runtime.torch_defaults import torch_defaults
 
 
+@torch_defaults()
 def compare(
     fakes: str | Path,
     reals: str | Path,
@@ -58,7 +60,7 @@ def compare(
     Raises:
         ZooError: bad input, different shapes, or weights that are not available.
     """
-    options = with_keywords(evaluation or EvaluationOptions(), keywords, function="compare")
+    options = with_keywords(evaluation or EvaluationOptions(), keywords, function="compare", depth=3)
     display = display or Display()
     metrics, device = registry.choose_metrics(options.metrics), choose_device(options.device)
     # Before images are read: errors in arguments are reported at once.
@@ -131,8 +133,8 @@ def _fit_config(fit: str | None, resolution: int | None, channels: int | None) -
         return None
     if fit not in ("pad", "crop", "stretch") or resolution is None:
         raise ZooError("--fit pad|crop|stretch and --resolution R go together")
-    if resolution < 8:
-        raise ZooError(f"--resolution {resolution}: must be at least 8")
+    if not 8 <= resolution <= MAX_RESOLUTION:
+        raise ZooError(f"--resolution {resolution}: must be at least 8, and at most {MAX_RESOLUTION}")
     # RGB until all sets are read: match_image_sets() makes them grey if all are.
     return DataConfig(resolution=resolution, channels=channels or 3, fit=fit, holdout=0.0)  # type: ignore[arg-type]
 

@@ -40,6 +40,7 @@ from zoo.report.html.page import RowPictures
 from zoo.runtime.device import choose_device, describe_environment
 
 NUM_SAMPLES = 2000  # generated images per generator; FID depends on it, so it must not depend on the device
+MAX_SAMPLES = 10**6
 LATENT_SEED = 0
 GRID_IMAGES = {64: 64, 128: 25}  # shown images by the largest resolution they are for
 LARGE_GRID_IMAGES = 16  # for resolutions above
@@ -342,8 +343,8 @@ def create_evaluator(options: EvaluationOptions, *, cache: Path, display: Displa
     Raises:
         ZooError: unknown metrics, extractors or device, or weights that are not available.
     """
-    if options.num_samples is not None and options.num_samples < 2:
-        raise ZooError(f"--samples {options.num_samples}: must be at least 2")
+    if options.num_samples is not None and not 2 <= options.num_samples <= MAX_SAMPLES:
+        raise ZooError(f"--samples {options.num_samples}: must be at least 2, and at most {MAX_SAMPLES:,}")
     metrics, device = registry.choose_metrics(options.metrics), choose_device(options.device)
     notes: list[str] = []
     extractors = select_extractors(

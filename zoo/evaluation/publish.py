@@ -23,6 +23,7 @@ import torch
 
 from zoo.core.console import Display
 from zoo.core.errors import ZooError, error_reason, suggest
+from zoo.core.files import is_file
 from zoo.core.options import EvaluationOptions, with_keywords
 from zoo.evaluation.evaluate_generators import LATENT_SEED, EvaluatedGroup, GeneratorEvaluator, evaluate_one
 from zoo.evaluation.model_card import SAMPLE_IMAGES, write_card
@@ -33,6 +34,7 @@ from zoo.hub.upload import ModelRepository
 from zoo.metrics.evaluate_images import COPY_METRICS
 from zoo.recipes import override_recipe
 from zoo.report.image_grid import make_grid, save_png
+from zoo.runtime.torch_defaults import torch_defaults
 from zoo.training.generator_file import load_generator_file, save_generator
 
 CATALOGUE_METRICS = ("fid", "kid", "precision", "recall", "coverage", "ssim_nearest", "ssim_pairwise")
@@ -42,6 +44,7 @@ DEFAULT_LICENCE = (
 )
 
 
+@torch_defaults()
 def publish(
     target: str | os.PathLike[str],
     to: str,
@@ -82,7 +85,7 @@ def publish(
         ZooError: no such generator, it cannot be evaluated, it copies training images, or the place cannot be written.
             Nothing is left there then.
     """
-    options = with_keywords(evaluation or EvaluationOptions(), keywords, function="publish")
+    options = with_keywords(evaluation or EvaluationOptions(), keywords, function="publish", depth=3)
     options = replace(options, metrics=None)  # all of them: the alarm for copies must not be switched off
     display = display or Display()
     for alarm in despite_alarm:
@@ -131,7 +134,7 @@ def _read_text(text: str | None, option: str) -> str | None:
     if text is None:
         return None
     try:
-        if len(text) < 200 and Path(text).is_file():  # longer texts can be invalid file names
+        if is_file(Path(text)):
             text = Path(text).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ZooError(f"{option} {text}: cannot be read ({error_reason(error)})") from None
@@ -223,7 +226,10 @@ class _OutputFolder:
 
     def __init__(self, to: str, force: bool) -> None:
         self.path = Path(to)
-        occupied = self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir()))
+        try:
+            occupied = self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir()))
+        except (OSError, ValueError) as error:
+            raise ZooError(f"{to}: cannot be written ({error_reason(error)})") from None
         if occupied and not (self.path / CARD).is_file():
             raise ZooError(f"{to}: exists and was not written by `zoo publish`. Name another folder.")
         if occupied and not force:

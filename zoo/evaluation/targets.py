@@ -9,7 +9,8 @@ from typing import TypeAlias
 
 from zoo.core.config import Recipe
 from zoo.core.console import Display
-from zoo.core.errors import ZooError, suggest
+from zoo.core.errors import ZooError, shorten, suggest
+from zoo.core.files import is_file, is_folder
 from zoo.hub.load import explain_missing_weights, require_weights
 from zoo.hub.pretrained import load_named_weights
 from zoo.recipes import list_models, load_recipe
@@ -85,13 +86,13 @@ def open_target(word: str, runs: Path, *, recipes: Sequence[str] = ()) -> AnyTar
     """
     path = Path(word)
     # A path comes before a name in `runs`, as for load_generator().
-    if not path.exists() and (runs / word).is_dir():
+    if not (is_file(path) or is_folder(path)) and is_folder(runs / word):
         path = runs / word
     # The name of a recipe never means a folder here that happens to have the same name.
     if not is_recipe(word):
-        if path.is_file():
+        if is_file(path):
             return _open_file(path)
-        if path.is_dir():
+        if is_folder(path):
             return _open_run(path)
     pretrained = load_named_weights()
     if word in pretrained:  # after runs and files, which are the user's own
@@ -101,7 +102,7 @@ def open_target(word: str, runs: Path, *, recipes: Sequence[str] = ()) -> AnyTar
         raise ZooError(explain_missing_weights(word, runs))
     known = [*recipes, *pretrained, *(run.name for run in find_runs(runs))]
     kinds = "no run, file or recipe" if recipes else "no run or file"
-    raise ZooError(f"{kinds} {word!r}{suggest(word, known)}")
+    raise ZooError(f"{kinds} {shorten(word, 200)}{suggest(word, known)}")
 
 
 def run_target(run: Run, name: str, kind: str) -> Target:

@@ -6,14 +6,16 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from zoo.core.errors import ZooError
-from zoo.data.pixel_range import to_uint8
-from zoo.hub.load import LoadedGenerator, load_generator
+from zoo.hub.load import LoadedGenerator, finite_to_uint8, load_generator
 from zoo.models.sampling import SAMPLING_BATCH, generate_images
 from zoo.runtime import rng
+from zoo.runtime.torch_defaults import torch_defaults
+
+MAX_IMAGES = 10**9
 
 
 class GeneratedDataset(Dataset):
@@ -43,11 +45,10 @@ class GeneratedDataset(Dataset):
         transform: Callable[[Tensor], Any] | None = None,
         label: Any = None,
         *,
-        device: str = "cpu",
+        device: str | torch.device = "cpu",
         runs: str | os.PathLike[str] = "runs",
     ) -> None:
-        if n < 1:
-            raise ZooError(f"GeneratedDataset: n must be at least 1, not {n}")
+        n, seed = rng.check_whole("GeneratedDataset: number of images", n, 1, MAX_IMAGES), rng.check_seed(seed)
         if not isinstance(source, LoadedGenerator):
             source = load_generator(source, device=device, runs=os.fspath(runs))
         self.generator = source
@@ -82,6 +83,7 @@ class GeneratedDataset(Dataset):
                 advance(len(images))
         return self
 
+    @torch_defaults()
     def _chunk(self, chunk: int) -> Tensor:
         """Return uint8 (up to SAMPLING_BATCH, C, H, W), equal to what :meth:`LoadedGenerator.sample` makes."""
         if chunk not in self._chunks:
@@ -91,6 +93,8 @@ class GeneratedDataset(Dataset):
                 self.seed, min(SAMPLING_BATCH, self.n - first), self.generator.latent.dim, first=first
             )
             label = None if self._classes is None else self._classes[first : first + len(z)]
-            G, speed = self.generator.generator, self.generator.speed
-            self._chunks[chunk] = to_uint8(generate_images(G, z, label=label, seed=self.seed, first=chunk, speed=speed))
+            G, speed = self.generator.ready(), self.generator.speed
+            self._chunks[chunk] = finite_to_uint8(
+                generate_images(G, z, label=label, seed=self.seed, first=chunk, speed=speed)
+            )
         return self._chunks[chunk]

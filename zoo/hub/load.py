@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from zoo.core.config import ImageSpec, LatentSpec, Recipe
 from zoo.core.console import Display
-from zoo.core.errors import ZooError, suggest
+from zoo.core.errors import ZooError, shorten, suggest
+from zoo.core.files import is_file, is_folder
 from zoo.data.pixel_range import to_uint8
 from zoo.hub.pretrained import load_named_weights
 from zoo.models import sampling
@@ -20,12 +23,16 @@ from zoo.recipes import list_models, load_recipe, override_recipe
 from zoo.runtime import rng
 from zoo.runtime.device import choose_device
 from zoo.runtime.speed import Speed, choose_speed
+from zoo.runtime.torch_defaults import torch_defaults
 from zoo.training.generator_file import load_generator_file
 from zoo.training.run_folder import Run, find_runs, open_run
 
+MAX_VALUES = 2**33  # pixels, times channels, of the images of one call; 131,072 images of 256 pixels
+MAX_TRUNCATION = 2.0  # either side of 0; 1 is as trained
+
 
 class LoadedGenerator(nn.Module):
-    """A trained generator in eval mode.
+    """A trained generator, which stays in eval mode: ``train()`` of a network that contains it does not switch it.
 
     Attributes:
         latent: what goes in: ``latent.dim`` standard normal numbers per image.
@@ -42,6 +49,10 @@ class LoadedGenerator(nn.Module):
         self.generator = self.speed.network(generator)
         self.recipe, self.nimg = recipe, nimg
         self.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> LoadedGenerator:
+        """Stay in eval mode: in training mode images would depend on each other, and overwrite batch statistics."""
+        return super().train(False)
 
     @property
     def latent(self) -> LatentSpec:
@@ -67,13 +78,40 @@ class LoadedGenerator(nn.Module):
         Args:
             z: latents (N, latent.dim).
             label: classes (N,), for generators that have any.
+
+        Raises:
+            ZooError: latents of another shape.
         """
-        return self.generator(z, label)
+        return self.ready()(self._check_latents(z), label)
+
+    def ready(self) -> Generator:
+        """Return the generator in eval mode, also after ``train()`` of one of its own parts."""
+        if any(module.training for module in self.modules()):
+            self.eval()
+        return self.generator
 
     def latents(self, n: int, seed: int = 0) -> Tensor:
-        """Return the latents (n, latent.dim) of the images that :meth:`sample` makes."""
-        return rng.fixed_latents(seed, n, self.latent.dim)
+        """Return the latents (n, latent.dim) of the images that :meth:`sample` makes.
 
+        Raises:
+            ZooError: ``n`` is not a whole number from 1 to :attr:`max_images`, or ``seed`` not one of at least 0.
+        """
+        return rng.fixed_latents(rng.check_seed(seed), self.check_count(n), self.latent.dim)
+
+    @property
+    def max_images(self) -> int:
+        """Number of images that one call may make; more are made by several seeds, or a ``GeneratedDataset``."""
+        return max(1, MAX_VALUES // (self.image.channels * self.image.resolution**2))
+
+    def check_count(self, n: int) -> int:
+        """Return a number of images as an int.
+
+        Raises:
+            ZooError: it is not a whole number from 1 to :attr:`max_images`.
+        """
+        return rng.check_whole("number of images", n, 1, self.max_images)
+
+    @torch_defaults()
     def sample(
         self,
         n: int,
@@ -89,17 +127,19 @@ class LoadedGenerator(nn.Module):
 
         Args:
             n: number of images.
-            seed: seed of the latents.
+            seed: seed of the latents, a whole number of at least 0.
             label: a class, by name or number, or one per image; default: classes as frequent as in training.
-            truncation: psi in [0, 1], the factor by which styles differ from their mean (1 or None: as trained); for
+            truncation: psi, the factor by which styles differ from their mean (1 or None: as trained); for
                 generators with styles.
             advance: called with the number of images made, every few images.
 
         Raises:
-            ZooError: truncation without styles; an unknown class, or a generator without classes.
+            ZooError: ``n`` or ``seed`` is no such number; truncation without styles; an unknown class, or a generator
+                without classes.
         """
         return self.decode(self.latents(n, seed), seed=seed, label=label, truncation=truncation, advance=advance)
 
+    @torch_defaults()
     def decode(
         self,
         z: Tensor,
@@ -112,18 +152,27 @@ class LoadedGenerator(nn.Module):
         """Return the uint8 images (N, C, H, W) of latents (N, latent.dim), on the CPU.
 
         ``seed`` determines noise inputs, and classes if ``label`` is None.
+
+        Raises:
+            ZooError: as :meth:`sample`; latents of another shape, or with NaN or infinite numbers.
         """
+        seed, z = rng.check_seed(seed), self._check_latents(z)
+        self.check_count(len(z))
+        if not bool(z.isfinite().all()):
+            raise ZooError("latents: hold NaN or infinite numbers, which have no image")
         # The same classes as in sample(), which are drawn by seed and not by latent.
         labels = self.labels(label, len(z), seed)
         if truncation is None:
             images = sampling.generate_images(
-                self.generator, z, label=labels, seed=seed, speed=self.speed, advance=advance
+                self.ready(), z, label=labels, seed=seed, speed=self.speed, advance=advance
             )
         else:
-            w = sampling.truncate_styles(self.generator, self._styles(z, labels, "truncation"), truncation)
+            styles = self._styles(z, labels, "truncation")
+            w = sampling.truncate_styles(self.generator, styles, _check_truncation(truncation))
             images = sampling.synthesise_images(self.generator, w, seed=seed, speed=self.speed)
-        return to_uint8(images)
+        return finite_to_uint8(images)
 
+    @torch_defaults()
     def mix(self, rows: int, columns: int, seed: int = 0, *, crossover: int | None = None) -> Tensor:
         """Mix styles (Karras et al. 2019, figure 3): uint8 ((rows + 1) * (columns + 1), C, H, W), row by row.
 
@@ -137,18 +186,24 @@ class LoadedGenerator(nn.Module):
             crossover: index of the first style taken from the column; default: the middle one.
 
         Raises:
-            ZooError: a generator without styles.
+            ZooError: a generator without styles; too few or too many rows or columns, or no such style.
         """
+        rows = rng.check_whole("number of rows", rows, 1, self.max_images)
+        columns = rng.check_whole("number of columns", columns, 1, self.max_images)
+        self.check_count((rows + 1) * (columns + 1))
+        seed = rng.check_seed(seed)
         labels = self.labels(None, rows + columns, seed)
         w = self._styles(self.latents(rows + columns, seed), labels, "style mixing")
         # w is (rows + columns, num_styles, dim); coarse styles are those of the first, low resolutions.
-        cut = w.shape[1] // 2 if crossover is None else crossover
+        cut = w.shape[1] // 2 if crossover is None else rng.check_whole("crossover", crossover, 0, w.shape[1])
         coarse, fine = w[:rows], w[rows:]
         # The corner's styles are arbitrary: its image is replaced by black below.
         table = [w.new_zeros(w.shape[1:]), *fine]
         for source in coarse:
             table += [source, *(torch.cat([source[:cut], other[cut:]]) for other in fine)]
-        images = to_uint8(sampling.synthesise_images(self.generator, torch.stack(table), seed=seed, speed=self.speed))
+        images = finite_to_uint8(
+            sampling.synthesise_images(self.generator, torch.stack(table), seed=seed, speed=self.speed)
+        )
         images[0] = 0
         return images
 
@@ -159,23 +214,26 @@ class LoadedGenerator(nn.Module):
             ZooError: an unknown class, a wrong number of classes, or a generator without classes.
         """
         if label is None:
-            return rng.fixed_labels(seed, n, self.image.shares)
+            return rng.fixed_labels(rng.check_seed(seed), n, self.image.shares)
         if not self.image.classes:
             raise ZooError(
                 f"class {label}: {self.recipe.name} was trained without classes. Train one with `zoo train --classes`."
             )
         if isinstance(label, Tensor):
-            if label.shape != (n,) or not bool(((label >= 0) & (label < self.image.classes)).all()):
-                raise ZooError(f"classes: must be {n} numbers from 0 to {self.image.classes - 1}")
+            fits = label.shape == (n,) and label.dtype != torch.bool
+            if not fits or not bool(((label >= 0) & (label < self.image.classes) & (label == label.long())).all()):
+                raise ZooError(f"classes: must be {n} whole numbers (shape ({n},)) from 0 to {self.image.classes - 1}")
             return label.long()
-        number = self.classes.index(label) if label in self.classes else label
-        if isinstance(number, str) and number.isdigit():  # as the command line gives it
-            number = int(number)
-        if isinstance(number, str) or not 0 <= number < self.image.classes:
+        number = self.classes.index(label) if isinstance(label, str) and label in self.classes else label
+        if isinstance(number, str) and number.isdecimal():  # as the command line gives it
+            number = int(number[:18])
+        try:
+            number = rng.check_whole("class", number, 0, self.image.classes - 1)
+        except ZooError:
             raise ZooError(
-                f"no class {label!r}{suggest(str(label), self.classes)}: "
+                f"no class {shorten(label)}{suggest(label, self.classes) if isinstance(label, str) else ''}: "
                 f"{self.recipe.name} knows {', '.join(self.classes)}"
-            )
+            ) from None
         return torch.full((n,), number)
 
     def _styles(self, z: Tensor, label: Tensor | None, purpose: str) -> Tensor:
@@ -185,15 +243,53 @@ class LoadedGenerator(nn.Module):
                 f"{purpose}: {self.recipe.generator.arch} has no styles (no mapping network). Use a StyleGAN."
             )
         device = next(self.parameters()).device
-        w = self.generator.mapping(z.to(device), None if label is None else label.to(device))
+        w = self.ready().mapping(z.to(device), None if label is None else label.to(device))  # type: ignore[operator]
         # One w for all blocks, as in training without style mixing; expand() copies nothing.
         return w[:, None].expand(-1, self.generator.num_styles, -1)
 
+    def _check_latents(self, z: Tensor) -> Tensor:
+        """Return latents in the type of the weights, which ``half()`` and ``double()`` change.
 
+        Raises:
+            ZooError: they are no floating tensor (N, latent.dim).
+        """
+        wanted = f"latents: must be a floating tensor of shape (N, {self.latent.dim})"
+        if not isinstance(z, Tensor):
+            raise ZooError(f"{wanted}, not {type(z).__name__}. Use torch.as_tensor(z, dtype=torch.float32)")
+        if z.dim() != 2 or z.shape[1] != self.latent.dim or not z.is_floating_point():
+            raise ZooError(f"{wanted}, not {str(z.dtype).removeprefix('torch.')} of shape {tuple(z.shape)}")
+        return z.to(next(self.parameters()).dtype)
+
+
+def finite_to_uint8(images: Tensor) -> Tensor:
+    """Convert float images in [-1, 1] to uint8, as ``to_uint8``.
+
+    Raises:
+        ZooError: an image is not finite.
+    """
+    if not bool(images.isfinite().all()):
+        raise ZooError(
+            "images: hold NaN or infinite values. Latents or weights are too large for the generator's precision; "
+            "after half(), call float()"
+        )
+    return to_uint8(images)
+
+
+def _check_truncation(psi: float) -> float:
+    number = psi.item() if isinstance(psi, Tensor | np.generic) and math.prod(psi.shape) == 1 else psi
+    if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= MAX_TRUNCATION:
+        raise ZooError(
+            f"truncation {shorten(psi)}: must be a number from -{MAX_TRUNCATION:g} to {MAX_TRUNCATION:g}; "
+            "0 is the mean image, 1 as trained"
+        )
+    return float(number)
+
+
+@torch_defaults(gradients=True)
 def load_generator(
     source: str | os.PathLike[str],
     *,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     runs: str | Path = "runs",
     precision: str | None = None,
 ) -> LoadedGenerator:
@@ -203,7 +299,7 @@ def load_generator(
         source: a run or its folder, a ``generator.safetensors`` file, or a name: of a recipe that was trained in
             ``runs`` (its newest run), else a name or alias of pretrained weights, downloaded if necessary (see
             ``zoo.hub.pretrained``).
-        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        device: ``auto``, ``cpu``, ``cuda[:INDEX]`` or ``mps``, or a ``torch.device``.
         runs: folder in which names are looked up.
         precision: ``auto``, ``fp32`` or ``bf16``; default: the recipe's. Another one changes images by rounding.
 
@@ -229,16 +325,16 @@ def require_weights(run: Run) -> Path:
 
 def _locate_weights(source: str | os.PathLike[str], runs: Path) -> Path:
     path, name = Path(source), os.fspath(source)
-    if path.is_file():
+    if is_file(path):
         return path
-    if path.is_dir():
+    if is_folder(path):
         return require_weights(open_run(path))
     if path.suffix or "/" in name:  # a path: it is not looked up as a name
         raise ZooError(f"{source}: no run or file of this name")
     for run in reversed(find_runs(runs, name)):  # the newest that has reached a checkpoint
         if run.generator_file.is_file():
             return run.generator_file
-    if (runs / name).is_dir():
+    if is_folder(runs / name):
         return require_weights(open_run(runs / name))
     # Own runs come first, so that training a recipe replaces its pretrained weights.
     pretrained, models = load_named_weights(), list_models()

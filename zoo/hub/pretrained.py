@@ -24,7 +24,7 @@ import yaml
 
 from zoo.core.errors import ZooError, error_message, error_reason
 from zoo.core.files import atomic_file, cache_folder, replace_file
-from zoo.core.network import offline_reason
+from zoo.core.network import call_with_deadline, download_seconds, offline_reason
 from zoo.core.progress import Reporter, SilentReporter
 from zoo.core.schema import Count, NonNegative, Range, from_plain, to_plain
 from zoo.core.yaml_io import read_yaml
@@ -191,7 +191,7 @@ class PretrainedWeights:
         reporter.say(f"downloading {_address(url)} ({self.size / 1e6:.1f} MB) into {self.cached.parent}")
         try:
             with replace_file(self.cached) as temporary:
-                _fetch(url, temporary)
+                _fetch(url, temporary, download_seconds(self.size))
                 if not self._matches(temporary):
                     raise ZooError(f"{_address(url)}: is not the file of the catalogue (wrong hash)")
         except OSError as error:
@@ -329,11 +329,11 @@ def _address(url: str) -> str:
     return f"{endpoint}/{parts[0]}/resolve/main/{parts[1]}"
 
 
-def _fetch(url: str, path: Path) -> None:
+def _fetch(url: str, path: Path, seconds: float) -> None:
     """Download ``url`` to ``path``, with the libraries' own progress bars.
 
     Raises:
-        ZooError: no such file, no connection, or a server that is silent for too long.
+        ZooError: no such file, no connection, a server that is silent for too long, or more than ``seconds`` in all.
     """
     timeout = socket.getdefaulttimeout()
     try:
@@ -342,12 +342,14 @@ def _fetch(url: str, path: Path) -> None:
 
             endpoint = os.environ.get("HF_ENDPOINT") or None  # read here: the library reads it only when imported
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-                shutil.move(hf_hub_download(*parts, local_dir=folder, endpoint=endpoint), path)
+                file = call_with_deadline(hf_hub_download, *parts, local_dir=folder, endpoint=endpoint, seconds=seconds)
+                shutil.move(file, path)
         else:
             import torch.hub
 
             socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)  # torch.hub sets none and would wait forever
-            torch.hub.download_url_to_file(url, str(path), progress=sys.stderr.isatty())
+            download = torch.hub.download_url_to_file
+            call_with_deadline(download, url, str(path), progress=sys.stderr.isatty(), seconds=seconds)
     except Exception as error:  # of many kinds: HTTP, names, certificates, timeouts, the disk
         raise ZooError(f"{_address(url)}: cannot be downloaded ({error_message(error)})") from None
     finally:

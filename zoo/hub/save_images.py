@@ -2,41 +2,76 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
+from zoo.core.config import ImageSpec
 from zoo.core.errors import ZooError, error_reason
-from zoo.core.files import atomic_file
+from zoo.core.files import atomic_file, is_folder
 from zoo.hub.load import LoadedGenerator
 from zoo.models.sampling import slerp
 from zoo.report import image_grid
+from zoo.runtime import rng
+from zoo.runtime.torch_defaults import torch_defaults
+
+GRID_SUFFIX, ARRAY_SUFFIX, WALK_SUFFIX = ".png", ".npz", ".gif"
+# A name that ends like one of these was meant as a file; any other is a folder, also `epoch.10`.
+_OTHER_SUFFIXES = re.compile(
+    r"\.(avif|bmp|csv|dcm|gif|gz|h5|html?|jfif|jpe|jpe?g|json|mp4|nii|npy|pdf|pgm|pnm|ppm|ps|pth?|safetensors|svg|tar|tiff?|"
+    r"txt|webp|zip)"
+)
+MAX_GRID_PIXELS = 2**28  # of a grid, and of all frames of a walk together
+MAX_FRAMES = 10_000
+
+
+def check_output(out: str | os.PathLike[str], count: int, image: ImageSpec) -> str:
+    """Return ``.png`` for a grid, ``.npz`` for an array, or an empty string for a folder.
+
+    Raises:
+        ZooError: a file of another kind, or a grid too large for a PNG.
+    """
+    path, suffix = Path(out), Path(out).suffix.lower()
+    if os.fspath(out).endswith(("/", os.sep)) or is_folder(path):
+        return ""
+    if _OTHER_SUFFIXES.fullmatch(suffix):
+        raise ZooError(f"{out}: unknown suffix. Use .png (one grid), .npz (one array) or the name of a folder.")
+    if suffix == GRID_SUFFIX and count * image_grid.cell_pixels(image.resolution) > MAX_GRID_PIXELS:
+        most = MAX_GRID_PIXELS // image_grid.cell_pixels(image.resolution)
+        raise ZooError(f"{out}: a grid shows at most {most:,} images of this size; write {count:,} to a folder or .npz")
+    return suffix if suffix in (GRID_SUFFIX, ARRAY_SUFFIX) else ""
 
 
 def save_images(
-    images: Tensor, out: Path, *, columns: int | None = None, metadata: Mapping[str, object] | None = None
+    images: Tensor,
+    out: str | os.PathLike[str],
+    *,
+    columns: int | None = None,
+    metadata: Mapping[str, object] | None = None,
 ) -> None:
     """Write uint8 images (N, C, H, W) as a grid, an array or single files.
 
     Args:
         images: uint8 (N, C, H, W).
-        out: ``.png``: one grid; ``.npz``: one array ``images``; no suffix: a folder with a PNG per image.
+        out: ``.png``: one grid; ``.npz``: one array ``images``; else a folder with a PNG per image.
         columns: of the grid.
         metadata: written into each PNG.
 
     Raises:
-        ZooError: another suffix, or the place cannot be written.
+        ZooError: the suffix of another kind of file, or the place cannot be written.
     """
+    image = ImageSpec(resolution=max(images.shape[2:]), channels=images.shape[1])
+    kind, out = check_output(out, len(images), image), Path(out)
     try:
-        if out.suffix == ".png":
+        if kind == GRID_SUFFIX:
             image_grid.save_png(image_grid.make_grid(images, columns), out, metadata)
-        elif out.suffix == ".npz":
+        elif kind == ARRAY_SUFFIX:
             with atomic_file(out) as file:
                 np.savez_compressed(file, images=images.numpy())
-        elif out.suffix:
-            raise ZooError(f"{out}: unknown suffix. Use .png (one grid), .npz (one array) or the name of a folder.")
         else:
             # Leading zeros, so that sorting by name is sorting by index.
             digits = len(str(len(images) - 1))
@@ -46,6 +81,7 @@ def save_images(
         raise ZooError(f"{out}: cannot be written ({error_reason(error)})") from None
 
 
+@torch_defaults()
 def save_walk(
     generator: LoadedGenerator,
     out: Path,
@@ -68,10 +104,22 @@ def save_walk(
         truncation: as for :meth:`LoadedGenerator.sample`.
 
     Raises:
-        ZooError: ``out`` is no ``.gif`` or cannot be written.
+        ZooError: ``out`` is no ``.gif`` or cannot be written, or the walk is too long.
     """
-    if out.suffix != ".gif":
+    if out.suffix.lower() != WALK_SUFFIX:
         raise ZooError(f"{out}: a walk is written as .gif. Change the suffix.")
+    walks, points = (
+        rng.check_whole(name, n, 1, generator.max_images) for name, n in (("-n", walks), ("--points", points))
+    )
+    frames = rng.check_whole("--frames", frames, 1, MAX_FRAMES)
+    if points * frames > MAX_FRAMES:
+        raise ZooError(f"{out}: {points} points with {frames} frames each are more than {MAX_FRAMES:,} frames in all")
+    pixels = walks * points * frames * image_grid.cell_pixels(generator.image.resolution)
+    if pixels > MAX_GRID_PIXELS:
+        raise ZooError(
+            f"{out}: {walks} walks with {points * frames} frames are {pixels:,} pixels, more than {MAX_GRID_PIXELS:,}; "
+            "lower -n, --points or --frames"
+        )
     # (points, walks, dim): all walks take their steps together, one frame after the other.
     stops = generator.latents(walks * points, seed).unflatten(0, (points, walks))
     path = [

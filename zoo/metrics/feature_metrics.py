@@ -15,7 +15,7 @@ from zoo.data.subjects import subject_indices
 from zoo.metrics import result_cache
 from zoo.metrics.confidence import HalfSamples, confidence_interval, draw_half_samples, share_interval, too_few_note
 from zoo.metrics.fid import frechet_distance, half_fids
-from zoo.metrics.kid import KID_MAX_IMAGES, half_kids, kernel_distance
+from zoo.metrics.kid import KID_MAX_IMAGES, KID_MIN_IMAGES, half_kids, kernel_distance
 from zoo.metrics.prdc import K_DENSITY, K_PRECISION, Neighbours
 from zoo.metrics.value import MetricValue, missing_value
 
@@ -194,7 +194,10 @@ class _Comparison:
             left, right = (mask[:, chosen] for mask, chosen in zip(masks, rows, strict=True))
             replicates = half_kids(self.fakes[rows[0]], self.reals[rows[1]], left, right)
         kid = kernel_distance(self.fakes, self.reals)
-        return {"kid": self._with_interval("kid", kid.mean, replicates, error=kid.error)}
+        fewest, note = min(len(self.fakes), len(self.reals)), ""
+        if fewest < KID_MIN_IMAGES:
+            note = f"KID of {fewest} images scatters more than generators differ: use {KID_MIN_IMAGES} or more"
+        return {"kid": self._with_interval("kid", kid.mean, replicates, note=note, error=kid.error)}
 
     def _neighbours(self, names: Sequence[str]) -> dict[str, MetricValue]:
         precision = K_PRECISION if {"precision", "recall"} & set(names) else 0

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from zoo.core.errors import ZooError
 from zoo.core.progress import Reporter, SilentReporter
+from zoo.runtime.torch_defaults import torch_defaults
 
 _MAX_SHIFT = 2  # pixels in either direction, along both axes
 _BOXES_PER_SIDE = 32  # along the shorter side of a low-passed image, about
@@ -49,6 +50,7 @@ class Nearest(NamedTuple):
 
 
 @torch.no_grad()
+@torch_defaults()
 def nearest_copy(
     x: Tensor,
     reals: Tensor | np.ndarray,
@@ -96,6 +98,7 @@ def nearest_copy(
 
 
 @torch.no_grad()
+@torch_defaults()
 def nearest_features(x: Tensor, reals: Tensor, *, subjects: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
     """Find the training image nearest to each of ``x`` by features.
 

@@ -393,3 +393,13 @@ def dcgan_normal(module: nn.Module) -> None:
     elif isinstance(module, nn.BatchNorm2d):
         nn.init.normal_(module.weight, 1.0, 0.02)
         nn.init.zeros_(module.bias)
+
+
+def draw_noise(*shape: int, like: Tensor) -> Tensor:
+    """Draw standard normal noise of the type and device of ``like``.
+
+    The numbers are those of float32, so that a generator in double or half precision makes the same images; bfloat16,
+    in which networks train, is drawn directly.
+    """
+    dtype = torch.bfloat16 if like.dtype == torch.bfloat16 else torch.float32
+    return torch.randn(*shape, dtype=dtype, device=like.device).to(like.dtype)

@@ -114,9 +114,10 @@ def truncate_styles(generator: Generator, w: Tensor, psi: float) -> Tensor:
     """
     assert isinstance(generator, StyleGenerator)
     # Of fixed latents, so that no running mean has to be stored.
-    z = torch.randn(_MEAN_STYLE_LATENTS, generator.latent.dim, generator=rng.seeded_generator("mean style"))
+    draws = rng.seeded_generator("mean style")
+    z = torch.randn(_MEAN_STYLE_LATENTS, generator.latent.dim, generator=draws, dtype=torch.float32, device="cpu")
     label = rng.fixed_labels(0, len(z), generator.image.shares)
-    mean = generator.mapping(z.to(w.device), None if label is None else label.to(w.device)).mean(0)
+    mean = generator.mapping(z.to(w), None if label is None else label.to(w.device)).mean(0)
     return torch.lerp(mean.expand_as(w), w, psi)
 
 

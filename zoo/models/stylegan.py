@@ -17,7 +17,15 @@ from torch import Tensor, nn
 
 from zoo.core.schema import Count, Share
 from zoo.models import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
-from zoo.models.layers import Dropout, check_stages, count_doublings, glorot_uniform, scale_channels, scale_widths
+from zoo.models.layers import (
+    Dropout,
+    check_stages,
+    count_doublings,
+    draw_noise,
+    glorot_uniform,
+    scale_channels,
+    scale_widths,
+)
 from zoo.models.registry import register_architecture
 
 
@@ -155,7 +163,7 @@ class StyleGANGenerator(Generator):
         ``w`` is (N, num_styles, channels).
         """
         size = self.image.resolution
-        noise = torch.randn(len(w), 1, size, size, dtype=w.dtype, device=w.device)
+        noise = draw_noise(len(w), 1, size, size, like=w)
         constant = self.constant(self.constant.weight.new_ones(1))
         x = repeat(constant, "(c h w) -> n c h w", n=len(w), h=4, w=4)
         for block, style in zip(self.blocks, w.unbind(1), strict=True):

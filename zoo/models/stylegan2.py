@@ -28,6 +28,7 @@ from zoo.models.layers import (
     blur_up,
     check_stages,
     count_doublings,
+    draw_noise,
     one_hot,
     scale_widths,
 )
@@ -85,7 +86,7 @@ class SynthesisLayer(nn.Module):
         x = self.convolution(x, w)
         # After the convolution, at whose lower resolution it costs a quarter.
         x = blur_up(x) if self.up else x
-        x = x + torch.randn(len(x), 1, *x.shape[2:], dtype=x.dtype, device=x.device) * self.strength.to(x.dtype)
+        x = x + draw_noise(len(x), 1, *x.shape[2:], like=x) * self.strength.to(x.dtype)
         return F.leaky_relu(x, _SLOPE) * _GAIN
 
 

@@ -53,6 +53,11 @@ def make_grid(images: Tensor | np.ndarray, columns: int | None = None, pad: int 
     return arrange_images(array, columns or ceil(sqrt(len(array))), pad)
 
 
+def cell_pixels(side: int) -> int:
+    """Return the number of pixels that an image of ``side`` pixels takes in a grid."""
+    return (side * (ceil(MIN_CELL_PIXELS / side) if side <= ENLARGED_SIDE_PIXELS else 1) + 2) ** 2
+
+
 def arrange_images(images: np.ndarray, columns: int, pad: int) -> Image.Image:
     """Place uint8 images (N, C, H, W), pixel for pixel, in rows on a dark sheet.
 

@@ -70,8 +70,8 @@ def peak_memory(device: torch.device) -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device called ``name``; ``auto`` is the first of cuda, mps and cpu that exists.
+def choose_device(name: str | torch.device) -> torch.device:
+    """Return the device called ``name``, or the same one; ``auto`` is the first of cuda, mps and cpu that exists.
 
     Under torchrun each process takes the GPU of its local rank.
 
@@ -80,6 +80,7 @@ def choose_device(name: str) -> torch.device:
     """
     exists = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     available = [kind for kind in exists if exists[kind]]
+    name = str(name)
     kind, _, index = (available[0] if name == "auto" else name).partition(":")
     count = torch.cuda.device_count() if kind == "cuda" else 1
     if kind == "cuda" and distributed.is_launched():
@@ -89,8 +90,8 @@ def choose_device(name: str) -> torch.device:
         if rank >= count:
             raise ZooError(f"--nproc-per-node: {rank + 1} or more, but this host has {count} GPUs; start fewer")
         index = str(rank)
-    if kind not in available or (index and not (index.isdigit() and int(index) < count)):
-        raise ZooError(f"--device {name}: not on this machine, which has {', '.join(available)}")
+    if kind not in available or (index and not (index.isdecimal() and int(index[:9]) < count)):
+        raise ZooError(f"--device {name[:100]}: not on this machine, which has {', '.join(available)}")
     return torch.device(kind, int(index)) if index else torch.device(kind)
 
 

@@ -9,11 +9,43 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from zoo.core.errors import ZooError, shorten
+
+MAX_SEED = 2**63 - 1
+_FLOAT32: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # another type draws other numbers
+
+
+def check_whole(name: str, value: Any, low: int, high: int) -> int:
+    """Return a whole number as an int: 1, 1.0, numpy's and tensors of one number mean the same.
+
+    Raises:
+        ZooError: it is none (True, 1.5, text), or not from ``low`` to ``high``; ``name`` says what it is.
+    """
+    number = value
+    if isinstance(number, Tensor | np.ndarray | np.generic) and math.prod(number.shape) == 1:
+        number = number.item()
+    if isinstance(number, float) and number.is_integer():
+        number = int(number)
+    if not isinstance(number, int) or isinstance(number, bool) or not low <= number <= high:
+        raise ZooError(f"{name} {shorten(value)}: must be a whole number from {low} to {high}")
+    return number
+
+
+def check_seed(value: Any) -> int:
+    """Return a seed as an int, by :func:`check_whole`.
+
+    Raises:
+        ZooError: it is not a whole number from 0 to ``MAX_SEED``.
+    """
+    return check_whole("seed", value, 0, MAX_SEED)
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -41,7 +73,7 @@ def fork_rng(device: torch.device) -> Iterator[None]:
 
 def draw_latents(seed: int, nimg: int, batch: int, dim: int) -> Tensor:
     """Draw standard normal (batch, dim) latents for the step that starts after ``nimg`` images."""
-    return torch.randn(batch, dim, generator=seeded_generator(seed, "latents", nimg))
+    return torch.randn(batch, dim, generator=seeded_generator(seed, "latents", nimg), **_FLOAT32)
 
 
 def fixed_latents(seed: int, count: int, dim: int, *, first: int = 0) -> Tensor:
@@ -50,7 +82,8 @@ def fixed_latents(seed: int, count: int, dim: int, *, first: int = 0) -> Tensor:
     Each row depends on (seed, index) alone, so that it does not change with ``count``.
     """
     indices = range(first, first + count)
-    return torch.stack([torch.randn(dim, generator=seeded_generator(seed, "sample", index)) for index in indices])
+    rows = [torch.randn(dim, generator=seeded_generator(seed, "sample", index), **_FLOAT32) for index in indices]
+    return torch.stack(rows)
 
 
 def fixed_labels(seed: int, count: int, shares: Sequence[float], first: int = 0) -> Tensor | None:
@@ -105,4 +138,4 @@ class ImageOrder:
 
 def draw_flips(seed: int, nimg: int, batch: int) -> Tensor:
     """Draw bool (batch,), each True with probability 0.5."""
-    return torch.rand(batch, generator=seeded_generator(seed, "flips", nimg)) < 0.5
+    return torch.rand(batch, generator=seeded_generator(seed, "flips", nimg), **_FLOAT32) < 0.5

@@ -5,13 +5,18 @@ What ``auto`` means was measured (docs/speed.md). A switch changes numbers by ro
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import ctypes
 import importlib.util
 import os
 import platform
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -19,6 +24,7 @@ from torch import Tensor, nn
 
 from zoo.core.config import Recipe
 from zoo.core.errors import error_message
+from zoo.core.files import is_private
 from zoo.runtime import distributed
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -124,9 +130,23 @@ def has_bf16(device: torch.device) -> bool:
     return False
 
 
-def set_compile_cache(folder: os.PathLike[str] | str) -> None:
-    """Keep what torch.compile produces in ``folder``, unless the user has set a folder."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.fspath(folder))
+def set_compile_cache(folder: Path, say: Say) -> None:
+    """Keep what torch.compile produces in ``folder``, unless the user has set a folder.
+
+    What is found there is loaded as code: if others can write there, a line says so, and a temporary folder is used.
+    """
+    if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
+        return
+    with contextlib.suppress(OSError):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+    if is_private(folder):
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.fspath(folder)
+        return
+    say(f"{folder}: others own it or can write there; compiled code is neither read from it nor kept (chmod go-w)")
+    temporary = tempfile.mkdtemp(prefix="zoo-compiled-")  # mode 0700
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = temporary
 
 
 def _keep_freed_memory() -> None:

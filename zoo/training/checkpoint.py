@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +19,8 @@ import torch
 
 from zoo.core.errors import ZooError, error_reason
 from zoo.core.files import atomic_file
+
+_NAME = re.compile(r"nimg-[0-9]{12,}\.pt")
 
 
 def save_checkpoint(folder: Path, nimg: int, state: dict[str, Any], *, keep: int) -> Path:
@@ -57,8 +60,14 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return next(iter(_all(folder)), None)
 
 
-def load_newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
+def load_newest_checkpoint(
+    folder: Path, warn: Callable[[str], None], check: Callable[[Path, Any], None] | None = None
+) -> dict[str, Any] | None:
     """The newest intact checkpoint, on the CPU; damaged ones are skipped with a warning. None if there is none.
+
+    Args:
+        check: raises a :class:`ZooError` where the content is that of no run; such a file is renamed to
+            ``unusable-...``, so that the run can write one of this name again.
 
     Raises:
         ZooError: there are checkpoints, and all are damaged.
@@ -66,9 +75,19 @@ def load_newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> dict[st
     paths = _all(folder)
     for path in paths:
         try:
-            return load_checkpoint(path)
+            state = load_checkpoint(path)
         except ZooError as error:
             warn(str(error))
+            continue
+        try:
+            if check is not None:
+                check(path, state)
+            return state
+        except ZooError as error:
+            warn(f"{error}; it is set aside")
+            with contextlib.suppress(OSError):
+                for file in (path, _sum(path)):
+                    file.rename(file.with_name(f"unusable-{file.name}"))
     if paths:
         raise ZooError(f"{folder}: none of the {len(paths)} checkpoints can be read; start a new run with --new")
     return None
@@ -122,7 +141,7 @@ class _Hashing(io.RawIOBase):
 
 
 def _all(folder: Path) -> list[Path]:
-    return sorted(folder.glob("nimg-*.pt"), reverse=True)
+    return sorted((path for path in folder.glob("nimg-*.pt") if _NAME.fullmatch(path.name)), reverse=True)
 
 
 def _sum(path: Path) -> Path:

@@ -76,7 +76,8 @@ class Ema:
         with rng.fork_rng(device):
             torch.manual_seed(rng.derive_seed(seed, "calibration noise"))
             label = rng.fixed_labels(seed, count, self.module.image.shares)
-            z = torch.randn(count, self.module.latent.dim, generator=rng.seeded_generator(seed, "calibration"))
+            generator = rng.seeded_generator(seed, "calibration")
+            z = torch.randn(count, self.module.latent.dim, generator=generator, dtype=torch.float32, device="cpu")
             self.calibrate(z.to(device), None if label is None else label.to(device))
 
     @torch.no_grad()

@@ -137,7 +137,7 @@ class TrainingLoop:
                 self.log = log
                 self._train()
             if self.is_first:
-                self.grids.draw_animation()
+                self.grids.draw_animation(self.display.warn)
             self._write_info(status="interrupted" if self.stopped_by else "finished")
             distributed.barrier()
         except ZooError as error:
@@ -180,6 +180,7 @@ class TrainingLoop:
                 self.display.moved(nimg, self._row(start))
             self.clock.busy += time.monotonic() - start
             return
+        self.run.require_folder()
         self._check_finite()
         row = self._row(start)
         if snapshot_due or done:
@@ -268,12 +269,15 @@ class TrainingLoop:
             if last:
                 self._draw_curves()
             return
+        self.run.require_folder()
         self._check_finite()
         with self.clock.counting_aside():
             state = self.trainer.state_dict()  # by all processes
             self.saved_nimg, self.clock.saved_at = nimg, time.monotonic()
             if self.log is None:
                 return
+            if not self.run.recipe_file.is_file():  # deleted meanwhile, and needed to continue
+                self.run.write_recipe(self.trainer.recipe)
             save_generator(self.run.generator_file, self.trainer.averaged(), recipe=self.trainer.recipe, nimg=nimg)
             curves = self.clock.curves + self.clock.last_curves  # what they took, and would take once more
             if last or curves <= self.config.evaluate_share * self.clock.here:
@@ -331,10 +335,11 @@ class TrainingLoop:
 
     def _write_info(self, **changes: Any) -> None:
         if self.is_first:
+            self.run.require_folder()
             self.run.write_info(**changes)
 
     def _write_failure(self, message: str) -> None:
-        with contextlib.suppress(OSError):  # a full disk may be the failure
+        with contextlib.suppress(OSError, ZooError):  # a full disk, or a deleted folder, may be the failure
             self._write_info(status="failed", reason=message)
 
 

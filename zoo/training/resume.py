@@ -21,6 +21,7 @@ from zoo.runtime import distributed
 from zoo.runtime.device import describe_environment, environment_changes
 from zoo.runtime.speed import choose_speed
 from zoo.training import checkpoint
+from zoo.training.checkpoint_content import check_content
 from zoo.training.logger import TensorBoardWriter
 from zoo.training.loop import Stop, TrainingLoop
 from zoo.training.run_folder import Run, create_run, find_equal_runs, open_run
@@ -59,7 +60,7 @@ class Session:
             if restarted and info["status"] == "failed":  # a failure of the run itself, which would only repeat
                 raise ZooError(info["reason"])
             with self._claim(run):
-                return self._continue(run, recipe, images, self._load_state(run))
+                return self._continue(run, recipe, images, self._load_state(run, recipe))
         trainer = self._build_trainer(recipe, images)
         run = Run(distributed.broadcast(str(create_run(out, recipe.name).path) if self._is_first else None))
         with self._claim(run):
@@ -89,7 +90,7 @@ class Session:
             )
         info = run.info
         with self._claim(run):
-            state = self._load_state(run)
+            state = self._load_state(run, recipe)
             images = self._load_images(data if data is not None else info["data"], recipe)
             if images.digest != info["data_digest"]:
                 raise ZooError(f"{run.path}: was trained on other images ({info['data_description']})")
@@ -114,9 +115,13 @@ class Session:
         self.display.say(images.description)
         return images
 
-    def _load_state(self, run: Run) -> _State | None:
+    def _load_state(self, run: Run, recipe: Recipe) -> _State | None:
         """The newest intact checkpoint, read by the first process for all; None if the run stopped before its first."""
-        content = checkpoint.load_newest_checkpoint(run.state, self.display.warn) if self._is_first else None
+
+        def check(path: Path, state: Any) -> None:
+            check_content(path, state, recipe)
+
+        content = checkpoint.load_newest_checkpoint(run.state, self.display.warn, check) if self._is_first else None
         state = distributed.broadcast(content)
         with contextlib.suppress(BrokenPipeError):  # the reader of stdout is gone
             if self._is_first:

@@ -15,17 +15,26 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from zoo.core.config import Recipe
-from zoo.core.errors import ZooError, error_reason, suggest
-from zoo.core.files import atomic_file
+from zoo.core.errors import ZooError, error_reason, shorten, suggest
+from zoo.core.files import atomic_file, is_file, is_folder
+from zoo.core.locks import hold_lock, is_locked
 
-INFO = ("recipe", "recipe_digest", "data", "data_digest", "data_description", "status", "nimg", "kimg")
+MAX_NIMG = 10**15  # images that a network can have seen
+
+# Types of the keys of run.json that are read; the first of them are always there.
+_REQUIRED: dict[str, Any] = dict.fromkeys(("recipe", "recipe_digest", "data_digest", "data_description", "status"), str)
+_REQUIRED |= {"data": str | None, "nimg": int, "kimg": int | float}
+_OPTIONAL: dict[str, Any] = {"device": str, "best": dict | None, "reason": str, "environment": dict}
+_GRID_NAME = re.compile(r"fakes-[0-9]+\.[0-9]+\.png")
+# Keys of a row of the log that hold no number.
+_TEXTS = ("ssim_definition",)
 
 
 class Run:
@@ -37,6 +46,8 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._known: dict[str, Any] = {}  # of run.json, when it was last read or written
+        self._identity: tuple[int, int] | None = None  # of the folder, while it is trained
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -74,15 +85,30 @@ class Run:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What ``run.json`` says: ``recipe_digest, data, data_digest, device, status, nimg, kimg`` and more."""
-        return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        """What ``run.json`` says: ``recipe_digest, data, data_digest, device, status, nimg, kimg`` and more.
+
+        Raises:
+            ZooError: it cannot be read, or a key is missing or of another type.
+        """
+        path = self.path / "run.json"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ZooError(f"{path}: cannot be read ({error_reason(error)})") from None
+        except (ValueError, RecursionError):
+            raise ZooError(f"{path}: is damaged (it is not JSON)") from None
+        if problem := _find_problem(content):
+            raise ZooError(f"{path}: is damaged ({problem})")
+        self._known = content
+        return content
 
     def write_info(self, **changes: Any) -> None:
-        """Change some of ``run.json``, keep the rest."""
-        path = self.path / "run.json"
-        before = self.info if path.exists() else {}
-        with atomic_file(path, "w") as file:
-            json.dump({**before, **changes}, file, indent=2)
+        """Change some of ``run.json``, keep the rest; one that was deleted or damaged meanwhile is written anew."""
+        with contextlib.suppress(ZooError):
+            self._known = self.info
+        self._known = {**self._known, **changes}
+        with atomic_file(self.path / "run.json", "w") as file:
+            json.dump(self._known, file, indent=2)
             file.write("\n")
 
     def write_recipe(self, recipe: Recipe) -> None:
@@ -95,46 +121,100 @@ class Run:
         """One process a run: hold its lock; the lock goes with the process.
 
         Raises:
-            ZooError: another process holds it.
+            ZooError: another process holds it, or the folder cannot be written.
         """
-        lock = filelock.FileLock(self.state / "lock")
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise ZooError(f"{self.path}: another process is training it") from None
-        try:
+        with hold_lock(self.state / "lock", f"{self.path}: another process is training it"):
             for leftover in self.path.rglob(".*.tmp"):  # of a process that was killed while it wrote
-                leftover.unlink(missing_ok=True)
-            yield
-        finally:
-            lock.release()
+                with contextlib.suppress(OSError):
+                    leftover.unlink(missing_ok=True)
+            self._identity = self._read_identity()
+            try:
+                yield
+            finally:
+                self._identity = None
+
+    def require_folder(self) -> None:
+        """Check that the folder is the one that was claimed; writing would make it anew, with a part of a run.
+
+        Raises:
+            ZooError: it was deleted or renamed meanwhile.
+        """
+        if self._identity not in (None, self._read_identity()):
+            raise ZooError(
+                f"{self.path}: the folder was deleted or renamed during training, which stops here; what was saved "
+                "before is where the folder is now. Name it as before, and `zoo train --resume` continues from there"
+            )
+
+    def _read_identity(self) -> tuple[int, int] | None:
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
 
     def locked(self) -> bool:
-        """Whether a process is training it."""
-        try:
-            with self.claim():
-                return False
-        except ZooError:
-            return True
+        """Whether a process is training it; nothing is written, so that folders may be read-only."""
+        return is_locked(self.state / "lock")
+
+    def grids(self) -> list[Path]:
+        """The sample grids in the order of training; other files in their folder are not the run's."""
+        return [path for path in sorted(self.samples.glob("fakes-*.png")) if _GRID_NAME.fullmatch(path.name)]
 
     def rows(self) -> list[dict[str, Any]]:
-        """The log, one dict a line; a line cut short by a kill is left out."""
-        return list(self._rows())
+        """The log, one dict a line; a line cut short by a kill, or with a value of another type, is left out."""
+        return [row for row in self._rows() if _is_log_row(row)]
 
     def drop_rows_after(self, nimg: int) -> None:
         """Rewrite the log without what was logged after ``nimg`` images, so that each ``nimg`` stands once."""
-        kept = [row for row in self._rows() if row["nimg"] <= nimg]
+        kept = [row for row in self._rows() if _is_count(row.get("nimg")) and row["nimg"] <= nimg]
         with atomic_file(self.log_file, "w") as file:
             file.writelines(json.dumps(row) + "\n" for row in kept)
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         if not self.log_file.exists():
             return
-        for line in self.log_file.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
+        for line in self.log_file.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError, RecursionError):
                 row = json.loads(line)
                 if isinstance(row, dict):
                     yield row
+
+
+def _find_problem(content: Any) -> str:
+    """Return what is wrong with the content of run.json, or an empty string."""
+    if not isinstance(content, dict):
+        return "it lacks a JSON object"
+    if missing := [key for key in _REQUIRED if key not in content]:
+        return f"it lacks {', '.join(missing)}"
+    for key, kind in {**_REQUIRED, **_OPTIONAL}.items():
+        value = content.get(key)
+        fits = key not in content or (isinstance(value, kind) and not isinstance(value, bool))
+        if not fits or (isinstance(value, int | float) and not (math.isfinite(value) and 0 <= value <= MAX_NIMG)):
+            return f"{key} is {shorten(value)}"
+    best = content.get("best")
+    if best is not None and not (isinstance(best.get("metric"), str) and _is_number(best.get("value"))):
+        return f"best is {shorten(best)}"
+    return ""
+
+
+def _is_log_row(row: dict[str, Any]) -> bool:
+    """Return whether all values of a row have the types that the training loop writes."""
+    for key, value in row.items():
+        if key == "alarms":
+            is_list = isinstance(value, list)
+            if not is_list or not all(isinstance(a, dict) and isinstance(a.get("name"), str) for a in value):
+                return False
+        elif not (isinstance(value, str) if key in _TEXTS else value is None or _is_number(value)):
+            return False
+    return _is_count(row.get("nimg"))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_NIMG
 
 
 def create_run(out: Path, name: str) -> Run:
@@ -162,12 +242,16 @@ def create_run(out: Path, name: str) -> Run:
 
 def find_runs(out: Path, name: str | None = None) -> list[Run]:
     """Runs in ``out``, of one recipe or of all, oldest number first."""
-    if not out.is_dir():
+    if not is_folder(out):
         return []
     runs = []
-    for path in out.iterdir():
+    try:
+        paths = list(out.iterdir())
+    except OSError as error:
+        raise ZooError(f"{out}: cannot be read ({error_reason(error)})") from None
+    for path in paths:
         stem, _, number = path.name.rpartition("-")
-        if number.isdigit() and (name is None or stem == name) and path.is_dir():
+        if re.fullmatch("[0-9]+", number) and (name is None or stem == name) and is_folder(path):
             runs.append((stem, int(number), Run(path)))
     return [run for _, _, run in sorted(runs, key=lambda item: item[:2])]
 
@@ -179,7 +263,7 @@ def find_equal_runs(out: Path, name: str, recipe_digest: str, data_digest: str) 
     for old in reversed(find_runs(out, name)):
         try:
             info = open_run(old.path).info
-        except (ZooError, ValueError):
+        except ZooError:
             continue
         if (info["recipe_digest"], info["data_digest"]) == (recipe_digest, data_digest):
             yield old, info
@@ -192,15 +276,10 @@ def open_run(path: str | Path) -> Run:
         ZooError: no such folder, or none that a training left.
     """
     run = Run(path)
-    if not run.path.is_dir():
+    if not is_folder(run.path):
         siblings = [other.name for other in find_runs(run.path.parent)]
         raise ZooError(f"no run {path}{suggest(run.name, siblings)}")
-    if not run.recipe_file.is_file() or not (run.path / "run.json").is_file():
+    if not is_file(run.recipe_file) or not is_file(run.path / "run.json"):
         raise ZooError(f"{path}: is not a run (no recipe.yaml and run.json in it)")
-    try:
-        missing = [key for key in INFO if key not in run.info]
-    except (ValueError, TypeError):
-        missing = ["a JSON object"]
-    if missing:
-        raise ZooError(f"{path}/run.json: is damaged (it lacks {', '.join(missing)})")
+    _ = run.info  # read here, so that damage is reported where the run is named
     return run

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
+from zoo.core.errors import ZooError
 from zoo.data.pixel_range import to_uint8
 from zoo.models import sampling
 from zoo.report import image_grid, plots
@@ -54,11 +55,16 @@ class SampleGrids:
         plots.plot_accuracy(rows, self.run.path / "d_accuracy.png", name)
         plots.plot_ssim(rows, self.run.path / "ssim.png", name, real_values)
 
-    def draw_animation(self) -> None:
-        """Make training.gif of the grids that were saved."""
-        frames = [self.run.samples / "fakes_init.png", *sorted(self.run.samples.glob("fakes-*.png"))]
-        captions = ["untrained", *(f"{float(frame.stem.removeprefix('fakes-')):.1f} kimg" for frame in frames[1:])]
-        image_grid.make_gif(frames, self.run.path / "training.gif", captions=captions)
+    def draw_animation(self, warn: Callable[[str], None]) -> None:
+        """Make training.gif of the grids that were saved; ``warn`` gets a line if one cannot be read."""
+        first, grids = self.run.samples / "fakes_init.png", self.run.grids()
+        frames = [first, *grids] if first.is_file() else grids
+        captions = ["untrained"] * (len(frames) - len(grids))
+        captions += [f"{float(path.stem.removeprefix('fakes-')):.1f} kimg" for path in grids]
+        try:
+            image_grid.make_gif(frames, self.run.path / "training.gif", captions=captions)
+        except ZooError as error:  # no reason to call the run failed
+            warn(str(error))
 
     @property
     def _seed(self) -> int:

@@ -19,6 +19,7 @@ from zoo.core.config import Recipe
 from zoo.core.console import Display
 from zoo.core.errors import Interrupted, ZooError, describe_error, error_reason, suggest
 from zoo.core.files import atomic_file
+from zoo.core.locks import hold_lock
 from zoo.core.options import TrainOptions, with_keywords
 from zoo.data.dataset import load_dataset
 from zoo.losses.penalties import PENALTIES
@@ -80,21 +81,25 @@ def tune(
     recipe = variants[0].recipe
     load_dataset(options.data, recipe.data, reporter=display).require(recipe.train.batch)
     folder = Path(options.out) / f"{recipe.name}-{param}"
-    runs: list[Run | None] = []
-    rows: list[_Row] = []
-    for variant in variants:
-        run, error = _train_variant(variant, replace(options, out=folder / f"x{variant.factor:g}"), display)
-        runs.append(run)
-        rows.append(_row(variant, run, error))
     picture = folder / "tune.png"
-    document = {"recipe": recipe.name, "param": param, "kimg": kimg, "rows": rows, "picture": str(picture)}
     try:
-        with atomic_file(folder / "tune.json", "w") as file:
-            json.dump(document, file, indent=2)
-            file.write("\n")
-        _draw(variants, runs, picture, title=f"{recipe.name}: {param}")
-    except OSError as error:
-        raise ZooError(f"{folder}: cannot be written ({error_reason(error)})") from None
+        folder.mkdir(parents=True, exist_ok=True)
+        with hold_lock(
+            folder / ".lock", f"{folder}: another sweep is writing there. Wait for it, or name another --out."
+        ):
+            runs: list[Run | None] = []
+            rows: list[_Row] = []
+            for variant in variants:
+                run, error = _train_variant(variant, replace(options, out=folder / f"x{variant.factor:g}"), display)
+                runs.append(run)
+                rows.append(_row(variant, run, error))
+            document = {"recipe": recipe.name, "param": param, "kimg": kimg, "rows": rows, "picture": str(picture)}
+            with atomic_file(folder / "tune.json", "w") as file:
+                json.dump(document, file, indent=2)
+                file.write("\n")
+            _draw(variants, runs, picture, title=f"{recipe.name}: {param}")
+    except OSError as failure:
+        raise ZooError(f"{folder}: cannot be written ({error_reason(failure)})") from None
     return document
 
 
@@ -291,9 +296,12 @@ def _draw(variants: Sequence[_Variant], runs: Sequence[Run | None], path: Path, 
 
 def _last_samples(run: Run, recipe: Recipe) -> Image.Image | None:
     """The first row of a run's last grid."""
-    grids = sorted(run.samples.glob("fakes-*.png"))
+    grids = run.grids()
     if not grids:
         return None
     rows = next((rows for size, rows in GRID_ROWS.items() if recipe.data.resolution <= size), LARGE_GRID_ROWS)
-    with Image.open(grids[-1]) as grid:
-        return grid.crop((0, 0, grid.width, (grid.height - GRID_PADDING) // rows + GRID_PADDING)).copy()
+    try:
+        with Image.open(grids[-1]) as grid:
+            return grid.crop((0, 0, grid.width, (grid.height - GRID_PADDING) // rows + GRID_PADDING)).copy()
+    except OSError:  # damaged: the strip is left out
+        return None

@@ -23,6 +23,7 @@ from zoo.recipes import load_recipe, override_recipe
 from zoo.runtime import distributed
 from zoo.runtime.device import choose_device
 from zoo.runtime.speed import Speed, set_compile_cache
+from zoo.runtime.torch_defaults import torch_defaults
 from zoo.training.logger import TensorBoardWriter
 from zoo.training.profiling.profiler import StepProfile, profile_steps
 from zoo.training.resume import Session, with_classes
@@ -30,6 +31,7 @@ from zoo.training.run_folder import Run, open_run
 from zoo.training.trainer import Trainer
 
 
+@torch_defaults(gradients=True)
 def train(
     recipe: str | Path | Recipe | None = None,
     *,
@@ -69,11 +71,12 @@ def train(
     if recipe is None and resume is None:
         raise ZooError("Give a recipe's name or file, or --resume RUN. `zoo list` shows the recipes.")
     device = choose_device(options.device)
-    set_compile_cache(cache_folder() / "compiled")
+    display = display or Display()
+    set_compile_cache(cache_folder() / "compiled", display.warn)
     with distributed.join_world(device) as world:
         session = Session(
             device=device,
-            display=(display or Display()) if world.first else Display(quiet=True),
+            display=display if world.first else Display(quiet=True),
             announce=announce or sys.stdout,
             tensorboard=options.tensorboard,
             stop=options.stop,
@@ -89,6 +92,7 @@ def train(
             return session.start(resolved, _data_source(options.data), Path(options.out), new=new, restarted=restarted)
 
 
+@torch_defaults(gradients=True)
 def profile_recipe(
     recipe: str | Path | Recipe,
     *,
@@ -112,7 +116,7 @@ def profile_recipe(
     options = _merge_keywords(options, keywords)
     resolved = _resolve(recipe, _overrides(options))
     display = display or Display()
-    set_compile_cache(cache_folder() / "compiled")
+    set_compile_cache(cache_folder() / "compiled", display.warn)
     images = load_dataset(_data_source(options.data), resolved.data, reporter=display)
     images.require(resolved.train.batch)
     resolved = with_classes(resolved, images)
@@ -126,11 +130,16 @@ def _merge_keywords(options: TrainOptions | None, keywords: dict[str, Any]) -> T
     fields, overrides = {}, []
     for key, value in keywords.items():
         if "__" in key:
-            overrides.append(f"{key.replace('__', '.')}={json.dumps(value, default=os.fspath)}")
+            overrides.append(f"{key.replace('__', '.')}={json.dumps(value, default=_plain_value)}")
         else:
             fields[key] = value
-    options = with_keywords(options or TrainOptions(), fields, function="train", depth=3)
+    options = with_keywords(options or TrainOptions(), fields, function="train", depth=4)
     return replace(options, set=[*options.set, *overrides])
+
+
+def _plain_value(value: Any) -> Any:
+    """Return numpy's and torch's numbers and arrays as Python's, and paths as text."""
+    return value.tolist() if hasattr(value, "tolist") else os.fspath(value)
 
 
 def _overrides(options: TrainOptions) -> list[str]:

@@ -11,10 +11,12 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from zoo.core.errors import ZooError
+from zoo.core.files import is_file, is_folder
 from zoo.core.progress import Reporter
 from zoo.metrics.features import backbone_weights
 from zoo.models.base import Discriminator
 from zoo.training import checkpoint
+from zoo.training.generator_file import find_nonfinite
 from zoo.training.run_folder import open_run
 
 
@@ -32,6 +34,8 @@ def warm_start(source: str, networks: dict[str, nn.Module], say: Callable[[str],
         if not any(t.dim() > 1 for t in fitting.values()):
             raise ZooError(f"train.init_from: no tensor in {source} fits the {side} of this recipe")
         networks[side].load_state_dict(fitting, strict=False)
+        if (name := find_nonfinite(fitting)) is not None:
+            raise ZooError(f"train.init_from: {name} of the {side} in {source} holds NaN or infinite numbers")
         left = [name for name in target if name not in fitting]
         say(f"{side}: {len(fitting)} of {len(target)} tensors from {source}")
         if left:
@@ -40,11 +44,11 @@ def warm_start(source: str, networks: dict[str, nn.Module], say: Callable[[str],
 
 def _read_tensors(source: str, say: Callable[[str], None]) -> dict[str, dict[str, Tensor]]:
     path = Path(source)
-    if path.is_dir():
+    if is_folder(path):
         state = checkpoint.load_newest_checkpoint(open_run(path).state, say)
         if state is None:
             raise ZooError(f"train.init_from: the run {source} has no checkpoint yet")
-    elif not path.is_file():
+    elif not is_file(path):
         raise ZooError(f"train.init_from: {source} does not exist")
     elif path.suffix == ".safetensors":
         try:

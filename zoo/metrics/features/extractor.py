@@ -22,6 +22,7 @@ import numpy as np
 from zoo.core.errors import ZooError, error_message, suggest
 from zoo.core.progress import Reporter, SilentReporter
 from zoo.metrics.features import backbone_weights
+from zoo.runtime.torch_defaults import torch_defaults
 
 if TYPE_CHECKING:
     import torch
@@ -75,6 +76,7 @@ class FeatureExtractor:
             self._dim = self(np.zeros((1, 3, 32, 32), np.uint8)).shape[1]
         return self._dim
 
+    @torch_defaults()
     def __call__(self, images: Tensor | np.ndarray) -> np.ndarray:
         """Return features float32 (N, dim) of uint8 images (N, C, H, W), C 1 or 3.
 
@@ -122,6 +124,7 @@ class FeatureExtractor:
             return self._network
 
 
+@torch_defaults()
 def load_extractor(
     name: str,
     *,

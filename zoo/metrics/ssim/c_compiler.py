@@ -16,14 +16,13 @@ import platform
 import re
 import shlex
 import shutil
-import stat
 import subprocess
 import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.core.files import atomic_file, cache_folder
+from zoo.core.files import atomic_file, cache_folder, is_private
 
 COMPILER_FLAGS = ("-O3", "-shared", "-fPIC")
 TUNING_FLAGS = (("-march=native",), ())  # the second if the compiler does not know the first
@@ -134,10 +133,10 @@ def _build(compiler: list[str], source: Path) -> bytes:
 
 def _load_cached(folder: Path, stem: str) -> ctypes.CDLL | None:
     """Load a library of the cache, if it is whole (a damaged one may crash the process) and only we can write it."""
-    if not _is_private(folder):
+    if not is_private(folder):
         return None
     for file in sorted(folder.glob(f"{stem}-*.so")):
-        if file.stem.removeprefix(f"{stem}-") == _hash(file.read_bytes()) and _is_private(file):
+        if file.stem.removeprefix(f"{stem}-") == _hash(file.read_bytes()) and is_private(file):
             return ctypes.CDLL(str(file))
         file.unlink(missing_ok=True)  # damaged: compiled again
     return None
@@ -148,7 +147,7 @@ def _store(folder: Path, stem: str, content: bytes) -> ctypes.CDLL:
     with contextlib.suppress(OSError):
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
-        if _is_private(folder):
+        if is_private(folder):
             file = folder / f"{stem}-{_hash(content)}.so"
             with atomic_file(file) as out:
                 out.write(content)
@@ -157,14 +156,3 @@ def _store(folder: Path, stem: str, content: bytes) -> ctypes.CDLL:
         file = Path(elsewhere) / "library.so"
         file.write_bytes(content)
         return ctypes.CDLL(str(file))
-
-
-def _is_private(path: Path) -> bool:
-    """Return whether only this user can have written there: loaded code runs with the user's rights."""
-    if not hasattr(os, "getuid"):
-        return path.exists()
-    try:
-        status = path.lstat()
-    except OSError:
-        return False
-    return status.st_uid == os.getuid() and not stat.S_ISLNK(status.st_mode) and not status.st_mode & 0o022

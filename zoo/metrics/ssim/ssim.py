@@ -32,6 +32,7 @@ from zoo.metrics.ssim.local_statistics import (
 )
 from zoo.metrics.ssim.torch_backend import TorchTable
 from zoo.runtime.device import single_threaded_torch
+from zoo.runtime.torch_defaults import torch_defaults
 
 SSIM_DEFINITION = DEFINITIONS["uniform"]
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # finest scale first: section 3.2 of Wang et al. 2003
@@ -42,6 +43,7 @@ MS_DEFINITION = (
 )
 
 
+@torch_defaults()
 def ssim(x: Tensor, y: Tensor, data_range: float, kind: str = "uniform") -> Tensor:
     """Compute the SSIM (N,) in [-1, 1] of each ``x[i]`` with ``y[i]``, both (N, C, H, W). Differentiable.
 
@@ -57,6 +59,7 @@ def ssim(x: Tensor, y: Tensor, data_range: float, kind: str = "uniform") -> Tens
     return (luminance * structure).mean(dim=(-3, -2, -1))
 
 
+@torch_defaults()
 def ms_ssim(x: Tensor, y: Tensor, data_range: float) -> Tensor:
     """Compute the multi-scale SSIM (N,) in [0, 1] of each ``x[i]`` with ``y[i]``, both (N, C, H, W).
 
@@ -91,6 +94,7 @@ def ms_ssim(x: Tensor, y: Tensor, data_range: float) -> Tensor:
 
 
 @torch.no_grad()
+@torch_defaults()
 def pairwise_ssim(x: Tensor, data_range: float, kind: str = "uniform") -> Tensor:
     """Compute the SSIM of all pairs of ``x`` (N, C, H, W): (N (N - 1) / 2,), ordered (0, 1), (0, 2), ... (1, 2), ...
 
@@ -109,6 +113,7 @@ def pairwise_ssim(x: Tensor, data_range: float, kind: str = "uniform") -> Tensor
 
 
 @torch.no_grad()
+@torch_defaults()
 def nearest_ssim(
     x: Tensor,
     reals: Images,
