@@ -71,6 +71,7 @@ def _show(arguments: Namespace) -> None:
 def _data_check(arguments: Namespace) -> None:
     from rich.console import Console
 
+    from zoo.core.errors import ZooError
     from zoo.data.check import check_images, print_check_report
 
     report = check_images(**call_keywords(arguments))
@@ -78,3 +79,5 @@ def _data_check(arguments: Namespace) -> None:
         print_json(report.to_json())
     else:
         print_check_report(report, Console())
+    if report.unusable:
+        raise ZooError(report.unusable)
