@@ -13,6 +13,7 @@ from PIL import Image
 
 from zoo.core.config import DataConfig
 from zoo.core.errors import ZooError
+from zoo.data import sources
 from zoo.data.dataset import load_dataset
 from zoo.data.phantoms import SLICES_PER_SUBJECT, phantom_subject
 
@@ -197,14 +198,14 @@ def test_a_file_that_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
     (tmp_path / "late.png").write_bytes((root / "a.png").read_bytes())
     assert len(load_dataset(root, CONFIG).images) == 3
 
-    def locked(path):
+    def locked(*_):
         raise PermissionError(13, "Permission denied")
 
     other = write(tmp_path / "other", ["a.png", "b.png"])
     Image.new("L", (8, 8)).save(other / "c.png")
     with monkeypatch.context() as patch:
-        read = Path.read_bytes
-        patch.setattr(Path, "read_bytes", lambda path: locked(path) if path.name == "c.png" else read(path))
+        read = sources.read_file
+        patch.setattr(sources, "read_file", lambda *args: locked() if args[0].name == "c.png" else read(*args))
         for _ in range(2):
             assert [problem.reason for problem in load_dataset(other, CONFIG).problems] == ["Permission denied"]
     assert len(load_dataset(other, CONFIG).images) == 3  # though neither size nor time has changed

@@ -35,6 +35,13 @@ def add_evaluate_commands(commands: Commands) -> None:
     p.add_argument("--resolution", type=int, help="pixels per side, with --fit")
     p.add_argument("--channels", type=int, choices=(1, 3), help="grey or RGB, with --fit (default: as images are)")
     p.add_argument(
+        "--window",
+        nargs=2,
+        type=float,
+        metavar=("BLACK", "WHITE"),
+        help="values of black and white in sets that are not of 8 bits, with --fit (default: a line says them)",
+    )
+    p.add_argument(
         "--no-floors", dest="floors", action="store_false", help="leave out the baselines: unseen, mean, black, noise"
     )
     p.add_argument("--no-intervals", dest="intervals", action="store_false", help="point estimates only: faster")

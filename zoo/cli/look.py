@@ -70,6 +70,7 @@ def _show(arguments: Namespace) -> None:
 
 def _data_check(arguments: Namespace) -> None:
     from zoo.core.console import PlainConsole
+    from zoo.core.errors import ZooError
     from zoo.data.check import check_images, print_check_report
 
     report = check_images(**call_keywords(arguments))
@@ -77,3 +78,5 @@ def _data_check(arguments: Namespace) -> None:
         print_json(report.to_json())
     else:
         print_check_report(report, PlainConsole())
+    if report.unusable:
+        raise ZooError(report.unusable)

@@ -50,6 +50,8 @@ class DataConfig:
     # full range; null: the 0.5th and 99.5th percentile of all pixels.
     window: Literal["dtype"] | tuple[float, float] | None = None
     holdout: Share = 0.1  # share of the subjects held out from training, if the data has no splits
+    subjects: Literal["folder", "none"] | None = None  # what one person's images share; null: read from names
+    files: Literal["images", "all"] = "images"  # all: masks and this package's own output inside the set too
     order: Literal["shuffle", "replacement"] = "shuffle"  # each image once per epoch; or drawn with replacement
     xflip: bool = False  # mirror half of the images left to right (loses laterality)
     labels: str | None = None  # source of the classes: "folder", or a column of the set's manifest; null: no classes

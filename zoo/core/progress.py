@@ -34,6 +34,14 @@ class SilentReporter:
     def warn(self, message: str) -> None: ...
 
 
+class QuietReporter(SilentReporter):
+    """A reporter that forwards progress and warnings to another one, and nothing else."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.start, self.advance, self.stop = reporter.start, reporter.advance, reporter.stop  # type: ignore[method-assign]
+        self.warn = reporter.warn  # type: ignore[method-assign]
+
+
 class RecordingReporter(SilentReporter):
     """A reporter that records messages, for tests and benchmarks.
 

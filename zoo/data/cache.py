@@ -1,10 +1,11 @@
 """Images decoded once, into one uint8 file that every later start maps into memory.
 
-    CACHE/index/<place>.json    of a path: the signature and content digest of its last reading
+    CACHE/index/<place>.json    of a path: signature, content digest and left-out files of its last reading
     CACHE/sets/<key>/           images.npy (N, C, R, R) uint8 and set.json; the key is content digest and settings
 
 A path with an unchanged signature is recognised without opening a file, a changed or moved one by its content. A set is
 written under a temporary name and renamed when it is complete and durable; of two that are built at once one is kept.
+Checksums of pixels and facts are compared when a set is opened (about a second per GB).
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
+import socket
 import time
+import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy import ndarray
@@ -27,6 +31,7 @@ from zoo.core.config import DataConfig
 from zoo.core.errors import ZooError, error_message
 from zoo.core.files import atomic_file
 from zoo.core.progress import Reporter
+from zoo.data.decode import UnreadableError
 from zoo.data.near_duplicates import difference_hash, near_duplicates
 from zoo.data.resize import IntensityWindow, resize_image, to_8_bit
 from zoo.data.sources import Source, hash_bytes
@@ -34,7 +39,12 @@ from zoo.data.subjects import find_subjects
 from zoo.data.windowing import DeepError, dtype_window, mixed_depths_error, percentile_window
 
 CACHE_FORMAT = 1  # increase it when the same files and settings would give other pixels or other facts
-ABANDONED_AFTER_SECONDS = 24 * 3600  # after which the remains of a killed process are removed
+FACTS_FORMAT = 2  # of set.json; sets of an older one are built again where it matters (_is_outdated)
+LISTING_FORMAT = 2  # increase it when other files of the same folder would be listed
+ABANDONED_AFTER_SECONDS = 60  # after which the remains of a process that no longer runs are removed
+UNKNOWN_AFTER_SECONDS = 24 * 3600  # the same of a process of another host
+MAX_VERIFIED_BYTES = 4 << 30  # a larger set is verified only if it was changed after it was built
+VERIFY_CHUNK_BYTES = 1 << 22
 
 
 @dataclass
@@ -50,8 +60,12 @@ class SetFacts:
         groups: the first image in each image's group of near-duplicates, where there are neither splits nor subjects.
         duplicates: groups of images whose files are equal, by index.
         window: the intensities that became black and white, where images of more than 8 bits were windowed.
-        problems: (name, reason) of everything that was left out.
+        problems: (name, reason) of everything that was left out; also with a count.
         notes: other warnings.
+        revised: whether an image is decoded otherwise than in sets of format 1, whose digests differ therefore.
+        format: of these facts.
+        images_crc: CRC-32 of all pixels; None in older sets.
+        built: mtime (ns) of the images when they were complete; None in older sets.
     """
 
     names: list[str] = field(default_factory=list)
@@ -60,8 +74,12 @@ class SetFacts:
     groups: list[int] | None = None
     duplicates: list[list[int]] = field(default_factory=list)
     window: IntensityWindow | None = None
-    problems: list[tuple[str, str]] = field(default_factory=list)
+    problems: list[tuple[Any, ...]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    revised: bool = False
+    format: int = 1
+    images_crc: int | None = None
+    built: int | None = None
 
 
 class Row(NamedTuple):
@@ -72,7 +90,9 @@ class Row(NamedTuple):
         problem: why it is left out, or "".
         image: uint8 (C, R, R), until it is written.
         near_hash: its difference hash.
-        deep: whether it has more than 8 bits.
+        deep: whether it is windowed, because it is not of 8 unsigned bits.
+        blank: whether the window left one grey level of several.
+        revised: see :class:`SetFacts`.
     """
 
     digest: bytes
@@ -80,6 +100,8 @@ class Row(NamedTuple):
     image: ndarray | None = None
     near_hash: ndarray | None = None
     deep: bool = False
+    blank: bool = False
+    revised: bool = False
 
 
 def load_or_build_cache(
@@ -94,18 +116,22 @@ def load_or_build_cache(
     """
     # Phantoms have no location: their signature is their content.
     index_file = root / "index" / f"{hash_bytes(os.fsencode(source.location))}.json" if source.location else None
-    signature = source.signature()
-    known_content = _look_up_content(index_file, signature)
-    content = known_content or source.content_digest(reporter)
+    signature = source.signature() + ("" if config.files == "images" else f" {config.files}")
+    known = _look_up_content(index_file, signature)
+    content, listed = known or (source.content_digest(reporter), None)
     settings = [CACHE_FORMAT, content, config.resolution, config.channels, config.fit, config.window]
     key = hash_bytes(json.dumps(settings))
     folder = root / "sets" / key
     try:
+        with contextlib.suppress(OSError):  # a cache that can be read but not written still works
+            _remove_abandoned(root)
         cached = _read_set(folder, config) or _build_set(source, config, content, folder, reporter, index_file)
-        if index_file and not known_content and source.cacheable:
-            # A cache that can be read but not written still works.
+        if listed is None:
+            listed = [astuple(problem) for problem in source.listing.problems]
+        if index_file and not known and source.cacheable:
+            entry = {"signature": signature, "content": content, "listing": LISTING_FORMAT, "listed": listed}
             with contextlib.suppress(OSError), atomic_file(index_file, "w") as file:
-                json.dump({"signature": signature, "content": content}, file)
+                json.dump({**entry, "checksum": _checksum(entry)}, file)
     except OSError as error:
         raise ZooError(
             f"{root}: the cache cannot be written ({error_message(error)}). "
@@ -113,38 +139,74 @@ def load_or_build_cache(
         ) from error
     if cached is None:
         raise ZooError(f"{folder}: the cache was damaged while it was written. Run again")
-    return *cached, key
+    images, facts = cached
+    # Those of the listing belong to the path, and the others to its content.
+    facts.problems = list(dict.fromkeys([*map(tuple, listed), *map(tuple, facts.problems)]))
+    return images, facts, key
 
 
-def _look_up_content(index_file: Path | None, signature: str) -> str | None:
-    """Return the content digest of a path whose signature is unchanged."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+def _look_up_content(index_file: Path | None, signature: str) -> tuple[str, list[Any]] | None:
+    """Return content digest and listed problems of a path whose signature is unchanged."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         entry = json.loads(index_file.read_text()) if index_file else {}
-        if entry["signature"] == signature:
-            return str(entry["content"])
+        checksum = entry.pop("checksum")
+        if (entry["signature"], entry["listing"], _checksum(entry)) == (signature, LISTING_FORMAT, checksum):
+            return str(entry["content"]), list(entry["listed"])
     return None
 
 
-def _read_set(folder: Path, config: DataConfig) -> tuple[np.memmap, SetFacts] | None:
+def _checksum(document: dict[str, Any]) -> str:
+    return hash_bytes(json.dumps(document, sort_keys=True))
+
+
+def _read_set(folder: Path, config: DataConfig, *, verify: bool = True) -> tuple[np.memmap, SetFacts] | None:
     """Return the images and facts of a complete set, or None."""
+    path = folder / "images.npy"
     try:
-        facts = SetFacts(**json.loads((folder / "set.json").read_text()))
+        document = json.loads((folder / "set.json").read_text())
+        checksum = document.pop("checksum", None)
+        if checksum not in (None, _checksum(document)):
+            return None
+        facts = SetFacts(**document)
         facts.window = tuple(facts.window) if facts.window else None  # type: ignore[assignment]
-        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-        size = (folder / "images.npy").stat().st_size
-    except (OSError, ValueError, TypeError, EOFError):
+        images = np.load(path, mmap_mode="r", allow_pickle=False)
+        status = path.stat()
+    except (OSError, ValueError, TypeError, EOFError, AttributeError):
         return None
     shape = (len(facts.names), config.channels, config.resolution, config.resolution)
     # A set that was cut short, extended or mixed up is built again.
-    complete = images.shape == shape and images.dtype == np.uint8 and size == images.offset + images.nbytes
-    return (images, facts) if complete else None
+    if images.shape != shape or images.dtype != np.uint8 or status.st_size != images.offset + images.nbytes:
+        return None
+    touched = images.nbytes <= MAX_VERIFIED_BYTES or status.st_mtime_ns != facts.built
+    if verify and facts.images_crc is not None and touched and _file_crc(path, images.offset) != facts.images_crc:
+        return None
+    return None if _is_outdated(facts) else (images, facts)
+
+
+def _is_outdated(facts: SetFacts) -> bool:
+    """Return whether a set of an older version would be another one today."""
+    if facts.format >= FACTS_FORMAT:
+        return False
+    tiffs = any(name.lower().endswith((".tif", ".tiff")) for name in facts.names)
+    subjects = find_subjects(facts.names, split=facts.splits is not None)
+    # What was left out may be readable now.
+    return bool(facts.problems) or tiffs or subjects != facts.subjects
+
+
+def _file_crc(path: Path, offset: int) -> int:
+    """Return the CRC-32 of a file from an offset on; it is read, since mapped pages would count as memory."""
+    crc = 0
+    with path.open("rb") as file:
+        file.seek(offset)
+        while chunk := file.read(VERIFY_CHUNK_BYTES):
+            crc = zlib.crc32(chunk, crc)
+    return crc
 
 
 def _build_set(
     source: Source, config: DataConfig, content: str, folder: Path, reporter: Reporter, index_file: Path | None
 ) -> tuple[np.memmap, SetFacts] | None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(folder.parent)
     size = len(source.names) * config.channels * config.resolution**2
     free = shutil.disk_usage(folder.parent).free
     if size > free:
@@ -153,31 +215,33 @@ def _build_set(
             "Free some space, or set ZOO_CACHE to another folder"
         )
     # In the same folder, so that the final rename stays on one file system and is atomic.
-    temporary = folder.parent / f".building-{os.getpid()}-{time.monotonic_ns()}"
+    temporary = folder.parent / f".building-{_host_name()}-{os.getpid()}-{time.monotonic_ns()}"
     temporary.mkdir()
     try:
         with (temporary / "images.npy").open("wb") as file:
             facts, content_read = _decode_set(source, config, file, reporter)
             file.flush()
             os.fsync(file.fileno())
+            facts.built = os.fstat(file.fileno()).st_mtime_ns
         if content_read != content:
             # Also reached if the index is wrong, because a file changed but kept its size and time: forget the entry.
             if index_file:
                 index_file.unlink(missing_ok=True)
             raise ZooError(f"{source.label}: it changed while it was read. Run again when it no longer changes")
         with atomic_file(temporary / "set.json", "w") as file:
-            json.dump(dataclasses.asdict(facts), file)
+            document = dataclasses.asdict(facts)
+            json.dump({**document, "checksum": _checksum(document)}, file)
         try:
             temporary.rename(folder)
         except OSError:  # another process was faster, or a damaged set is there
             if _read_set(folder, config) is None:
-                reporter.say(f"{folder}: the cache was damaged and is replaced")
+                reporter.say(f"{folder}: the cache was damaged, or written by an older version, and is replaced")
                 shutil.rmtree(folder)
                 temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     reporter.say(f"{source.label}: {len(facts.names)} images cached in {folder}")
-    return _read_set(folder, config)
+    return _read_set(folder, config, verify=False)
 
 
 def _decode_set(source: Source, config: DataConfig, file: IO[bytes], reporter: Reporter) -> tuple[SetFacts, str]:
@@ -187,16 +251,20 @@ def _decode_set(source: Source, config: DataConfig, file: IO[bytes], reporter: R
     if isinstance(config.window, tuple | list):
         window = float(config.window[0]), float(config.window[1])
     try:
-        rows = _write_images(source, config, window, dtype, file, reporter)
+        rows, crc = _write_images(source, config, window, dtype, file, reporter)
     except DeepError as error:  # nearly all sets have 8 bits, so the depth is not measured first
         dtype = str(error)
         window = dtype_window(dtype) if config.window == "dtype" else percentile_window(source, reporter)[0]
-        rows = _write_images(source, config, window, dtype, file, reporter)
+        rows, crc = _write_images(source, config, window, dtype, file, reporter)
     facts = collect_facts(source, rows, reporter)
     if not facts.names:
-        name, reason = facts.problems[0]
-        raise ZooError(f"{source.label}: none of its {len(rows)} image files is usable ({name}: {reason})")
-    facts.window = window
+        raise unusable_error(source, rows)
+    if config.window is not None and all(row.blank for row in rows if not row.problem):
+        raise ZooError(
+            f"data.window: {source.label}: {window} makes each image one grey level. `zoo data check` shows intensities"
+        )
+    facts.window, facts.format, facts.images_crc = window, FACTS_FORMAT, crc
+    facts.revised = any(row.revised for row in rows)
     deep = sum(row.deep for row in rows)
     shallow = len(facts.names) - deep
     if deep and shallow and dtype:
@@ -211,8 +279,8 @@ def _write_images(
     dtype: str | None,
     file: IO[bytes],
     reporter: Reporter,
-) -> list[Row]:
-    """Write an ``images.npy``; return a row for every image, without its pixels.
+) -> tuple[list[Row], int]:
+    """Write an ``images.npy``; return a row for every image, and the CRC-32 of all pixels.
 
     Args:
         source: the images.
@@ -235,21 +303,34 @@ def _write_images(
             raise mixed_depths_error(source.label, {dtype, str(image.pixels.dtype)})
         # 8 bits are taken as they are unless the user has set a window.
         values = to_8_bit(image.pixels, window if image.deep or dtype is None else None)
-        resized = resize_image(values, resolution=config.resolution, channels=config.channels, fit=config.fit)
-        return Row(digest, "", resized, difference_hash(values), image.deep)
+        try:
+            resized = resize_image(values, resolution=config.resolution, channels=config.channels, fit=config.fit)
+        except UnreadableError as error:
+            return Row(digest, str(error))
+        blank = window is not None and np.ptp(values) == 0 and np.ptp(image.pixels) != 0
+        return Row(digest, "", resized, difference_hash(values), image.deep, blank, image.revised)
 
     rows: list[Row] = []
+    crc = 0
     shape = (config.channels, config.resolution, config.resolution)
     header_size = _write_header(file, (len(source.names), *shape))
     for row in source.map_images(prepare, "decoding", reporter):
         if row.image is not None:
             file.write(row.image.data)
+            crc = zlib.crc32(row.image.data, crc)
         rows.append(row._replace(image=None))  # memory must not grow with the pixels of the set
     count = sum(not row.problem for row in rows)
     # The header was written for all images: correct it for those that were left out.
     if _write_header(file, (count, *shape)) != header_size:
         raise AssertionError("numpy's header changed its length with the number of images")
-    return rows
+    return rows, crc
+
+
+def unusable_error(source: Source, rows: Sequence[Row]) -> ZooError:
+    """Return the error for a set without any usable image."""
+    return ZooError(
+        f"{source.label}: none of its {len(rows)} image files is usable ({source.names[0]}: {rows[0].problem})"
+    )
 
 
 def collect_facts(source: Source, rows: Sequence[Row], reporter: Reporter, *, compare: bool = False) -> SetFacts:
@@ -267,9 +348,8 @@ def collect_facts(source: Source, rows: Sequence[Row], reporter: Reporter, *, co
         names=[source.names[index] for index in used],
         splits=[listing.splits[index] for index in used] if listing.splits else None,
         duplicates=_group_equal(rows[index].digest for index in used),
-        problems=[(problem.name, problem.reason) for problem in listing.problems],
     )
-    facts.problems += [(name, row.problem) for name, row in zip(source.names, rows, strict=True) if row.problem]
+    facts.problems = [(name, row.problem) for name, row in zip(source.names, rows, strict=True) if row.problem]
     facts.subjects = find_subjects(facts.names, split=facts.splits is not None)
     # To compare takes quadratic time.
     if used and (compare or (facts.splits is None and facts.subjects is None)):
@@ -294,10 +374,33 @@ def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> int:
     return file.tell()
 
 
-def _remove_abandoned(folder: Path) -> None:
-    """Remove unfinished sets of processes that were killed."""
-    for path in folder.glob(".building-*"):
+def _remove_abandoned(root: Path) -> None:
+    """Remove unfinished sets and files of processes that were killed."""
+    for path in [*(root / "sets").glob(".building-*"), *(root / "index").glob(".*.tmp")]:
         with contextlib.suppress(OSError):
+            entries = [path, *path.iterdir()] if path.is_dir() else [path]
             # The newest file counts: a long build keeps writing.
-            if time.time() - max(entry.stat().st_mtime for entry in [path, *path.iterdir()]) > ABANDONED_AFTER_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)
+            age = time.time() - max(entry.stat().st_mtime for entry in entries)
+            if age > (ABANDONED_AFTER_SECONDS if _is_builder_gone(path.name) else UNKNOWN_AFTER_SECONDS):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
+
+
+def _is_builder_gone(name: str) -> bool:
+    """Return whether the process in the name of an unfinished set surely no longer runs."""
+    match = re.fullmatch(r"\.building-(.+)-(\d+)-\d+", name)
+    if match is None or match[1] != _host_name():
+        return False
+    try:
+        os.kill(int(match[2]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
+
+
+def _host_name() -> str:
+    return re.sub(r"[^\w.-]", "", socket.gethostname()) or "host"

@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy import ndarray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from zoo.core.errors import ZooError, error_message
 from zoo.core.progress import Reporter, SilentReporter
-from zoo.data.cache import Row, collect_facts
+from zoo.data.cache import Row, collect_facts, unusable_error
 from zoo.data.decode import silence_pillow
 from zoo.data.folder_layout import CHECK_FOLDER_PREFIX, Problem
 from zoo.data.near_duplicates import difference_hash
 from zoo.data.resize import IntensityWindow, resize_image, to_8_bit
 from zoo.data.sources import PhantomSource, Source, open_source
-from zoo.data.subjects import abbreviate_list
+from zoo.data.subjects import abbreviate_list, printable_name
 from zoo.data.windowing import DeepError, percentile_window
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class CheckReport:
         shared_subjects: subjects in more than one split.
         problems: what cannot be used, and why.
         files: the images that were written.
+        unusable: why no image can be used; empty where one can.
     """
 
     label: str
@@ -73,6 +75,7 @@ class CheckReport:
     shared_subjects: list[str]
     problems: list[Problem]
     files: list[str] = field(default_factory=list)
+    unusable: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data, as ``json.dumps`` accepts it."""
@@ -115,6 +118,8 @@ def check_images(
             inspection = _inspect(source, resolution, window, span, reporter)
         report = _build_report(source, *inspection, reporter)
         report.window, report.range = window, span
+        if not report.images:
+            report.unusable = str(unusable_error(source, inspection[0]))
     thumbnails = [image.thumbnail for image in inspection[1] if image.thumbnail is not None]
     name = str(path or "phantoms") if isinstance(source, PhantomSource) else Path(str(path)).resolve().stem
     folder = out or Path(CHECK_FOLDER_PREFIX + re.sub(r"\W+", "-", name))
@@ -133,6 +138,7 @@ def check_images(
 def print_check_report(report: CheckReport, console: Console) -> None:
     """Print a report as a table, with its problems below."""
     from rich.table import Table
+    from rich.text import Text
 
     def counts(table: dict[Any, int]) -> str:
         return abbreviate_list((f"{name}: {count}" for name, count in table.items()), MAX_PRINTED_COUNTS)
@@ -152,11 +158,12 @@ def print_check_report(report: CheckReport, console: Console) -> None:
         "equal files": equal if report.duplicates else "none",
         "near-duplicates": f"{report.near_duplicates} in {report.near_groups} groups" if report.near_groups else "none",
         "other files": str(report.others),
-        "cannot be used": str(len(report.problems)),
+        "cannot be used": str(sum(problem.count for problem in report.problems)),
     }
-    table = Table(title=report.label, show_header=False, title_justify="left")
+    # Names are plain text: rich would read [v1] as markup.
+    table = Table(title=Text(printable_name(report.label)), show_header=False, title_justify="left")
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(name, Text(value))
     console.print(table)
     lines = [f"{problem.name}: {problem.reason}" for problem in report.problems]
     lines += [f"equal: {', '.join(group)}" for group in report.duplicates]
@@ -165,7 +172,7 @@ def print_check_report(report: CheckReport, console: Console) -> None:
     if len(lines) > MAX_PRINTED_LINES:
         lines[MAX_PRINTED_LINES:] = [f"and {len(lines) - MAX_PRINTED_LINES} more"]
     for line in [*lines, *(f"wrote {file}" for file in report.files)]:
-        console.print(line, markup=False, highlight=False)
+        console.print(printable_name(line), markup=False, highlight=False)
 
 
 def _inspect(
@@ -229,7 +236,7 @@ def _build_report(
         near_duplicates=sum(group_sizes),
         near_groups=len(group_sizes),
         shared_subjects=sorted(subject for subject, count in places.items() if count > 1),
-        problems=[Problem(*problem) for problem in facts.problems],
+        problems=[*source.listing.problems, *(Problem(*problem) for problem in facts.problems)],
     )
 
 
@@ -241,7 +248,9 @@ def _save_contact_sheet(thumbnails: list[ndarray], path: Path, gap: int = 2) -> 
     for index, thumbnail in enumerate(thumbnails):
         top, left = (number * side + gap for number in divmod(index, CONTACT_SHEET_COLUMNS))
         sheet[top : top + side - gap, left : left + side - gap] = thumbnail.transpose(1, 2, 0)
-    Image.fromarray(sheet).save(path)
+    mark = PngInfo()
+    mark.add_text("zoo", "grid")  # see zoo.data.own_images
+    Image.fromarray(sheet).save(path, pnginfo=mark)
 
 
 def _save_histogram(report: CheckReport, path: Path) -> None:
@@ -256,4 +265,4 @@ def _save_histogram(report: CheckReport, path: Path) -> None:
     axes.set_title(f"{report.label}: {report.images} images", fontsize=10)
     for edge in report.window or ():
         axes.axvline(edge, color="tab:red", linewidth=1, label="default window")
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, metadata={"zoo": "grid"})

@@ -20,10 +20,10 @@ from zoo.core.progress import Reporter, SilentReporter
 from zoo.data.cache import SetFacts, load_or_build_cache
 from zoo.data.decode import silence_pillow
 from zoo.data.folder_layout import Problem
-from zoo.data.labels import MANIFEST, index_classes, read_labels
+from zoo.data.labels import FOLDER, choose_manifest, index_classes, read_labels
 from zoo.data.resize import IntensityWindow
-from zoo.data.sources import ArraySource, PhantomSource, Source, hash_bytes, open_source
-from zoo.data.subjects import abbreviate_list, hold_out_subjects
+from zoo.data.sources import READ_ERRORS, ArraySource, PhantomSource, Source, hash_bytes, open_source
+from zoo.data.subjects import abbreviate_list, assign_subjects, hold_out_subjects
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,6 +63,7 @@ class Dataset:
         """Copy the images at positions (n,) to uint8 (n, C, R, R)."""
         import torch
 
+        require_whole(self.images)
         # A copy: the mapped file is read-only, which torch does not support.
         return torch.from_numpy(np.array(self.images[np.asarray(indices)]))
 
@@ -84,6 +85,18 @@ class Dataset:
                 f"{self.description}: {len(self.train)} images to train on, fewer than a batch of {batch}. "
                 f"Lower train.batch or add images{_example_problem(self.problems)}"
             )
+
+
+def require_whole(images: ndarray) -> None:
+    """Check that the file under mapped images is as long as the map.
+
+    Raises:
+        ZooError: it was cut short; reading its pages would end the process (SIGBUS).
+    """
+    mapped = getattr(images, "_mmap", None)
+    if mapped is not None and mapped.size() < images.offset + images.nbytes:  # type: ignore[attr-defined]
+        name = getattr(images, "filename", "")
+        raise ZooError(f"{name}: the cached images were cut short while they were in use. Run again to rebuild them")
 
 
 def load_dataset(
@@ -110,7 +123,13 @@ def load_dataset(
         low, high = config.window
         if not (np.isfinite([low, high]).all() and low < high):
             raise ZooError(f"data.window: [{low}, {high}] is not a range from black to white")
-    with closing(open_source(path, resolution=config.resolution, channels=config.channels)) as source, silence_pillow():
+    everything = config.files == "all"
+    with (
+        closing(
+            open_source(path, resolution=config.resolution, channels=config.channels, everything=everything)
+        ) as source,
+        silence_pillow(),
+    ):
         if config.channels not in (1, 3) and not isinstance(source, ArraySource):
             raise ZooError(
                 f"data.channels: {source.label} has images of 1 or 3 channels, not {config.channels}. "
@@ -120,7 +139,11 @@ def load_dataset(
         problems = [Problem(*problem) for problem in facts.problems]
         if problems:
             summary = abbreviate_list(f"{problem.name} ({problem.reason})" for problem in problems)
-            reporter.warn(f"{source.label}: {len(problems)} left out: {summary}")
+            reporter.warn(f"{source.label}: {sum(problem.count for problem in problems)} left out: {summary}")
+        if facts.window and config.window is None:
+            low, high = facts.window
+            span = "the 0.5th and 99.5th percentile"
+            reporter.say(f"{source.label}: {low:g} becomes black, {high:g} white ({span}); data.window changes this")
         return _build_dataset(source, config, images, facts, problems, key, reporter)
 
 
@@ -133,6 +156,15 @@ def _build_dataset(
     key: str,
     reporter: Reporter,
 ) -> Dataset:
+    facts.subjects, note = assign_subjects(
+        facts.names,
+        facts.subjects,
+        config.subjects,
+        split=facts.splits is not None,
+        classes=config.labels == FOLDER,
+    )
+    if note:
+        reporter.say(f"{source.label}: {note}")
     # Without subjects, near-duplicates are held out together; without those either, each image is a group.
     groups = facts.subjects or [facts.names[first] for first in facts.groups or range(len(facts.names))]
     trained, description = _split(source, config, facts, groups)
@@ -140,11 +172,11 @@ def _build_dataset(
     if not len(train):
         raise ZooError(f"{description}: nothing is left to train on{_example_problem(problems)}")
     # Without labels nothing is added: runs of versions that had no labels are still recognised by this digest.
-    digest_parts: list[str | bytes] = [key, train.astype("<i8").tobytes()]
+    digest_parts: list[str | bytes] = [key, train.astype("<i8").tobytes(), *(["revised"] if facts.revised else [])]
     labels: ndarray | None = None
     classes: dict[str, float] = {}
     if config.labels is not None:
-        labels, classes = _load_labels(source, config, facts, train)
+        labels, classes = _load_labels(source, config, facts, train, reporter)
         description += f", {len(classes)} classes"
         digest_parts.append(labels.astype("<i8").tobytes())
     leaks = _find_leaks(facts, groups, trained, source.label, problems, reporter)
@@ -188,14 +220,17 @@ def _split(source: Source, config: DataConfig, facts: SetFacts, groups: Sequence
 
 
 def _load_labels(
-    source: Source, config: DataConfig, facts: SetFacts, train: ndarray
+    source: Source, config: DataConfig, facts: SetFacts, train: ndarray, reporter: Reporter
 ) -> tuple[ndarray, dict[str, float]]:
-    try:
-        manifest = source.manifest()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ZooError(f"{source.label}: {MANIFEST} cannot be read ({error_message(error)})") from None
     assert config.labels is not None
-    names = read_labels(facts.names, config.labels, manifest, source.label, split=bool(facts.splits))
+    try:
+        tables = source.manifests() if config.labels != FOLDER else []
+    except READ_ERRORS as error:
+        raise ZooError(f"{source.label}: the table of labels cannot be read ({error_message(error)})") from None
+    file, manifest, note = choose_manifest(tables, config.labels, source.label)
+    if note:
+        reporter.say(f"{source.label}: {note}")
+    names = read_labels(facts.names, config.labels, manifest, source.label, split=bool(facts.splits), file=file)
     return index_classes(names, train, list(config.classes), source.label)
 
 

@@ -14,7 +14,7 @@ from numpy import ndarray
 from zoo.core.config import DataConfig
 from zoo.core.errors import ZooError
 from zoo.core.progress import Reporter, SilentReporter
-from zoo.data.dataset import Dataset, load_dataset
+from zoo.data.dataset import Dataset, load_dataset, require_whole
 from zoo.data.decode import silence_pillow
 from zoo.data.resize import IntensityWindow
 from zoo.data.sources import Source, is_phantoms, open_source
@@ -35,6 +35,7 @@ class LazyRows:
         return len(self.positions)
 
     def __getitem__(self, key: Any) -> ndarray:
+        require_whole(self.images)
         return np.array(self.images[self.positions[key]])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> ndarray:
@@ -164,7 +165,7 @@ def match_image_sets(sets: Sequence[ImageSet]) -> list[ImageSet]:
 def _read_unchanged(source: Source, reporter: Reporter) -> ImageSet:
     images: list[ndarray] = []
     names: list[str] = []
-    unreadable: list[str] = []
+    unreadable = [f"{problem.name} ({problem.reason})" for problem in source.listing.problems]
     decoded = source.map_images(lambda index: _read_image(source, index), "decoding", reporter)
     for name, image in zip(source.names, decoded, strict=True):
         if isinstance(image, str):

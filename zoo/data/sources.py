@@ -7,6 +7,7 @@ import lzma
 import os
 import re
 import stat
+import struct
 import threading
 import zipfile
 import zlib
@@ -19,17 +20,22 @@ import numpy as np
 from numpy import ndarray
 
 from zoo.core.errors import ZooError, error_message, suggest
-from zoo.core.progress import Reporter
+from zoo.core.progress import Reporter, SilentReporter
 from zoo.core.threads import map_chunks
 from zoo.data.decode import MAX_FILE_BYTES, MAX_IMAGE_PIXELS, DecodedImage, UnreadableError, decode
-from zoo.data.folder_layout import Listing, is_image_name, organise_files, walk_files
-from zoo.data.labels import MANIFEST
+from zoo.data.folder_layout import OWN_OUTPUT, Listing, Problem, is_image_name, organise_files, walk_files
+from zoo.data.labels import MANIFESTS, MAX_MANIFEST_BYTES
+from zoo.data.own_images import HEAD_BYTES, own_image_kind
 
 _Result = TypeVar("_Result")
 
 DEFAULT_PHANTOM_SUBJECTS = 64
+NOT_REGULAR = "not a regular file, but a pipe, a device, a socket or a file of the system"
 # What reading a file or a member of a zip can raise, besides damage that only decoding discovers.
-READ_ERRORS = (OSError, UnreadableError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+READ_ERRORS = (
+    *(OSError, UnreadableError, RuntimeError, EOFError, MemoryError, ValueError, struct.error),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+)
 
 
 class Source:
@@ -49,27 +55,36 @@ class Source:
     strict = False
     chunk = 16
 
-    @cached_property
-    def listing(self) -> Listing:
-        """List the images, on first use.
+    @property
+    def layout(self) -> Listing:
+        """List the images by their names alone, in which no file is opened.
 
         Raises:
             ZooError: it cannot be read, or there is no image.
         """
         raise NotImplementedError
 
+    @cached_property
+    def listing(self) -> Listing:
+        """List the images: the layout without grids, curves and samples of this package inside a larger set.
+
+        Raises:
+            ZooError: as :attr:`layout`.
+        """
+        return self.layout
+
     @property
     def names(self) -> list[str]:
         """Relative names of the images."""
         return self.listing.names
 
-    def manifest(self) -> str | None:
-        """Return the text of the set's uppermost ``manifest.csv``, or None.
+    def manifests(self) -> list[tuple[str, bytes]]:
+        """Return name and content of the set's uppermost tables of labels, in the order of ``MANIFESTS``.
 
         Raises:
-            OSError, UnicodeDecodeError: it cannot be read.
+            OSError, UnreadableError and other READ_ERRORS: one cannot be read.
         """
-        return None
+        return []
 
     def signature(self) -> str:
         """Return a digest of sizes and times: cheap, changes when content may have."""
@@ -145,7 +160,59 @@ class _PathSource(Source):
         return hash_bytes(f"{status.st_size}\n{status.st_mtime_ns}")
 
 
-class FolderSource(_PathSource):
+class _FileSource(_PathSource):
+    """A source of image files.
+
+    Attributes:
+        everything: whether masks and this package's own output are used too.
+    """
+
+    everything = False
+
+    @cached_property
+    def listing(self) -> Listing:
+        if self.everything:
+            return self.layout
+        layout = self.layout
+
+        def read_kinds(part: range) -> list[str]:
+            return [self._own_kind(layout.names[index], layout.entries[index]) for index in part]
+
+        parts = map_chunks(read_kinds, len(layout.names), 256, task="listing", reporter=SilentReporter())
+        kinds = [kind for _, part in parts for kind in part]
+        # A folder of single samples alone is what the user wants to see as data; a grid never is an image.
+        dropped = {"grid"} if all(kinds) else {"grid", "image"}
+        used = [index for index, kind in enumerate(kinds) if kind not in dropped]
+        if len(used) == len(kinds):
+            return layout
+        if not used:
+            raise ZooError(
+                f"{self.label}: it holds only grids and curves written by zoo; --set data.files=all uses them"
+            )
+        left = sorted(set(range(len(kinds))) - set(used))
+        reason = f"{OWN_OUTPUT}; data.files=all uses it"
+        return Listing(
+            [layout.names[index] for index in used],
+            [layout.entries[index] for index in used],
+            [layout.splits[index] for index in used] if layout.splits else None,
+            layout.others,
+            [*layout.problems, *(Problem(layout.names[index], reason) for index in left)],
+        )
+
+    def _own_kind(self, name: str, entry: Any) -> str:
+        if not name.lower().endswith((".png", ".gif")):
+            return ""
+        try:
+            return own_image_kind(self.read_head(entry))
+        except READ_ERRORS:  # reported as a problem when the whole file is read
+            return ""
+
+    def read_head(self, entry: Any) -> bytes:
+        """Read the first ``HEAD_BYTES`` of a file."""
+        raise NotImplementedError
+
+
+class FolderSource(_FileSource):
     """All images in a folder and its subfolders."""
 
     kind = "folder"
@@ -155,25 +222,38 @@ class FolderSource(_PathSource):
         return dict(sorted(walk_files(self.path)))
 
     @cached_property
-    def listing(self) -> Listing:
-        return organise_files(zip(self._status, self._status, strict=True), self.label)
+    def layout(self) -> Listing:
+        regular = [name for name, (size, _) in self._status.items() if size >= 0]
+        special = [name for name, (size, _) in self._status.items() if size < 0 and is_image_name(name)]
+        listing = organise_files(zip(regular, regular, strict=True), self.label, everything=self.everything)
+        listing.problems += [Problem(name, NOT_REGULAR) for name in special]
+        return listing
 
     def signature(self) -> str:
-        images = {name: status for name, status in self._status.items() if is_image_name(name)}
-        # Other files may change: notes and tables next to the images do not affect them.
-        return hash_bytes(*(f"{name}\n{size}\n{mtime}" for name, (size, mtime) in images.items()))
+        # Other files may change: notes and tables next to the images do not affect them, nor do runs.
+        names = self.layout.entries
+        parts = [f"{name}\n{size}\n{mtime}" for name in sorted(names) for size, mtime in [self._status[name]]]
+        problems = [f"{problem.name}\n{problem.reason}" for problem in self.layout.problems]
+        return hash_bytes(*parts, *problems)
 
     def raw(self, index: int) -> bytes:
         name = self.listing.entries[index]
-        _check_size(self._status[name][0])
-        return (self.path / name).read_bytes()
+        return read_file(self.path / name, MAX_FILE_BYTES, _check_size)
 
-    def manifest(self) -> str | None:
-        path = self.path / MANIFEST
-        return path.read_text(encoding="utf-8-sig") if path.is_file() else None
+    def read_head(self, entry: str) -> bytes:
+        return read_file(self.path / entry, HEAD_BYTES)
+
+    def manifests(self) -> list[tuple[str, bytes]]:
+        places = {path.name.lower(): path for path in self.path.iterdir() if path.name.lower() in MANIFESTS}
+        places = {name: path for name, path in places.items() if not path.is_dir()}
+        return [
+            (places[name].name, read_file(places[name], MAX_MANIFEST_BYTES, _check_manifest_size))
+            for name in MANIFESTS
+            if name in places
+        ]
 
 
-class ZipSource(_PathSource):
+class ZipSource(_FileSource):
     """All images inside a zip, read in place."""
 
     kind = "zip"
@@ -186,12 +266,13 @@ class ZipSource(_PathSource):
     def _zip(self) -> zipfile.ZipFile:
         try:
             return zipfile.ZipFile(self.path)
-        except (OSError, zipfile.BadZipFile) as error:
+        except (*READ_ERRORS, OverflowError) as error:
             raise ZooError(f"{self.path}: not a readable zip ({error_message(error)})") from error
 
     @cached_property
-    def listing(self) -> Listing:
-        return organise_files(((info.filename, info) for info in self._zip.infolist() if not info.is_dir()), self.label)
+    def layout(self) -> Listing:
+        files = ((info.filename, info) for info in self._zip.infolist() if not info.is_dir())
+        return organise_files(files, self.label, everything=self.everything)
 
     def raw(self, index: int) -> bytes:
         info = self.listing.entries[index]
@@ -199,11 +280,20 @@ class ZipSource(_PathSource):
         with self._lock:  # unpacking is short compared with decoding, which runs in parallel
             return self._zip.read(info)
 
-    def manifest(self) -> str | None:
-        # An archive may hold the tables of several sets; the one closest to the top describes the whole.
-        names = [name for name in self._zip.namelist() if name.rpartition("/")[2] == MANIFEST]
-        uppermost = min(names, key=lambda name: name.count("/"), default=None)
-        return self._zip.read(uppermost).decode("utf-8-sig") if uppermost else None
+    def read_head(self, entry: zipfile.ZipInfo) -> bytes:
+        with self._lock, self._zip.open(entry) as file:
+            return file.read(HEAD_BYTES)
+
+    def manifests(self) -> list[tuple[str, bytes]]:
+        tables = []
+        for manifest in MANIFESTS:
+            # An archive may hold the tables of several sets; the one closest to the top describes the whole.
+            infos = [info for info in self._zip.infolist() if info.filename.rpartition("/")[2].lower() == manifest]
+            uppermost = min(infos, key=lambda info: info.filename.count("/"), default=None)
+            if uppermost is not None:
+                _check_manifest_size(uppermost.file_size)
+                tables.append((uppermost.filename.rpartition("/")[2], self._zip.read(uppermost)))
+        return tables
 
     def close(self) -> None:
         if "_zip" in self.__dict__:  # opened
@@ -232,7 +322,7 @@ class ArraySource(_PathSource):
             else:
                 with self.path.open("rb") as file:  # given a path, numpy leaves a damaged file open
                     array = self._select_array(np.load(file, allow_pickle=False))
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except (*READ_ERRORS, OverflowError, KeyError, SyntaxError) as error:  # SyntaxError: tokenize's in old headers
             reason = "it holds Python objects" if "allow_pickle" in str(error) else error_message(error)
             raise ZooError(f"{self.path}: not a readable array ({reason})") from error
         if array.dtype.kind not in "biuf":
@@ -281,7 +371,7 @@ class ArraySource(_PathSource):
         return ZooError(f"{self.path}: shape {shape} {reason}. Use (N, H, W), (N, H, W, C), (N, C, H, W) or (H, W)")
 
     @cached_property
-    def listing(self) -> Listing:
+    def layout(self) -> Listing:
         count = len(self._array)
         width = len(str(count - 1))  # equal widths sort in the order of the array
         return Listing([f"{index:0{width}d}" for index in range(count)])
@@ -304,7 +394,7 @@ class PhantomSource(Source):
         self._signature = hash_bytes("phantoms", str(subjects), str(resolution), str(phantoms.PHANTOM_VERSION))
 
     @cached_property
-    def listing(self) -> Listing:
+    def layout(self) -> Listing:
         return Listing([f"phantom_{i // self.chunk:04d}_slice_{i % self.chunk}" for i in range(self._count)])
 
     def signature(self) -> str:
@@ -327,13 +417,14 @@ def data_address(path: str | Path | None) -> str:
     return str(path or "phantoms") if is_phantoms(path) else str(Path(path or "").expanduser().resolve())
 
 
-def open_source(path: str | Path | None, *, resolution: int, channels: int | None) -> Source:
+def open_source(path: str | Path | None, *, resolution: int, channels: int | None, everything: bool = False) -> Source:
     """Open the data at a path: a folder, .zip, .npy, .npz, or "phantoms[:N]".
 
     Args:
         path: None stands for "phantoms", of 64 subjects.
         resolution: pixels per side of phantoms.
         channels: the number of channels an array should have; None: any.
+        everything: use masks and this package's own output too.
 
     Raises:
         ZooError: nothing is there, or it is not one of these.
@@ -351,10 +442,12 @@ def open_source(path: str | Path | None, *, resolution: int, channels: int | Non
         missing = isinstance(error, FileNotFoundError | NotADirectoryError)
         raise ZooError(f"{path}: {_explain_missing(path) if missing else error_message(error)}") from error
     suffix = path.suffix.lower()
-    if stat.S_ISDIR(mode):
-        return FolderSource(path)
-    if suffix == ".zip":
-        return ZipSource(path)
+    if stat.S_ISDIR(mode) or (suffix == ".zip" and stat.S_ISREG(mode)):
+        source = FolderSource(path) if stat.S_ISDIR(mode) else ZipSource(path)
+        source.everything = everything
+        return source
+    if not stat.S_ISREG(mode):
+        raise ZooError(f"{path}: {NOT_REGULAR}. Use a folder of images, a .zip of them, .npy, .npz or phantoms[:N]")
     if suffix in (".npy", ".npz"):
         return ArraySource(path, channels)
     reason = f"{path.suffix or 'a file without a suffix'} is not a supported kind of data"
@@ -373,9 +466,37 @@ def hash_bytes(*parts: str | bytes) -> str:
     return state.hexdigest()
 
 
+def read_file(path: Path, limit: int, check: Callable[[int], None] | None = None) -> bytes:
+    """Read at most ``limit`` bytes of a regular file, at once or not at all.
+
+    Args:
+        path: the file.
+        limit: in bytes; more are not read, whatever size the file claims.
+        check: called with the size of the file.
+
+    Raises:
+        OSError: it cannot be read.
+        UnreadableError: it is no regular file, or ``check`` raised it.
+    """
+    # A pipe or a device may have taken the file's place since it was listed: opening must not wait for a writer.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(descriptor, "rb") as file:  # noqa: PTH123
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise UnreadableError(NOT_REGULAR)
+        if check is not None:
+            check(status.st_size)
+        return file.read(limit)
+
+
 def _check_size(size: int) -> None:
     if size > MAX_FILE_BYTES:  # this text enters the content digest: see Source.read_and_hash
         raise UnreadableError(f"absurdly large ({size / 1e9:.1f} GB, at most {MAX_FILE_BYTES / 1e9:.1f})")
+
+
+def _check_manifest_size(size: int) -> None:
+    if size > MAX_MANIFEST_BYTES:
+        raise UnreadableError(f"{size / 1e6:.0f} MB, at most {MAX_MANIFEST_BYTES / 1e6:.0f}")
 
 
 def _explain_missing(path: Path) -> str:

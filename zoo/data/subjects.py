@@ -19,6 +19,11 @@ SUBJECT_PATTERNS = tuple(
     )
 )
 MIN_MATCHING_SHARE = 0.98  # of the names that a pattern must match; each other name is then a subject by itself
+# Few folders of many images each are rather classes (0/, 1/, 2/) than subjects, and to hold out a class tests nothing.
+MAX_CLASS_FOLDERS = 20
+MIN_CLASS_IMAGES = 10  # on average, and at least twice the number of folders
+# Folders that name a subject by themselves: P1, s01, 007.
+SUBJECT_FOLDER = re.compile(r"(?:p|s|pt|id)[ _-]?\d+|\d{3,}", re.IGNORECASE)
 MAX_HELDOUT_SHARE = 0.5  # of the images, unless a larger share of the subjects is asked for
 
 
@@ -50,13 +55,54 @@ def find_subjects(names: Sequence[str], *, split: bool = False) -> list[str] | N
             # leaks one into the held-out images, to separate too many does.
             subjects = {match[1].casefold() for match in matches if match}
             if len(subjects) > 1 and sum(map(bool, matches)) >= enough:
+                # brain_slice_1 in the folders a, b and c: the folder is all that distinguishes these "subjects".
+                if pattern is SUBJECT_PATTERNS[-1] and texts is names and len(subjects) == len({*_parents(names)}):
+                    break
                 return [match[1].casefold() if match else name for match, name in zip(matches, names, strict=True)]
-    folders = [str(path.parent) for path in paths]
+    folders = _parents(names)
     # Folders without a number are more likely classes, and to hold out a class would test nothing.
     numbered = sum(bool(re.search(r"\d", folder)) for folder in folders)
-    if len(set(bases)) < len(bases) and len(set(folders)) > 1 and numbered >= enough:
-        return folders
-    return None
+    repeated = len(set(bases)) < len(bases) and len(set(folders)) > 1 and numbered >= enough
+    return folders if repeated and not are_classes(folders) else None
+
+
+def are_classes(folders: Sequence[str]) -> bool:
+    """Return whether the folders of the images are more likely classes than subjects."""
+    names = {PurePosixPath(folder).name for folder in folders}
+    if all(SUBJECT_FOLDER.fullmatch(name) for name in names):
+        return False
+    count = len(set(folders))
+    return count <= MAX_CLASS_FOLDERS and len(folders) >= count * max(MIN_CLASS_IMAGES, 2 * count)
+
+
+def assign_subjects(
+    names: Sequence[str], guess: list[str] | None, choice: str | None, *, split: bool, classes: bool
+) -> tuple[list[str] | None, str]:
+    """Return the subject of each image, and one line where folders decide it.
+
+    Args:
+        names: relative paths.
+        guess: as :func:`find_subjects` read them.
+        choice: "folder" or "none", as the user said; None: as guessed.
+        split: whether the first folder of each path is a split.
+        classes: whether folders are classes by the user's word.
+    """
+    folders = _parents([name.partition("/")[2] for name in names] if split else names)
+    if choice is not None:
+        return (folders if choice == "folder" else None), ""
+    kinds = abbreviate_list(sorted(set(folders), key=natural_sort_key))
+    if guess == folders:
+        if classes:
+            return None, ""
+        return guess, f"the folders {kinds} are taken for subjects; data.subjects=none changes that"
+    numbered = any(re.search(r"\d", folder) for folder in folders)
+    if guess is None and not classes and numbered and len(set(folders)) > 1 and are_classes(folders):
+        return None, f"the folders {kinds} are taken for classes, not for subjects; data.subjects=folder changes that"
+    return guess, ""
+
+
+def _parents(names: Sequence[str]) -> list[str]:
+    return [str(PurePosixPath(name).parent) for name in names]
 
 
 def hold_out_subjects(groups: Sequence[str], share: float) -> frozenset[str]:
@@ -88,10 +134,16 @@ def _hash_name(group: str) -> bytes:
     return hashlib.blake2b(group.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
+def printable_name(name: str) -> str:
+    """Return a file name as one line without control characters."""
+    # File names may hold bytes that are not text, line breaks, and commands to the terminal.
+    text = " ".join(name.encode("utf-8", "replace").decode().split())
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 def abbreviate_list(items: Iterable[str], count: int = 3) -> str:
     """Join the first items: ``"a, b, c and 9 more"``."""
-    # File names may hold bytes that are not text, and line breaks.
-    texts = [" ".join(item.encode("utf-8", "replace").decode().split()) for item in items]
+    texts = [printable_name(item) for item in items]
     return ", ".join(texts[:count]) + (f" and {len(texts) - count} more" if len(texts) > count else "")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ from zoo.core.config import MAX_RESOLUTION, DataConfig
 from zoo.core.console import Display
 from zoo.core.errors import ZooError
 from zoo.core.options import EvaluationOptions, with_keywords
+from zoo.core.progress import QuietReporter
 from zoo.data.image_set import ImageSet, describe_shape, match_image_sets, read_images
+from zoo.data.resize import IntensityWindow
+from zoo.data.value_range import MIN_COVERED_SHARE, ValueRange, measure_range, unclear_range_error
 from zoo.evaluation.results import ResultRow
 from zoo.metrics import registry
 from zoo.metrics.evaluate_images import ImageEvaluator, check_shapes, metric_definitions
@@ -31,6 +35,7 @@ def compare(
     fit: str | None = None,
     resolution: int | None = None,
     channels: int | None = None,
+    window: Sequence[float] | None = None,
     floors: bool = True,
     intervals: bool = True,
     display: Display | None = None,
@@ -43,11 +48,12 @@ def compare(
         reals: the same, of real images.
         evaluation: metrics, extractors, weights and device; ``data`` and ``num_samples`` are ignored.
         unseen: real images of subjects that are not in ``reals``, by which copies are recognised.
-        fit: ``pad``, ``crop`` or ``stretch`` images to ``resolution`` first, as for training; None: leave them. Images
-            of more than 8 bits are then windowed, all sets alike: by the 0.5 and 99.5 percentiles of ``reals``, or, if
-            these have 8 bits, by the range of their type.
+        fit: ``pad``, ``crop`` or ``stretch`` images to ``resolution`` first, as for training; None: leave them. Values
+            other than 8 unsigned bits are then mapped, each set by one range: 0 to 255, 0 to 1 or -1 to 1 where they
+            lie in it, else the 0.5 and 99.5 percentiles of ``reals``. A line says which.
         resolution: pixels per side, with ``fit``.
         channels: 1 or 3, with ``fit``; None: grey if all images are.
+        window: the values of black and white in sets that are not of 8 unsigned bits, with ``fit``; None: as above.
         floors: whether baselines are evaluated too: unseen, mean, black and noise images.
         intervals: whether values get intervals.
         display: where progress is shown; default: stderr.
@@ -65,8 +71,9 @@ def compare(
     metrics, device = registry.choose_metrics(options.metrics), choose_device(options.device)
     # Before images are read: errors in arguments are reported at once.
     config = _fit_config(fit, resolution, channels)
+    black_white = _check_window(window, config)
     paths = [path for path in (fakes, reals, unseen) if path is not None]
-    fake_images, real_images, *others = _read_sets(paths, config, display)
+    fake_images, real_images, *others = _read_sets(paths, config, black_white, display)
     for images in (fake_images, *others):
         check_shapes(images, real_images)  # first: loading or downloading weights takes longer
     unseen_images = others[0] if others else None
@@ -113,17 +120,55 @@ def as_group(document: dict[str, Any]) -> dict[str, Any]:
     return {"name": document["shape"], "rows": rows, "baselines": baselines}
 
 
-def _read_sets(paths: Sequence[str | Path], config: DataConfig | None, display: Display) -> list[ImageSet]:
-    """Read fakes, reals and others; those of more than 8 bits through one intensity window, that of the reals."""
-    sets = [read_images(path, fit=config, reporter=display) for path in paths]
-    if config is not None:
-        window = sets[1].window
-        # Each set's own window would hide that one is brighter than the other.
-        shared = replace(config, window=window or "dtype")
-        for index, path in enumerate(paths):
-            if sets[index].window not in (None, window):
-                sets[index] = read_images(path, fit=shared, reporter=display)
+def _read_sets(
+    paths: Sequence[str | Path], config: DataConfig | None, window: IntensityWindow | None, display: Display
+) -> list[ImageSet]:
+    """Read fakes, reals and others; those of more than 8 bits through a window that suits all sets."""
+    if config is None:
+        return match_image_sets([read_images(path, reporter=display) for path in paths])
+    # Windows of the single sets are provisional, and not worth a line.
+    sets = [read_images(path, fit=config, reporter=QuietReporter(display)) for path in paths]
+    deep = [index for index, images in enumerate(sets) if images.window is not None]
+    ranges: dict[int, ValueRange] = {}
+    if window is None:
+        ranges = {index: measure_range(paths[index], config, display) for index in deep}
+    for index in deep:
+        own = window or _choose_window(ranges[index], ranges.get(1), sets[1].window)
+        if own != sets[index].window:
+            sets[index] = read_images(paths[index], fit=replace(config, window=own), reporter=QuietReporter(display))
+        display.say(f"{paths[index]}: {own[0]:g} is black, {own[1]:g} white; --window BLACK WHITE changes this")
     return match_image_sets(sets)
+
+
+def _choose_window(own: ValueRange, reals: ValueRange | None, percentiles: IntensityWindow | None) -> IntensityWindow:
+    """Return the values of black and white in a set of more than 8 bits.
+
+    Args:
+        own: the range of the set.
+        reals: that of the reals, which may be the same set; None: they have 8 bits.
+        percentiles: those of the reals.
+
+    Raises:
+        ZooError: they cannot be known.
+    """
+    if reals is not None and percentiles is not None and reals.dtype == own.dtype and reals.nominal is None:
+        return percentiles  # each set's own ones would hide that one is brighter than the other
+    if own.nominal is not None:
+        return own.nominal
+    if reals is not None or own.dtype != "uint16" or own.high < MIN_COVERED_SHARE * 65535:
+        raise unclear_range_error(own)
+    return 0.0, 65535.0  # next to reals of 8 bits, all 16 bits are more likely than a part of them
+
+
+def _check_window(window: Sequence[float] | None, config: DataConfig | None) -> IntensityWindow | None:
+    if window is None:
+        return None
+    if config is None:
+        raise ZooError("--window: needs --fit. Without it images stay as they are.")
+    black, white = window
+    if not (math.isfinite(black) and math.isfinite(white) and black < white):
+        raise ZooError(f"--window {black:g} {white:g}: is not a range from black to white")
+    return float(black), float(white)
 
 
 def _fit_config(fit: str | None, resolution: int | None, channels: int | None) -> DataConfig | None:

@@ -76,7 +76,8 @@ def save_images(
             # Leading zeros, so that sorting by name is sorting by index.
             digits = len(str(len(images) - 1))
             for index, image in enumerate(images):
-                image_grid.save_png(image_grid.tile_image(image), out / f"{index:0{digits}d}.png", metadata)
+                path = out / f"{index:0{digits}d}.png"
+                image_grid.save_png(image_grid.tile_image(image), path, metadata, kind="image")
     except OSError as error:
         raise ZooError(f"{out}: cannot be written ({error_reason(error)})") from None
 

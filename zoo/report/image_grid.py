@@ -80,9 +80,15 @@ def tile_image(image: Tensor | np.ndarray) -> Image.Image:
     return Image.fromarray(array.transpose(1, 2, 0) if len(array) == 3 else array[0])
 
 
-def save_png(image: Image.Image, path: Path, metadata: Mapping[str, object] | None = None) -> None:
-    """Write a PNG, completely or not at all; ``metadata`` becomes its text chunks (``Image.open(path).text``)."""
+def save_png(
+    image: Image.Image, path: Path, metadata: Mapping[str, object] | None = None, *, kind: str = "grid"
+) -> None:
+    """Write a PNG, completely or not at all; ``metadata`` becomes its text chunks (``Image.open(path).text``).
+
+    ``kind`` ("grid", or "image" for a single one) marks it, so that it is not taken for data (zoo.data.own_images).
+    """
     info = PngInfo()
+    info.add_text("zoo", kind)
     for key, value in (metadata or {}).items():
         info.add_text(key, str(value))
     with replace_file(path) as temporary:
@@ -174,9 +180,8 @@ def _write_gif(
 def _encode_gif(frames: Sequence[Image.Image], seconds: Sequence[float]) -> bytes:
     buffer = io.BytesIO()
     durations = [round(s * 100) * 10 for s in seconds]  # ms; a GIF stores whole hundredths of a second
-    frames[0].save(
-        buffer, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=False
-    )
+    options = {"duration": durations, "loop": 0, "optimize": False, "comment": b"zoo grid"}  # see zoo.data.own_images
+    frames[0].save(buffer, format="GIF", save_all=True, append_images=frames[1:], **options)
     return buffer.getvalue()
 
 

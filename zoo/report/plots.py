@@ -157,7 +157,7 @@ def plot_sweep(runs: Mapping[str, Sequence[_Row]], strips: Mapping[str, Image.Im
     axes[-1].set_axis_off()  # the sixth panel has the legend of all others
     axes[-1].legend(*axes[0].get_legend_handles_labels(), loc="upper left", frameon=False, fontsize=10.5)
     with replace_file(path) as temporary:
-        figure.savefig(temporary, format="png")
+        figure.savefig(temporary, format="png", metadata={"zoo": "grid"})
     return True
 
 
@@ -275,4 +275,4 @@ def _save_figure(figure: Figure, path: Path) -> None:
     last.xaxis.set_major_formatter("{x:,g}")
     last.set_xlabel("thousands of images seen", color=TEXT_GREY, fontsize=11)
     with replace_file(path) as temporary:
-        figure.savefig(temporary, format="png")
+        figure.savefig(temporary, format="png", metadata={"zoo": "grid"})
