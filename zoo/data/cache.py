@@ -25,7 +25,7 @@ from numpy import ndarray
 
 from zoo.core.config import DataConfig
 from zoo.core.errors import ZooError, error_message
-from zoo.core.files import atomic_file
+from zoo.core.files import atomic_file, remove_leftovers, temporary_suffix
 from zoo.core.progress import Reporter
 from zoo.data.near_duplicates import difference_hash, near_duplicates
 from zoo.data.resize import IntensityWindow, resize_image, to_8_bit
@@ -34,7 +34,6 @@ from zoo.data.subjects import find_subjects
 from zoo.data.windowing import DeepError, dtype_window, mixed_depths_error, percentile_window
 
 CACHE_FORMAT = 1  # increase it when the same files and settings would give other pixels or other facts
-ABANDONED_AFTER_SECONDS = 24 * 3600  # after which the remains of a killed process are removed
 
 
 @dataclass
@@ -144,7 +143,7 @@ def _build_set(
     source: Source, config: DataConfig, content: str, folder: Path, reporter: Reporter, index_file: Path | None
 ) -> tuple[np.memmap, SetFacts] | None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(folder.parent)
+    remove_leftovers(folder.parent)
     size = len(source.names) * config.channels * config.resolution**2
     free = shutil.disk_usage(folder.parent).free
     if size > free:
@@ -153,7 +152,7 @@ def _build_set(
             "Free some space, or set ZOO_CACHE to another folder"
         )
     # In the same folder, so that the final rename stays on one file system and is atomic.
-    temporary = folder.parent / f".building-{os.getpid()}-{time.monotonic_ns()}"
+    temporary = folder.parent / f".building-{time.monotonic_ns()}{temporary_suffix()}"
     temporary.mkdir()
     try:
         with (temporary / "images.npy").open("wb") as file:
@@ -292,12 +291,3 @@ def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> int:
     # numpy pads the header, so that the first axis can change later.
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return file.tell()
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove unfinished sets of processes that were killed."""
-    for path in folder.glob(".building-*"):
-        with contextlib.suppress(OSError):
-            # The newest file counts: a long build keeps writing.
-            if time.time() - max(entry.stat().st_mtime for entry in [path, *path.iterdir()]) > ABANDONED_AFTER_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)

@@ -319,7 +319,7 @@ def _fetch(url: str, path: Path) -> None:
             from huggingface_hub import hf_hub_download
 
             endpoint = os.environ.get("HF_ENDPOINT") or None  # read here: the library reads it only when imported
-            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            with tempfile.TemporaryDirectory(prefix=f"{path.name}.", dir=path.parent) as folder:
                 shutil.move(hf_hub_download(*parts, local_dir=folder, endpoint=endpoint), path)
         else:
             import torch.hub
