@@ -14,9 +14,7 @@ import contextlib
 import dataclasses
 import json
 import os
-import re
 import shutil
-import socket
 import time
 import zlib
 from collections.abc import Iterable, Sequence
@@ -29,7 +27,7 @@ from numpy import ndarray
 
 from zoo.core.config import DataConfig
 from zoo.core.errors import ZooError, error_message
-from zoo.core.files import atomic_file
+from zoo.core.files import atomic_file, remove_leftovers, temporary_suffix
 from zoo.core.progress import Reporter
 from zoo.data.decode import UnreadableError
 from zoo.data.near_duplicates import difference_hash, near_duplicates
@@ -41,8 +39,6 @@ from zoo.data.windowing import DeepError, dtype_window, mixed_depths_error, perc
 CACHE_FORMAT = 1  # increase it when the same files and settings would give other pixels or other facts
 FACTS_FORMAT = 2  # of set.json; sets of an older one are built again where it matters (_is_outdated)
 LISTING_FORMAT = 2  # increase it when other files of the same folder would be listed
-ABANDONED_AFTER_SECONDS = 60  # after which the remains of a process that no longer runs are removed
-UNKNOWN_AFTER_SECONDS = 24 * 3600  # the same of a process of another host
 MAX_VERIFIED_BYTES = 4 << 30  # a larger set is verified only if it was changed after it was built
 VERIFY_CHUNK_BYTES = 1 << 22
 
@@ -123,8 +119,7 @@ def load_or_build_cache(
     key = hash_bytes(json.dumps(settings))
     folder = root / "sets" / key
     try:
-        with contextlib.suppress(OSError):  # a cache that can be read but not written still works
-            _remove_abandoned(root)
+        remove_leftovers(root / "sets")
         cached = _read_set(folder, config) or _build_set(source, config, content, folder, reporter, index_file)
         if listed is None:
             listed = [astuple(problem) for problem in source.listing.problems]
@@ -215,7 +210,7 @@ def _build_set(
             "Free some space, or set ZOO_CACHE to another folder"
         )
     # In the same folder, so that the final rename stays on one file system and is atomic.
-    temporary = folder.parent / f".building-{_host_name()}-{os.getpid()}-{time.monotonic_ns()}"
+    temporary = folder.parent / f".building-{time.monotonic_ns()}{temporary_suffix()}"
     temporary.mkdir()
     try:
         with (temporary / "images.npy").open("wb") as file:
@@ -372,35 +367,3 @@ def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> int:
     # numpy pads the header, so that the first axis can change later.
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return file.tell()
-
-
-def _remove_abandoned(root: Path) -> None:
-    """Remove unfinished sets and files of processes that were killed."""
-    for path in [*(root / "sets").glob(".building-*"), *(root / "index").glob(".*.tmp")]:
-        with contextlib.suppress(OSError):
-            entries = [path, *path.iterdir()] if path.is_dir() else [path]
-            # The newest file counts: a long build keeps writing.
-            age = time.time() - max(entry.stat().st_mtime for entry in entries)
-            if age > (ABANDONED_AFTER_SECONDS if _is_builder_gone(path.name) else UNKNOWN_AFTER_SECONDS):
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink()
-
-
-def _is_builder_gone(name: str) -> bool:
-    """Return whether the process in the name of an unfinished set surely no longer runs."""
-    match = re.fullmatch(r"\.building-(.+)-(\d+)-\d+", name)
-    if match is None or match[1] != _host_name():
-        return False
-    try:
-        os.kill(int(match[2]), 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError):
-        return False
-    return False
-
-
-def _host_name() -> str:
-    return re.sub(r"[^\w.-]", "", socket.gethostname()) or "host"

@@ -9,6 +9,7 @@ card.json            the entry for the catalogue (see ``zoo.hub.pretrained``), a
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -23,7 +24,7 @@ import torch
 
 from zoo.core.console import Display
 from zoo.core.errors import ZooError, error_reason, suggest
-from zoo.core.files import is_file
+from zoo.core.files import is_file, remove_leftovers, temporary_suffix
 from zoo.core.options import EvaluationOptions, with_keywords
 from zoo.evaluation.evaluate_generators import LATENT_SEED, EvaluatedGroup, GeneratorEvaluator, evaluate_one
 from zoo.evaluation.model_card import SAMPLE_IMAGES, write_card
@@ -102,7 +103,7 @@ def publish(
     licence = _read_text(licence, "--licence") or DEFAULT_LICENCE
     place = ModelRepository(to, force) if to.startswith("hf:") else _OutputFolder(to, force)
     try:
-        with tempfile.TemporaryDirectory(prefix=".zoo-publish-", dir=place.workspace) as workspace:
+        with tempfile.TemporaryDirectory(temporary_suffix(), place.prefix, place.workspace) as workspace:
             folder = Path(workspace) / "new"
             folder.mkdir()
             published = _write_weights(source, name, folder)
@@ -226,7 +227,12 @@ class _OutputFolder:
 
     def __init__(self, to: str, force: bool) -> None:
         self.path = Path(to)
+        # With the target's name: what a killed process left is restored or removed when this target is published again.
+        self.prefix = f".zoo-publish-{self.path.absolute().name}-"
+        # The same file system: a rename is atomic only there.
+        self.workspace = self.path.absolute().parent
         try:
+            self._restore()
             occupied = self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir()))
         except (OSError, ValueError) as error:
             raise ZooError(f"{to}: cannot be written ({error_reason(error)})") from None
@@ -234,12 +240,17 @@ class _OutputFolder:
             raise ZooError(f"{to}: exists and was not written by `zoo publish`. Name another folder.")
         if occupied and not force:
             raise ZooError(f"{to}: exists. --force replaces it.")
-        # The same file system: a rename is atomic only there.
-        self.workspace = self.path.absolute().parent
         try:
             self.workspace.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ZooError(f"{to}: cannot be written ({error_reason(error)})") from None
+
+    def _restore(self) -> None:
+        """Undo what a process left that was killed, perhaps between the two renames of :meth:`accept`."""
+        for old in self.workspace.glob(f"{glob.escape(self.prefix)}*/old"):
+            if not self.path.exists():
+                old.rename(self.path)
+        remove_leftovers(self.workspace, self.prefix)
 
     def accept(self, folder: Path) -> str:
         """Move ``folder`` to its place; what was there before is deleted with the workspace."""

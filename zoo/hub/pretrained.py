@@ -341,7 +341,7 @@ def _fetch(url: str, path: Path, seconds: float) -> None:
             from huggingface_hub import hf_hub_download
 
             endpoint = os.environ.get("HF_ENDPOINT") or None  # read here: the library reads it only when imported
-            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            with tempfile.TemporaryDirectory(prefix=f"{path.name}.", dir=path.parent) as folder:
                 file = call_with_deadline(hf_hub_download, *parts, local_dir=folder, endpoint=endpoint, seconds=seconds)
                 shutil.move(file, path)
         else:

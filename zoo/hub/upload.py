@@ -25,6 +25,7 @@ class ModelRepository:
     """
 
     workspace: Path | None = None  # where the folder is prepared; None: the system's temporary folder
+    prefix = ".zoo-publish-"
 
     def __init__(self, to: str, force: bool) -> None:
         self.name = to.removeprefix("hf:")
