@@ -21,8 +21,9 @@ from zoo.core.options import TrainOptions, with_keywords
 from zoo.data.dataset import load_dataset
 from zoo.recipes import load_recipe, override_recipe
 from zoo.runtime import distributed
-from zoo.runtime.device import choose_device
+from zoo.runtime.device import choose_device, keep_thread_count
 from zoo.runtime.speed import Speed, set_compile_cache
+from zoo.training.auto_speed import choose_measured_speed
 from zoo.training.logger import TensorBoardWriter
 from zoo.training.profiling.profiler import StepProfile, profile_steps
 from zoo.training.resume import Session, with_classes
@@ -78,7 +79,7 @@ def train(
             tensorboard=options.tensorboard,
             stop=options.stop,
         )
-        with _explain_lost_peers(world):
+        with _explain_lost_peers(world), keep_thread_count():
             if resume is not None:
                 return session.resume(open_run(resume), overrides, options.data)
             assert recipe is not None
@@ -116,7 +117,9 @@ def profile_recipe(
     images = load_dataset(_data_source(options.data), resolved.data, reporter=display)
     images.require(resolved.train.batch)
     resolved = with_classes(resolved, images)
-    trainer = Trainer(resolved, images, choose_device(options.device), reporter=display)
+    device = choose_device(options.device)
+    speed = choose_measured_speed(resolved, device, display.say)
+    trainer = Trainer(resolved, images, device, reporter=display, speed=speed)
     display.say(f"{images.description}: {trainer.loader.where}")
     with contextlib.closing(trainer.loader):
         return profile_steps(trainer, seconds), trainer.speed
