@@ -1,18 +1,17 @@
 """Compare fp32 and bf16, each with and without channels_last, in the training step of every recipe.
 
-    python benchmarks/precision.py [--recipes a,b] [--rounds 3] [--save] [--json]
+    python benchmarks/precision.py [--recipes a,b] [--rounds 3] [--step-seconds 8] [--save] [--json]
 
-All four take turns within one process (A B C D A B C D), so that other programs affect each of them alike; a time is
-the median over the rounds. ``auto`` is measured anew, as at the first use on a machine. A recipe that has a row of this
-CPU and version of torch in ``benchmarks/results/precision.jsonl`` is skipped with ``--save``: the command resumes.
+All four take turns with one set of networks (A B C D A B C D), so that other programs affect each of them alike; a time
+is the shortest of its turns, because other programs only lengthen them. ``auto`` is measured anew, as at the first use
+on a machine. With ``--save``, a recipe that has a row of this CPU, thread count and version of torch in
+``benchmarks/results/precision.jsonl`` is skipped: the same command resumes.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import os
-import statistics
 import tempfile
 import time
 from dataclasses import replace
@@ -34,15 +33,19 @@ from zoo.training.trainer import Trainer
 RESULTS = Path(__file__).parent / "results" / "precision.jsonl"
 CPU = torch.device("cpu")
 SETTINGS = {
-    f"{precision} {layout}": (precision, layout == "NHWC") for precision in ("fp32", "bf16") for layout in ("NHWC", "NCHW")
+    f"{precision} {layout}": (precision, layout == "NHWC")
+    for precision in ("fp32", "bf16")
+    for layout in ("NHWC", "NCHW")
 }
-STEP_SECONDS = 8.0  # of a step in fp32; a larger batch is cut, which shortens all four alike
+TURN_SECONDS = 0.5  # shortest turn
+SMALLEST_BATCH = 4
 
 
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--recipes", metavar="A,B", help="(default: all)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each setting")
+    parser.add_argument("--step-seconds", type=float, default=8.0, help="longest step; a larger batch is cut")
     parser.add_argument("--data", default="phantoms:16", metavar="PATH")
     add_output_arguments(parser, RESULTS)
     options = parser.parse_args()
@@ -73,22 +76,22 @@ def measure(name: str, options: argparse.Namespace) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         auto = _choose_in_empty_cache(recipe, folder)
     data = load_dataset(options.data, recipe.data)
-    batch = _affordable_batch(recipe, data)
-    rounds = time_in_turns(recipe, data, batch, options.rounds)
-    medians = {setting: statistics.median(seconds) for setting, seconds in rounds.items()}
+    batch = _affordable_batch(recipe, data, options.step_seconds)
+    rounds = time_in_turns(build_trainer(recipe, data, batch), options.rounds)
+    shortest = {setting: min(seconds) for setting, seconds in rounds.items()}
     choice = auto.choice
     chosen = f"{choice.precision} {'NHWC' if choice.channels_last else 'NCHW'}"
     layout = chosen.split()[1]
-    better = min(medians[f"{precision} {layout}"] for precision in ("fp32", "bf16"))
+    better = min(shortest[f"{precision} {layout}"] for precision in ("fp32", "bf16"))
     return {
         "name": name,
         "auto": chosen,
         "auto_threads": choice.threads,
-        "auto_ratio": medians[chosen] / better,  # of the chosen precision to the better one, in the chosen layout
-        "auto_ratio_all": medians[chosen] / min(medians.values()),
+        "auto_ratio": shortest[chosen] / better,  # of the chosen precision to the better one, in the chosen layout
+        "auto_ratio_all": shortest[chosen] / min(shortest.values()),
         "auto_s": auto.seconds,
-        "bf16_ratio": medians["bf16 NHWC"] / medians["fp32 NHWC"],
-        "step_s": medians,
+        "bf16_ratio": shortest["bf16 NHWC"] / shortest["fp32 NHWC"],
+        "step_s": shortest,
         "rounds_s": rounds,
         "batch": batch,
         "recipe_batch": recipe.train.batch,
@@ -113,43 +116,67 @@ def _choose_in_empty_cache(recipe: Recipe, folder: str) -> Any:
     return result
 
 
-def _affordable_batch(recipe: Recipe, data: Dataset) -> int:
-    """Return the recipe's batch, halved until a step takes at most ``STEP_SECONDS``."""
-    smallest = 4
-    start = time.perf_counter()
-    _build_trainer(recipe, data, min(smallest, recipe.train.batch), "fp32", channels_last=True).step()
-    each, batch = (time.perf_counter() - start) / smallest, recipe.train.batch
-    while batch % 2 == 0 and batch > smallest and batch * each > STEP_SECONDS:
+def _affordable_batch(recipe: Recipe, data: Dataset, longest: float) -> int:
+    """Return the recipe's batch, halved until a step takes at most ``longest`` seconds."""
+    batch = recipe.train.batch
+    smallest = min(SMALLEST_BATCH, batch)
+    trainer = build_trainer(recipe, data, smallest)
+    each = _time_steps(trainer, 1) / smallest
+    while batch % 2 == 0 and batch > smallest and batch * each > longest:
         batch //= 2
     return batch
 
 
-def time_in_turns(recipe: Recipe, data: Dataset, batch: int, rounds: int) -> dict[str, list[float]]:
-    """Return the seconds per step of every turn of each setting; a turn is a whole period of lazy penalties."""
-    trainers = {name: _build_trainer(recipe, data, batch, *setting) for name, setting in SETTINGS.items()}
-    for trainer in trainers.values():
-        _time_steps(trainer, 1)
-    seconds: dict[str, list[float]] = {name: [] for name in trainers}
+def build_trainer(recipe: Recipe, data: Dataset, batch: int) -> Trainer:
+    train = replace(recipe.train, batch=batch, micro_batch=None, precision="fp32")
+    return Trainer(
+        replace(recipe, train=train, speed=replace(recipe.speed, channels_last=True, threads=torch.get_num_threads())),
+        data,
+        CPU,
+    )
+
+
+def time_in_turns(trainer: Trainer, rounds: int) -> dict[str, list[float]]:
+    """Return the seconds per step of every turn of each setting."""
+    repeats = {}
+    for name, setting in SETTINGS.items():
+        switch_settings(trainer, *setting)
+        repeats[name] = max(1, round(TURN_SECONDS / _time_steps(trainer, 1)))
+    seconds: dict[str, list[float]] = {name: [] for name in SETTINGS}
     for _ in range(rounds):
-        for name, trainer in trainers.items():
-            seconds[name].append(_time_steps(trainer, trainer.objective.period))
-    for trainer in trainers.values():
-        trainer.loader.close()
-    gc.collect()
+        for name, setting in SETTINGS.items():
+            switch_settings(trainer, *setting)
+            seconds[name].append(_time_steps(trainer, repeats[name]))
+    trainer.loader.close()
     return seconds
 
 
-def _time_steps(trainer: Trainer, steps: int) -> float:
-    start = time.perf_counter()
-    for _ in range(steps):
-        trainer.step()
-    return (time.perf_counter() - start) / steps
+def switch_settings(trainer: Trainer, precision: str, channels_last: bool) -> None:
+    """Change precision and memory layout of a trainer: of its networks and of the memory of its optimisers."""
+    trainer.speed = replace(trainer.speed, precision=precision, channels_last=channels_last)  # type: ignore[arg-type]
+    trainer._sampler.speed = trainer.speed
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    for network in (trainer.G, trainer.D, trainer.ema.module):
+        network.to(memory_format=layout)
+    for optimizer in trainer.optimizers.values():
+        for state in optimizer.state.values():
+            for key, value in state.items():
+                if isinstance(value, torch.Tensor) and value.dim() == 4:
+                    state[key] = value.contiguous(memory_format=layout)
 
 
-def _build_trainer(recipe: Recipe, data: Dataset, batch: int, precision: str, channels_last: bool) -> Trainer:
-    train = replace(recipe.train, batch=batch, micro_batch=None, precision=precision)  # type: ignore[arg-type]
-    speed = replace(recipe.speed, channels_last=channels_last)
-    return Trainer(replace(recipe, train=train, speed=speed), data, CPU)
+def _time_steps(trainer: Trainer, repeats: int) -> float:
+    """Return the mean seconds of a step: of one with lazy penalties and one without, in their proportion."""
+    period, batch = trainer.objective.period, trainer.recipe.train.batch
+    total = 0.0
+    for _ in range(repeats):
+        for step, weight in ((0, 1 / period), (1, 1 - 1 / period)):
+            if weight:
+                trainer.nimg = step * batch
+                start = time.perf_counter()
+                trainer.step()
+                total += weight * (time.perf_counter() - start)
+    return total / repeats
 
 
 if __name__ == "__main__":

@@ -92,14 +92,14 @@ def test_a_second_call_reads_the_cache(measured):
     assert len(measured.comparisons) == count == 4  # 8 threads with 4, and 4 with 2
     assert "measured before" in str(second)
     assert str(first).startswith("auto: bf16, channels_last, 4 threads (fp32 takes 2.00 times as long, ")
-    (path,) = (cache_folder() / "auto").iterdir()
-    content = json.loads(path.read_text())
-    assert (content["cpu"], content["torch"], content["threads"]) == (cpu_model(), torch.__version__, 8)
+    for path in (cache_folder() / "auto").iterdir():
+        content = json.loads(path.read_text())
+        assert (content["cpu"], content["torch"], content["threads"]) == (cpu_model(), torch.__version__, 8)
 
 
 @pytest.mark.parametrize("damaged", ["", "{}", '{"choice": 3}', '{"choice": {"precision": "bf16"}}', "[]"])
 def test_a_damaged_cache_is_measured_again(damaged, measured):
-    recipe = recipes.load_recipe("dcgan-64", TINY)
+    recipe = recipes.load_recipe("dcgan-64", [*TINY, "speed.threads=8"])
     choose_auto(recipe, CPU)
     (path,) = (cache_folder() / "auto").iterdir()
     path.write_text(damaged)
@@ -115,14 +115,24 @@ def test_other_networks_threads_torch_and_cpus_are_measured_anew(measured, monke
         lambda: monkeypatch.setattr(torch, "__version__", "99"),
         lambda: monkeypatch.setattr(auto_speed, "cpu_model", lambda: "another"),
     ]
+    fixed = [*TINY, "speed.channels_last=true"]  # bf16 and threads are left: two entries each
     for number, change in enumerate(changes, 1):
         change()
-        choose_auto(recipes.load_recipe("dcgan-64", TINY), CPU)
-        assert len(list((cache_folder() / "auto").iterdir())) == number
-    choose_auto(recipes.load_recipe("dcgan-64", [*TINY, "train.kimg=9", "train.seed=3"]), CPU)  # same networks
-    assert len(list((cache_folder() / "auto").iterdir())) == len(changes)
-    choose_auto(recipes.load_recipe("dcgan-64", [*TINY, "generator.width=0.25"]), CPU)
-    assert len(list((cache_folder() / "auto").iterdir())) == len(changes) + 1
+        choose_auto(recipes.load_recipe("dcgan-64", fixed), CPU)
+        assert len(list((cache_folder() / "auto").iterdir())) == 2 * number
+    choose_auto(recipes.load_recipe("dcgan-64", [*fixed, "train.kimg=9", "train.seed=3"]), CPU)  # same networks
+    assert len(list((cache_folder() / "auto").iterdir())) == 2 * len(changes)
+    choose_auto(recipes.load_recipe("dcgan-64", [*fixed, "generator.width=0.25"]), CPU)
+    assert len(list((cache_folder() / "auto").iterdir())) == 2 * len(changes) + 2
+
+
+def test_a_busy_machine_changes_neither_precision_nor_layout(measured, monkeypatch):
+    measured.factors = {"bf16": 0.5}
+    recipe = recipes.load_recipe("dcgan-64", TINY)
+    idle = choose_auto(recipe, CPU).choice
+    monkeypatch.setattr(auto_speed, "_is_busy", lambda: True)
+    measured.factors = {"bf16": 2, "NCHW": 0.5}
+    assert choose_auto(recipe, CPU).choice == idle
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
         "cuda": f"{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}" if cuda else None,
         "device": device.type,
         "hardware": torch.cuda.get_device_name(device) if cuda else torch.backends.cpu.get_cpu_capability(),
-        "cpu": cpu_model(),
+        "cpu": None if cuda else cpu_model(),
         "threads": torch.get_num_threads(),  # changes the order of sums
         "precision": precision,
         "processes": distributed.current_world().size,

@@ -59,6 +59,10 @@ class AutoResult:
     ratios: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
+    def followed_by(self, other: AutoResult) -> AutoResult:
+        """Return the result of both measurements, of which ``other`` started from this one's choice."""
+        return AutoResult(choice=other.choice, ratios=self.ratios | other.ratios, seconds=self.seconds + other.seconds)
+
     def __str__(self) -> str:
         others = ", ".join(f"{name} takes {ratio:.2f} times as long" for name, ratio in self.ratios.items())
         settings = ", ".join(_setting_name(self.choice, name) for name in MARGINS)
@@ -76,12 +80,20 @@ def choose_auto(recipe: Recipe, device: torch.device) -> AutoResult | None:
     """
     if device.type != "cpu" or os.environ.get("ZOO_MEASURE") == "0":
         return None
-    result = None
-    if distributed.current_world().first:
-        first, alternatives = _candidates(recipe, device)
-        if any(alternatives.values()):
-            result = _measure_once(recipe, first, alternatives)
+    result = _measure_all(recipe, device) if distributed.current_world().first else None
     return distributed.broadcast(result)
+
+
+def _measure_all(recipe: Recipe, device: torch.device) -> AutoResult | None:
+    """Measure precision and layout, then threads: a busy machine, which leaves them out, must not change the others."""
+    result, (choice, alternatives) = None, _candidates(recipe, device)
+    for names in (("precision", "channels_last"), ("threads",)):
+        subset = {name: alternatives[name] for name in names}
+        if any(subset.values()):
+            stage = _measure_once(recipe, choice, subset)
+            choice = stage.choice
+            result = stage if result is None else result.followed_by(stage)
+    return result
 
 
 def choose_measured_speed(recipe: Recipe, device: torch.device, say: Say | None = None) -> Speed:

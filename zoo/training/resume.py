@@ -61,8 +61,7 @@ class Session:
                 raise ZooError(info["reason"])
             with self._claim(run):
                 return self._continue(run, recipe, images, self._load_state(run))
-        speed = choose_measured_speed(recipe, self.device, self.display.say)
-        trainer = self._build_trainer(recipe, images, speed)
+        trainer = self._build_trainer(recipe, images)
         run = Run(distributed.broadcast(str(create_run(out, recipe.name).path) if self._is_first else None))
         with self._claim(run):
             try:
@@ -156,7 +155,7 @@ class Session:
         if self._is_first:
             run.drop_rows_after(nimg)
             run.write_recipe(recipe)
-        trainer = self._build_trainer(recipe, images, speed, initialise=state is None)
+        trainer = self._build_trainer(recipe, images, speed=speed, initialise=state is None)
         if state is not None:
             trainer.load_state_dict(state["trainer"])
         return self._train(run, trainer, state)
@@ -185,7 +184,9 @@ class Session:
         if changes:
             self.display.say(f"not bit-exact: {', '.join(changes)}")
 
-    def _build_trainer(self, recipe: Recipe, images: Dataset, speed: Speed, *, initialise: bool = True) -> Trainer:
+    def _build_trainer(
+        self, recipe: Recipe, images: Dataset, *, speed: Speed | None = None, initialise: bool = True
+    ) -> Trainer:
         trainer = Trainer(recipe, images, self.device, reporter=self.display, speed=speed)
         if initialise:
             load_pretrained_backbones(trainer.D, self.display)

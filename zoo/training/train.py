@@ -23,7 +23,6 @@ from zoo.recipes import load_recipe, override_recipe
 from zoo.runtime import distributed
 from zoo.runtime.device import choose_device, keep_thread_count
 from zoo.runtime.speed import Speed, set_compile_cache
-from zoo.training.auto_speed import choose_measured_speed
 from zoo.training.logger import TensorBoardWriter
 from zoo.training.profiling.profiler import StepProfile, profile_steps
 from zoo.training.resume import Session, with_classes
@@ -117,12 +116,11 @@ def profile_recipe(
     images = load_dataset(_data_source(options.data), resolved.data, reporter=display)
     images.require(resolved.train.batch)
     resolved = with_classes(resolved, images)
-    device = choose_device(options.device)
-    speed = choose_measured_speed(resolved, device, display.say)
-    trainer = Trainer(resolved, images, device, reporter=display, speed=speed)
-    display.say(f"{images.description}: {trainer.loader.where}")
-    with contextlib.closing(trainer.loader):
-        return profile_steps(trainer, seconds), trainer.speed
+    with keep_thread_count():
+        trainer = Trainer(resolved, images, choose_device(options.device), reporter=display)
+        display.say(f"{images.description}: {trainer.loader.where}")
+        with contextlib.closing(trainer.loader):
+            return profile_steps(trainer, seconds), trainer.speed
 
 
 def _merge_keywords(options: TrainOptions | None, keywords: dict[str, Any]) -> TrainOptions:
