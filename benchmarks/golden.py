@@ -209,7 +209,7 @@ def run_zoo(command: Sequence[str], *arguments: str) -> str:
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "ZOO_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+    return {**os.environ, "ZOO_OFFLINE": "1", "ZOO_MEASURE": "0", "OMP_NUM_THREADS": "2"}
 
 
 def differences(name: str, expected: Any, found: Any) -> Iterator[str]:

@@ -25,6 +25,7 @@ BLOCK = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 BENCH_METRICS = [
     METRICS[name] for name in ("fid", "kid", "precision", "recall", "coverage", "ssim_nearest", "ssim_pairwise")
 ]
+_PRECISION_COLUMNS = [(precision, layout) for precision in ("fp32", "bf16") for layout in ("NHWC", "NCHW")]
 SHOWN_BASELINES = ("unseen subjects", "train half against half", "black")
 
 
@@ -168,6 +169,22 @@ def train_speed() -> str:
     return markdown_table([*headings, "billion multiply-adds an image>", "million parameters, G / D>"], rows)
 
 
+def precision() -> str:
+    """Return the latest row of each recipe and CPU: the step's time with each setting, and the choice of ``auto``."""
+    latest = {
+        (row["environment"]["cpu"], row["environment"]["threads"], row["name"]): row for row in results("precision")
+    }
+    rows = []
+    for (cpu, threads, name), row in latest.items():
+        step = row["step_s"]
+        times = [f"{1000 * step[f'{precision} {layout}']:,.0f}" for precision, layout in _PRECISION_COLUMNS]
+        ratios = [f"{row[key]:.2f}" for key in ("bf16_ratio", "auto_ratio", "auto_ratio_all")]
+        rows.append([f"`{name}`", cpu, str(threads), str(row["batch"]), *times, ratios[0], row["auto"], *ratios[1:]])
+    columns = [f"{precision}, {layout}, ms>" for precision, layout in _PRECISION_COLUMNS]
+    headings = ["recipe", "CPU", "threads>", "batch>", *columns, "bf16 / fp32>", "auto", "auto / better precision>"]
+    return markdown_table([*headings, "auto / best of four>"], rows)
+
+
 def scaling() -> str:
     rows = []
     for row in results("scaling"):
@@ -299,6 +316,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench": bench,
     "cards": cards,
     "train_speed": train_speed,
+    "precision": precision,
     "scaling": scaling,
     "memory": memory,
     "startup": startup,

@@ -30,7 +30,7 @@ from zoo.core.errors import ZooError
 from zoo.data.dataset import Dataset, load_dataset
 from zoo.recipes import build_networks, summarise_recipe
 from zoo.runtime.device import choose_device, describe_environment
-from zoo.runtime.speed import choose_speed
+from zoo.runtime.speed import Speed
 from zoo.runtime.timer import synchronize
 from zoo.training.profiling import roofline
 from zoo.training.trainer import Trainer
@@ -76,7 +76,7 @@ def measure(name: str, options: argparse.Namespace) -> Row:
     rates = roofline.measure_rates(device)
     ours = statistics.median(ours for _, ours in pairs)
     plain = statistics.median(plain for plain, _ in pairs)
-    shortest = roofline.roofline_seconds(work, rates, choose_speed(recipe, device), recipe.train.batch)
+    shortest = roofline.roofline_seconds(work, rates, Speed(device=device, **warmup["speed"]), recipe.train.batch)
     return {
         "name": name,
         "ratio": statistics.median(plain / ours for plain, ours in pairs),

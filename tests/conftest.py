@@ -12,12 +12,16 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory):
-    before = {name: os.environ.pop(name, None) for name in ("ZOO_CACHE", "ZOO_DATA", "ZOO_WEIGHTS", "ZOO_OFFLINE")}
+    before = {
+        name: os.environ.pop(name, None)
+        for name in ("ZOO_CACHE", "ZOO_DATA", "ZOO_WEIGHTS", "ZOO_OFFLINE", "ZOO_MEASURE")
+    }
     os.environ["ZOO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     os.environ["ZOO_OFFLINE"] = "1"
+    os.environ["ZOO_MEASURE"] = "0"  # no result may depend on a measurement
     yield
-    os.environ.pop("ZOO_CACHE")
-    os.environ.pop("ZOO_OFFLINE")
+    for name in ("ZOO_CACHE", "ZOO_OFFLINE", "ZOO_MEASURE"):
+        os.environ.pop(name)
     os.environ.update({name: value for name, value in before.items() if value is not None})
 
 

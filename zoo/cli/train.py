@@ -111,7 +111,10 @@ def _profile(arguments: Namespace) -> None:
     print_table(["part", "ms>", "share>"], rows)
     step, rates = profile.step, profile.rates
     print(f"a step without timers: {1000 * step:.2f} ms for {profile.batch} images, {profile.batch / step:,.1f} img/s")
+    threads = settings.pop("threads")
     enabled = [value if name == "precision" else name for name, value in settings.items() if value]
+    if threads is not None:
+        enabled.append(f"{threads} thread{'s' if threads != 1 else ''}")
     print(f"speed settings: {', '.join(enabled)}")
     print(
         f"roofline: {1000 * profile.floor:.2f} ms, {profile.floor / step:.0%} of the step: "

@@ -156,7 +156,7 @@ class TrainConfig:
     micro_batch: Count | None = None  # images per forward pass, gradients add up to the batch; null: the whole batch
     update: Literal["simultaneous", "alternating"] = "alternating"  # see zoo.training.trainer
     d_steps: Count = 1  # updates of D, each on another batch, for each update of G
-    precision: Precision = "auto"  # of forward passes; auto: bf16 if the hardware computes in it
+    precision: Precision = "auto"  # of forward passes; auto: on a CPU the faster one, on a GPU bf16 if it has it
     sync_batch_norm: bool = True  # batch norms use the statistics of the batches of all processes
     seed: Annotated[int, Range(low=-(2**63), high=2**63 - 1)] = 0  # of weights, image order and every random draw
     init_from: str | None = None  # run folder or weights file whose weights are the start
@@ -183,7 +183,8 @@ class SpeedConfig:
     ``auto`` is on where the switch was measured to help.
     """
 
-    channels_last: Switch = "auto"  # memory layout NHWC, which convolutions prefer
+    channels_last: Switch = "auto"  # memory layout NHWC, which most convolutions prefer
+    threads: Literal["auto"] | Count = "auto"  # of torch on the CPU
     tf32: Switch = "auto"  # fp32 products with 10 bits of mantissa, on NVIDIA Ampere and later; auto: with bf16
     fused: Switch = "auto"  # one kernel for the whole optimiser step
     # torch.compile; auto: on CUDA; reduce-overhead: also with CUDA graphs, for steps of many small kernels.

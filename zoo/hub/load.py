@@ -22,8 +22,9 @@ from zoo.models.base import Generator, StyleGenerator
 from zoo.recipes import list_models, load_recipe, override_recipe
 from zoo.runtime import rng
 from zoo.runtime.device import choose_device
-from zoo.runtime.speed import Speed, choose_speed
+from zoo.runtime.speed import Speed
 from zoo.runtime.torch_defaults import torch_defaults
+from zoo.training.auto_speed import choose_measured_speed
 from zoo.training.generator_file import load_generator_file
 from zoo.training.run_folder import Run, find_runs, open_run
 
@@ -45,7 +46,7 @@ class LoadedGenerator(nn.Module):
     def __init__(self, generator: Generator, recipe: Recipe, nimg: int, speed: Speed | None = None) -> None:
         super().__init__()
         # The CPU by default: a generator is loaded there, and moves only where its caller asks for it.
-        self.speed = speed or choose_speed(recipe, torch.device("cpu"))
+        self.speed = speed or choose_measured_speed(recipe, torch.device("cpu"))
         self.generator = self.speed.network(generator)
         self.recipe, self.nimg = recipe, nimg
         self.eval().requires_grad_(False)
@@ -309,7 +310,7 @@ def load_generator(
     generator, recipe, nimg = load_generator_file(_locate_weights(source, Path(runs)))
     # Only the switches follow `precision`: the recipe keeps saying how the generator was trained.
     sampled_as = recipe if precision is None else override_recipe(recipe, f"train.precision={precision}")
-    return LoadedGenerator(generator, recipe, nimg, choose_speed(sampled_as, choose_device(device)))
+    return LoadedGenerator(generator, recipe, nimg, choose_measured_speed(sampled_as, choose_device(device)))
 
 
 def require_weights(run: Run) -> Path:

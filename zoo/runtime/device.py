@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,11 +28,23 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
         "cuda": f"{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}" if cuda else None,
         "device": device.type,
         "hardware": torch.cuda.get_device_name(device) if cuda else torch.backends.cpu.get_cpu_capability(),
+        "cpu": None if cuda else cpu_model(),
         "threads": torch.get_num_threads(),  # changes the order of sums
         "precision": precision,
         "processes": distributed.current_world().size,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
+
+
+@functools.cache
+def cpu_model() -> str:
+    """Return the name of the CPU, on Linux with family and model: a virtual machine may hide its full name."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+        values = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+        if "model name" in values:
+            return f"{values['model name']} (family {values.get('cpu family')}, model {values.get('model')})"
+    return platform.processor() or platform.machine()
 
 
 def environment_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -39,6 +53,11 @@ def environment_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str
     if now["device"] != "cpu" and not now["deterministic"]:
         changes.append(f"{now['device']} without --deterministic")
     return changes
+
+
+def is_same_machine(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Return whether two environments name the same device and CPU, as far as the older one names them."""
+    return all(before[key] == now[key] for key in ("device", "hardware", "cpu") if key in before)
 
 
 def reset_peak_memory(device: torch.device) -> None:
@@ -96,6 +115,16 @@ def choose_device(name: str | torch.device) -> torch.device:
 
 
 @contextlib.contextmanager
+def keep_thread_count() -> Iterator[None]:
+    """Set torch's thread count back to what it was when the block ends."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
 def single_threaded_torch() -> Iterator[int]:
     """Keep torch to one thread in the block; yields the number of threads the caller may start instead.
 
@@ -103,8 +132,6 @@ def single_threaded_torch() -> Iterator[int]:
     the work takes.
     """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with keep_thread_count():
+        torch.set_num_threads(1)
         yield threads
-    finally:
-        torch.set_num_threads(threads)

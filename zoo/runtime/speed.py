@@ -46,6 +46,7 @@ class Speed:
     fused: bool = False
     compile: Literal["reduce-overhead"] | bool = False
     reuse_memory: bool = False
+    threads: int | None = None  # None: as torch has it
 
     def to_json(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "device"}
@@ -71,6 +72,8 @@ class Speed:
             torch.backends.cudnn.allow_tf32 = self.tf32
             torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
             torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()  # shapes never change
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
         if self.reuse_memory:
             _keep_freed_memory()
 
@@ -80,8 +83,29 @@ class Speed:
             torch.compiler.cudagraph_mark_step_begin()
 
 
-def choose_speed(recipe: Recipe, device: torch.device, say: Say | None = None) -> Speed:
-    """The switches of ``recipe`` on ``device``; ``say`` gets a line for each that was asked for and is unavailable."""
+@dataclass(frozen=True, kw_only=True)
+class AutoChoice:
+    """What ``auto`` stands for where it was measured or is recorded (see ``zoo.training.auto_speed``)."""
+
+    precision: Literal["fp32", "bf16"]
+    channels_last: bool
+    threads: int | None
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> AutoChoice:
+        """Return the choice in :meth:`Speed.to_json`; earlier versions recorded no threads."""
+        return cls(precision=values["precision"], channels_last=values["channels_last"], threads=values.get("threads"))
+
+
+def choose_speed(
+    recipe: Recipe, device: torch.device, say: Say | None = None, *, auto: AutoChoice | None = None
+) -> Speed:
+    """Return the switches of ``recipe`` on ``device``.
+
+    Args:
+        say: gets a line for each switch that was asked for and is unavailable.
+        auto: what ``auto`` stands for; None: what the hardware says it has.
+    """
     say = say or (lambda line: None)
     config, cuda, cpu = recipe.speed, device.type == "cuda", device.type == "cpu"
     if config.cuda_graphs is True:
@@ -99,16 +123,18 @@ def choose_speed(recipe: Recipe, device: torch.device, say: Say | None = None) -
     old_gpu = None if not cuda or torch.cuda.get_device_capability(device) >= (8, 0) else "needs an Ampere GPU or later"
     no_triton = None if not cuda or importlib.util.find_spec("triton") else "needs the package triton"
     no_glibc = None if platform.libc_ver()[0] == "glibc" else "needs the GNU C library"
-    precision = _choose_precision(recipe.train.precision, device, say)
+    wanted, threads = recipe.train.precision, config.threads
+    precision = auto.precision if auto and wanted == "auto" else _choose_precision(wanted, device, say)
     compiled = switch("compile", config.compile, cuda, no_triton or alone)
     return Speed(
         device=device,
         precision=precision,
-        channels_last=switch("channels_last", config.channels_last, cpu or cuda, None),
+        channels_last=switch("channels_last", config.channels_last, auto.channels_last if auto else cpu or cuda, None),
         tf32=switch("tf32", config.tf32, precision == "bf16", no_cuda or old_gpu),
         fused=switch("fused", config.fused, True, None if cpu or cuda else f"not on {device.type}"),
         compile="reduce-overhead" if compiled and config.compile == "reduce-overhead" else compiled,
         reuse_memory=switch("reuse_memory", config.reuse_memory, cpu, no_glibc),
+        threads=threads if threads != "auto" else auto.threads if auto else None,
     )
 
 

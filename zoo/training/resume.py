@@ -18,9 +18,10 @@ from zoo.data.dataset import Dataset, load_dataset
 from zoo.data.sources import data_address
 from zoo.recipes import load_recipe, override_recipe
 from zoo.runtime import distributed
-from zoo.runtime.device import describe_environment, environment_changes
-from zoo.runtime.speed import choose_speed
+from zoo.runtime.device import describe_environment, environment_changes, is_same_machine
+from zoo.runtime.speed import AutoChoice, Speed, choose_speed
 from zoo.training import checkpoint
+from zoo.training.auto_speed import choose_measured_speed
 from zoo.training.checkpoint_content import check_content
 from zoo.training.logger import TensorBoardWriter
 from zoo.training.loop import Stop, TrainingLoop
@@ -149,8 +150,9 @@ class Session:
 
     def _continue(self, run: Run, recipe: Recipe, images: Dataset, state: _State | None) -> Run:
         nimg = _nimg(state)
+        speed = self._restore_speed(run, recipe, state)
         if state is not None:
-            self._restore_environment(state, recipe)
+            self._report_changes(state, speed)
         is_complete = nimg >= recipe.train.kimg * 1000
         if distributed.broadcast(is_complete and run.info["status"] == "finished" if self._is_first else None):
             self.display.say(f"{run.path} is finished; --kimg M beyond {nimg / 1000:g} extends it")
@@ -158,23 +160,39 @@ class Session:
         if self._is_first:
             run.drop_rows_after(nimg)
             run.write_recipe(recipe)
-        trainer = self._build_trainer(recipe, images, initialise=state is None)
+        trainer = self._build_trainer(recipe, images, speed=speed, initialise=state is None)
         if state is not None:
             trainer.load_state_dict(state["trainer"])
         return self._train(run, trainer, state)
 
-    def _restore_environment(self, state: _State, recipe: Recipe) -> None:
-        """Use the thread count of the checkpoint, and report every other difference that changes bits."""
-        before = state["environment"]
-        if before.get("processes", 1) == distributed.current_world().size:
-            torch.set_num_threads(before["threads"])
-        now = describe_environment(self.device, choose_speed(recipe, self.device).precision)
-        changes = environment_changes(before, now)
+    def _restore_speed(self, run: Run, recipe: Recipe, state: _State | None) -> Speed:
+        """Return the run's own precision, layout and threads; on another machine they are chosen anew."""
+        record = distributed.broadcast(run.info if self._is_first else None)
+        before = (state or record).get("environment")
+        if before is None or not is_same_machine(before, describe_environment(self.device, "")):
+            return choose_measured_speed(recipe, self.device, self.display.say)
+        auto = None  # a run of an early version recorded nothing: the hardware's flags decide, as they did then
+        if "speed" in record:
+            auto = AutoChoice.from_json(record["speed"])
+        speed = choose_speed(recipe, self.device, self.display.say, auto=auto)
+        if recipe.speed.threads == "auto":
+            same_processes = before.get("processes", 1) == distributed.current_world().size
+            speed = replace(speed, threads=before["threads"] if same_processes else None)
+        return speed
+
+    def _report_changes(self, state: _State, speed: Speed) -> None:
+        """Report every difference from the checkpoint that changes bits."""
+        if speed.threads is not None:
+            torch.set_num_threads(speed.threads)
+        now = describe_environment(self.device, speed.precision)
+        changes = environment_changes(state["environment"], now)
         if changes:
             self.display.say(f"not bit-exact: {', '.join(changes)}")
 
-    def _build_trainer(self, recipe: Recipe, images: Dataset, *, initialise: bool = True) -> Trainer:
-        trainer = Trainer(recipe, images, self.device, reporter=self.display)
+    def _build_trainer(
+        self, recipe: Recipe, images: Dataset, *, speed: Speed | None = None, initialise: bool = True
+    ) -> Trainer:
+        trainer = Trainer(recipe, images, self.device, reporter=self.display, speed=speed)
         if initialise:
             load_pretrained_backbones(trainer.D, self.display)
         if initialise and recipe.train.init_from is not None:

@@ -21,7 +21,7 @@ from zoo.core.options import TrainOptions, with_keywords
 from zoo.data.dataset import load_dataset
 from zoo.recipes import load_recipe, override_recipe
 from zoo.runtime import distributed
-from zoo.runtime.device import choose_device
+from zoo.runtime.device import choose_device, keep_thread_count
 from zoo.runtime.speed import Speed, set_compile_cache
 from zoo.runtime.torch_defaults import torch_defaults
 from zoo.training.logger import TensorBoardWriter
@@ -81,7 +81,7 @@ def train(
             tensorboard=options.tensorboard,
             stop=options.stop,
         )
-        with _explain_lost_peers(world):
+        with _explain_lost_peers(world), keep_thread_count():
             if resume is not None:
                 return session.resume(open_run(resume), overrides, options.data)
             assert recipe is not None
@@ -120,10 +120,11 @@ def profile_recipe(
     images = load_dataset(_data_source(options.data), resolved.data, reporter=display)
     images.require(resolved.train.batch)
     resolved = with_classes(resolved, images)
-    trainer = Trainer(resolved, images, choose_device(options.device), reporter=display)
-    display.say(f"{images.description}: {trainer.loader.where}")
-    with contextlib.closing(trainer.loader):
-        return profile_steps(trainer, seconds), trainer.speed
+    with keep_thread_count():
+        trainer = Trainer(resolved, images, choose_device(options.device), reporter=display)
+        display.say(f"{images.description}: {trainer.loader.where}")
+        with contextlib.closing(trainer.loader):
+            return profile_steps(trainer, seconds), trainer.speed
 
 
 def _merge_keywords(options: TrainOptions | None, keywords: dict[str, Any]) -> TrainOptions:

@@ -27,9 +27,10 @@ from zoo.models.batch_norm import batch_norm_momentum, has_dense_norm, synchroni
 from zoo.recipes import build_networks
 from zoo.runtime import distributed, rng
 from zoo.runtime.precision import upcast
-from zoo.runtime.speed import CompiledNetwork, choose_speed, is_compiler_error
+from zoo.runtime.speed import CompiledNetwork, Speed, is_compiler_error
 from zoo.runtime.timer import Timer
 from zoo.training.augment import PASSES, Ada, augment_images
+from zoo.training.auto_speed import choose_measured_speed
 from zoo.training.ema import Ema
 from zoo.training.logger import MeanMeters
 from zoo.training.micro_batch import BatchSampler, MicroBatch, local_batch_size, micro_batch_size, split_batch
@@ -52,12 +53,18 @@ class Trainer:
     """
 
     def __init__(
-        self, recipe: Recipe, data: Dataset, device: torch.device, *, reporter: Reporter | None = None
+        self,
+        recipe: Recipe,
+        data: Dataset,
+        device: torch.device,
+        *,
+        reporter: Reporter | None = None,
+        speed: Speed | None = None,
     ) -> None:
         self.recipe, self.data, self.device = recipe, data, device
         self.reporter = reporter or SilentReporter()
         self.world = distributed.current_world()
-        self.speed = choose_speed(recipe, device, self.reporter.say)
+        self.speed = speed or choose_measured_speed(recipe, device, self.reporter.say)
         self.speed.begin()
         self.timer = Timer(device)
         self._local = local_batch_size(recipe.train.batch, self.world.size)

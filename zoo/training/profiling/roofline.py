@@ -80,7 +80,14 @@ def count_work(recipe: Recipe, data: Dataset) -> StepWork:
     """Count the operations of a step of ``recipe``, from steps of two and of four images in fp32 on the CPU."""
     plain = replace(
         recipe,
-        speed=replace(recipe.speed, compile=False, channels_last=False, reuse_memory=False, fused=False),
+        speed=replace(
+            recipe.speed,
+            compile=False,
+            channels_last=False,
+            threads=torch.get_num_threads(),
+            reuse_memory=False,
+            fused=False,
+        ),
     )
     counted = []
     for batch in (2, 4):
