@@ -135,5 +135,5 @@ def test_unsupported_sizes_are_refused_in_one_line(side: str, resolution: int, p
 
 
 def test_discriminator_names_its_stages() -> None:
-    with pytest.raises(ValueError, match="supports 8 pixels, not 16"):
+    with pytest.raises(ValueError, match="supports up to 32 pixels, not 64"):
         discriminator(64)

@@ -21,7 +21,6 @@ from zoo.core.schema import Count, Positive
 from zoo.models import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
 from zoo.models.layers import (
     MinibatchStd,
-    check_stages,
     clip_output,
     count_doublings,
     glorot_uniform,
@@ -148,8 +147,14 @@ class HaarDiscriminatorConfig(NetworkConfig):
     statistics: Count = 8  # images per group of the minibatch standard deviation
 
     def validate(self, image: ImageSpec) -> None:
-        network = "a Haar discriminator"
-        check_stages(check_patch(image.resolution, self.patch, network), len(self.channels) - 1, network)
+        patches = check_patch(image.resolution, self.patch, "a Haar discriminator")
+        largest = 4 << (len(self.channels) - 1)
+        if patches > largest:
+            raise ValueError(
+                f"a Haar discriminator with {len(self.channels) - 1} stages and patches of {self.patch} supports up to "
+                f"{largest * self.patch} pixels, not {image.resolution}. Add one entry to discriminator.channels for "
+                "every further doubling"
+            )
 
 
 class HaarDiscriminator(Discriminator):
