@@ -213,7 +213,8 @@ def split_names(words: Iterable[str]) -> list[str]:
 
 def requires_features(names: Sequence[str] | None) -> bool:
     """Return whether feature metrics were asked for by name, so that missing weights are an error."""
-    return not {"all", "features", "copies_features", *GROUPS["features"]}.isdisjoint(split_names(names or ()))
+    needing = [metric.name for metric in METRICS.values() if metric.family == "features"]
+    return not {"all", "features", "copies_features", *needing}.isdisjoint(split_names(names or ()))
 
 
 def choose_metrics(names: Sequence[str] | None) -> list[str]:
