@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from common import Row
@@ -18,6 +19,7 @@ SHORT: dict[str, Any] = {"kimg": 100.0, "core_seconds": 12 * CORE_SECONDS_PER_MI
 ABLATED: dict[str, Any] = {"kimg": 30.0, "core_seconds": 12 * CORE_SECONDS_PER_MINUTE}
 LONG: dict[str, Any] = {"kimg": 300.0, "core_seconds": 40 * CORE_SECONDS_PER_MINUTE}
 WIDE: dict[str, Any] = {"kimg": 1000.0, "core_seconds": 40 * CORE_SECONDS_PER_MINUTE}
+HOURS: dict[str, Any] = {"kimg": 1000.0, "core_seconds": 4 * 3600.0}
 PEER: dict[str, Any] = {"kimg": 1000.0, "wall": 9 * 60.0}
 
 PLAIN = ("multires-28", "multires-64", "dcgan-64")
@@ -25,6 +27,20 @@ STABLE = ("multires-28-stable", "multires-64-stable", "dcgan-64-stable")
 # The last one combines the generator and the discriminator of two families.
 FAMILIES = ("stylegan2-64", "fastgan-64", "r3gan-64", "projected-64", "fastgan-r3-64")
 STABLE_128 = ("dcgan-128-stable", "multires-128-stable")
+# Recipes at 128 and 256 pixels that train for hours: the original projects, each with what it must have seen (kimg).
+ORIGINALS = {
+    "dcgan-256": 50.0,
+    "lean-256": 50.0,
+    "dcgan-256-stable": 50.0,
+    "lean-256-stable": 50.0,
+    "dcgan-128": 20.0,
+    "dcgan-128-stable": 20.0,
+    "multires-128": 10.0,
+    "multires-256": 10.0,
+    "stylegan-256": 2.0,
+}
+# Their small images start as those of a generator of 64 pixels, which had 4,800 core-seconds of training.
+WARM = f"train.init_from={Path(recipes.__file__).parent / 'hub/_weights/fastgan-r3-64.safetensors'}"
 BASE_RECIPE = "dcgan-64"  # the seeds and the tutorial are compared with it
 EXTRA_SEEDS = (1, 2)
 PRETRAINED_ON = {"projected": "ImageNet"}  # data that D has seen before, by the first part of a recipe's name
@@ -142,6 +158,17 @@ def plan_128(rows: Sequence[Row]) -> list[Job]:
     return jobs
 
 
+def plan_256(rows: Sequence[Row]) -> list[Job]:
+    """Plan Haar-space networks at 256 and 128 pixels, from the weights of 64 pixels and from fresh ones."""
+    warm = [_job("256", f"{name}+warm", name, (SEED, WARM), **HOURS) for name in ("haar-256", "haar-128")]
+    return [warm[0], _job("256", "haar-256", "haar-256", (SEED,), **HOURS), warm[1]]
+
+
+def plan_originals(rows: Sequence[Row]) -> list[Job]:
+    """Plan the original projects and their stable twins at 128 and 256 pixels."""
+    return [_job("originals", name, name, (SEED,), kimg=kimg) for name, kimg in ORIGINALS.items()]
+
+
 def plan_peer(rows: Sequence[Row]) -> list[Job]:
     """Plan the tutorial, and for the same seconds the recipe with the same layers and the winner."""
     names = dict.fromkeys([BASE_RECIPE, _best_of_64(rows, "peer")[0]["recipe"]])
@@ -156,6 +183,8 @@ PLAN: dict[str, Callable[[Sequence[Row]], list[Job]]] = {
     "long": plan_long,
     "same": plan_same,
     "128": plan_128,
+    "256": plan_256,
+    "originals": plan_originals,
     "peer": plan_peer,
 }
 

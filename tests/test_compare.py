@@ -86,6 +86,17 @@ def test_images_are_fitted_on_request_and_the_result_says_so(sets, capsys):
     assert found["ssim_nearest"]["low"] is None
 
 
+def test_spectra_and_the_extrapolated_fid_are_measured_if_named(sets, capsys):
+    names = ("fid_infinity", "spectrum", "grid")
+    found = compare(capsys, sets / "fakes", sets / "reals", "--metrics", ",".join(names))
+    assert set(found) & set(zoo.metrics.registry.METRICS) == set(names)
+    assert found["fid_infinity"]["note"] == "not available: 128 fakes, fewer than 2000"
+    assert found["spectrum"]["low"] <= found["spectrum"]["value"] <= found["spectrum"]["high"]
+    assert 0 < found["spectrum"]["value"] < 0.5 < found["floors"]["noise"]["spectrum"]["value"]
+    assert 0.5 < found["grid"]["value"] < 3
+    assert "cycles per pixel" in found["definitions"]["spectrum"]
+
+
 def test_the_table_for_people(sets, capsys):
     assert main(["compare", str(sets / "fakes"), str(sets / "reals"), "--metrics", "ssim_nearest,ncc_nearest"]) == 0
     out = capsys.readouterr().out
@@ -102,6 +113,7 @@ def test_the_table_for_people(sets, capsys):
         (["fakes", "reals", "--spaces", "inceptoin"], "did you mean 'inception'"),
         (["fakes", "reals", "--spaces", "timm:a.x,timm:a.y"], "would have the same names"),
         (["fakes", "reals", "--metrics", "copies_features", "--no-floors"], "no Inception weights"),
+        (["fakes", "reals", "--metrics", "fid_infinity", "--no-floors"], "no Inception weights"),
         (["fakes", "reals", "--fit", "pad"], "--fit pad|crop|stretch and --resolution R go together"),
         (["fakes", "small"], "must share one shape"),
         (["fakes", "reals", "--weights", "nowhere.pth", "--metrics", "fid"], "nowhere.pth"),

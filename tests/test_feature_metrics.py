@@ -61,6 +61,35 @@ def test_fid_of_gaussians_is_the_closed_form() -> None:
     assert frechet_distance(x + 7, y + 7) == pytest.approx(truth, rel=1e-9)
 
 
+def test_fid_infinity_removes_the_bias() -> None:
+    """Of normal features: the closed form, which FID exceeds by the more the fewer fakes there are."""
+    rng, width = np.random.default_rng(0), 64
+    a, b = rng.uniform(0.5, 2, width), rng.uniform(0.5, 2, width)
+    reals = gaussian(200, np.zeros(width), np.diag(b), 1)
+    truth = 0.2**2 * width + ((np.sqrt(a) - np.sqrt(b)) ** 2).sum()
+    fakes = rng.normal(0.2, np.sqrt(a), (5000, width))
+    biased = frechet_distance(fakes[:1000], reals)
+    assert biased > truth + 0.8
+    assert fid.fid_infinity(fakes, reals) == pytest.approx(truth, abs=0.15)
+    assert fid.fid_infinity(fakes, reals) == fid.fid_infinity(fakes, reals)
+
+
+def test_fid_infinity_is_the_intercept_of_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = two_sets(120, 20, 4)
+    monkeypatch.setattr(fid, "_Normal", len)
+    monkeypatch.setattr(fid, "_distance", lambda count, _, exact: 12.5 + 300 / count)
+    assert fid.fid_infinity(x, y, smallest=20) == pytest.approx(12.5)
+
+
+def test_fid_infinity_takes_two_thousand_fakes() -> None:
+    x, y = two_sets(2000, 30, 3)
+    found = feature_distances(x, y, ["fid", "fid_infinity"])
+    assert found["fid_infinity"].value == fid.fid_infinity(x, y)
+    assert feature_distances(x[1:], y, ["fid_infinity"])["fid_infinity"].note.endswith("1999 fakes, fewer than 2000")
+    with pytest.raises(ValueError, match="subsets from 50 of 50"):
+        fid.fid_infinity(x[:50], y, smallest=50)
+
+
 @pytest.mark.parametrize(("count", "width"), [(300, 24), (30, 64), (200, 199)])
 def test_fid_of_a_set_with_itself_is_nothing(count: int, width: int) -> None:
     x, _ = two_sets(count, 2, width)

@@ -6,19 +6,20 @@ import pytest
 import torch
 
 from zoo.core.config import ImageSpec
-from zoo.models.r3gan import R3GANConfig, R3GANDiscriminator, R3GANDiscriminatorConfig, ResidualBlock
+from zoo.models.r3gan import R3GANDiscriminator, R3GANDiscriminatorConfig
+from zoo.models.residual import ResidualBlock
 from zoo.recipes import load_recipe
 
 
 def test_residual_block_starts_as_the_identity() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 32, 4, 4)
-    assert torch.equal(ResidualBlock(32, R3GANConfig(), count=4)(x), x)
+    assert torch.equal(ResidualBlock(32, group=16, expansion=2, count=4)(x), x)
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(32, 4), (24, 3), (5, 1), (1, 1)])
 def test_number_of_groups_divides_the_channels(channels: int, groups: int) -> None:
-    convolution = ResidualBlock(channels, R3GANConfig(), count=4).branch[2]
+    convolution = ResidualBlock(channels, group=16, expansion=2, count=4).branch[2]
     assert convolution.groups == groups  # type: ignore[union-attr]
 
 

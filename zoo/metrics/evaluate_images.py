@@ -15,7 +15,7 @@ from zoo.core.errors import ZooError
 from zoo.core.progress import Reporter, SilentReporter
 from zoo.data.image_set import ImageSet, describe_shape
 from zoo.data.subjects import subject_indices
-from zoo.metrics import alarms, confidence, feature_metrics, nearest_image, registry, result_cache
+from zoo.metrics import alarms, confidence, feature_metrics, nearest_image, registry, result_cache, spectrum
 from zoo.metrics.alarms import Alarm
 from zoo.metrics.baselines import baseline_images
 from zoo.metrics.features.extractor import FeatureExtractor
@@ -153,7 +153,10 @@ class ImageEvaluator:
         subjects = [None if images.subjects is None else subject_indices(images.subjects) for images in sets]
         missing = [None] * (2 - len(sets))
         extractors = [extractor.identity for extractor in self.spaces]
-        definitions = list(metric_definitions(self.spaces).values())
+        texts = metric_definitions(self.spaces)
+        if not self._of_family("spectrum"):
+            del texts["spectrum"]  # values that were cached before spectra were measured stay valid
+        definitions = list(texts.values())
         return [*digests, *missing, subjects + missing, extractors, self.metrics, self.intervals, definitions]
 
     def _baseline(self, name: str, images: ImageSet, reals: ImageSet) -> Evaluation:
@@ -238,6 +241,15 @@ class ImageEvaluator:
         for name in self._of_family("ssim"):
             if name != "ssim_nearest":
                 values[name] = self._pairwise(fakes, name)
+        if names := self._of_family("spectrum"):
+            values |= spectrum.compare_spectra(
+                fakes.images,
+                reals.images,
+                names,
+                fake_subjects=fakes.subjects,
+                real_subjects=reals.subjects,
+                intervals=self.intervals,
+            )
         for name, similarities in (("ssim_nearest", scores.ssim), ("ncc_nearest", scores.ncc)):
             if name in self.metrics and similarities is not None:
                 values[name] = self._mean(similarities, fakes)
@@ -336,6 +348,7 @@ def metric_definitions(spaces: Sequence[FeatureExtractor]) -> dict[str, str]:
     """Return the exact definition of every metric."""
     texts = {"alarms": alarms.ALARM_DEFINITION, "ssim": ssim.SSIM_DEFINITION, "ms_ssim": ssim.MS_DEFINITION}
     texts |= {"ncc": nearest_image.NCC_DEFINITION, "distribution": DISTRIBUTION}
+    texts["spectrum"] = spectrum.SPECTRUM_DEFINITION
     for extractor in spaces:
         texts[f"features_{registry.short_extractor_name(extractor.name)}"] = extractor.identity
     return texts

@@ -14,7 +14,7 @@ from zoo.core.progress import Reporter, SilentReporter
 from zoo.data.subjects import subject_indices
 from zoo.metrics import result_cache
 from zoo.metrics.confidence import HalfSamples, confidence_interval, draw_half_samples, share_interval, too_few_note
-from zoo.metrics.fid import frechet_distance, half_fids
+from zoo.metrics.fid import FID_INFINITY_SMALLEST, fid_infinity, frechet_distance, half_fids
 from zoo.metrics.kid import KID_MAX_IMAGES, KID_MIN_IMAGES, half_kids, kernel_distance
 from zoo.metrics.prdc import K_DENSITY, K_PRECISION, Neighbours
 from zoo.metrics.value import MetricValue, missing_value
@@ -22,8 +22,11 @@ from zoo.metrics.value import MetricValue, missing_value
 _Array = np.ndarray
 
 FEATURE_METRICS = ("fid", "kid", "precision", "recall", "density", "coverage")
+# Measured only where it is asked for by name: it takes fifteen FIDs.
+EXTRAPOLATED = "fid_infinity"
 # Fakes and reals without which a metric is not defined.
 _MIN_IMAGES = {"fid": (2, 2), "kid": (2, 2), "density": (1, K_DENSITY + 1), "coverage": (1, K_DENSITY + 1)}
+_MIN_IMAGES[EXTRAPOLATED] = (2 * FID_INFINITY_SMALLEST, 2)
 _MIN_IMAGES |= dict.fromkeys(("precision", "recall"), (K_PRECISION + 1, K_PRECISION + 1))
 _SHARE_OF = {"precision": 0, "recall": 1, "coverage": 1}  # of the fakes (0) or the reals (1)
 
@@ -68,7 +71,7 @@ def feature_distances(
     Args:
         fakes: (N, D) features.
         reals: (M, D) features.
-        metrics: from ``FEATURE_METRICS``.
+        metrics: from ``FEATURE_METRICS``, or ``fid_infinity``.
 
     Returns:
         A value for each metric, ``n`` the number of fakes. Too few images, or features that are not finite, give a
@@ -79,9 +82,9 @@ def feature_distances(
         ValueError: features of different lengths, or subjects whose number is not that of the images.
     """
     for name in metrics:
-        if name not in FEATURE_METRICS:
-            hint = suggest(name, FEATURE_METRICS)
-            raise ZooError(f"unknown metric {name!r} of features{hint}. Choose from {', '.join(FEATURE_METRICS)}")
+        if name not in _MIN_IMAGES:
+            hint = suggest(name, _MIN_IMAGES)
+            raise ZooError(f"unknown metric {name!r} of features{hint}. Choose from {', '.join(_MIN_IMAGES)}")
     options = options or FeatureOptions()
     comparison = _Comparison(np.asarray(fakes), np.asarray(reals), options)
     if not options.use_cache:
@@ -124,7 +127,8 @@ class _Comparison:
         self._draw_half_samples()
         reporter.start("measuring", len(metrics))
         neighbours = (self._neighbours, FEATURE_METRICS[2:])
-        for compute, family in ((self._fid, ("fid",)), (self._kid, ("kid",)), neighbours):
+        singles = ((self._fid, ("fid",)), (self._fid_infinity, (EXTRAPOLATED,)), (self._kid, ("kid",)))
+        for compute, family in (*singles, neighbours):
             names = [name for name in family if name in metrics]
             if possible := [name for name in names if name not in values]:
                 values |= compute(possible)
@@ -185,6 +189,11 @@ class _Comparison:
         if masks := self._half_masks(2, 2):
             replicates = half_fids(self.fakes, self.reals, *(mask[:FEW_REPLICATES] for mask in masks))
         return {"fid": self._with_interval("fid", frechet_distance(self.fakes, self.reals), replicates, note=note)}
+
+    def _fid_infinity(self, names: Sequence[str]) -> dict[str, MetricValue]:
+        # Halves have too few images to be extrapolated.
+        value, note = fid_infinity(self.fakes, self.reals), "no interval: extrapolated from subsets"
+        return {EXTRAPOLATED: MetricValue(value=value, n=len(self.fakes), note=note)}
 
     def _kid(self, names: Sequence[str]) -> dict[str, MetricValue]:
         replicates: _Array = np.empty(0)

@@ -19,7 +19,7 @@ class Metric:
         name: in JSON and on the command line.
         title: in tables.
         better: ``match``: best if it equals that of held-out real images.
-        family: computed from features of a network, SSIM, or scores of nearest training images.
+        family: computed from features of a network, SSIM, power spectra, or scores of nearest training images.
         sentence: how to read it.
         decimals: number of decimals shown.
         default: whether it is measured if no metrics are named.
@@ -28,7 +28,7 @@ class Metric:
     name: str
     title: str
     better: Literal["lower", "higher", "match"]
-    family: Literal["features", "ssim", "copies"]
+    family: Literal["features", "ssim", "spectrum", "copies"]
     sentence: str
     decimals: int = 3
     default: bool = True
@@ -56,6 +56,16 @@ METRICS = {
             decimals=1,
             sentence="Frechet distance between Gaussians fitted to the Inception features of fakes and training images "
             "(Heusel et al. 2017): 0 for equal sets, larger the fewer images there are, so compare at equal n.",
+        ),
+        Metric(
+            name="fid_infinity",
+            title="FID (infinite n)",
+            better="lower",
+            family="features",
+            decimals=1,
+            default=False,
+            sentence="FID extrapolated to infinitely many fakes (Chong and Forsyth 2020) from subsets of 1,000 and "
+            "more: comparable between numbers of fakes.",
         ),
         Metric(
             name="kid",
@@ -132,6 +142,25 @@ METRICS = {
             "above 160 pixels.",
         ),
         Metric(
+            name="spectrum",
+            title="spectrum",
+            better="lower",
+            family="spectrum",
+            default=False,
+            sentence="Largest deviation from 1 of the power of fakes over that of training images, in rings of "
+            "frequency up to 0.4 cycles per pixel: 0 is as sharp as real, above 0.2 is blur or noise.",
+        ),
+        Metric(
+            name="grid",
+            title="grid",
+            better="lower",
+            family="spectrum",
+            decimals=2,
+            default=False,
+            sentence="How far the power at the frequencies of patches of 2, 4 and 8 pixels stands out, over the same "
+            "of training images: about 1 is no grid.",
+        ),
+        Metric(
             name="ncc_nearest",
             title="NCC nearest",
             better="match",
@@ -184,7 +213,8 @@ def split_names(words: Iterable[str]) -> list[str]:
 
 def requires_features(names: Sequence[str] | None) -> bool:
     """Return whether feature metrics were asked for by name, so that missing weights are an error."""
-    return not {"all", "features", "copies_features", *GROUPS["features"]}.isdisjoint(split_names(names or ()))
+    needing = [metric.name for metric in METRICS.values() if metric.family == "features"]
+    return not {"all", "features", "copies_features", *needing}.isdisjoint(split_names(names or ()))
 
 
 def choose_metrics(names: Sequence[str] | None) -> list[str]:

@@ -12,14 +12,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.core.schema import Count
 from zoo.models import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
 from zoo.models.layers import (
-    blur_down,
-    blur_up,
     check_stages,
     clip_output,
     count_doublings,
@@ -27,28 +24,9 @@ from zoo.models.layers import (
     scale_widths,
 )
 from zoo.models.registry import register_architecture
+from zoo.models.residual import normal_convolution, residual_stages
 
-_SLOPE = 0.2
-_GAIN = math.sqrt(2 / (1 + _SLOPE**2))  # He et al. 2015, equation 15
 PAPER_CHANNELS = (768, 768, 768, 768, 384, 192, 96)  # at 4, 8, 16, ... 256 pixels
-
-
-def _convolution(channels: int, out: int, kernel: int, *, groups: int = 1, gain: float = 1.0) -> nn.Conv2d:
-    """Return a convolution without bias and with weights N(0, gain^2 / fan in)."""
-    layer = nn.Conv2d(channels, out, kernel, padding=kernel // 2, groups=groups, bias=False)
-    nn.init.normal_(layer.weight, std=gain / math.sqrt(layer.weight[0].numel()))
-    return layer
-
-
-class BiasedActivation(nn.Module):
-    """Add a bias per channel, then apply a leaky ReLU."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(x + self.bias[:, None, None].to(x.dtype), _SLOPE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,56 +43,8 @@ class R3GANConfig(NetworkConfig):
     embedding: Count = 64  # numbers per class
 
 
-class ResidualBlock(nn.Module):
-    """x + branch(x) (the paper's figure 3, right).
-
-    Args:
-        channels: of input and output.
-        config: of the network.
-        count: residual blocks in the whole network.
-    """
-
-    def __init__(self, channels: int, config: R3GANConfig, count: int) -> None:
-        super().__init__()
-        inner = channels * config.expansion
-        groups = max(1, inner // config.group)
-        while inner % groups:  # widths of thin networks are no multiple of the group
-            groups -= 1
-        # Fixup (Zhang et al. 2019): L^(-1 / (2m - 2)) for m = 3 layers, of which the last starts at zero.
-        gain = _GAIN * count**-0.25
-        self.branch = nn.Sequential(
-            _convolution(channels, inner, 1, gain=gain),
-            BiasedActivation(inner),
-            _convolution(inner, inner, 3, groups=groups, gain=gain),
-            BiasedActivation(inner),
-            _convolution(inner, channels, 1, gain=0.0),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.branch(x)
-
-
-class Resample(nn.Module):
-    """Double (``up``) or halve the resolution, with a 1 x 1 convolution."""
-
-    def __init__(self, channels: int, out: int, *, up: bool) -> None:
-        super().__init__()
-        self.change = _convolution(channels, out, 1) if channels != out else nn.Identity()
-        self.up = up
-
-    def forward(self, x: Tensor) -> Tensor:
-        # The convolution runs at the lower resolution, where it is cheaper.
-        return blur_up(self.change(x)) if self.up else self.change(blur_down(x))
-
-
 def _stages(widths: list[int], config: R3GANConfig, *, up: bool) -> list[nn.Module]:
-    """Return the residual blocks at each of ``widths`` with resampling in between."""
-    layers: list[nn.Module] = []
-    for index, width in enumerate(widths):
-        if index:
-            layers.append(Resample(widths[index - 1], width, up=up))
-        layers += [ResidualBlock(width, config, config.blocks * len(widths)) for _ in range(config.blocks)]
-    return layers
+    return residual_stages(widths, blocks=config.blocks, group=config.group, expansion=config.expansion, up=up)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +66,7 @@ class R3GANGenerator(Generator):
         self.linear = nn.Linear(inputs, widths[0], bias=False)
         nn.init.normal_(self.linear.weight, std=1 / math.sqrt(inputs))
         self.layers = nn.Sequential(*_stages(widths, config, up=True))
-        self.to_image = _convolution(widths[-1], image.channels, 1)
+        self.to_image = normal_convolution(widths[-1], image.channels, 1)
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         if self.embedding is not None:
@@ -156,7 +86,7 @@ class R3GANDiscriminator(Discriminator):
         super().__init__(config, image)
         widths = scale_widths(config.channels[count_doublings(image.resolution) :: -1], config.width)
         last = widths[-1]
-        from_image = _convolution(image.channels, widths[0], 1)
+        from_image = normal_convolution(image.channels, widths[0], 1)
         self.layers = nn.Sequential(from_image, *_stages(widths, config, up=False))
         # Depthwise: the transpose of the generator's basis.
         self.basis = nn.Conv2d(last, last, 4, groups=last, bias=False)

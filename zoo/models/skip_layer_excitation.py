@@ -93,10 +93,14 @@ class FastGANBody(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Map (N, latent) to (N, channels, resolution, resolution)."""
+        return self.to_image(self.features(z))
+
+    def features(self, z: Tensor) -> Tensor:
+        """Map (N, latent) to the last maps (N, C, resolution, resolution) that the image is made of."""
         maps = [self.start(z)]
         for index, block in enumerate(self.blocks, start=1):
             x = block(maps[-1])
             if index >= 4:  # the source is four doublings back
                 x = self.excitations[index - 4](maps[index - 4], x)
             maps.append(x)
-        return self.to_image(maps[-1])
+        return maps[-1]
