@@ -299,6 +299,9 @@ class NetworkConfig:
 
     width: Positive = 1.0  # factor of every channel count in the network (zoo.models.layers.scale_channels)
     spectral_norm: bool = False  # divide each weight matrix by its largest singular value (Miyato et al. 2018)
+    # Of discriminators only, against generators without variety (zoo.models.minibatch_std and packing).
+    minibatch_std: Annotated[int, Range(low=0)] = 0  # images per group whose standard deviation D sees; 0: none
+    packing: Count = 1  # neighbours in the batch that D classifies together
 
     def validate(self, image: ImageSpec) -> None:
         """Check that the network can generate or classify images of this shape.

@@ -282,6 +282,9 @@ class Trainer:
             if self.micro_batch < 2 and has_dense_norm(network):
                 key = "micro_batch" if self.recipe.train.micro_batch else "batch"
                 raise ZooError(f"train.{key}: the {side} normalises over the batch and takes at least 2 images at once")
+        packing = self.recipe.discriminator.config.packing
+        if self.micro_batch % packing:
+            raise ZooError(f"discriminator.packing: {packing} does not divide the {self.micro_batch} images at once")
         return networks
 
     @property
