@@ -177,6 +177,12 @@ def _build_recipe(content: dict[str, Any]) -> Recipe:
         _check_choice("penalties", name, PENALTIES)
         if PENALTIES[name].needs_styles and not hasattr(get_architecture(recipe.generator.arch).generator, "mapping"):
             raise SchemaError(f"penalties.{name}", f"{recipe.generator.arch} has no styles (a mapping network)")
+        step, share = recipe.penalties[name].step, recipe.penalties[name].share
+        if step and PENALTIES[name].estimate is None:
+            able = [key for key, penalty in PENALTIES.items() if penalty.estimate is not None]
+            raise SchemaError(f"penalties.{name}.step", f"finite differences estimate {' and '.join(able)} only")
+        if share < 1 and not step:
+            raise SchemaError(f"penalties.{name}.share", "exact gradients are of all images; set step, such as 0.01")
     _check_packing(recipe)
     return recipe
 

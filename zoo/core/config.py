@@ -83,6 +83,9 @@ class PenaltyConfig:
 
     weight: Schedule | None = None  # null: the penalty's own default; for r1 and r2 from resolution and batch
     every: Count = 1  # steps from one use to the next; the weight is multiplied by it, so that its mean stays
+    # r1 and r2: deviation of the noise over which a finite difference estimates the gradient; 0: exact gradient.
+    step: NonNegative = 0.0
+    share: Annotated[float, Range(above=0, high=1)] = 1.0  # of the images on which the finite difference is taken
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -189,6 +189,11 @@ class Trainer:
             fake = fake.detach().requires_grad_()
         # Compiled networks have no double backward, which gradient penalties need.
         D: Callable[[Tensor, Tensor | None], Tensor] = self.D if _differentiates(terms) else self._compiled["D"]
+
+        def judge(images: Tensor, side: str = "real") -> Tensor:
+            label = None if part.label is None else part.label[: len(images)]
+            return D(self._augment(part, images, phase, side), label)
+
         auxiliary: dict[str, Tensor] = {}
         real_logits = None
         if real is not None and phase == "D" and self.objective.auxiliary:
@@ -204,7 +209,7 @@ class Trainer:
             z=part.z,
             label=part.label,
             auxiliary=auxiliary,
-            judge=lambda x: self.D(self._augment(part, x, phase, "real"), part.label),
+            judge=judge,
             G=self.G,
         )
 
@@ -212,7 +217,8 @@ class Trainer:
         if part.draws is None:
             return images
         assert self.recipe.augment is not None
-        return augment_images(images, part.draws[:, PASSES.index(f"{phase} {kind}")], self.recipe.augment.policy)
+        draws = part.draws[: len(images), PASSES.index(f"{phase} {kind}")]
+        return augment_images(images, draws, self.recipe.augment.policy)
 
     def _backward(
         self, phase: Phase, terms: list[Term], outputs: StepOutputs, share: float, *, retain_graph: bool = False
