@@ -92,7 +92,12 @@ FAST_CASES = [
     ("multires-28", []),
     (
         "stylegan2-64",
-        ["discriminator.packing=2", "discriminator.minibatch_std=2", "penalties={r1: {step: 0.01, share: 0.5}}"],
+        [
+            "discriminator.packing=2",
+            "discriminator.minibatch_std=2",
+            "penalties={r1: {step: 0.01, share: 0.5}}",
+            "ema.snapshot_stds=[0.1]",
+        ],
     ),
 ]
 SLOW_CASES = [

@@ -21,6 +21,7 @@ from zoo.core.schema import Count, NonNegative, Positive, Range, Share, to_plain
 Precision = Literal["auto", "fp32", "bf16"]
 Switch = Literal["auto"] | bool
 Decay = Annotated[float, Range(low=0, below=1)]  # of an exponential average; 1 would never forget
+PowerStd = Annotated[float, Range(above=0, below=0.28)]  # of a power-function average, relative to the run's length
 
 # Keys of `train:` that change no weight of a run, and so are left out of its digest.
 _TRAIN_KEYS_OUTSIDE_DIGEST = (
@@ -142,7 +143,10 @@ class EmaConfig:
     ramp: Positive | None = 0.05  # limits the half-life to this share of the images seen so far; null: no limit
     # Replaces both by a power-function average (Karras et al. 2024): its standard deviation relative to the training
     # so far; 0.28 is just below that of a plain mean.
-    power_std: Annotated[float, Range(above=0, below=0.28)] | None = None
+    power_std: PowerStd | None = None
+    # Further averages by a power of these deviations, whose snapshots `zoo ema` combines to any other.
+    snapshot_stds: tuple[PowerStd, ...] = ()
+    snapshot_kimg: Positive = 20.0  # kimg from one snapshot to the next
 
 
 @dataclass(frozen=True, kw_only=True)

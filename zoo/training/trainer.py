@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.core.config import Recipe
+from zoo.core.config import EmaConfig, Recipe
 from zoo.core.errors import ZooError, error_message
 from zoo.core.progress import Reporter, SilentReporter
 from zoo.data.dataset import Dataset
@@ -43,6 +43,7 @@ class Trainer:
     Attributes:
         G, D: networks being trained.
         ema: averaged generator.
+        snapshot_emas: further averages, of which snapshots are kept (``ema.snapshot_stds``).
         nimg: images seen so far.
         meters: means of losses and logits since the last row of the log.
         speed: speed switches that are on.
@@ -64,6 +65,7 @@ class Trainer:
         self.micro_batch = micro_batch_size(recipe.train.micro_batch, self._local)
         self.G, self.D = self._build_networks()
         self.ema = Ema(self.G, recipe.ema)
+        self.snapshot_emas = [Ema(self.G, EmaConfig(power_std=std)) for std in recipe.ema.snapshot_stds]
         if self.world.size > 1 and recipe.train.sync_batch_norm:
             synchronise_batch_norms(self.G)
             synchronise_batch_norms(self.D)
@@ -126,7 +128,8 @@ class Trainer:
             self.ada.update(config.batch)
         self.nimg += config.batch
         with self.timer("ema"):
-            self.ema.update(self.G, self.nimg, config.batch)
+            for ema in (self.ema, *self.snapshot_emas):
+                ema.update(self.G, self.nimg, config.batch)
 
     def _update_discriminator(self, micro_batches: list[MicroBatch]) -> None:
         """Update D on real images and detached fakes."""
@@ -335,6 +338,7 @@ class Trainer:
             "memory": self.objective.memory.state_dict(),
             "ada": self.ada.state_dict() if self.ada is not None else None,
             "micro_batch": self.micro_batch if self.micro_batch < self._local else None,
+            "snapshot_emas": [ema.module.state_dict() for ema in self.snapshot_emas],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -342,6 +346,8 @@ class Trainer:
         self.G.load_state_dict(state["generator"])
         self.D.load_state_dict(state["discriminator"])
         self.ema.module.load_state_dict(state["ema"])
+        for ema, weights in zip(self.snapshot_emas, state.get("snapshot_emas", []), strict=True):
+            ema.module.load_state_dict(weights)
         for phase, optimizer in self.optimizers.items():
             load_optimizer_state(optimizer, state["optimizers"][phase], fused=self.speed.fused)
         self.meters.load_gathered(state["meters"], self.world, self.device)
