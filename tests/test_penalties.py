@@ -11,7 +11,16 @@ from zoo.core.config import ImageSpec
 from zoo.core.errors import ZooError
 from zoo.data.dataset import load_dataset
 from zoo.losses.objective import Objective
-from zoo.losses.penalties import PENALTIES, LeCam, PathLength, default_gamma, interpolated_penalty
+from zoo.losses.penalties import (
+    PENALTIES,
+    LeCam,
+    PathLength,
+    centre,
+    default_gamma,
+    finite_difference,
+    gradient_penalty,
+    interpolated_penalty,
+)
 from zoo.losses.step_outputs import StepOutputs
 from zoo.models.stylegan2 import StyleGAN2Generator, StyleGAN2GeneratorConfig
 from zoo.training.trainer import Trainer
@@ -52,6 +61,101 @@ def test_interpolated_penalty_samples_between_the_pair():
     torch.manual_seed(0)
     penalty = interpolated_penalty(step(real=real, fake=fake, judge=lambda x: x.square().flatten(1).sum(1)), centre=0)
     assert penalty.item() == pytest.approx(4 * 13 / 3, rel=0.05)  # the mean of (2x)^2 over [1, 3]
+
+
+def differences(network, x, **options):
+    """The estimate for real images, through a judge as the trainer gives it."""
+    parts = {"real": x, "real_logits": network(x), "judge": lambda images, side: network(images)}
+    return finite_difference(step(**parts), "real", **{"scale": 0.01, "share": 1.0, **options})
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_finite_difference_of_a_linear_critic(share):
+    """E (w n)^2 = |w|^2, with a relative deviation of sqrt(2 / images)."""
+    torch.manual_seed(0)
+    weight = torch.randn(9, dtype=torch.float64)
+    sizes = []
+
+    def critic(x):
+        sizes.append(len(x))
+        return x.flatten(1) @ weight
+
+    value = differences(critic, torch.randn(16384, 1, 3, 3, dtype=torch.float64), share=share)
+    exact = 0.5 * weight.square().sum().item()
+    assert value.item() == pytest.approx(exact, rel=4 * math.sqrt(2 / (share * 16384)))
+    assert sizes == [16384, share * 16384, share * 16384]
+
+
+def test_finite_difference_of_a_curved_critic_by_hand():
+    """For x^2: ((2 x s n + s^2 n^2) / s)^2 / 2 has the mean 2 x^2 + 3 s^2 / 2."""
+    x = torch.full((200000, 1, 1, 1), 0.5, dtype=torch.float64)
+    torch.manual_seed(0)
+    value = differences(lambda x: x.square().flatten(1).sum(1), x, scale=0.5)
+    assert value.item() == pytest.approx(2 * 0.25 + 1.5 * 0.25, rel=0.03)
+
+
+@pytest.mark.parametrize("name", ["r3gan-64", "fastgan-64", "lean-256"])
+def test_finite_difference_estimates_r1_of_any_critic(name):
+    """Also with several logits, dropout and spectral norms; batch norms would couple images."""
+    torch.manual_seed(0)
+    D = recipes.create(name, "data.resolution=32", "discriminator.width=0.1")[1].double().eval()
+    for module in D.modules():
+        module.training = isinstance(module, torch.nn.Dropout)
+    x = torch.rand(256, 1, 32, 32, dtype=torch.float64).requires_grad_()
+    torch.manual_seed(1)
+    logits = D(x)
+    (gradient,) = torch.autograd.grad(logits.sum(), x, retain_graph=True)
+    squares = gradient.square().sum((1, 2, 3))
+    parts = {"real": x, "real_logits": logits, "judge": lambda images, side: D(images)}
+    value = finite_difference(step(**parts), "real", scale=1e-5, share=1.0).item()
+    exact = gradient_penalty(x, logits).item()
+    # (g n)^2 has the variance 2 |g|^4.
+    assert value == pytest.approx(exact, abs=4 * 0.5 * (2 * squares.square().sum()).sqrt().item() / 256)
+
+
+def test_both_passes_of_a_difference_use_the_same_spectral_norms():
+    """One step of power iteration between them would look like a slope."""
+    torch.manual_seed(0)
+    layer = torch.nn.utils.parametrizations.spectral_norm(nn.Linear(16, 8)).double()
+    nn.init.normal_(layer.parametrizations.weight[0]._v)  # the iteration starts from it, far from converged
+    x = torch.rand(64, 1, 4, 4, dtype=torch.float64)
+    parts = {"real": x, "real_logits": torch.zeros(64, 8), "judge": lambda images, side: layer(images.flatten(1))}
+    value = finite_difference(step(**parts), "real", scale=1e-4, share=1.0).item()
+    layer.eval()
+    exact = 0.5 * layer.weight.sum(0).square().sum().item()
+    assert value == pytest.approx(exact, rel=4 * math.sqrt(2 / 64))
+
+
+def test_finite_differences_train_without_second_derivatives():
+    options = ["penalties={r1: {step: 0.01, share: 0.25}, r2: {step: 0.01}, centre: {}}", "data.resolution=16"]
+    options += ["augment={name: diffaugment}", "discriminator.packing=2", "train.batch=8"]
+    resolved = recipes.load_recipe("fastgan-r3-64", [*options, "generator.width=0.1", "discriminator.width=0.1"])
+    trainer = Trainer(resolved, load_dataset("phantoms:2", resolved.data), torch.device("cpu"))
+    assert not any(term.differentiates for term in trainer.objective.terms)
+    sizes = []
+    trainer.D.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    trainer.step()
+    assert sizes == [8, 8, 2, 2, 8, 8, 8, 8]  # real and fake; r1 on a quarter, r2 on all; G's phase
+    assert trainer.find_nonfinite() is None
+    assert {"r1", "r2", "centre"} <= trainer.meters.sums.keys()
+
+
+def test_centre_of_pairs_by_hand():
+    logits = {"real_logits": torch.tensor([1.0, 3.0]), "fake_logits": torch.tensor([-1.0, -1.0])}
+    assert centre(step(**logits)).item() == pytest.approx((0 + 4) / 2)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("penalties={gp1: {step: 0.01}}", r"penalties\.gp1\.step: finite differences estimate r1 and r2 only"),
+        ("penalties={r1: {share: 0.5}}", r"penalties\.r1\.share: exact gradients are of all images; set step"),
+        ("penalties={r1: {step: -1}}", r"penalties\.r1\.step: must be at least 0"),
+    ],
+)
+def test_mistakes_of_finite_differences(override, words):
+    with pytest.raises(ZooError, match=words):
+        recipes.load_recipe("dcgan-64", [override])
 
 
 def test_lecam_keeps_logits_near_the_other_sides_mean():

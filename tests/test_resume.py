@@ -90,6 +90,15 @@ FAST_CASES = [
     ("dcgan-64", ["augment={name: ada, speed_kimg: 0.1, target: 0.0}", "train.d_steps=2", "ema.power_std=0.1"]),
     ("stylegan-256", ["train.micro_batch=2", "data.order=replacement"]),
     ("multires-28", []),
+    (
+        "stylegan2-64",
+        [
+            "discriminator.packing=2",
+            "discriminator.minibatch_std=2",
+            "penalties={r1: {step: 0.01, share: 0.5}}",
+            "ema.snapshot_stds=[0.1]",
+        ],
+    ),
 ]
 SLOW_CASES = [
     *(("dcgan-64", [f"loss.name={loss}"]) for loss in LOSSES),

@@ -83,15 +83,24 @@ def build_networks(recipe: Recipe, device: str = "cpu") -> tuple[Generator, Disc
     import torch
 
     from zoo.models.layers import apply_spectral_norm
+    from zoo.models.minibatch_std import add_minibatch_std
+    from zoo.models.packing import PackedDiscriminator
     from zoo.models.registry import get_architecture
 
+    config = recipe.discriminator.config
+    packed = replace(recipe.image, channels=recipe.image.channels * config.packing)
+    build_discriminator = get_architecture(recipe.discriminator.arch).discriminator
     with torch.device(device):
         G = get_architecture(recipe.generator.arch).generator(recipe.generator.config, recipe.image)  # type: ignore[call-arg]
-        D = get_architecture(recipe.discriminator.arch).discriminator(recipe.discriminator.config, recipe.image)
+        D = build_discriminator(config, packed)
         for network, choice in ((G, recipe.generator), (D, recipe.discriminator)):
             if choice.config.spectral_norm:
                 apply_spectral_norm(network)
-    return G, D
+    if config.minibatch_std:
+        with torch.device("meta"):
+            probe = build_discriminator(config, packed)
+        add_minibatch_std(D, probe, config.minibatch_std)
+    return G, D if config.packing == 1 else PackedDiscriminator(D, recipe.image, config.packing)
 
 
 def build_generator(recipe: Recipe, device: str = "cpu") -> Generator:
@@ -183,7 +192,31 @@ def _build_recipe(content: dict[str, Any]) -> Recipe:
         _check_choice("penalties", name, PENALTIES)
         if PENALTIES[name].needs_styles and not hasattr(get_architecture(recipe.generator.arch).generator, "mapping"):
             raise SchemaError(f"penalties.{name}", f"{recipe.generator.arch} has no styles (a mapping network)")
+        step, share = recipe.penalties[name].step, recipe.penalties[name].share
+        if step and PENALTIES[name].estimate is None:
+            able = [key for key, penalty in PENALTIES.items() if penalty.estimate is not None]
+            raise SchemaError(f"penalties.{name}.step", f"finite differences estimate {' and '.join(able)} only")
+        if share < 1 and not step:
+            raise SchemaError(f"penalties.{name}.share", "exact gradients are of all images; set step, such as 0.01")
+    _check_packing(recipe)
     return recipe
+
+
+def _check_packing(recipe: Recipe) -> None:
+    """Check that D can classify several images together."""
+    packing = recipe.discriminator.config.packing
+    if packing == 1:
+        return
+    path = "discriminator.packing"
+    if recipe.image.classes:
+        raise SchemaError(path, "does not go with classes, which may differ within a pack; leave it at 1")
+    size = recipe.train.micro_batch or recipe.train.batch
+    if size % packing:
+        raise SchemaError(path, f"{packing} does not divide the {size} images that pass through D at once")
+    try:
+        recipe.discriminator.config.validate(replace(recipe.image, channels=packing * recipe.image.channels))
+    except ValueError as error:
+        raise SchemaError(path, f"{error} (packing times data.channels)") from None
 
 
 def _build_choice(side: str, section: dict[str, Any], data: DataConfig) -> NetworkChoice:
@@ -198,6 +231,11 @@ def _build_choice(side: str, section: dict[str, Any], data: DataConfig) -> Netwo
     config = from_plain(kind, section, side)
     if config.spectral_norm and not kind.spectral:
         raise SchemaError(f"{side}.spectral_norm", f"does not go with {arch}, which scales its weights itself")
+    for key, off in (("minibatch_std", 0), ("packing", 1)):
+        if side == "generator" and getattr(config, key) != off:
+            raise SchemaError(f"generator.{key}", f"only discriminators see batches; set discriminator.{key}")
+    if config.minibatch_std == 1:
+        raise SchemaError(f"{side}.minibatch_std", "a group of 1 has no deviation; set 0 for none, or at least 2")
     if data.labels is not None and not kind.conditional:
         able = [a for a in list_architectures() if getattr(get_architecture(a), f"{side}_config").conditional]
         raise SchemaError("data.labels", f"the {side} of {arch} takes no classes; these do: {', '.join(able)}")

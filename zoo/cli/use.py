@@ -1,4 +1,4 @@
-"""Commands that use trained generators: ``sample``, ``interpolate``, ``weights``."""
+"""Commands that use trained generators: ``sample``, ``interpolate``, ``ema``, ``weights``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEFAULT_COUNT = 64  # images of `zoo sample`
 
 
 def add_use_commands(commands: Commands) -> None:
-    """Add ``sample``, ``interpolate`` and ``weights``."""
+    """Add ``sample``, ``interpolate``, ``ema`` and ``weights``."""
     p = add_command(commands, _sample, "sample", "sample images from a trained generator")
     p.add_argument("source", metavar="RUN|FILE|NAME")
     p.add_argument("-n", type=int, help="number of images (default: 64)")
@@ -33,6 +33,13 @@ def add_use_commands(commands: Commands) -> None:
     ):
         p.add_argument(flag, dest=name, type=int, default=default, help=f"{text} (default: {default})")
     add_shared(p, "--seed", "--truncation", "--device")
+
+    p = add_command(commands, _ema, "ema", "average a run's generators over more or less of it, after training")
+    p.add_argument("run", metavar="RUN", help="a run with ema.snapshot_stds")
+    p.add_argument("--std", required=True, metavar="S,...", help="deviation relative to the training, such as 0.05")
+    p.add_argument("--kimg", type=float, help="thousands of images after which it is taken (default: all)")
+    p.add_argument("--out", metavar="FILE.safetensors", help="(default: RUN/ema-S.safetensors)")
+    add_shared(p, "--device")
 
     add_command(commands, _weights, "weights", "list pretrained generators that load by name")
 
@@ -89,6 +96,26 @@ def _interpolate(arguments: Namespace) -> None:
     count = save_walk(generator, Path(out), **keywords)
     document = {"out": out, "frames": count, "seed": arguments.seed, "recipe": generator.recipe.name}
     print_result(arguments, document, f"{out}: {count} frames")
+
+
+def _ema(arguments: Namespace) -> None:
+    from zoo.training.posthoc_ema import reconstruct_ema
+
+    try:
+        stds = [float(text) for text in arguments.std.split(",")]
+    except ValueError:
+        raise ZooError(f"--std {arguments.std}: must be numbers separated by commas, such as 0.05,0.1") from None
+    if arguments.out and len(stds) > 1:
+        raise ZooError("--out: takes one file, and --std lists several; leave it out")
+    documents = []
+    for std in stds:
+        options = {"kimg": arguments.kimg, "out": arguments.out, "device": arguments.device}
+        path, error = reconstruct_ema(arguments.run, std, **options)
+        documents.append({"out": str(path), "std": std, "error": error})
+        if not arguments.json:
+            print(f"{path}: power_std {std:g}, error of the profile {error:.1%}")
+    if arguments.json:
+        print_json(documents)
 
 
 def _weights(arguments: Namespace) -> None:

@@ -22,6 +22,7 @@ from zoo.core.schema import Count, NonNegative, Positive, Range, Share, to_plain
 Precision = Literal["auto", "fp32", "bf16"]
 Switch = Literal["auto"] | bool
 Decay = Annotated[float, Range(low=0, below=1)]  # of an exponential average; 1 would never forget
+PowerStd = Annotated[float, Range(above=0, below=0.28)]  # of a power-function average, relative to the run's length
 
 MAX_RESOLUTION = 8192  # pixels per side
 
@@ -88,6 +89,9 @@ class PenaltyConfig:
 
     weight: Schedule | None = None  # null: the penalty's own default; for r1 and r2 from resolution and batch
     every: Count = 1  # steps from one use to the next; the weight is multiplied by it, so that its mean stays
+    # r1 and r2: deviation of the noise over which a finite difference estimates the gradient; 0: exact gradient.
+    step: NonNegative = 0.0
+    share: Annotated[float, Range(above=0, high=1)] = 1.0  # of the images on which the finite difference is taken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +148,10 @@ class EmaConfig:
     ramp: Positive | None = 0.05  # limits the half-life to this share of the images seen so far; null: no limit
     # Replaces both by a power-function average (Karras et al. 2024): its standard deviation relative to the training
     # so far; 0.28 is just below that of a plain mean.
-    power_std: Annotated[float, Range(above=0, below=0.28)] | None = None
+    power_std: PowerStd | None = None
+    # Further averages by a power of these deviations, whose snapshots `zoo ema` combines to any other.
+    snapshot_stds: tuple[PowerStd, ...] = ()
+    snapshot_kimg: Positive = 20.0  # kimg from one snapshot to the next
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,6 +313,9 @@ class NetworkConfig:
     # factor of every channel count in the network (zoo.models.layers.scale_channels)
     width: Annotated[float, Range(above=0, high=64)] = 1.0
     spectral_norm: bool = False  # divide each weight matrix by its largest singular value (Miyato et al. 2018)
+    # Of discriminators only, against generators without variety (zoo.models.minibatch_std and packing).
+    minibatch_std: Annotated[int, Range(low=0)] = 0  # images per group whose standard deviation D sees; 0: none
+    packing: Count = 1  # neighbours in the batch that D classifies together
 
     def validate(self, image: ImageSpec) -> None:
         """Check that the network can generate or classify images of this shape.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, cast
 
 import torch
@@ -138,11 +139,14 @@ def _penalty_terms(recipe: Recipe) -> Iterator[Term]:
         weight = config.weight
         if weight is None:  # the default depends on the recipe, so that the YAML cannot state it
             weight = Schedule.parse(penalty.weight(recipe.data.resolution, recipe.train.batch))
+        function, differentiates = penalty.make(), penalty.differentiates
+        if config.step and penalty.estimate is not None:
+            function, differentiates = partial(penalty.estimate, scale=config.step, share=config.share), None
         yield Term(
             name=name,
             phase=penalty.phase,
-            function=penalty.make(),
+            function=function,
             weight=weight,
             every=config.every,
-            differentiates=penalty.differentiates,
+            differentiates=differentiates,
         )

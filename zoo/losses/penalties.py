@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from zoo.losses.step_outputs import StepOutputs
-from zoo.runtime import distributed
+from zoo.runtime import distributed, rng
 from zoo.runtime.precision import upcast
 
 Differentiated = Literal["real", "fake", "between", "styles"]
@@ -32,6 +33,7 @@ class Penalty:
         phase: whose objective it belongs to.
         differentiates: what it takes a gradient with respect to; training it then needs second derivatives.
         needs_styles: G must have a mapping network.
+        estimate: returns the same value of a step by finite differences (see :func:`finite_difference`); None for most.
     """
 
     make: Callable[[], Callable[[StepOutputs], Tensor]]
@@ -39,6 +41,7 @@ class Penalty:
     phase: Literal["D", "G"] = "D"
     differentiates: Differentiated | None = None
     needs_styles: bool = False
+    estimate: Callable[..., Tensor] | None = None
 
 
 def default_gamma(resolution: int, batch: int) -> float:
@@ -71,6 +74,45 @@ def r1(step: StepOutputs) -> Tensor:
 def r2(step: StepOutputs) -> Tensor:
     """Return :func:`gradient_penalty` of fake images."""
     return gradient_penalty(step.fake, step.fake_logits)
+
+
+def finite_difference(step: StepOutputs, side: Literal["real", "fake"], *, scale: float, share: float) -> Tensor:
+    """Estimate :func:`gradient_penalty` without a gradient of a gradient.
+
+    The mean of ((D(x + scale n) - D(x)) / scale)^2 / 2 over normal noise n (Hyun et al. 2025, arXiv:2509.24935; Lin et
+    al. 2025, arXiv:2511.22475). Both passes are in fp32: a small difference loses its digits in bf16.
+
+    Args:
+        side: images on which it is taken.
+        scale: deviation of the noise.
+        share: of the images of a micro-batch, its first ones.
+    """
+    images, logits = (step.real, step.real_logits) if side == "real" else (step.fake, step.fake_logits)
+    assert images is not None
+    assert logits is not None
+    assert step.judge is not None
+    pack = len(images) // len(logits)  # images that D classifies together
+    x = images[: pack * max(1, round(share * len(logits)))].detach()
+    seed = torch.initial_seed()
+    generator = torch.Generator(x.device).manual_seed(rng.derive_seed(seed, "difference", side))
+    noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+    # Both passes draw the same dropout and share one step of power iteration: they differ by the noise alone.
+    values = []
+    with parametrize.cached():
+        for point in (x, x + scale * noise):
+            torch.manual_seed(seed)
+            values.append(upcast(step.judge(point, side=side)))
+    slopes = ((values[1] - values[0]) / scale).reshape(len(x) // pack, -1).sum(1)  # of an image's logits together
+    return 0.5 * slopes.square().sum() / len(x)
+
+
+def centre(step: StepOutputs) -> Tensor:
+    """Return (D(real) + D(fake))^2, in pairs: keeps relativistic logits about zero.
+
+    Lin et al. 2025, arXiv:2511.22475.
+    """
+    assert step.real_logits is not None
+    return (upcast(step.real_logits) + upcast(step.fake_logits)).square().mean()
 
 
 def interpolated_penalty(step: StepOutputs, centre: float) -> Tensor:
@@ -178,8 +220,18 @@ class PathLength(RunningMeans):
 
 
 PENALTIES = {
-    "r1": Penalty(make=lambda: r1, weight=default_gamma, differentiates="real"),
-    "r2": Penalty(make=lambda: r2, weight=default_gamma, differentiates="fake"),
+    "r1": Penalty(
+        make=lambda: r1,
+        weight=default_gamma,
+        differentiates="real",
+        estimate=partial(finite_difference, side="real"),
+    ),
+    "r2": Penalty(
+        make=lambda: r2,
+        weight=default_gamma,
+        differentiates="fake",
+        estimate=partial(finite_difference, side="fake"),
+    ),
     "gp1": Penalty(
         make=lambda: partial(interpolated_penalty, centre=1.0),
         weight=lambda size, batch: 10.0,
@@ -190,6 +242,7 @@ PENALTIES = {
         weight=lambda size, batch: 10.0,
         differentiates="between",
     ),
+    "centre": Penalty(make=lambda: centre, weight=lambda size, batch: 0.01),
     "lecam": Penalty(make=LeCam, weight=lambda size, batch: 0.1),
     "path_length": Penalty(
         make=PathLength, weight=lambda size, batch: 2.0, phase="G", differentiates="styles", needs_styles=True

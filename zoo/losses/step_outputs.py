@@ -22,7 +22,8 @@ class StepOutputs:
         z: latents (N, dim) of ``fake``.
         label: classes (N,) int64 of ``real`` and ``fake``; None where there are no classes.
         auxiliary: D's own losses on ``real`` in its own phase (see ``zoo.models.base.Discriminator.judged``).
-        judge: from images to logits: D after the augmentation of ``real``.
+        judge: from the first images (n, C, H, W) of the batch, or others in their place, to logits: D after the
+            augmentation of ``real``, or with ``side="fake"`` of ``fake``.
         G: the generator.
     """
 
@@ -34,5 +35,5 @@ class StepOutputs:
     z: Tensor | None = None
     label: Tensor | None = None
     auxiliary: dict[str, Tensor] = field(default_factory=dict)
-    judge: Callable[[Tensor], Tensor] | None = None
+    judge: Callable[..., Tensor] | None = None
     G: nn.Module | None = None

@@ -200,13 +200,17 @@ class MinibatchStd(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C + 1, H, W)."""
         n, _, h, w = x.shape
+        return torch.cat([x, self.deviations(x)[:, None, None, None].expand(n, 1, h, w).to(x.dtype)], 1)
+
+    def deviations(self, x: Tensor) -> Tensor:
+        """Return each image's mean deviation within its group, (N,) in fp32, from maps or features (N, ...)."""
+        n = len(x)
         group = max(size for size in range(1, min(self.group, n) + 1) if n % size == 0)
         # Neighbours form a group, so that micro-batches of whole groups give the same numbers.
         groups = x.float().unflatten(0, (n // group, group))
         # 1e-8 keeps the gradient of the root finite where all images agree.
-        std = (groups.var(1, correction=0) + 1e-8).sqrt().mean((1, 2, 3))
-        channel = std.repeat_interleave(group)[:, None, None, None].expand(n, 1, h, w).to(x.dtype)
-        return torch.cat([x, channel], 1)
+        std = (groups.var(1, correction=0) + 1e-8).sqrt().mean(tuple(range(1, x.dim())))
+        return std.repeat_interleave(group)
 
 
 # Class labels

@@ -44,7 +44,8 @@ def count_parameters(network: nn.Module) -> int:
 def summarise_networks(G: Generator, D: Discriminator, image: ImageSpec) -> tuple[NetworkSummary, NetworkSummary]:
     """Return layer tables of a generator and a discriminator on the meta device."""
     z = torch.empty(1, G.latent.dim, device="meta")
-    x = torch.empty(1, image.channels, image.resolution, image.resolution, device="meta")
+    packing = getattr(D, "packing", 1)  # images that D classifies together
+    x = torch.empty(packing, image.channels, image.resolution, image.resolution, device="meta")
     label = torch.zeros(1, dtype=torch.int64, device="meta") if image.classes else None
     return _summarise_network(G.eval(), z, label), _summarise_network(D.eval(), x, label)
 
@@ -66,7 +67,8 @@ def _summarise_network(network: nn.Module, inputs: Tensor, label: Tensor | None)
         network(inputs, label)
     for hook in hooks:
         hook.remove()
-    macs = _count_row_macs(rows, counter, type(network).__name__)
+    images = len(inputs)
+    macs = {name: count // images for name, count in _count_row_macs(rows, counter, type(network).__name__).items()}
     layers = [
         LayerSummary(
             name=name,
@@ -77,7 +79,7 @@ def _summarise_network(network: nn.Module, inputs: Tensor, label: Tensor | None)
         )
         for name, module in rows.items()
     ]
-    total = counter.get_total_flops() // _OPERATIONS_PER_MAC
+    total = counter.get_total_flops() // _OPERATIONS_PER_MAC // images
     return NetworkSummary(layers=layers, parameters=count_parameters(network), macs=total)
 
 

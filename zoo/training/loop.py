@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from zoo.core.console import Display
 from zoo.core.errors import Interrupted, ZooError, error_reason
 from zoo.runtime import distributed
@@ -162,6 +164,7 @@ class TrainingLoop:
                 self.trainer.step()
                 snapshot_due = self._is_snapshot_due(self.config.sample_kimg, before)
                 self._report_status(before, start, snapshot_due=snapshot_due)
+                self._save_snapshots(before)
                 self._save_if_due(before, seconds=time.monotonic() - start)
                 if snapshot_due and self.config.stop_on_collapse:
                     self._stop_if_collapsed()
@@ -231,6 +234,19 @@ class TrainingLoop:
         recipe, nimg = self.trainer.recipe, self.trainer.nimg
         save_generator(self.run.best_file, averaged, recipe=recipe, nimg=nimg, dtype=None, **notes)
         self.run.write_info(best=best)
+
+    def _save_snapshots(self, before: int) -> None:
+        """Keep the further averages where a snapshot is due, and at the end."""
+        nimg, recipe = self.trainer.nimg, self.trainer.recipe
+        due = _crosses(recipe.ema.snapshot_kimg, before, nimg) or nimg >= self.total_nimg
+        if not (due and self.is_first and self.trainer.snapshot_emas):
+            return
+        self.run.snapshots.mkdir(exist_ok=True)
+        with self.clock.counting_aside():
+            for std, ema in zip(recipe.ema.snapshot_stds, self.trainer.snapshot_emas, strict=True):
+                path = self.run.snapshots / f"nimg-{nimg:012d}-std-{std!r}.safetensors"
+                notes = {"power_std": repr(std)}
+                save_generator(path, ema.module, recipe=recipe, nimg=nimg, dtype=torch.float16, **notes)
 
     def _save_if_due(self, before: int, *, seconds: float) -> None:
         """Save a checkpoint where one is due by images or by the clock; ask all processes whether to stop."""

@@ -8,6 +8,7 @@ runs/<recipe>-<NNN>/
     training.gif losses.png d_accuracy.png ssim.png
     generator.safetensors  the averaged generator, with recipe, images seen and versions in its metadata
     generator-best.safetensors  the generator of the best validation so far, by train.best
+    ema/                   snapshots of further averages, for `zoo ema`
     state/                 checkpoints and a lock
 """
 
@@ -82,6 +83,10 @@ class Run:
     @property
     def best_file(self) -> Path:
         return self.path / "generator-best.safetensors"
+
+    @property
+    def snapshots(self) -> Path:
+        return self.path / "ema"
 
     @property
     def info(self) -> dict[str, Any]:

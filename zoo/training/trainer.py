@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.core.config import Recipe
+from zoo.core.config import EmaConfig, Recipe
 from zoo.core.errors import ZooError, error_message
 from zoo.core.progress import Reporter, SilentReporter
 from zoo.data.dataset import Dataset
@@ -44,6 +44,7 @@ class Trainer:
     Attributes:
         G, D: networks being trained.
         ema: averaged generator.
+        snapshot_emas: further averages, of which snapshots are kept (``ema.snapshot_stds``).
         nimg: images seen so far.
         meters: means of losses and logits since the last row of the log.
         speed: speed switches that are on.
@@ -71,6 +72,7 @@ class Trainer:
         self.micro_batch = micro_batch_size(recipe.train.micro_batch, self._local)
         self.G, self.D = self._build_networks()
         self.ema = Ema(self.G, recipe.ema)
+        self.snapshot_emas = [Ema(self.G, EmaConfig(power_std=std)) for std in recipe.ema.snapshot_stds]
         if self.world.size > 1 and recipe.train.sync_batch_norm:
             synchronise_batch_norms(self.G)
             synchronise_batch_norms(self.D)
@@ -133,7 +135,8 @@ class Trainer:
             self.ada.update(config.batch)
         self.nimg += config.batch
         with self.timer("ema"):
-            self.ema.update(self.G, self.nimg, config.batch)
+            for ema in (self.ema, *self.snapshot_emas):
+                ema.update(self.G, self.nimg, config.batch)
 
     def _update_discriminator(self, micro_batches: list[MicroBatch]) -> None:
         """Update D on real images and detached fakes."""
@@ -196,6 +199,11 @@ class Trainer:
             fake = fake.detach().requires_grad_()
         # Compiled networks have no double backward, which gradient penalties need.
         D: Callable[[Tensor, Tensor | None], Tensor] = self.D if _differentiates(terms) else self._compiled["D"]
+
+        def judge(images: Tensor, side: str = "real") -> Tensor:
+            label = None if part.label is None else part.label[: len(images)]
+            return D(self._augment(part, images, phase, side), label)
+
         auxiliary: dict[str, Tensor] = {}
         real_logits = None
         if real is not None and phase == "D" and self.objective.auxiliary:
@@ -211,7 +219,7 @@ class Trainer:
             z=part.z,
             label=part.label,
             auxiliary=auxiliary,
-            judge=lambda x: self.D(self._augment(part, x, phase, "real"), part.label),
+            judge=judge,
             G=self.G,
         )
 
@@ -219,7 +227,8 @@ class Trainer:
         if part.draws is None:
             return images
         assert self.recipe.augment is not None
-        return augment_images(images, part.draws[:, PASSES.index(f"{phase} {kind}")], self.recipe.augment.policy)
+        draws = part.draws[: len(images), PASSES.index(f"{phase} {kind}")]
+        return augment_images(images, draws, self.recipe.augment.policy)
 
     def _backward(
         self, phase: Phase, terms: list[Term], outputs: StepOutputs, share: float, *, retain_graph: bool = False
@@ -289,6 +298,9 @@ class Trainer:
             if self.micro_batch < 2 and has_dense_norm(network):
                 key = "micro_batch" if self.recipe.train.micro_batch else "batch"
                 raise ZooError(f"train.{key}: the {side} normalises over the batch and takes at least 2 images at once")
+        packing = self.recipe.discriminator.config.packing
+        if self.micro_batch % packing:
+            raise ZooError(f"discriminator.packing: {packing} does not divide the {self.micro_batch} images at once")
         return networks
 
     @property
@@ -333,6 +345,7 @@ class Trainer:
             "memory": self.objective.memory.state_dict(),
             "ada": self.ada.state_dict() if self.ada is not None else None,
             "micro_batch": self.micro_batch if self.micro_batch < self._local else None,
+            "snapshot_emas": [ema.module.state_dict() for ema in self.snapshot_emas],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -340,6 +353,8 @@ class Trainer:
         self.G.load_state_dict(state["generator"])
         self.D.load_state_dict(state["discriminator"])
         self.ema.module.load_state_dict(state["ema"])
+        for ema, weights in zip(self.snapshot_emas, state.get("snapshot_emas", []), strict=True):
+            ema.module.load_state_dict(weights)
         for phase, optimizer in self.optimizers.items():
             load_optimizer_state(optimizer, state["optimizers"][phase], fused=self.speed.fused)
         self.meters.load_gathered(state["meters"], self.world, self.device)

@@ -77,7 +77,7 @@ class MacCounter(TorchDispatchMode):
 
 
 def count_work(recipe: Recipe, data: Dataset) -> StepWork:
-    """Count the operations of a step of ``recipe``, from steps of two and of four images in fp32 on the CPU."""
+    """Count the operations of a step of ``recipe``, from steps of two and of four packs in fp32 on the CPU."""
     plain = replace(
         recipe,
         speed=replace(
@@ -90,7 +90,8 @@ def count_work(recipe: Recipe, data: Dataset) -> StepWork:
         ),
     )
     counted = []
-    for batch in (2, 4):
+    packing = recipe.discriminator.config.packing  # of which a batch holds whole ones
+    for batch in (2 * packing, 4 * packing):
         train = replace(recipe.train, batch=batch, micro_batch=None, precision="fp32")
         trainer = Trainer(replace(plain, train=train), data, torch.device("cpu"))
         period = trainer.objective.period  # lazy penalties count for their part
@@ -99,12 +100,12 @@ def count_work(recipe: Recipe, data: Dataset) -> StepWork:
                 trainer.step()
         trainer.loader.close()
         counted.append((counter.macs / period, counter.elements / period))
-    each = round((counted[1][1] - counted[0][1]) / 2)
+    each = round((counted[1][1] - counted[0][1]) / (2 * packing))
     sizes = [count_parameters(network) for network in (trainer.G, trainer.D)]
     return StepWork(
-        macs=round(counted[1][0] / 4),
+        macs=round(counted[1][0] / (4 * packing)),
         elements=each,
-        fixed=max(0, round(counted[0][1]) - 2 * each),
+        fixed=max(0, round(counted[0][1]) - 2 * packing * each),
         parameters=sum(sizes),
         averaged=sizes[0],
     )

@@ -1,0 +1,127 @@
+"""Averages of any width after training, from snapshots of a few (Karras et al. 2024, arXiv:2312.02696, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from zoo.core.config import EmaConfig
+from zoo.core.errors import ZooError, error_reason
+from zoo.models.base import Generator
+from zoo.runtime.device import choose_device
+from zoo.training.ema import Ema, power_exponent
+from zoo.training.generator_file import load_generator_file, save_generator
+from zoo.training.run_folder import Run, open_run
+
+MAX_ERROR = 0.25  # of a profile, relative to its norm; beyond it the result would not be the average that was asked for
+
+
+class PowerProfile(NamedTuple):
+    """How much the weights after each image count: as t^exponent from 0 to ``nimg``, with sum one.
+
+    Attributes:
+        nimg: images seen when the average was taken.
+        exponent: gamma (see ``zoo.training.ema.power_exponent``).
+    """
+
+    nimg: int
+    exponent: float
+
+    def dot(self, other: PowerProfile) -> float:
+        """Return the integral of the product of two profiles."""
+        exponent = self.exponent + other.exponent
+        end = min(self.nimg, other.nimg)
+        # Ratios first: the powers themselves overflow.
+        ends = (end / self.nimg) ** self.exponent * (end / other.nimg) ** other.exponent
+        return (self.exponent + 1) * (other.exponent + 1) / (exponent + 1) * ends * end / self.nimg / other.nimg
+
+
+def combine_profiles(profiles: Sequence[PowerProfile], target: PowerProfile) -> tuple[np.ndarray, float]:
+    """Return the factors (n,) of ``profiles`` whose sum is nearest to ``target``, and its relative error.
+
+    Least squares (Karras et al. 2024, algorithm 3).
+    """
+    products = np.array([[a.dot(b) for b in profiles] for a in profiles])
+    wanted = np.array([profile.dot(target) for profile in profiles])
+    # Scaled to norm one, since profiles of few images are high; neighbours are nearly parallel, hence no plain solve.
+    scale = 1 / np.sqrt(np.diag(products))
+    factors = scale * np.linalg.lstsq(products * np.outer(scale, scale), wanted * scale, rcond=1e-12)[0]
+    square = target.dot(target)
+    remainder = square - 2 * factors @ wanted + factors @ products @ factors
+    return factors, float(np.sqrt(max(0.0, remainder) / square))
+
+
+def reconstruct_ema(
+    source: str | Path, std: float, *, kimg: float | None = None, out: str | Path | None = None, device: str = "auto"
+) -> tuple[Path, float]:
+    """Write the generator that ``ema.power_std: std`` would have given, and return its file and the profile's error.
+
+    Args:
+        source: folder of a run with ``ema.snapshot_stds``.
+        std: deviation of the average relative to the training so far.
+        kimg: thousands of images after which it is taken; default: those of the newest snapshot.
+        out: default: ``ema-<std>.safetensors`` in the run's folder.
+
+    Raises:
+        ZooError: no snapshots; or ``std`` or ``kimg`` is out of their range.
+    """
+    run = open_run(source)
+    if not 0 < std < 0.28:
+        raise ZooError(f"--std {std:g}: must be above 0 and below 0.28, the deviation of nearly a plain mean")
+    files = _list_snapshots(run)
+    newest = max(profile.nimg for profile, _ in files)
+    nimg = newest if kimg is None else round(kimg * 1000)
+    files = [(profile, path) for profile, path in files if profile.nimg <= nimg]
+    if not files or nimg > newest:
+        raise ZooError(
+            f"--kimg {nimg / 1000:g}: the snapshots of {run.path} do not reach it; the last is {newest / 1000:g}"
+        )
+    target = PowerProfile(nimg, power_exponent(std))
+    factors, error = combine_profiles([profile for profile, _ in files], target)
+    if error > MAX_ERROR:
+        raise ZooError(
+            f"--std {std:g}: the snapshots of {run.path} give it with an error of {error:.0%}; take one nearer to "
+            "ema.snapshot_stds, or train with more snapshots (ema.snapshot_kimg)"
+        )
+    generator = _sum_snapshots([path for _, path in files], factors)
+    chosen = choose_device(device)
+    ema = Ema(generator.to(chosen), EmaConfig(power_std=std))
+    recipe = load_generator_file(files[-1][1])[1]
+    ema.calibrate_for(recipe, nimg, chosen)
+    path = Path(out) if out is not None else run.path / f"ema-{std:g}.safetensors"
+    try:
+        save_generator(path, ema.module, recipe=recipe, nimg=nimg, power_std=repr(std), error=f"{error:.4f}")
+    except OSError as failure:
+        raise ZooError(f"{path}: cannot be written ({error_reason(failure)})") from None
+    return path, error
+
+
+def _list_snapshots(run: Run) -> list[tuple[PowerProfile, Path]]:
+    """Return the profiles and files of a run's snapshots, oldest first."""
+    files = []
+    for path in sorted(run.snapshots.glob("nimg-*-std-*.safetensors")):
+        _, nimg, _, std = path.name.removesuffix(".safetensors").split("-", 3)
+        files.append((PowerProfile(int(nimg), power_exponent(float(std))), path))
+    if not files:
+        raise ZooError(
+            f"{run.path}: has no snapshots of averages. Train with them: --set 'ema.snapshot_stds=[0.05, 0.1]'"
+        )
+    return files
+
+
+@torch.no_grad()
+def _sum_snapshots(paths: Sequence[Path], factors: np.ndarray) -> Generator:
+    """Return the newest generator with the sum of all, times their factors, as parameters."""
+    sums: dict[str, torch.Tensor] = {}
+    for path, factor in zip(paths, factors.tolist(), strict=True):
+        generator = load_generator_file(path)[0]
+        for name, parameter in generator.named_parameters():
+            term = factor * parameter.double()  # factors of both signs cancel
+            sums[name] = sums[name] + term if name in sums else term
+    for name, parameter in generator.named_parameters():
+        parameter.copy_(sums[name])
+    return generator
