@@ -18,6 +18,7 @@ import zoo
 from zoo.cli.main import build_parser, main
 from zoo.cli.options import call_keywords
 from zoo.cli.signals import StopOnSignals
+from zoo.core.measurements import load_measurements
 from zoo.core.options import EvaluationOptions, TrainOptions
 
 TINY = ["data.resolution=16", "generator.width=0.125", "discriminator.width=0.125", "train.batch=8"]
@@ -70,10 +71,31 @@ def test_arguments_become_options_and_keywords():
 
 
 def test_list(capsys):
-    code, out, _ = call(capsys, "list")
-    assert code == 0
-    for name in zoo.list_models():
-        assert name in out
+    measured = load_measurements()
+    for arguments, expected in (
+        (["list"], {run.recipe for run in measured.runs} | {*measured.start_here.values()}),
+        (["list", "--all"], set(zoo.list_models())),
+        (["list", "dcgan*"], set(zoo.list_models("dcgan*"))),
+    ):
+        code, out, _ = call(capsys, *arguments)
+        assert code == 0
+        assert max(map(len, out.splitlines())) <= 100
+        lines = [line.split() for line in out.splitlines()]
+        assert {line[0] for line in lines if line} & set(zoo.list_models()) == expected
+    starts = [line.split()[0] for line in call(capsys, "list")[1].splitlines() if "start here" in line]
+    assert starts == [measured.start_here[size] for size in (28, 64, 128, 256)]
+    code, out, _ = call(capsys, "list", "--json")
+    assert [row["name"] for row in json.loads(out)] == zoo.list_models()
+    assert [*json.loads(out)[0]] == [
+        "name",
+        "arch",
+        "resolution",
+        "channels",
+        "latent",
+        "params_g",
+        "params_d",
+        "source",
+    ]
     code, out, _ = call(capsys, "list", "multires-*", "--json")
     rows = json.loads(out)
     assert [row["name"] for row in rows] == zoo.list_models("multires-*")

@@ -27,7 +27,7 @@ def print_table(headings: list[str], rows: list[list[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     for index, column in enumerate(zip(headings, *rows, strict=True), 1):
         # Only the last column may shrink on a narrow terminal: it holds text, the others hold numbers and names.
         width = max(map(len, column)) if index < len(headings) else None
