@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.cli.options import Commands, add_command, add_shared, call_keywords
+from zoo.cli.options import Commands, add_command, add_recipe, add_shared, call_keywords
 from zoo.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -18,21 +18,19 @@ SAME_FID_RATIO = 1.1  # FIDs of two runs that differ by less are the same qualit
 
 def add_look_commands(commands: Commands) -> None:
     """Add ``list``, ``show`` and ``data check``."""
-    p = add_command(commands, _list, "list", "list the recipes")
+    p = add_command(commands, _list, "list", "list recipes by size, with what they have reached", "zoo list 'dcgan*'")
     p.add_argument("pattern", nargs="?", help="a shell pattern, such as 'dcgan*'; lists all that match")
     p.add_argument("--all", action="store_true", help="also recipes that were not measured")
 
-    p = add_command(commands, _show, "show", "show a resolved recipe and the layers of its networks")
-    p.add_argument("name", metavar="NAME|FILE")
+    text = "show a resolved recipe and the layers of its networks"
+    p = add_command(commands, _show, "show", text, "zoo show fastgan-r3-64")
+    add_recipe(p, "name", "a recipe")
     add_shared(p, "--set")
 
     data = commands.add_parser("data", help="check images before training", description="Check images before training.")
-    p = add_command(
-        data.add_subparsers(metavar="check", required=True),
-        _data_check,
-        "check",
-        "counts, sizes, intensities, duplicates, unreadable files, a contact sheet",
-    )
+    text = "report counts, sizes, intensities, duplicates and unreadable files, and draw a contact sheet"
+    checks = data.add_subparsers(metavar="check", required=True)
+    p = add_command(checks, _data_check, "check", text, "zoo data check slices/")
     p.add_argument("path", help="folder, zip, .npy or .npz")
     p.add_argument("--out", type=Path, help="where images are written (default: data-check-<name>)")
     p.add_argument("--resolution", type=int, default=64, help="pixels per side on the contact sheet")
