@@ -1,13 +1,16 @@
 """Write the result tables into README.md, benchmarks/README.md and docs/*.md, from the results in this folder.
 
+It also writes ``zoo/core/measurements.json``, from which `zoo list` and `zoo train` know what a recipe has reached.
+
     python benchmarks/tables.py            # write the tables
-    python benchmarks/tables.py --check    # report tables that differ from the results; exit code 1 if there are any
+    python benchmarks/tables.py --check    # report what differs from the results, with exit code 1
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -26,6 +29,8 @@ BENCH_METRICS = [
     METRICS[name] for name in ("fid", "kid", "precision", "recall", "coverage", "ssim_nearest", "ssim_pairwise")
 ]
 _PRECISION_COLUMNS = [(precision, layout) for precision in ("fp32", "bf16") for layout in ("NHWC", "NCHW")]
+MEASUREMENTS = ROOT / "zoo" / "core" / "measurements.json"
+UNMEASURED_STARTS = {256: "fastgan-256"}  # no run of this size was long enough; the family is the best at 64 and 128
 SHOWN_BASELINES = ("unseen subjects", "train half against half", "black")
 
 
@@ -43,6 +48,10 @@ def main() -> None:
             sys.exit(f"{page}: tables out of date: {names}. Run `python benchmarks/tables.py` to write them.")
         if stale:
             page.write_text(updated, encoding="utf-8")
+    if MEASUREMENTS.read_text(encoding="utf-8") != (text := measurements()):
+        if options.check:
+            sys.exit(f"{MEASUREMENTS}: is out of date. Run `python benchmarks/tables.py` to write it.")
+        MEASUREMENTS.write_text(text, encoding="utf-8")
 
 
 def pages() -> list[Path]:
@@ -257,6 +266,48 @@ def leaderboard(*groups: str) -> str:
     return markdown_table([*headings, *(f"{metric.title}>" for metric in metrics), "alarms and remarks"], lines)
 
 
+def measurements() -> str:
+    """Return the content of MEASUREMENTS: runs of unchanged recipes, one a line, and the best recipe of each size."""
+    every_row = results("leaderboard")
+    heldout = {row["px"]: row["figures"]["fid"]["value"] for row in every_row if row["name"] == "unseen subjects"}
+    recipes = {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
+    runs = []
+    for row in every_row:
+        is_job = row["kind"] == "job" and row["recipe"] in recipes and row["overrides"] == ["train.seed=0"]
+        if not is_job or row["error"] is not None or row["fid"] is None:
+            continue
+        device = row["environment"]["device"].partition(":")[0]
+        seconds = row["core_seconds"] if device == "cpu" else row["wall"]
+        runs.append(
+            {
+                "recipe": row["recipe"],
+                "resolution": row["px"],
+                "kimg": round(row["kimg"], 1),
+                "fid": round(row["fid"], 1),
+                "samples": row["samples"],
+                "alarms": sorted({alarm["name"] for alarm in row["alarms"]}),
+                "device": device,
+                "minutes": None if seconds is None else round(seconds / 60, 1),
+            }
+        )
+    runs.sort(key=lambda run: (run["resolution"], run["recipe"], run["kimg"]))
+    starts = dict(UNMEASURED_STARTS)
+    for row in sorted(filter(_may_start, every_row), key=lambda row: -row["fid"]):  # the best comes last
+        if row["recipe"] in recipes:
+            starts[row["px"]] = row["recipe"]
+    parts = [f'"start_here": {json.dumps(dict(sorted(starts.items())))}']
+    parts.append(f'"heldout_fid": {json.dumps({px: round(fid, 1) for px, fid in sorted(heldout.items())})}')
+    lines = ",\n  ".join(json.dumps(run) for run in runs)
+    return "{" + ",\n ".join([*parts, f'"runs": [\n  {lines}\n ]']) + "}\n"
+
+
+def _may_start(row: Row) -> bool:
+    """Return whether a row of the leaderboard may make its recipe the recommended one."""
+    # Low recall is a run that was too short; other signs of collapse exclude a recipe.
+    plain = row["kind"] == "job" and row["overrides"] == ["train.seed=0"] and row.get("fid") is not None
+    return plain and all(alarm["metric"] == "recall" for alarm in row["alarms"])
+
+
 def training_cells(row: Row) -> list[str]:
     """Return name, recipe digest, kimg, core-minutes, minutes, parameters and number of fakes of a job."""
     name = f"`{row['name']}`{', longer' if row['group'] == 'long' else ''}"
@@ -270,11 +321,8 @@ def training_cells(row: Row) -> list[str]:
 
 
 def recommended() -> str:
-    """The best generator without an alarm of each size, or, if all trigger one, the best."""
-    rows = [row for row in results("leaderboard") if row["group"] in {"64", "long", "128"}]
-    best = {}
-    for row in leaderboard_table.rank_rows(rows):
-        best.setdefault(row["px"], row)
+    """The best run of each size; its recipe is the one that ``zoo list`` marks."""
+    best = {row["px"]: row for row in sorted(filter(_may_start, results("leaderboard")), key=lambda row: -row["fid"])}
     return _short_table([best[px] for px in sorted(best)])
 
 

@@ -63,7 +63,7 @@ def test_keywords_of_earlier_versions_warn(runs, tmp_path):
         report(runs / "dcgan-64-000", out=tmp_path / "page.html", **old)
     with (
         pytest.warns(DeprecationWarning, match=r"bench\(train_kimg=...\) is called kimg now"),
-        pytest.raises(ZooError, match="--train-kimg -1: must be above 0"),
+        pytest.raises(ZooError, match="--kimg -1: must be above 0"),
     ):
         zoo.bench(["dcgan-64"], train_kimg=-1)
     with pytest.raises(TypeError, match=r"unexpected keyword argument 'num_sample'.*num_samples"):
@@ -251,7 +251,7 @@ def test_report_of_one_run(runs, tmp_path):
         (["nonsense"], "no run, file or recipe 'nonsense'"),
         (["dcgan-46"], "did you mean 'dcgan-64'?"),
         (["dcgan-64", "--seeds", "0"], "--seeds 0: must be at least 1"),
-        (["dcgan-64", "--train-kimg", "-1"], "--train-kimg -1: must be above 0"),
+        (["dcgan-64", "--train-kimg", "-1"], "--kimg -1: must be above 0"),
         (["dcgan-64", "--samples", "1"], "--samples 1: must be at least 2"),
         (["dcgan-64", "--set", "data.resolutoin=16"], "did you mean 'resolution'?"),
         (["dcgan-64", "--data", "/nowhere"], "there is no 'nowhere'"),

@@ -1,6 +1,7 @@
 """The command line: output, files, exit codes, and one line for each error that a user can fix."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -18,6 +19,7 @@ import zoo
 from zoo.cli.main import build_parser, main
 from zoo.cli.options import call_keywords
 from zoo.cli.signals import StopOnSignals
+from zoo.core.measurements import load_measurements
 from zoo.core.options import EvaluationOptions, TrainOptions
 
 TINY = ["data.resolution=16", "generator.width=0.125", "discriminator.width=0.125", "train.batch=8"]
@@ -70,16 +72,97 @@ def test_arguments_become_options_and_keywords():
 
 
 def test_list(capsys):
-    code, out, _ = call(capsys, "list")
-    assert code == 0
-    for name in zoo.list_models():
-        assert name in out
+    measured = load_measurements()
+    for arguments, expected in (
+        (["list"], {run.recipe for run in measured.runs} | {*measured.start_here.values()}),
+        (["list", "--all"], set(zoo.list_models())),
+        (["list", "dcgan*"], set(zoo.list_models("dcgan*"))),
+    ):
+        code, out, _ = call(capsys, *arguments)
+        assert code == 0
+        assert max(map(len, out.splitlines())) <= 100
+        lines = [line.split() for line in out.splitlines()]
+        assert {line[0] for line in lines if line} & set(zoo.list_models()) == expected
+    starts = [line.split()[0] for line in call(capsys, "list")[1].splitlines() if "start here" in line]
+    assert starts == [measured.start_here[size] for size in (28, 64, 128, 256)]
+    code, out, _ = call(capsys, "list", "--json")
+    assert [row["name"] for row in json.loads(out)] == zoo.list_models()
+    assert [*json.loads(out)[0]] == [
+        "name",
+        "arch",
+        "resolution",
+        "channels",
+        "latent",
+        "params_g",
+        "params_d",
+        "source",
+    ]
     code, out, _ = call(capsys, "list", "multires-*", "--json")
     rows = json.loads(out)
     assert [row["name"] for row in rows] == zoo.list_models("multires-*")
     assert {"name", "resolution", "channels", "latent", "params_g", "params_d"} <= rows[0].keys()
     code, _, err = call(capsys, "list", "dcgam-64")
     assert (code, err) == (2, "zoo: no recipe matches 'dcgam-64' (did you mean 'dcgan-64'?)\n")
+
+
+def commands(parser):
+    """Every command's parser, by its words."""
+    for action in parser._actions:
+        for name, child in (action.choices or {}).items() if isinstance(action.choices, dict) else ():
+            yield from [(name, child)] if not child._subparsers else ((f"{name} {n}", c) for n, c in commands(child))
+
+
+def test_help_lists_groups_and_every_command_has_an_example(capsys):
+    code, out, _ = call(capsys)
+    assert code == 0
+    assert out == call(capsys, "--help")[1]
+    places = [out.index(f"\n{title}:\n") for title in ("train", "look", "use", "share")]
+    assert places == sorted(places)
+    names = []
+    for name, parser in commands(build_parser()):
+        assert f"\n  {name.split()[0]} " in out
+        names.append(name)
+        text = parser.format_help()
+        (example,) = re.findall(r"^example: zoo (.*)$", text, re.MULTILINE)
+        assert example.startswith(name)
+        assert build_parser().parse_args(shlex.split(example)).parser.prog == f"zoo {name}"
+        for action in parser._actions:
+            assert action.help, f"{name} {action.dest}"
+            if action.option_strings and isinstance(action.default, int | float | str) and action.nargs != 0:
+                assert f"(default: {action.default})" in " ".join(text.split()), f"{name} {action.dest}"
+    assert len(names) == 13
+
+
+def test_both_spellings_of_licence():
+    for flag in ("--licence", "--license"):
+        assert build_parser().parse_args(["publish", "x", "--to", "y", flag, "MIT"]).licence == "MIT"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("zoo trai", {"train"}),
+        ("zoo train fastgan-r3-1", {"fastgan-r3-128"}),
+        ("zoo train dcgan-64 --epo", {"--epochs"}),
+        ("zoo sample fastgan-r3-6", {"fastgan-r3-64"}),
+    ],
+)
+def test_a_shell_can_complete_a_line(line, expected, tmp_path):
+    pytest.importorskip("argcomplete")
+    out = tmp_path / "completions"
+    environment = os.environ | {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n", "COMP_LINE": line}
+    environment |= {"COMP_POINT": str(len(line)), "_ARGCOMPLETE_STDOUT_FILENAME": str(out)}
+    subprocess.run([sys.executable, "-m", "zoo"], env=environment, cwd=tmp_path, check=False)
+    assert {word.strip() for word in out.read_text().splitlines()} == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "kimg"), [("40", 40), ("0.5", 0.5), ("40k", 40), ("40K", 40), ("1.2M", 1200), ("1e2", 100)]
+)
+def test_kimg_may_be_given_in_images(text, kimg):
+    for command in (["train", "dcgan-64"], ["bench", "dcgan-64"], ["tune", "dcgan-64", "--param", "x"]):
+        assert build_parser().parse_args([*command, "--kimg", text]).kimg == pytest.approx(kimg)
+    assert build_parser().parse_args(["bench", "--train-kimg", text]).kimg == pytest.approx(kimg)
 
 
 def test_show(capsys):
@@ -287,7 +370,7 @@ def test_profile_prints_step_parts_and_writes_nothing(capsys, tmp_path, monkeypa
     for flag in ("--new", "--tensorboard"):
         code, _, err = call(capsys, *arguments, flag)
         assert code == 2
-        assert "--profile takes a recipe, and none of --resume, --new, --kimg, --deterministic, --tensorboard" in err
+        assert "--profile takes a recipe, and none of --resume, --new, --kimg, --epochs, --hours, " in err
 
 
 def test_resume_reports_why_it_is_not_bit_exact(run, capsys):
@@ -364,7 +447,7 @@ BAD = [
     (["sample", "dcgan-64", "-n", "0"], ["at least 1"]),
     (["interpolate", "dcgan-64", "--frames", "0"], ["--frames 0: must be at least 1"]),
     (["runs", "nowhere"], ["no folder nowhere"]),
-    (["trian"], ["unknown value 'trian'", "did you mean 'train'", "Choose from list, show"]),
+    (["trian"], ["unknown value 'trian'", "did you mean 'train'", "Choose from train, tune"]),
     (["train", "dcgan-64", "--precision", "fp16"], ["argument --precision: unknown value 'fp16'", "auto, fp32, bf16"]),
     (["compare", "a", "b", "--channels", "2"], ["argument --channels: unknown value '2'", "Choose from 1, 3"]),
     (["data"], ["zoo data: ", "required"]),
@@ -387,7 +470,11 @@ BAD = [
     (["sample", "dcgan-64", "--mix", "4"], ["--mix 4: must have the form ROWSxCOLUMNS"]),
     (["sample", "dcgan-64", "--mix", "4x4", "-n", "3"], ["leave out -n"]),
     (["data", "check", "nowhere"], ["nowhere"]),
-    ([], ["required"]),
+    (["train", "dcgan-64", "--kimg", "40x"], ["--kimg: '40x' is no length", "such as 40k"]),
+    (["train", "dcgan-64", "--kimg", "1", "--epochs", "2"], ["--kimg and --epochs both set the length"]),
+    (["train", "dcgan-64", "--epochs", "0"], ["--epochs 0: must be above 0"]),
+    (["train", "dcgan-64", "--hours", "-1"], ["--hours -1: must be above 0"]),
+    (["bench"], ["no trained runs in runs", "--demo", "zoo bench dcgan-64"]),
 ]
 
 
@@ -462,7 +549,11 @@ def test_training_continues_after_its_output_is_closed(tmp_path):
 
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in ("training", "variety", "evaluation", "results"))]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *(f"docs/{name}.md" for name in ("training", "variety", "evaluation", "results")),
+]
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

@@ -136,7 +136,7 @@ def test_the_wheel_ships_the_recipes(tmp_path):
         inside = archive.namelist()
     for recipe in (ROOT / "recipes").glob("*.yaml"):
         assert f"zoo/_recipes/{recipe.name}" in inside
-    assert "zoo/hub/pretrained.yaml" in inside
+    assert {"zoo/hub/pretrained.yaml", "zoo/core/measurements.json"} <= set(inside)
     for weights in (PACKAGE / "hub" / "_weights").glob("*"):
         assert f"zoo/hub/_weights/{weights.name}" in inside
     assert not [name for name in inside if name.startswith(("tests/", "benchmarks/"))]

@@ -54,7 +54,8 @@ def test_log_has_every_validation_and_the_values_of_real_images(tmp_path):
         assert max(row["ssim_nearest_noise"], row["ssim_nearest_black"]) < row["ssim_nearest_unseen"]
         assert row["ssim_nearest_mean"] < row["ssim_nearest_unseen"]
         assert row["copies_ssim"] == row["copies_ncc"] == 0
-        assert all(alarm["name"] == "collapse" for alarm in row["alarms"])
+        assert {alarm["name"] for alarm in row["alarms"]} <= {"collapse", "untrained"}
+    assert "untrained" in [alarm["name"] for alarm in rows[0]["alarms"]]
 
 
 def test_validation_keeps_to_its_share_of_the_time(trainer):
@@ -83,6 +84,16 @@ def test_heldout_images_trigger_no_alarm_and_one_repeated_image_does(trainer):
     assert sum("collapse" in line for line in lines) == 2  # reported once
     validator.validate(real_images(trainer, trainer.data.train[::3][:64]))
     assert any("no longer" in line for line in lines)
+
+
+def test_noise_is_reported_as_untrained_in_one_line(trainer):
+    lines = Lines()
+    validator = Validator(trainer, lines)
+    noise = torch.randint(0, 256, (64, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    row = validator.validate(noise)
+    assert {alarm["metric"] for alarm in row["alarms"]} == {"ssim_nearest", "ncc_nearest"}
+    validator.validate(real_images(trainer, trainer.data.unseen))
+    assert [line.partition(":")[0] for line in lines if "untrained" in line] == ["untrained at nimg 0", "untrained"]
 
 
 def test_shifted_training_images_trigger_memorisation(trainer):

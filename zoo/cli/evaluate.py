@@ -8,7 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.cli.options import Commands, add_command, add_shared, call_keywords
+from zoo.cli.options import (
+    Commands,
+    add_command,
+    add_generator,
+    add_shared,
+    call_keywords,
+    complete_generators,
+    parse_kimg,
+)
 from zoo.cli.output import print_json, print_line, print_result, print_table
 from zoo.cli.signals import StopOnSignals
 from zoo.core.errors import ZooError, one_line
@@ -18,18 +26,26 @@ from zoo.core.options import EvaluationOptions, TrainOptions
 def add_evaluate_commands(commands: Commands) -> None:
     """Add ``bench``, ``compare`` and ``report``."""
     extractors, generators = ("--metrics", "--spaces", "--weights", "--device"), ("--data", "--samples", "--runs")
-    p = add_command(commands, _bench, "bench", "train recipes, and evaluate generators: table, JSONL, one HTML page")
-    p.add_argument("targets", nargs="*", metavar="RUN|NAME|FILE", help="default: all in runs, else a small set")
-    p.add_argument(
-        "--train-kimg", dest="kimg", type=float, metavar="N", help="thousands of images each NAME is trained for"
+    p = add_command(
+        commands,
+        _bench,
+        "bench",
+        "evaluate generators, and train recipes first: table, JSONL, one HTML page",
+        "zoo bench dcgan-64 fastgan-r3-64 --kimg 20 --data slices/",
     )
-    p.add_argument("--seeds", type=int, default=1, help="training seeds of each NAME (default: 1)")
-    p.add_argument("--out", default="bench", help="table, JSONL and page (default: bench)")
+    targets = p.add_argument("targets", nargs="*", metavar="RUN|NAME|FILE", help="what to evaluate; none: all in runs")
+    targets.completer = complete_generators  # type: ignore[attr-defined]
+    p.add_argument("--demo", action="store_true", help="train and compare two small recipes on phantoms, ten minutes")
+    text = "thousands of images each NAME is trained for (default: 10)"
+    p.add_argument("--kimg", "--train-kimg", dest="kimg", type=parse_kimg, metavar="N", help=text)
+    p.add_argument("--seeds", type=int, default=1, help="training seeds of each NAME")
+    p.add_argument("--out", default="bench", help="table, JSONL and page")
     add_shared(p, *generators, *extractors, "--precision", "--no-reals", "--set")
 
-    p = add_command(commands, _compare, "compare", "evaluate any images against real ones: metrics, baselines, alarms")
+    text = "evaluate any images against real ones: metrics, baselines, alarms"
+    p = add_command(commands, _compare, "compare", text, "zoo compare fakes/ reals/ --unseen others/")
     p.add_argument("fakes", help="folder, zip, .npy or .npz")
-    p.add_argument("reals")
+    p.add_argument("reals", help="the same, of real images")
     p.add_argument("--unseen", help="held-out images of other subjects: a baseline for copies")
     p.add_argument("--fit", choices=("pad", "crop", "stretch"), help="make images square first, with --resolution")
     p.add_argument("--resolution", type=int, help="pixels per side, with --fit")
@@ -47,10 +63,9 @@ def add_evaluate_commands(commands: Commands) -> None:
     p.add_argument("--no-intervals", dest="intervals", action="store_false", help="point estimates only: faster")
     add_shared(p, *extractors)
 
-    p = add_command(
-        commands, _report, "report", "write one page of one run: samples, nearest training images, curves, alarms"
-    )
-    p.add_argument("target", metavar="RUN|FILE|NAME")
+    text = "write one page of one run: samples, nearest training images, curves, alarms"
+    p = add_command(commands, _report, "report", text, "zoo report runs/fastgan-r3-64-000")
+    add_generator(p, "target")
     p.add_argument("--out", metavar="FILE.html", help="default: report.html next to the generator")
     add_shared(p, *generators, *extractors, "--no-reals")
 

@@ -5,27 +5,32 @@ from __future__ import annotations
 from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from zoo.cli.options import Commands, add_command, add_shared, call_keywords
+from zoo.cli.options import Commands, add_command, add_recipe, add_shared, call_keywords
 from zoo.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from zoo.core.measurements import Measurements
+
+SAME_FID_RATIO = 1.1  # FIDs of two runs that differ by less are the same quality
 
 
 def add_look_commands(commands: Commands) -> None:
     """Add ``list``, ``show`` and ``data check``."""
-    p = add_command(commands, _list, "list", "list the recipes")
-    p.add_argument("pattern", nargs="?", default="*", help="a shell pattern, such as 'dcgan*'")
+    p = add_command(commands, _list, "list", "list recipes by size, with what they have reached", "zoo list 'dcgan*'")
+    p.add_argument("pattern", nargs="?", help="a shell pattern, such as 'dcgan*'; lists all that match")
+    p.add_argument("--all", action="store_true", help="also recipes that were not measured")
 
-    p = add_command(commands, _show, "show", "show a resolved recipe and the layers of its networks")
-    p.add_argument("name", metavar="NAME|FILE")
+    text = "show a resolved recipe and the layers of its networks"
+    p = add_command(commands, _show, "show", text, "zoo show fastgan-r3-64")
+    add_recipe(p, "name", "a recipe")
     add_shared(p, "--set")
 
     data = commands.add_parser("data", help="check images before training", description="Check images before training.")
-    p = add_command(
-        data.add_subparsers(metavar="check", required=True),
-        _data_check,
-        "check",
-        "counts, sizes, intensities, duplicates, unreadable files, a contact sheet",
-    )
+    text = "report counts, sizes, intensities, duplicates and unreadable files, and draw a contact sheet"
+    checks = data.add_subparsers(metavar="check", required=True)
+    p = add_command(checks, _data_check, "check", text, "zoo data check slices/")
     p.add_argument("path", help="folder, zip, .npy or .npz")
     p.add_argument("--out", type=Path, help="where images are written (default: data-check-<name>)")
     p.add_argument("--resolution", type=int, default=64, help="pixels per side on the contact sheet")
@@ -33,19 +38,46 @@ def add_look_commands(commands: Commands) -> None:
 
 def _list(arguments: Namespace) -> None:
     from zoo.core.errors import ZooError, suggest
+    from zoo.core.measurements import load_measurements
     from zoo.recipes import list_models, summarise_recipes
 
-    recipes = list(summarise_recipes(arguments.pattern))
+    recipes = list(summarise_recipes(arguments.pattern or "*"))
     if not recipes:
         raise ZooError(f"no recipe matches {arguments.pattern!r}{suggest(arguments.pattern, list_models())}")
     if arguments.json:
         return print_json(recipes)
-    rows = []
-    for recipe in recipes:
-        counts = [f"{recipe[key]:,}" if recipe[key] else "" for key in ("params_g", "params_d")]
-        shape = [str(recipe[key]) for key in ("resolution", "channels", "latent")]
-        rows.append([recipe["name"], recipe["arch"], *shape, *counts, recipe["source"]])
-    return print_table(["recipe", "architecture", "pixels>", "channels>", "latent>", "G>", "D>", "source"], rows)
+    measured = load_measurements()
+    shown = recipes
+    if arguments.pattern is None and not arguments.all:
+        known = {run.recipe for run in measured.runs} | {*measured.start_here.values()}
+        shown = [recipe for recipe in recipes if recipe["name"] in known]
+    for resolution in sorted({recipe["resolution"] for recipe in shown}):
+        heldout = measured.heldout_fid.get(resolution)
+        print(f"\n{resolution} pixels" + (f" (held-out real images: FID {heldout:.1f})" if heldout else ""))
+        rows = [_recipe_cells(recipe, measured) for recipe in shown if recipe["resolution"] == resolution]
+        rows.sort(key=lambda row: (not row[1], float(row[3].split()[0]) if row[3] else float("inf")))
+        print_table(["recipe", "", "G / D, M>", "FID (fakes)>", "kimg>", "CPU>", "GPU>", "alarms"], rows)
+    print("\nFID on brain slices after so many kimg (thousand images); lower is better, and it depends on the")
+    print("number of fakes. CPU, GPU: core-minutes and minutes that took. G / D: millions of parameters.")
+    if len(shown) < len(recipes):
+        print(f"{len(recipes) - len(shown)} more, not measured: `zoo list --all`. One of them: `zoo show NAME`.")
+    return None
+
+
+def _recipe_cells(recipe: dict[str, Any], measured: Measurements) -> list[str]:
+    name = recipe["name"]
+    counts = [recipe["params_g"], recipe["params_d"]]
+    sizes = " / ".join(f"{count / 1e6:.1f}" for count in counts) if all(counts) else ""
+    start = "start here" if measured.start_here.get(recipe["resolution"]) == name else ""
+    best = measured.best_run(name)
+    if best is None:
+        return [name, start, sizes, "", "", "", "", ""]
+    minutes = {best.device: best.minutes}
+    for run in measured.runs:  # on the other device, that of a run which is as good
+        if run.recipe == name and run.device != best.device and run.fid <= best.fid * SAME_FID_RATIO:
+            minutes[run.device] = run.minutes
+    times = ["" if minutes.get(device) is None else f"{minutes[device]:.0f} min" for device in ("cpu", "cuda")]
+    return [name, start, sizes, f"{best.fid:.1f} ({best.samples})", f"{best.kimg:.0f}", *times, ", ".join(best.alarms)]
 
 
 def _show(arguments: Namespace) -> None:

@@ -11,13 +11,21 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from zoo.cli import evaluate, look, share, train, use
-from zoo.cli.options import Parser
+from zoo.cli.options import Commands, Parser
 from zoo.core.errors import Interrupted, ZooError, describe_error, one_line, suggest
 from zoo.core.files import cache_folder
+
+GROUPS: Mapping[str, tuple[Callable[[Commands], None], ...]] = {
+    "train": (train.add_train_commands,),
+    "look": (look.add_look_commands, evaluate.add_evaluate_commands),
+    "use": (use.add_use_commands,),
+    "share": (share.add_share_commands,),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,7 +61,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run_command(arguments: list[str] | None) -> None:
-    parsed, unknown = build_parser().parse_known_args(arguments)
+    parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:  # set by a shell that completes a line
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    parsed, unknown = parser.parse_known_args(arguments)
     if unknown:
         close = suggest(unknown[0].partition("=")[0], parsed.parser.flags())
         parsed.parser.error(f"unknown argument {unknown[0]}{close}")
@@ -101,12 +114,19 @@ class _Version(argparse.Action):
 
 def build_parser() -> Parser:
     """Build the parser of all commands."""
-    parser = Parser(prog="zoo", description="A model zoo of GANs for small, mostly grey, mostly medical image sets.")
+    text = "A model zoo of GANs for small, mostly grey, mostly medical image sets."
+    parser = Parser(prog="zoo", usage="zoo [-h] [--version] COMMAND ...", description=text)
     parser.add_argument("--version", action=_Version, nargs=0, default=argparse.SUPPRESS, help="print the version")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    look.add_look_commands(commands)
-    train.add_train_commands(commands)
-    use.add_use_commands(commands)
-    evaluate.add_evaluate_commands(commands)
-    share.add_share_commands(commands)
+    # Not in argparse's help, which knows no groups of commands: the epilog lists them.
+    commands = parser.add_subparsers(metavar="COMMAND", help=argparse.SUPPRESS)
+    parser.set_defaults(command=lambda arguments: parser.print_help(), parser=parser)
+    lines = []
+    for title, adders in GROUPS.items():
+        before = len(commands._choices_actions)
+        for add_commands in adders:
+            add_commands(commands)
+        listed = [f"  {action.dest:<12} {action.help}" for action in commands._choices_actions[before:]]
+        lines += [f"{title}:", *listed, ""]
+    hint = "`zoo COMMAND --help` shows an example. `zoo list` says which recipe to start with."
+    parser.epilog = "\n".join([*lines, hint])
     return parser

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 from zoo.core.errors import one_line, suggest
@@ -14,10 +15,28 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 TRAINING_DATA = "folder, zip, .npy, .npz, or phantoms[:SUBJECTS] (default: $ZOO_DATA)"
 
+
+def parse_kimg(text: str) -> float:
+    """Parse a length in thousands of images; ``40k`` and ``1.2M`` are 40 and 1200 of these.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is no length.
+    """
+    number, thousands = text.strip(), 1.0
+    if number and number[-1] in "kKmM":
+        thousands, number = (1.0 if number[-1] in "kK" else 1000.0), number[:-1]
+    try:
+        return float(number) * thousands
+    except ValueError:
+        message = f"{text!r} is no length: give thousands of images, such as 40, or images, such as 40k"
+        raise argparse.ArgumentTypeError(message) from None
+
+
 # Destinations are named like the parameters of the library, so that call_keywords() can pass them on.
 _SHARED: dict[str, dict[str, Any]] = {
     "--data": {"help": "images to evaluate against (default: those of the training)"},
-    "--device": {"default": "auto", "metavar": "auto|cpu|cuda|mps"},
+    "--device": {"default": "auto", "metavar": "auto|cpu|cuda|mps", "help": "where networks run"},
+    "--kimg": {"type": parse_kimg, "metavar": "N", "help": "thousands of images to train for; 40k images is 40"},
     "--metrics": {
         "action": "append",
         "metavar": "NAME,...",
@@ -25,14 +44,14 @@ _SHARED: dict[str, dict[str, Any]] = {
     },
     "--no-reals": {"action": "store_true", "help": "leave real images out of the page"},
     "--precision": {"choices": PRECISIONS, "help": "precision of forward passes in training"},
-    "--runs": {"default": "runs", "help": "where runs are looked for (default: runs)"},
+    "--runs": {"default": "runs", "help": "where runs are looked for"},
     "--samples": {
         "dest": "num_samples",
         "type": int,
         "metavar": "N",
         "help": "generated images per generator (default: 2000; FID depends on it)",
     },
-    "--seed": {"type": int, "default": 0, "help": "seed of the latents (default: 0)"},
+    "--seed": {"type": int, "default": 0, "help": "seed of the latents"},
     "--set": {
         "action": "append",
         "default": [],
@@ -57,8 +76,20 @@ _SHARED: dict[str, dict[str, Any]] = {
 }
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, unless they are None, off or empty, and examples as they are written."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, [], "") or action.nargs == 0:
+            return action.help
+        return super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that reports an error in one line, with the nearest match."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": _HelpFormatter, **options})
 
     def error(self, message: str) -> NoReturn:
         wrong = re.search(r"(.*): invalid choice: '?([^' ]*)'? \(choose from (.*)\)", message)
@@ -76,12 +107,46 @@ class Parser(argparse.ArgumentParser):
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
-def add_command(commands: Commands, run: Callable[[argparse.Namespace], None], name: str, text: str) -> Parser:
-    """Add a command that calls ``run(arguments)``; ``text`` describes it. Every command has ``--json``."""
-    parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+def add_command(
+    commands: Commands, run: Callable[[argparse.Namespace], None], name: str, text: str, example: str
+) -> Parser:
+    """Add a command that calls ``run(arguments)``. Every command has ``--json``.
+
+    Args:
+        text: describes it.
+        example: a command line that its help shows.
+    """
+    description = f"{text[0].upper()}{text[1:]}."
+    parser = commands.add_parser(name, help=text, description=description, epilog=f"example: {example}")
     parser.set_defaults(command=run, parser=parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
     return parser
+
+
+def complete_recipes(**_: Any) -> list[str]:
+    """Return names of recipes, for a shell that completes a line."""
+    from zoo.recipes import list_models
+
+    return list_models()
+
+
+def complete_generators(**_: Any) -> list[str]:
+    """Return names of pretrained generators and recipes, and runs in the usual folder."""
+    from zoo.hub.pretrained import load_catalogue
+
+    return [*load_catalogue(), *complete_recipes(), *(str(path) for path in Path("runs").glob("*/"))]
+
+
+def add_recipe(parser: Parser, name: str, text: str, **options: Any) -> None:
+    """Add the argument that names a recipe."""
+    action = parser.add_argument(name, metavar="NAME|FILE", help=text, **options)
+    action.completer = complete_recipes  # type: ignore[attr-defined]  # of argcomplete
+
+
+def add_generator(parser: Parser, name: str) -> None:
+    """Add the argument that names a trained generator."""
+    action = parser.add_argument(name, metavar="RUN|FILE|NAME", help="a run, a file of weights, or a pretrained name")
+    action.completer = complete_generators  # type: ignore[attr-defined]
 
 
 def add_shared(parser: Parser, *flags: str) -> None:

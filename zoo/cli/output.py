@@ -36,7 +36,7 @@ def print_table(headings: list[str], rows: list[list[str]]) -> None:
     from zoo.core.console import PlainConsole
 
     rows = [[printable(cell) for cell in row] for row in rows]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     for index, column in enumerate(zip(headings, *rows, strict=True), 1):
         # Only the last column may shrink on a narrow terminal: it holds text, the others hold numbers and names.
         width = max(map(len, column)) if index < len(headings) else None

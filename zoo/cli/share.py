@@ -11,10 +11,9 @@ from zoo.core.options import EvaluationOptions
 
 def add_share_commands(commands: Commands) -> None:
     """Add ``publish``."""
-    p = add_command(
-        commands, _publish, "publish", "evaluate a generator, and write its weights and model card for others"
-    )
-    p.add_argument("target", metavar="RUN|FILE")
+    text = "evaluate a generator, and write its weights and model card for others"
+    p = add_command(commands, _publish, "publish", text, "zoo publish runs/fastgan-r3-64-000 --to fastgan-brains")
+    p.add_argument("target", metavar="RUN|FILE", help="a trained generator")
     p.add_argument("--to", required=True, metavar="FOLDER|hf:OWNER/NAME", help="the folder to make, or a repository")
     p.add_argument("--name", help="name of the model (default: its recipe's)")
     p.add_argument("--best", action="store_true", help="publish generator-best.safetensors of the run")
@@ -22,7 +21,8 @@ def add_share_commands(commands: Commands) -> None:
     p.add_argument(
         "--data-statement", metavar="TEXT|FILE", help="statement on the training images (default: what the run knows)"
     )
-    p.add_argument("--licence", metavar="TEXT|FILE", help="terms under which the weights may be used")
+    text = "terms under which the weights may be used"
+    p.add_argument("--licence", "--license", dest="licence", metavar="TEXT|FILE", help=text)
     # Named, and not --force, so that copies of patient images are not published by accident.
     p.add_argument(
         "--despite-alarm",

@@ -8,7 +8,15 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from zoo.cli.options import TRAINING_DATA, Commands, add_command, add_shared, call_keywords
+from zoo.cli.options import (
+    TRAINING_DATA,
+    Commands,
+    add_command,
+    add_recipe,
+    add_shared,
+    call_keywords,
+    parse_kimg,
+)
 from zoo.cli.output import format_cell, join_alarms, print_json, print_line, print_table
 from zoo.cli.signals import StopOnSignals
 from zoo.core.errors import ZooError, describe_error
@@ -18,12 +26,15 @@ from zoo.core.options import TrainOptions
 
 def add_train_commands(commands: Commands) -> None:
     """Add ``train``, ``tune`` and ``runs``."""
-    p = add_command(commands, _train, "train", "train a recipe, or continue a run")
-    p.add_argument("recipe", nargs="?", metavar="NAME|FILE", help="a recipe; the same command again continues its run")
+    example = "zoo train fastgan-r3-64 --data slices/ --hours 1"
+    p = add_command(commands, _train, "train", "train a recipe, or continue a run", example)
+    add_recipe(p, "recipe", "a recipe; the same command again continues its run", nargs="?")
     p.add_argument("--resume", metavar="RUN", help="continue this run")
     p.add_argument("--data", help=TRAINING_DATA)
-    p.add_argument("--out", default="runs", help="where run folders are made (default: runs)")
-    p.add_argument("--kimg", type=float, help="thousands of images to train for")
+    p.add_argument("--out", default="runs", help="where run folders are made")
+    add_shared(p, "--kimg")
+    p.add_argument("--epochs", type=float, metavar="N", help="the length as passes over the training images")
+    p.add_argument("--hours", type=float, metavar="H", help="stop after so long with everything saved, to continue")
     p.add_argument(
         "--classes",
         nargs="?",
@@ -41,18 +52,22 @@ def add_train_commands(commands: Commands) -> None:
     add_shared(p, "--device", "--precision", "--set")
 
     p = add_command(
-        commands, _tune, "tune", "multiply one number of a recipe by factors, and train a short run of each"
+        commands,
+        _tune,
+        "tune",
+        "multiply one number of a recipe by factors, and train a short run of each",
+        "zoo tune dcgan-64 --param optimizer.discriminator.lr --factors 0.25,1,4",
     )
-    p.add_argument("name", metavar="NAME|FILE", help="a recipe; the same command again continues, and repeats no run")
+    add_recipe(p, "name", "a recipe; the same command again continues, and repeats no run")
     p.add_argument("--param", required=True, help="such as penalties.r1.weight; schedules too")
-    p.add_argument("--factors", default="0.25,1,4", metavar="F,...", help="(default: 0.25,1,4)")
-    p.add_argument("--kimg", type=float, default=10.0, help="thousands of images per run (default: 10)")
+    p.add_argument("--factors", default="0.25,1,4", metavar="F,...", help="what it is multiplied by")
+    p.add_argument("--kimg", type=parse_kimg, default=10.0, metavar="N", help="thousands of images per run")
     p.add_argument("--data", help=TRAINING_DATA)
-    p.add_argument("--out", default="tune", help="runs, curves and JSON (default: tune)")
+    p.add_argument("--out", default="tune", help="runs, curves and JSON")
     add_shared(p, "--device", "--set")
 
-    p = add_command(commands, _runs, "runs", "list what was trained, how far, with the latest numbers")
-    p.add_argument("out", nargs="?", default="runs")
+    p = add_command(commands, _runs, "runs", "list what was trained, how far, with the latest numbers", "zoo runs")
+    p.add_argument("out", nargs="?", default="runs", help="folder of runs")
 
 
 def _train(arguments: Namespace) -> None:
@@ -93,12 +108,10 @@ def _profile(arguments: Namespace) -> None:
     from zoo.training.profiling.profiler import PART_TITLES
     from zoo.training.train import profile_recipe
 
-    training = (arguments.resume, arguments.new, arguments.kimg, arguments.deterministic, arguments.tensorboard)
-    if arguments.recipe is None or any(training):
-        raise ZooError(
-            "--profile takes a recipe, and none of --resume, --new, --kimg, --deterministic, --tensorboard: "
-            "it trains nothing"
-        )
+    training = ("resume", "new", "kimg", "epochs", "hours", "deterministic", "tensorboard")
+    if arguments.recipe is None or any(getattr(arguments, name) for name in training):
+        flags = ", ".join(f"--{name}" for name in training)
+        raise ZooError(f"--profile takes a recipe, and none of {flags}: it trains nothing")
     keywords = {name: getattr(arguments, name) for name in ("data", "device", "precision", "set")}
     profile, speed = profile_recipe(arguments.recipe, **keywords)
     settings = speed.to_json()

@@ -6,7 +6,7 @@ import re
 from argparse import Namespace
 from pathlib import Path
 
-from zoo.cli.options import Commands, add_command, add_shared, call_keywords
+from zoo.cli.options import Commands, add_command, add_generator, add_shared, call_keywords
 from zoo.cli.output import print_json, print_result, print_table
 from zoo.core.errors import ZooError
 
@@ -15,33 +15,35 @@ DEFAULT_COUNT = 64  # images of `zoo sample`
 
 def add_use_commands(commands: Commands) -> None:
     """Add ``sample``, ``interpolate``, ``ema`` and ``weights``."""
-    p = add_command(commands, _sample, "sample", "sample images from a trained generator")
-    p.add_argument("source", metavar="RUN|FILE|NAME")
+    p = add_command(commands, _sample, "sample", "sample images from a trained generator", "zoo sample brain-64 -n 36")
+    add_generator(p, "source")
     p.add_argument("-n", type=int, help="number of images (default: 64)")
     p.add_argument("--out", help="grid.png, x.npz or a folder (default: <run>-samples.png)")
     p.add_argument("--mix", metavar="ROWSxCOLUMNS", help="generators with styles: a table of coarse by fine styles")
     p.add_argument("--class", dest="label", help="generators trained with classes: sample only this one")
     add_shared(p, "--seed", "--truncation", "--device")
 
-    p = add_command(commands, _interpolate, "interpolate", "make a GIF of a walk through latent space")
-    p.add_argument("source", metavar="RUN|FILE|NAME")
-    p.add_argument("--out", default="walk.gif", metavar="FILE.gif", help="(default: walk.gif)")
+    text = "make a GIF of a walk through latent space"
+    p = add_command(commands, _interpolate, "interpolate", text, "zoo interpolate fastgan-r3-64 --out walk.gif")
+    add_generator(p, "source")
+    p.add_argument("--out", default="walk.gif", metavar="FILE.gif", help="the animation")
     for flag, name, default, text in (
         ("-n", "walks", 9, "walks shown side by side"),
         ("--points", "points", 5, "latents that each walk visits before it returns"),
         ("--frames", "frames", 16, "frames from one latent to the next"),
     ):
-        p.add_argument(flag, dest=name, type=int, default=default, help=f"{text} (default: {default})")
+        p.add_argument(flag, dest=name, type=int, default=default, help=text)
     add_shared(p, "--seed", "--truncation", "--device")
 
-    p = add_command(commands, _ema, "ema", "average a run's generators over more or less of it, after training")
+    purpose = "average a run's generators over more or less of it, after training"
+    p = add_command(commands, _ema, "ema", purpose, "zoo ema runs/fastgan-r3-64-000 --std 0.05,0.1")
     p.add_argument("run", metavar="RUN", help="a run with ema.snapshot_stds")
     p.add_argument("--std", required=True, metavar="S,...", help="deviation relative to the training, such as 0.05")
     p.add_argument("--kimg", type=float, help="thousands of images after which it is taken (default: all)")
     p.add_argument("--out", metavar="FILE.safetensors", help="(default: RUN/ema-S.safetensors)")
     add_shared(p, "--device")
 
-    add_command(commands, _weights, "weights", "list pretrained generators that load by name")
+    add_command(commands, _weights, "weights", "list pretrained generators that load by name", "zoo weights")
 
 
 def _sample(arguments: Namespace) -> None:

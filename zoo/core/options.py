@@ -24,6 +24,8 @@ class TrainOptions:
             phantoms.
         out: folder in which run folders are made.
         kimg: thousands of images to train for (``train.kimg``); None: as the recipe says.
+        epochs: the same as a number of passes over the training images; None: by ``kimg``.
+        hours: wall time after which training stops with everything saved, to be continued; None: no limit.
         device: ``auto``, ``cpu``, ``cuda[:INDEX]`` or ``mps``.
         precision: ``auto``, ``fp32`` or ``bf16`` (``train.precision``); None: as the recipe says.
         new: start a new run even if one could be continued.
@@ -37,6 +39,8 @@ class TrainOptions:
     data: str | Path | None = None
     out: str | Path = "runs"
     kimg: float | None = None
+    epochs: float | None = None
+    hours: float | None = None
     device: str = "auto"
     precision: str | None = None
     new: bool = False

@@ -57,6 +57,7 @@ def bench(
     out: str | Path = "bench",
     runs: str | Path = "runs",
     no_reals: bool = False,
+    demo: bool = False,
     display: Display | None = None,
     **keywords: Any,
 ) -> dict[str, Any]:
@@ -66,8 +67,7 @@ def bench(
     that the same call continues an interrupted benchmark.
 
     Args:
-        targets: runs, files of generators, or recipes, which are trained first; none: all trained runs in ``runs``,
-            else two small recipes on phantoms.
+        targets: runs, files of generators, or recipes, which are trained first; none: all trained runs in ``runs``.
         training: how recipes are trained; ``out`` and ``new`` are ignored, ``kimg`` is 10 by default, and ``data`` and
             ``device`` are by default those of ``evaluation``.
         evaluation: what generators are evaluated by.
@@ -75,6 +75,7 @@ def bench(
         out: folder of ``results.jsonl``, ``table.md``, ``report.html`` and the benchmark's own runs.
         runs: folder in which names are looked up.
         no_reals: leave real images out of the page.
+        demo: train two small recipes on phantoms, and compare these.
         display: where progress is shown; default: stderr.
         **keywords: fields of :class:`EvaluationOptions`, and those of :class:`TrainOptions` that it lacks.
 
@@ -98,16 +99,20 @@ def bench(
     training = replace(training, data=training.data or evaluation.data or os.environ.get("ZOO_DATA") or None)
     words = [os.fspath(target) for target in targets]
     # Runs without a checkpoint are left out here, but reported if they are named.
+    if demo:
+        words, training, evaluation = [*words, *DEMO_RECIPES], *_demo_options(training, evaluation)
     words = words or [str(run.path) for run in find_runs(runs) if run.generator_file.is_file()]
     if not words:
-        words, training, evaluation = list(DEMO_RECIPES), *_demo_options(training, evaluation)
-        display.say(f"no trained runs in {runs}: training {' and '.join(words)}, small, on {training.data}")
+        raise ZooError(
+            f"no trained runs in {runs}. Name recipes to train and compare (`zoo bench dcgan-64 --kimg 20`), or add "
+            f"--demo: it trains {' and '.join(DEMO_RECIPES)} at 32 pixels on phantoms, ten minutes on two cores"
+        )
     evaluator = create_evaluator(evaluation, cache=out / "judged", display=display)
     variants = _VariantTrainer(training, seeds, out / "runs", display)
     planned = _look_up(words, runs, variants)
     untrained = [item for item in planned if isinstance(item, list)]
     if not untrained and (training.set or seeds > 1 or training.kimg is not None):
-        display.warn("--set, --seeds and --train-kimg apply to recipes; runs and files are evaluated as they are")
+        display.warn("--set, --seeds and --kimg apply to recipes; runs and files are evaluated as they are")
     # Missing or unreadable data are errors now and not after the first training.
     for recipes in untrained:
         load_dataset(training.data, recipes[0].data, reporter=display)
@@ -231,8 +236,10 @@ def _check_training(training: TrainOptions, seeds: int) -> None:
     if not 1 <= seeds <= MAX_SEEDS:
         raise ZooError(f"--seeds {seeds}: must be at least 1, and at most {MAX_SEEDS}")
     if training.kimg is not None and not 0 < training.kimg < float("inf"):
-        raise ZooError(f"--train-kimg {training.kimg:g}: must be above 0")
-    flags = {"train.seed": "--seeds K, which trains with 0 to K - 1", "train.kimg": "--train-kimg N"}
+        raise ZooError(f"--kimg {training.kimg:g}: must be above 0")
+    if training.epochs is not None or training.hours is not None:
+        raise ZooError("the recipes of a benchmark are equally long: give their length as kimg, not as epochs or hours")
+    flags = {"train.seed": "--seeds K, which trains with 0 to K - 1", "train.kimg": "--kimg N"}
     for key in (text.partition("=")[0].strip() for text in training.set):
         if key in flags:
             raise ZooError(f"--set {key}: is set by the benchmark. Use {flags[key]}.")

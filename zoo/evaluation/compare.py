@@ -86,6 +86,8 @@ def compare(
     )
     result = evaluator.evaluate(fake_images)
     baselines = evaluator.baselines() if floors else {}
+    figures = {name: baseline.figures for name, baseline in baselines.items()}
+    result.alarms += evaluator.untrained_alarms(result.figures, figures)
     nearest = [
         {"fake": fake_images.names[pair.fake], "real": real_images.names[pair.real], "ssim": pair.ssim, "ncc": pair.ncc}
         for pair in result.pairs

@@ -216,7 +216,7 @@ class GeneratorEvaluator:
             return _failed_row(target, target.error)
         try:
             note = self._check_training_images(target, group.data, config)
-            row, images = self._evaluate_weights(target, evaluator)
+            row, images = self._evaluate_weights(target, evaluator, group)
         except Interrupted:
             raise
         except Exception as error:  # no memory, a damaged log, a bug in one network
@@ -258,7 +258,9 @@ class GeneratorEvaluator:
             raise ZooError(f"{problem}: {unknown} of its {len(trained_on)} are not among them")
         return f"{len(own.train):,} of the {len(data.train):,} training images"
 
-    def _evaluate_weights(self, target: Target, evaluator: ImageEvaluator) -> tuple[ResultRow, RowPictures]:
+    def _evaluate_weights(
+        self, target: Target, evaluator: ImageEvaluator, group: EvaluatedGroup
+    ) -> tuple[ResultRow, RowPictures]:
         generator = load_generator(target.weights, device=str(self.device))
         with target.weights.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -272,6 +274,9 @@ class GeneratorEvaluator:
         else:
             self.display.say(f"{target.name}: evaluated before, with the same weights, images and metrics")
         row, pairs, train_images = result.row, result.pairs, evaluator.reals
+        # Not part of the cached result: it also depends on baselines.
+        baselines = {baseline.name: baseline.values for baseline in group.baselines}
+        row.alarms += [alarm.to_json() for alarm in evaluator.untrained_alarms(row.values, baselines)]
         row.name, row.kind, row.error = target.name, target.kind, None
         row.cost |= _costs(target)
         row.facts |= {"key": key, "weights_sha256": digest}

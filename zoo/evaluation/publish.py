@@ -39,7 +39,7 @@ from zoo.runtime.torch_defaults import torch_defaults
 from zoo.training.generator_file import load_generator_file, save_generator
 
 CATALOGUE_METRICS = ("fid", "kid", "precision", "recall", "coverage", "ssim_nearest", "ssim_pairwise")
-ALARMS = ("collapse", "memorisation")
+ALARMS = ("collapse", "memorisation", "untrained")
 DEFAULT_LICENCE = (
     "Weights: for research, under the terms of the images they were trained on. The code that loads them: Apache-2.0."
 )

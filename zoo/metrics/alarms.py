@@ -1,13 +1,13 @@
-"""Alarms: does a generator copy training images (memorisation), or make the same few images (collapse)?
+"""Alarms: does a generator copy training images, make the same few images (collapse), or nothing better than noise?
 
 Each compares a value with that of real images. The thresholds were set from measurements on brain slices at 28 to 256
-pixels, which ``benchmarks/alarms.py`` repeats on any images; docs/alarms.md explains both alarms.
+pixels, which ``benchmarks/alarms.py`` repeats on any images; docs/alarms.md explains the alarms.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeGuard
 
@@ -17,7 +17,9 @@ import numpy.typing as npt
 from zoo.metrics.value import MetricValue, missing_value
 
 _Floats = npt.NDArray[np.float64]
+_Values = Mapping[str, float | None]  # by metric
 Direction = Literal["higher", "lower"]
+AlarmName = Literal["collapse", "memorisation", "untrained"]
 
 COPY_DISTANCE_RATIO = 0.5  # a copy is nearer than this share of the distance of the nearest held-out images
 COPY_QUANTILE = 0.1  # the share of held-out images whose distance that is
@@ -38,6 +40,12 @@ K_COVERAGE = 5  # neighbours that density and coverage count
 MIN_RECALL_FAKES = 200  # slices of one or two subjects may reach no others
 MIN_COVERAGE_BALLS = 64  # balls of real images that fakes lie in, in total
 
+BASELINE_PHRASES = {"dataset mean": "the mean image", "black": "a black image", "noise": "noise"}
+MIN_SSIM_SHARE = 0.25  # of the way from noise to held-out images; the worst trained networks measured are at 0.35
+MIN_NCC_SHARE = 0.5  # of the correlation of held-out images; black images have 0, noise up to 0.16
+ONE_IMAGE_SSIM = 0.999  # mean SSIM of pairs above which fakes are one image
+ROUNDING = 1e-6  # between values of equal images
+
 # Part of the keys of cached values, under the names that the constants had when keys were defined.
 ALARM_DEFINITION = (
     f"NEAR {COPY_DISTANCE_RATIO}; TENTH {COPY_QUANTILE}; ALLOWED {MAX_COPY_SHARE}; CHANCE {FALSE_ALARM_PROBABILITY}; "
@@ -53,14 +61,14 @@ class Alarm:
     """A problem with a set of fakes.
 
     Attributes:
-        name: ``collapse`` or ``memorisation``.
+        name: ``collapse``, ``memorisation`` or ``untrained``.
         metric: the metric that shows it.
         value: the metric's value.
         threshold: the value that it should not have passed.
         text: one sentence for people.
     """
 
-    name: Literal["collapse", "memorisation"]
+    name: AlarmName
     metric: str
     value: float
     threshold: float
@@ -229,6 +237,88 @@ def _coverage_alarm(inputs: CollapseInputs) -> Alarm | None:
         "collapse."
     )
     return _collapse("coverage", coverage, edge, text)
+
+
+def untrained_alarms(values: _Values, baselines: Mapping[str, _Values]) -> list[Alarm]:
+    """Return an alarm for each value that is no better than that of a black image, of noise or of the mean image.
+
+    Args:
+        values: of the fakes, by metric: ``fid`` or else ``kid`` of features of a trained network, ``ncc_nearest``,
+            ``ssim_nearest``, ``ssim_pairwise``. What is missing or None is not checked.
+        baselines: the same of ``unseen subjects``, ``dataset mean``, ``black`` and ``noise``.
+    """
+    checks = (_distance_alarm, _noise_alarm, _correlation_alarm, _same_image_alarm)
+    alarms = [check(values, baselines) for check in checks]
+    return [alarm for alarm in alarms if alarm is not None]
+
+
+def _distance_alarm(values: _Values, baselines: Mapping[str, _Values]) -> Alarm | None:
+    """Check whether the distribution of fakes is as far from that of real images as that of a baseline."""
+    for metric in ("fid", "kid"):
+        value = values.get(metric)
+        known = {name: edge for name in BASELINE_PHRASES if _is_known(edge := baselines.get(name, {}).get(metric))}
+        if not _is_known(value) or not known:
+            continue
+        best = min(known, key=known.__getitem__)
+        if value < known[best] * (1 - ROUNDING):
+            return None
+        reason = f"{metric.upper()} is {value:.4g}, no better than that of {BASELINE_PHRASES[best]}, {known[best]:.4g}"
+        return _untrained(metric, value, known[best], reason)
+    return None
+
+
+def _noise_alarm(values: _Values, baselines: Mapping[str, _Values]) -> Alarm | None:
+    """Check whether fakes are nearly as unlike real images as noise is."""
+    value, noise, real = (row.get("ssim_nearest") for row in (values, *_rows(baselines, "noise", "unseen subjects")))
+    if not _is_known(value) or not _is_known(noise):
+        return None
+    edge = noise + MIN_SSIM_SHARE * max((real if _is_known(real) else noise) - noise, 0.0)
+    if value > edge:
+        return None
+    known = f", held-out images {real:.2f}" if _is_known(real) else ""
+    reason = f"Fakes have an SSIM of {value:.2f} with their nearest training image, noise {noise:.2f}{known}"
+    return _untrained("ssim_nearest", value, edge, reason)
+
+
+def _correlation_alarm(values: _Values, baselines: Mapping[str, _Values]) -> Alarm | None:
+    """Check whether fakes have little of the structure of real images, as black images have."""
+    value, real = (row.get("ncc_nearest") for row in (values, *_rows(baselines, "unseen subjects")))
+    if not _is_known(value) or not _is_known(real) or value > MIN_NCC_SHARE * real:
+        return None
+    reason = (
+        f"Fakes correlate with their nearest training image by {value:.2f}, held-out images by {real:.2f}, "
+        "a black image not at all"
+    )
+    return _untrained("ncc_nearest", value, MIN_NCC_SHARE * real, reason)
+
+
+def _same_image_alarm(values: _Values, baselines: Mapping[str, _Values]) -> Alarm | None:
+    """Check whether fakes are one image that is no nearer to real images than the mean image or a black one."""
+    value, pairwise = values.get("ssim_nearest"), values.get("ssim_pairwise")
+    edges = {
+        name: edge
+        for name in ("dataset mean", "black")
+        if _is_known(edge := baselines.get(name, {}).get("ssim_nearest"))
+    }
+    if not _is_known(value) or not _is_known(pairwise) or pairwise < ONE_IMAGE_SSIM or not edges:
+        return None
+    best = max(edges, key=edges.__getitem__)
+    if value > edges[best] + ROUNDING:
+        return None
+    reason = (
+        f"Fakes are all one image, with an SSIM of {value:.2f} with the nearest training image; "
+        f"{BASELINE_PHRASES[best]} has {edges[best]:.2f}"
+    )
+    return _untrained("ssim_nearest", value, edges[best], reason)
+
+
+def _rows(baselines: Mapping[str, _Values], *names: str) -> list[_Values]:
+    return [baselines.get(name, {}) for name in names]
+
+
+def _untrained(metric: str, value: float, threshold: float, reason: str) -> Alarm:
+    text = f"{reason}: no better than a black image, noise or the mean image, so the generator needs more training."
+    return Alarm(name="untrained", metric=metric, value=value, threshold=threshold, text=text)
 
 
 def spread_coverage(n: int, reals: int, density: float) -> float:

@@ -134,6 +134,18 @@ class ImageEvaluator:
             baselines[name] = self._baseline(name, ImageSet(images=repeated, label=name), self.reals)
         return baselines
 
+    def untrained_alarms(
+        self, values: Mapping[str, MetricValue], baselines: Mapping[str, Mapping[str, MetricValue]]
+    ) -> list[Alarm]:
+        """Return the alarms of fakes that are no better than :meth:`baselines`, from the values of both."""
+        # Distances of random features are too uncertain to tell.
+        skipped = ("fid", "kid") if self.spaces and self.spaces[0].name == "random" else ()
+
+        def plain(figures: Mapping[str, MetricValue]) -> dict[str, float | None]:
+            return {name: figure.value for name, figure in figures.items() if name not in skipped}
+
+        return alarms.untrained_alarms(plain(values), {name: plain(figures) for name, figures in baselines.items()})
+
     @cached_property
     def real_pairs(self) -> dict[str, float | None]:
         """Mean SSIM of pairs of training images, and the share of pairs that are the same image."""

@@ -24,6 +24,7 @@ from zoo.training import checkpoint
 from zoo.training.generator_file import save_generator
 from zoo.training.logger import LogFile, TensorBoardWriter
 from zoo.training.run_folder import Run
+from zoo.training.run_length import TIME_IS_UP, EndForecast
 from zoo.training.sample_grids import SampleGrids
 from zoo.training.trainer import Trainer
 from zoo.training.validation import COLLAPSE_PATIENCE_CHECKS, NUM_VALIDATION_IMAGES, Validator
@@ -127,7 +128,8 @@ class TrainingLoop:
         """Train to the end.
 
         Raises:
-            Interrupted: ``stop`` returned a true value; the step was finished and everything saved.
+            Interrupted: ``stop`` returned a true value; the step was finished and everything saved. That the time is
+                up is no interruption.
             DivergedError: a loss or weight is NaN or infinite.
             CollapsedError: the generator collapsed, and the recipe says to stop then.
             ZooError: the run folder cannot be written.
@@ -151,23 +153,32 @@ class TrainingLoop:
             message = f"{self.run.path}: cannot be written ({error_reason(error)}); {kept}"
             self._write_failure(message)
             raise ZooError(message) from None
-        if self.stopped_by:
+        if self.stopped_by == TIME_IS_UP:
+            nimg, path = self.trainer.nimg, self.run.path
+            self.display.say(
+                f"the time is up at nimg {nimg}; everything is saved, `zoo train --resume {path}` continues"
+            )
+        elif self.stopped_by:
             raise self._interruption()
 
     def _train(self) -> None:
         if self.trainer.nimg == 0 and self.is_first:
             self.grids.save_first()
         self.display.start(f"training {self.run.name}", self.total_nimg)
+        forecast = EndForecast(self.trainer, self.total_nimg, self.stop, self.display.say)
         try:
             while self.trainer.nimg < self.total_nimg and not self.stopped_by:
                 before, start = self.trainer.nimg, time.monotonic()
                 self.trainer.step()
+                forecast.step()
                 snapshot_due = self._is_snapshot_due(self.config.sample_kimg, before)
                 self._report_status(before, start, snapshot_due=snapshot_due)
                 self._save_snapshots(before)
                 self._save_if_due(before, seconds=time.monotonic() - start)
                 if snapshot_due and self.config.stop_on_collapse:
                     self._stop_if_collapsed()
+            if self.stopped_by == TIME_IS_UP and self.row_nimg < self.trainer.nimg:  # with a last look, as at the end
+                self._report_status(self.trainer.nimg, time.monotonic(), snapshot_due=True)
             self._save(last=True)
         finally:
             self.display.stop()
@@ -175,7 +186,7 @@ class TrainingLoop:
     def _report_status(self, before: int, start: float, *, snapshot_due: bool) -> None:
         """Write a row of the log where one is due, with validation and samples where these are; update the display."""
         nimg = self.trainer.nimg
-        done = nimg >= self.total_nimg
+        done = nimg >= self.total_nimg or self.stopped_by == TIME_IS_UP
         row_due = any(_crosses(every, before, nimg) for every in (self.config.sample_kimg, self.config.log_kimg))
         if not (row_due or done):
             # The means of several processes need all of them, so between rows only a single process shows them.

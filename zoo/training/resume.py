@@ -41,6 +41,7 @@ class Session:
     announce: TextIO
     tensorboard: bool
     stop: Stop | None
+    epochs: float | None = None
 
     def start(self, recipe: Recipe, data: str | Path | None, out: Path, *, new: bool, restarted: bool) -> Run:
         """Train ``recipe`` in a new run, or continue the newest unfinished one of the same numbers and images.
@@ -52,7 +53,7 @@ class Session:
         if data is None:
             self.display.say("no --data (or ZOO_DATA): training on built-in phantom brains")
         images = self._load_images(data, recipe)
-        recipe = with_classes(recipe, images)
+        recipe = self._with_length(with_classes(recipe, images), images)
         unfinished = None if new or not self._is_first else find_unfinished_run(out, recipe, images)
         path = distributed.broadcast(str(unfinished.path) if unfinished is not None else None)
         if path is not None:
@@ -95,7 +96,7 @@ class Session:
             images = self._load_images(data if data is not None else info["data"], recipe)
             if images.digest != info["data_digest"]:
                 raise ZooError(f"{run.path}: was trained on other images ({info['data_description']})")
-            return self._continue(run, recipe, images, state)
+            return self._continue(run, self._with_length(recipe, images), images, state)
 
     @property
     def _is_first(self) -> bool:
@@ -105,6 +106,12 @@ class Session:
     def _claim(self, run: Run) -> contextlib.AbstractContextManager[None]:
         """Hold the run's lock, in one process for all."""
         return run.claim() if self._is_first else contextlib.nullcontext()
+
+    def _with_length(self, recipe: Recipe, images: Dataset) -> Recipe:
+        """The recipe with its length in ``epochs`` of these images, where that was asked for."""
+        if self.epochs is None:
+            return recipe
+        return replace(recipe, train=replace(recipe.train, kimg=self.epochs * len(images.train) / 1000))
 
     def _load_images(self, data: str | Path | None, recipe: Recipe) -> Dataset:
         if distributed.local_rank() > 0:  # one process per host builds the cache, the others wait and read it

@@ -74,6 +74,8 @@ def tune(
     """
     display = display or Display()
     options = with_keywords(options or TrainOptions(out="tune", kimg=DEFAULT_KIMG), keywords, function="tune")
+    if options.epochs is not None or options.hours is not None:
+        raise ZooError("the runs of a sweep are equally long: give their length as kimg, not as epochs or hours")
     kimg = DEFAULT_KIMG if options.kimg is None else options.kimg
     options = replace(options, kimg=kimg, data=options.data or os.environ.get("ZOO_DATA") or None)
     # Everything is resolved before anything is trained, so that a mistake is reported at once.

@@ -28,6 +28,7 @@ from zoo.training.logger import TensorBoardWriter
 from zoo.training.profiling.profiler import StepProfile, profile_steps
 from zoo.training.resume import Session, with_classes
 from zoo.training.run_folder import Run, open_run
+from zoo.training.run_length import StopAtTime
 from zoo.training.trainer import Trainer
 
 
@@ -70,6 +71,7 @@ def train(
         raise ZooError("Give a recipe or --resume RUN, not both.")
     if recipe is None and resume is None:
         raise ZooError("Give a recipe's name or file, or --resume RUN. `zoo list` shows the recipes.")
+    _check_length(options)
     device = choose_device(options.device)
     display = display or Display()
     set_compile_cache(cache_folder() / "compiled", display.warn)
@@ -79,7 +81,8 @@ def train(
             display=display if world.first else Display(quiet=True),
             announce=announce or sys.stdout,
             tensorboard=options.tensorboard,
-            stop=options.stop,
+            stop=options.stop if options.hours is None else StopAtTime(3600 * options.hours, options.stop),
+            epochs=options.epochs,
         )
         with _explain_lost_peers(world), keep_thread_count():
             if resume is not None:
@@ -125,6 +128,15 @@ def profile_recipe(
         display.say(f"{images.description}: {trainer.loader.where}")
         with contextlib.closing(trainer.loader):
             return profile_steps(trainer, seconds), trainer.speed
+
+
+def _check_length(options: TrainOptions) -> None:
+    if options.kimg is not None and options.epochs is not None:
+        raise ZooError("--kimg and --epochs both set the length; give one of them")
+    for name in ("epochs", "hours"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise ZooError(f"--{name} {value:g}: must be above 0")
 
 
 def _merge_keywords(options: TrainOptions | None, keywords: dict[str, Any]) -> TrainOptions:

@@ -115,16 +115,24 @@ class Validator:
         for metric, values, kind in (("copies_ssim", nearest, "ssim"), ("copies_ncc", copy.distance, "distance")):
             shares[metric], alarm = self._copy_share(metric, values, kind)
             triggered += [alarm] if alarm is not None else []
-        self._report_changes(triggered)
-        return {
+        row = {
             "ssim_nearest": nearest.mean().item(),
             "ssim_pairwise": pairwise,
             "ncc_nearest": copy.ncc.mean().item(),
             **shares,
             **reference,
             **self._ranking_metric(ranking_features),
-            "alarms": [alarm.to_json() for alarm in triggered],
         }
+        triggered += alarms.untrained_alarms(row, self._baselines())
+        self._report_changes(triggered)
+        return {**row, "alarms": [alarm.to_json() for alarm in triggered]}
+
+    def _baselines(self) -> dict[str, dict[str, float | None]]:
+        """Values of real images and of images that no generator made, under the names of the alarms."""
+        scores, names = self._scores, {"mean": "dataset mean", "black": "black", "noise": "noise"}
+        baselines = {names[name]: {"ssim_nearest": value} for name, value in scores["floors"].items()}
+        heldout = {f"{name}_nearest": _mean(scores[name]) for name in ("ssim", "ncc")}
+        return {**baselines, "unseen subjects": heldout}
 
     def _collapse_alarms(self, pairs: Tensor, count: int, pairwise_real: float | None) -> list[Alarm]:
         return alarms.collapse_alarms(
@@ -234,12 +242,15 @@ class Validator:
 
     def _report_changes(self, triggered: list[Alarm]) -> None:
         """Report each alarm once when it is triggered, and once when it ends."""
-        active: set[tuple[str, str]] = {(alarm.name, alarm.metric) for alarm in triggered}
+        active: set[tuple[str, str]] = set()
         for alarm in triggered:
-            if (alarm.name, alarm.metric) not in self._active_alarms:
+            # Every run starts untrained, by several metrics at once: one line says so.
+            key = (alarm.name, "" if alarm.name == "untrained" else f" ({alarm.metric})")
+            if key not in self._active_alarms | active:
                 self.reporter.warn(f"{alarm.name} at nimg {self.trainer.nimg}: {alarm.text}")
+            active.add(key)
         for name, metric in sorted(self._active_alarms - active):
-            self.reporter.say(f"{name} ({metric}): no longer at nimg {self.trainer.nimg}")
+            self.reporter.say(f"{name}{metric}: no longer at nimg {self.trainer.nimg}")
         self._active_alarms = active
 
 
