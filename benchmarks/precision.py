@@ -121,6 +121,7 @@ def _affordable_batch(recipe: Recipe, data: Dataset, longest: float) -> int:
     batch = recipe.train.batch
     smallest = min(SMALLEST_BATCH, batch)
     trainer = build_trainer(recipe, data, smallest)
+    _time_steps(trainer, 1)  # kernels are generated
     each = _time_steps(trainer, 1) / smallest
     while batch % 2 == 0 and batch > smallest and batch * each > longest:
         batch //= 2
@@ -168,14 +169,16 @@ def switch_settings(trainer: Trainer, precision: str, channels_last: bool) -> No
 def _time_steps(trainer: Trainer, repeats: int) -> float:
     """Return the mean seconds of a step: of one with lazy penalties and one without, in their proportion."""
     period, batch = trainer.objective.period, trainer.recipe.train.batch
+    # The CPU time of a single thread does not depend on other programs.
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     total = 0.0
     for _ in range(repeats):
         for step, weight in ((0, 1 / period), (1, 1 - 1 / period)):
             if weight:
                 trainer.nimg = step * batch
-                start = time.perf_counter()
+                start = clock()
                 trainer.step()
-                total += weight * (time.perf_counter() - start)
+                total += weight * (clock() - start)
     return total / repeats
 
 

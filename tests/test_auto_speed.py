@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,12 +12,14 @@ import torch
 import zoo
 import zoo.runtime.speed
 from zoo import recipes
+from zoo.core.console import Display
 from zoo.core.errors import ZooError
 from zoo.core.files import cache_folder
 from zoo.runtime.device import cpu_model, describe_environment, is_same_machine
 from zoo.runtime.speed import AutoChoice, choose_speed
-from zoo.training import auto_speed, checkpoint
+from zoo.training import auto_speed
 from zoo.training.auto_speed import choose_auto, choose_measured_speed, search
+from zoo.training.resume import Session
 
 CPU = torch.device("cpu")
 TINY = ["data.resolution=16", "generator.width=0.125", "discriminator.width=0.125", "train.batch=4"]
@@ -269,21 +273,16 @@ def test_a_run_records_its_choice_and_resumes_with_it(measured, tmp_path):
         (lambda info, environment: environment.pop("cpu"), ("bf16", True)),
     ],
 )
-def test_resume_uses_the_record_on_the_same_machine(change, expected, measured, tmp_path):
-    measured.factors = {"bf16": 0.5}
-    run = train(tmp_path)
+def test_resume_uses_the_record_on_the_same_machine(change, expected, measured):
     measured.factors = {"bf16": 2, "NCHW": 0.5}
-    for path in (cache_folder() / "auto").iterdir():
-        path.unlink()
-    info = run.info
-    newest = checkpoint.newest_checkpoint(run.state)
-    state = checkpoint.load_checkpoint(newest)
-    change(info, state["environment"])
-    (run.path / "run.json").write_text(json.dumps(info))
-    newest.unlink()
-    checkpoint.save_checkpoint(run.state, state["trainer"]["nimg"], state, keep=2)
-    again = zoo.train(resume=run.path, kimg=0.024, device="cpu")
-    assert (again.info["speed"]["precision"], again.info["speed"]["channels_last"]) == expected
+    recipe = recipes.load_recipe("dcgan-64", TINY)
+    speed = choose_speed(recipe, CPU, auto=AutoChoice(precision="bf16", channels_last=True, threads=4))
+    environment = describe_environment(CPU, "bf16")
+    info = {"speed": speed.to_json(), "environment": environment}
+    change(info, environment)
+    session = Session(device=CPU, display=Display(quiet=True), announce=sys.stdout, tensorboard=False, stop=None)
+    restored = session._restore_speed(SimpleNamespace(info=info), recipe, {"environment": environment})
+    assert (restored.precision, restored.channels_last) == expected
 
 
 def test_resume_may_override_the_record(measured, tmp_path):
@@ -293,11 +292,11 @@ def test_resume_may_override_the_record(measured, tmp_path):
     assert (again.info["speed"]["precision"], again.info["speed"]["threads"]) == ("fp32", 3)
 
 
-def test_thread_count_is_that_of_before_after_training(tmp_path):
-    before = torch.get_num_threads()
-    run = train(tmp_path, set=[*TINY, "speed.threads=2"])
-    assert run.info["environment"]["threads"] == 2
-    assert torch.get_num_threads() == before
+def test_training_sets_the_thread_count_back(tmp_path):
+    torch.set_num_threads(2)
+    run = train(tmp_path, kimg=0.008, set=[*TINY, "speed.threads=1"])
+    assert run.info["environment"]["threads"] == 1
+    assert torch.get_num_threads() == 2
 
 
 def test_a_thread_count_is_a_positive_number_or_auto():

@@ -33,8 +33,8 @@ from zoo.runtime.speed import AutoChoice, Say, Speed, choose_speed, has_bf16
 FORWARD_MACS = 0.7e9  # multiply-adds of a timed forward pass: some tens of milliseconds with its backward pass
 MAX_IMAGES = 16
 CONVOLUTION_SHARE = 0.9  # of a large network's multiply-adds, which the timed convolutions cover
-ROUNDS = 3
-MAX_SECONDS = 0.3  # after which a comparison starts no further round
+ROUNDS = 5  # the first ones still fill the caches of memory
+MAX_SECONDS = 0.5  # after which a comparison starts no further round
 MAX_KERNEL = 1 << 20  # elements of a timed kernel: wider ones are no different
 BUSY_LOAD = 0.75  # runnable programs per core in the last minute
 # An alternative must be faster by this share: another program can slow down a short measurement.
@@ -193,6 +193,8 @@ def _describe_measurement(recipe: Recipe, first: AutoChoice, alternatives: Alter
 def _measure(recipe: Recipe, first: AutoChoice, alternatives: Alternatives) -> AutoResult:
     start = time.perf_counter()
     with rng.fork_rng(torch.device("cpu")), keep_thread_count(), torch.enable_grad():
+        # As in training: otherwise small steps spend a third of their time on page faults.
+        choose_speed(recipe, torch.device("cpu")).begin()
         best, ratios = search(first, alternatives, _StepTimer(recipe, busy=_is_busy()).compare)
     return AutoResult(choice=best, ratios=ratios, seconds=time.perf_counter() - start)
 
