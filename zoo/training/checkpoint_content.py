@@ -104,7 +104,7 @@ def _check_optimizer(side: str, state: Any, config: OptimizerConfig, network: nn
 def _check_rest(trainer: Any, recipe: Recipe, D: Discriminator) -> None:
     """Check the means for the log, the memory of penalties, and ADA's probability."""
     states = trainer["meters"]
-    for part in states if isinstance(states, list) else [states]:
+    for part in states if isinstance(states, list) and states else [states]:
         meters = MeanMeters()
         meters.load_state_dict(_mapping("meters", part), torch.device("cpu"))
         for names, vector in meters._sums.items():
