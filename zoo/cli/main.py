@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from zoo.cli import evaluate, look, share, train, use
 from zoo.cli.options import Parser
-from zoo.core.errors import Interrupted, ZooError, describe_error, one_line, suggest
+from zoo.core.errors import Interrupted, ZooError, one_line, suggest
 from zoo.core.files import cache_folder
 
 
@@ -84,7 +84,7 @@ def _report_unexpected(error: Exception) -> None:
             place = f"it is in {path}"
             break
     _print_error(
-        f"unexpected error in version {version()}: {one_line(describe_error(error))}. "
+        f"unexpected error in version {version()}: {type(error).__name__}: {one_line(error)}. "
         f"Please report it with its traceback: {one_line(place)}"
     )
 
