@@ -17,10 +17,10 @@ from typing import Any, NoReturn
 
 from zoo.cli import evaluate, look, share, train, use
 from zoo.cli.options import Commands, Parser
-from zoo.core.errors import Interrupted, ZooError, describe_error, one_line, suggest
+from zoo.core.errors import Interrupted, ZooError, one_line, suggest
 from zoo.core.files import cache_folder
 
-GROUPS: Mapping[str, tuple[Callable[[Commands], None], ...]] = {
+COMMAND_GROUPS: Mapping[str, tuple[Callable[[Commands], None], ...]] = {
     "train": (train.add_train_commands,),
     "look": (look.add_look_commands, evaluate.add_evaluate_commands),
     "use": (use.add_use_commands,),
@@ -97,7 +97,7 @@ def _report_unexpected(error: Exception) -> None:
             place = f"it is in {path}"
             break
     _print_error(
-        f"unexpected error in version {version()}: {one_line(describe_error(error))}. "
+        f"unexpected error in version {version()}: {type(error).__name__}: {one_line(error)}. "
         f"Please report it with its traceback: {one_line(place)}"
     )
 
@@ -121,7 +121,7 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(metavar="COMMAND", help=argparse.SUPPRESS)
     parser.set_defaults(command=lambda arguments: parser.print_help(), parser=parser)
     lines = []
-    for title, adders in GROUPS.items():
+    for title, adders in COMMAND_GROUPS.items():
         before = len(commands._choices_actions)
         for add_commands in adders:
             add_commands(commands)

@@ -230,7 +230,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]{0,99}\w", self.name):  # no path separators: run folders are named after it
-            raise ValueError(f"name: must be at most 100 letters, digits, '-', '_' and '.', not {shorten(self.name)}")
+            raise ValueError(f"name: must be letters, digits, '-', '_' and '.' (at most 100), not {shorten(self.name)}")
 
     @property
     def image(self) -> ImageSpec:

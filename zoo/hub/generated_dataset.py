@@ -93,7 +93,7 @@ class GeneratedDataset(Dataset):
                 self.seed, min(SAMPLING_BATCH, self.n - first), self.generator.latent.dim, first=first
             )
             label = None if self._classes is None else self._classes[first : first + len(z)]
-            G, speed = self.generator.ready(), self.generator.speed
+            G, speed = self.generator.ready(), self.generator.sampling_speed
             self._chunks[chunk] = finite_to_uint8(
                 generate_images(G, z, label=label, seed=self.seed, first=chunk, speed=speed)
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,12 @@ class LoadedGenerator(nn.Module):
             self.eval()
         return self.generator
 
+    @property
+    def sampling_speed(self) -> Speed:
+        """The switches of :meth:`sample`; without autocast, which takes fp32 weights, after ``half()`` or ``double()``."""
+        is_fp32 = next(self.parameters()).dtype == torch.float32
+        return self.speed if is_fp32 else replace(self.speed, precision="fp32")
+
     def latents(self, n: int, seed: int = 0) -> Tensor:
         """Return the latents (n, latent.dim) of the images that :meth:`sample` makes.
 
@@ -165,12 +172,12 @@ class LoadedGenerator(nn.Module):
         labels = self.labels(label, len(z), seed)
         if truncation is None:
             images = sampling.generate_images(
-                self.ready(), z, label=labels, seed=seed, speed=self.speed, advance=advance
+                self.ready(), z, label=labels, seed=seed, speed=self.sampling_speed, advance=advance
             )
         else:
             styles = self._styles(z, labels, "truncation")
             w = sampling.truncate_styles(self.generator, styles, _check_truncation(truncation))
-            images = sampling.synthesise_images(self.generator, w, seed=seed, speed=self.speed)
+            images = sampling.synthesise_images(self.generator, w, seed=seed, speed=self.sampling_speed)
         return finite_to_uint8(images)
 
     @torch_defaults()
@@ -203,7 +210,7 @@ class LoadedGenerator(nn.Module):
         for source in coarse:
             table += [source, *(torch.cat([source[:cut], other[cut:]]) for other in fine)]
         images = finite_to_uint8(
-            sampling.synthesise_images(self.generator, torch.stack(table), seed=seed, speed=self.speed)
+            sampling.synthesise_images(self.generator, torch.stack(table), seed=seed, speed=self.sampling_speed)
         )
         images[0] = 0
         return images

@@ -70,7 +70,9 @@ def _check_networks(trainer: Any, recipe: Recipe, G: Generator, D: Discriminator
     for key, network in networks:
         tensors = _mapping(key, trainer[key])
         wanted = network.state_dict()
-        network.load_state_dict(tensors, assign=True)  # strict: names and shapes are checked
+        # Strict, so that names and shapes are checked. A copy of the mapping: torch notes `assign` in its metadata, and
+        # the trainer, which loads the same mapping later, would assign as well.
+        network.load_state_dict(dict(tensors), assign=True)
         for name, like in wanted.items():
             if tensors[name].is_floating_point() != like.is_floating_point() or tensors[name].is_complex():
                 raise ValueError(f"{key}.{name} holds {tensors[name].dtype}")
@@ -102,7 +104,7 @@ def _check_optimizer(side: str, state: Any, config: OptimizerConfig, network: nn
 def _check_rest(trainer: Any, recipe: Recipe, D: Discriminator) -> None:
     """Check the means for the log, the memory of penalties, and ADA's probability."""
     states = trainer["meters"]
-    for part in states if isinstance(states, list) else [states]:
+    for part in states if isinstance(states, list) and states else [states]:
         meters = MeanMeters()
         meters.load_state_dict(_mapping("meters", part), torch.device("cpu"))
         for names, vector in meters._sums.items():

@@ -352,7 +352,8 @@ class TrainingLoop:
         )
 
     def _interruption(self) -> Interrupted:
-        signum = self.stopped_by if isinstance(self.stopped_by, int) and self.stopped_by > 1 else signal.SIGINT
+        is_signal = isinstance(self.stopped_by, int) and not isinstance(self.stopped_by, bool)
+        signum = self.stopped_by if is_signal else signal.SIGINT
         cause = signal.Signals(signum).name if signum == self.stopped_by else "request"
         return Interrupted(
             f"stopped by {cause} at nimg {self.trainer.nimg}; everything is saved, "

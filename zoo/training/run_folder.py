@@ -194,7 +194,7 @@ def _find_problem(content: Any) -> str:
     for key, kind in {**_REQUIRED, **_OPTIONAL}.items():
         value = content.get(key)
         fits = key not in content or (isinstance(value, kind) and not isinstance(value, bool))
-        if not fits or (isinstance(value, int | float) and not (math.isfinite(value) and 0 <= value <= MAX_NIMG)):
+        if not fits or (isinstance(value, int | float) and not 0 <= value <= MAX_NIMG):
             return f"{key} is {shorten(value)}"
     best = content.get("best")
     if best is not None and not (isinstance(best.get("metric"), str) and _is_number(best.get("value"))):
@@ -215,7 +215,7 @@ def _is_log_row(row: dict[str, Any]) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
 
 
 def _is_count(value: Any) -> bool:
