@@ -79,11 +79,11 @@ DAYS_AGO = time.time() - 3 * 24 * 3600
     ],
 )
 @pytest.mark.parametrize("folder", [False, True])
-def test_only_what_killed_processes_left_is_removed(name, then, stays, folder, tmp_path):
+def test_only_what_killed_processes_left_is_removed(name, then, stays, folder, tmp_path, dead):
     numbers = {
         "here": files._machine(),
         "there": "0" * 8,
-        "dead": dead_process(),
+        "dead": dead,
         "alive": os.getpid(),
         "huge": "9" * 30,
     }
