@@ -100,17 +100,17 @@ ENDING: list[int] = []  # a signal that asks for an end after the trial that is 
 def try_kind(kind: Kind, kills: int, seed: int, place: Path) -> Row:
     """Kill a command ``kills`` times, in trials; return the counts."""
     rng = random.Random(seed)
-    undisturbed = place / "undisturbed"
+    first, undisturbed = place / "first", place / "undisturbed"
+    run_forked(kind, first)  # compiles, and makes what is given
+    prepare(undisturbed, first)
     seconds, stages, code = run_forked(kind, undisturbed, count=True)
     if code:
-        sys.exit(
-            f"{undisturbed}: the undisturbed command ended with {code}: {(undisturbed / 'output').read_text()[-500:]}"
-        )
+        sys.exit(f"undisturbed, the command ended with {code}: {(undisturbed / 'output').read_text()[-500:]}")
     expected = end_of(kind, undisturbed)
     row: Row = {"kills": 0, "in_writes": 0, "trials": 0, "same": 0, "leftovers": [], "failures": []}
     while row["kills"] < kills and not ENDING:
         folder = place / f"trial-{row['trials']:03d}"
-        prepare(folder, undisturbed)
+        prepare(folder, first)
         history = []
         for _ in range(min(rng.randint(1, MOST_KILLS), kills - row["kills"])):
             in_write = bool(stages) and rng.random() < 0.5
@@ -138,12 +138,12 @@ def try_kind(kind: Kind, kills: int, seed: int, place: Path) -> Row:
     return row
 
 
-def prepare(folder: Path, undisturbed: Path) -> None:
-    """Make the folder of a trial, with the compiled engine and the inputs of the undisturbed one."""
+def prepare(folder: Path, first: Path) -> None:
+    """Make the folder of a trial, with the compiled engine and the inputs that the first one made."""
     folder.mkdir(parents=True)
     for name in ("cache/native", "given"):
-        if (undisturbed / name).is_dir():
-            shutil.copytree(undisturbed / name, folder / name)
+        if (first / name).is_dir():
+            shutil.copytree(first / name, folder / name)
 
 
 def run_forked(
@@ -385,10 +385,10 @@ def end_of_download() -> dict[str, Any]:
 
 
 KINDS = {
-    "train": Kind(0.55, train, end_of_training),
+    "train": Kind(0.4, train, end_of_training),
     "bench": Kind(0.15, bench, end_of_bench),
     "publish": Kind(0.15, publish, end_of_publication),
-    "download": Kind(0.15, download, end_of_download),
+    "download": Kind(0.3, download, end_of_download),
 }
 
 if __name__ == "__main__":
