@@ -227,6 +227,15 @@ def startup() -> str:
     return markdown_table(headings, rows)
 
 
+def kill() -> str:
+    rows = []
+    for row in results("kill"):
+        left = len(row["leftovers"])
+        counts = [row["kills"], row["in_writes"], row["trials"], row["same"], left]
+        rows.append([f"`{row['kind']}`", *map(str, counts)])
+    return markdown_table(["", "kills>", "inside writes>", "trials>", "same end>", "files left>"], rows)
+
+
 def cards() -> str:
     latest = {row["name"]: row for row in results("cards")}
     lines = []
@@ -368,6 +377,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "scaling": scaling,
     "memory": memory,
     "startup": startup,
+    "kill": kill,
     "leaderboard": lambda: leaderboard("64", "long"),
     "leaderboard_128": lambda: leaderboard("128"),
     "leaderboard_ablation": lambda: leaderboard("ablation"),

@@ -1,6 +1,9 @@
 """`zoo publish`: what is written, completely or not at all, and what is refused."""
 
 import json
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +14,7 @@ from PIL import Image
 import zoo
 from zoo.cli.main import main
 from zoo.core.errors import ZooError
+from zoo.core.files import temporary_suffix
 from zoo.evaluation.model_card import _alarm_lines, format_card
 from zoo.evaluation.publish import _catalogue_entry
 from zoo.evaluation.results import ResultRow
@@ -125,6 +129,24 @@ def test_force_replaces_only_published_folders(run, tmp_path):
     with pytest.raises(ZooError, match="was not written by `zoo publish`"):
         zoo.publish(run, str(tmp_path / "mine"), force=True, **QUICK)
     assert names(tmp_path) == ["mine", "x"]
+
+
+def test_what_a_killed_process_left_is_put_back(run, tmp_path):
+    """Killed between the two renames: the earlier publication lies in the folder of a process that is gone."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    ending = temporary_suffix().replace(f"-{os.getpid()}.", f"-{process.pid}.")
+    old = tmp_path / f".zoo-publish-x-abc{ending}" / "old"
+    old.mkdir(parents=True)
+    (old / "card.json").write_text("{}")
+    zoo.publish(run, str(tmp_path / "y"), name="tiny", **QUICK)
+    assert old.is_dir()  # of another target
+    with pytest.raises(ZooError, match="--force replaces it"):
+        zoo.publish(run, str(tmp_path / "x"), name="tiny", **QUICK)
+    assert names(tmp_path / "x") == ["card.json"]
+    zoo.publish(run, str(tmp_path / "x"), name="tiny", force=True, **QUICK)
+    assert names(tmp_path) == ["x", "y"]
+    assert names(tmp_path / "x") == FILES
 
 
 def test_failure_leaves_nothing(run, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,6 +98,17 @@ def is_private(path: Path) -> bool:
     except OSError:
         return False
     return status.st_uid == os.getuid() and not stat.S_ISLNK(status.st_mode) and not status.st_mode & 0o022
+
+
+def temporary_folder(prefix: str, parent: Path | None = None) -> tempfile.TemporaryDirectory[str]:
+    """Make a folder that is deleted at the end of a ``with`` block; delete those that killed processes left.
+
+    Args:
+        prefix: of its name; starts with a dot.
+        parent: None: the system's temporary folder.
+    """
+    remove_leftovers(parent or Path(tempfile.gettempdir()), prefix)
+    return tempfile.TemporaryDirectory(temporary_suffix(), prefix, parent, ignore_cleanup_errors=True)
 
 
 def temporary_suffix() -> str:

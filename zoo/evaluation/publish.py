@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ import torch
 
 from zoo.core.console import Display
 from zoo.core.errors import ZooError, error_reason, suggest
-from zoo.core.files import is_file, remove_leftovers, temporary_suffix
+from zoo.core.files import is_file, temporary_folder
 from zoo.core.options import EvaluationOptions, with_keywords
 from zoo.evaluation.evaluate_generators import LATENT_SEED, EvaluatedGroup, GeneratorEvaluator, evaluate_one
 from zoo.evaluation.model_card import SAMPLE_IMAGES, write_card
@@ -103,7 +102,7 @@ def publish(
     licence = _read_text(licence, "--licence") or DEFAULT_LICENCE
     place = ModelRepository(to, force) if to.startswith("hf:") else _OutputFolder(to, force)
     try:
-        with tempfile.TemporaryDirectory(temporary_suffix(), place.prefix, place.workspace) as workspace:
+        with temporary_folder(place.prefix, place.workspace) as workspace:
             folder = Path(workspace) / "new"
             folder.mkdir()
             published = _write_weights(source, name, folder)
@@ -227,7 +226,7 @@ class _OutputFolder:
 
     def __init__(self, to: str, force: bool) -> None:
         self.path = Path(to)
-        # With the target's name: what a killed process left is restored or removed when this target is published again.
+        # With the target's name: what a killed process left is put back or removed when this target is published again.
         self.prefix = f".zoo-publish-{self.path.absolute().name}-"
         # The same file system: a rename is atomic only there.
         self.workspace = self.path.absolute().parent
@@ -246,11 +245,10 @@ class _OutputFolder:
             raise ZooError(f"{to}: cannot be written ({error_reason(error)})") from None
 
     def _restore(self) -> None:
-        """Undo what a process left that was killed, perhaps between the two renames of :meth:`accept`."""
+        """Put back what a process moved away that was killed between the two renames of :meth:`accept`."""
         for old in self.workspace.glob(f"{glob.escape(self.prefix)}*/old"):
             if not self.path.exists():
                 old.rename(self.path)
-        remove_leftovers(self.workspace, self.prefix)
 
     def accept(self, folder: Path) -> str:
         """Move ``folder`` to its place; what was there before is deleted with the workspace."""

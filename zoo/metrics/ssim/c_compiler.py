@@ -17,12 +17,11 @@ import re
 import shlex
 import shutil
 import subprocess
-import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.core.files import atomic_file, cache_folder, is_private
+from zoo.core.files import atomic_file, cache_folder, is_private, temporary_folder
 
 COMPILER_FLAGS = ("-O3", "-shared", "-fPIC")
 TUNING_FLAGS = (("-march=native",), ())  # the second if the compiler does not know the first
@@ -122,7 +121,7 @@ def _build(compiler: list[str], source: Path) -> bytes:
     Raises:
         OSError, subprocess.SubprocessError: it cannot be compiled.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder(".zoo-native-") as folder:
         library = Path(folder) / "library.so"
         for tuning in TUNING_FLAGS:
             with contextlib.suppress(subprocess.CalledProcessError):
@@ -152,7 +151,7 @@ def _store(folder: Path, stem: str, content: bytes) -> ctypes.CDLL:
             with atomic_file(file) as out:
                 out.write(content)
             return ctypes.CDLL(str(file))
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as elsewhere:  # a loaded file may be deleted
+    with temporary_folder(".zoo-native-") as elsewhere:  # a loaded file may be deleted
         file = Path(elsewhere) / "library.so"
         file.write_bytes(content)
         return ctypes.CDLL(str(file))
