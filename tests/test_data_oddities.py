@@ -23,6 +23,7 @@ from zoo.data.decode import UnreadableError, decode
 from zoo.data.labels import choose_manifest, read_labels
 from zoo.data.own_images import own_image_kind
 from zoo.data.resize import resize_image
+from zoo.data.sources import open_source
 from zoo.data.value_range import measure_range
 from zoo.evaluation.compare import _read_sets
 from zoo.report.image_grid import make_gif, make_grid, save_png, tile_image
@@ -457,9 +458,15 @@ def test_a_flipped_byte_in_the_cache_is_noticed(tmp_path, cache, file, place):
 
 def test_images_that_shrink_while_they_are_mapped(tmp_path, cache):
     data, _ = load(write(tmp_path / "set", [f"{index}.png" for index in range(40)]))
+    np.save(tmp_path / "x.npy", np.array(data.images[:, 0]))
     (path,) = (cache / "sets").glob("*/images.npy")
     os.truncate(path, 300)
-    with pytest.raises(ZooError, match=r"cut short while they were in use\. Run again"):
+    source = open_source(tmp_path / "x.npy", resolution=SIDE, channels=1)
+    assert source.raw(39).shape == (SIDE, SIDE)
+    os.truncate(tmp_path / "x.npy", 300)
+    with pytest.raises(ZooError, match=r"x.npy: it was cut short"):
+        source.raw(39)
+    with pytest.raises(ZooError, match=r"cut short while it was in use\. Run again"):
         data.take([39])
 
 
