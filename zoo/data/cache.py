@@ -375,17 +375,17 @@ def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> int:
 
 
 def _remove_abandoned(root: Path) -> None:
-    """Remove unfinished sets and files of processes that were killed."""
-    for path in [*(root / "sets").glob(".building-*"), *(root / "index").glob(".*.tmp")]:
+    """Remove unfinished sets and index files of processes that were killed."""
+    for path in (root / "index").glob(".*.tmp"):
         with contextlib.suppress(OSError):
-            entries = [path, *path.iterdir()] if path.is_dir() else [path]
+            if time.time() - path.stat().st_mtime > ABANDONED_AFTER_SECONDS:  # writing one takes milliseconds
+                path.unlink()
+    for path in (root / "sets").glob(".building-*"):
+        with contextlib.suppress(OSError):
             # The newest file counts: a long build keeps writing.
-            age = time.time() - max(entry.stat().st_mtime for entry in entries)
+            age = time.time() - max(entry.stat().st_mtime for entry in [path, *path.iterdir()])
             if age > (ABANDONED_AFTER_SECONDS if _is_builder_gone(path.name) else UNKNOWN_AFTER_SECONDS):
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink()
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _is_builder_gone(name: str) -> bool:
