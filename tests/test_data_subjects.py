@@ -6,6 +6,7 @@ from PIL import Image
 
 from zoo.core.config import DataConfig
 from zoo.core.progress import SilentReporter
+from zoo.data import near_duplicates as module
 from zoo.data.dataset import load_dataset
 from zoo.data.near_duplicates import NEAR_DUPLICATE_BITS, near_duplicates
 from zoo.data.subjects import find_subjects, hold_out_subjects, natural_sort_key
@@ -128,7 +129,9 @@ def brute_force(hashes):
 
 
 @pytest.mark.parametrize("tile", [3, 16, 2048])
-def test_groups_are_those_of_brute_force(tile):
+@pytest.mark.parametrize("projected", [False, True])
+def test_groups_are_those_of_brute_force(tile, projected, monkeypatch):
+    monkeypatch.setattr(module, "MIN_PROJECTED", 0 if projected else 1000)
     rng = np.random.default_rng(1)
     bits = rng.integers(0, 2, (9, 1024))[rng.integers(0, 9, 60)]
     bits ^= rng.random(bits.shape) < rng.choice([0.0, 0.02, 0.045], (60, 1))

@@ -77,7 +77,7 @@ def test_png_keeps_pixels_and_metadata(tmp_path: Path) -> None:
     grid = make_grid(noise(4, 1, 28, 28))
     save_png(grid, tmp_path / "new" / "grid.png", {"kimg": 120, "recipe": "Größe 64"})
     with Image.open(tmp_path / "new" / "grid.png") as saved:
-        assert saved.text == {"kimg": "120", "recipe": "Größe 64"}  # type: ignore[attr-defined]
+        assert saved.text == {"zoo": "grid", "kimg": "120", "recipe": "Größe 64"}  # type: ignore[attr-defined]
         np.testing.assert_array_equal(np.asarray(saved), np.asarray(grid))
     assert files(tmp_path / "new") == ["grid.png"]
 

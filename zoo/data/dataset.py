@@ -19,6 +19,7 @@ from zoo.core.files import cache_folder
 from zoo.core.progress import Reporter, SilentReporter
 from zoo.data.cache import SetFacts, load_or_build_cache
 from zoo.data.decode import silence_pillow
+from zoo.data.files import require_whole
 from zoo.data.folder_layout import Problem
 from zoo.data.labels import FOLDER, choose_manifest, index_classes, read_labels
 from zoo.data.resize import IntensityWindow
@@ -85,18 +86,6 @@ class Dataset:
                 f"{self.description}: {len(self.train)} images to train on, fewer than a batch of {batch}. "
                 f"Lower train.batch or add images{_example_problem(self.problems)}"
             )
-
-
-def require_whole(images: ndarray) -> None:
-    """Check that the file under mapped images is as long as the map.
-
-    Raises:
-        ZooError: it was cut short; reading its pages would end the process (SIGBUS).
-    """
-    mapped = getattr(images, "_mmap", None)
-    if mapped is not None and mapped.size() < images.offset + images.nbytes:  # type: ignore[attr-defined]
-        name = getattr(images, "filename", "")
-        raise ZooError(f"{name}: the cached images were cut short while they were in use. Run again to rebuild them")
 
 
 def load_dataset(

@@ -14,8 +14,9 @@ from numpy import ndarray
 from zoo.core.config import DataConfig
 from zoo.core.errors import ZooError
 from zoo.core.progress import Reporter, SilentReporter
-from zoo.data.dataset import Dataset, load_dataset, require_whole
+from zoo.data.dataset import Dataset, load_dataset
 from zoo.data.decode import silence_pillow
+from zoo.data.files import require_whole
 from zoo.data.resize import IntensityWindow
 from zoo.data.sources import Source, is_phantoms, open_source
 from zoo.data.subjects import abbreviate_list, find_subjects, subject_indices
@@ -98,6 +99,7 @@ def _select_rows(images: ndarray, positions: ndarray) -> ndarray:
     if isinstance(images, LazyRows):  # a part of a part indexes the whole set directly
         images, positions = images.images, images.positions[positions]
     if len(positions) and (np.diff(positions) == 1).all():
+        require_whole(images)
         return images[positions[0] : positions[-1] + 1]  # a view, as fast as the array itself
     return cast(ndarray, LazyRows(images, positions))  # consumers take slices, which are arrays
 

@@ -23,6 +23,7 @@ from zoo.core.errors import ZooError, error_message, suggest
 from zoo.core.progress import Reporter, SilentReporter
 from zoo.core.threads import map_chunks
 from zoo.data.decode import MAX_FILE_BYTES, MAX_IMAGE_PIXELS, DecodedImage, UnreadableError, decode
+from zoo.data.files import NOT_REGULAR, read_file, require_whole
 from zoo.data.folder_layout import OWN_OUTPUT, Listing, Problem, is_image_name, organise_files, walk_files
 from zoo.data.labels import MANIFESTS, MAX_MANIFEST_BYTES
 from zoo.data.own_images import HEAD_BYTES, own_image_kind
@@ -30,7 +31,6 @@ from zoo.data.own_images import HEAD_BYTES, own_image_kind
 _Result = TypeVar("_Result")
 
 DEFAULT_PHANTOM_SUBJECTS = 64
-NOT_REGULAR = "not a regular file, but a pipe, a device, a socket or a file of the system"
 # What reading a file or a member of a zip can raise, besides damage that only decoding discovers.
 READ_ERRORS = (
     *(OSError, UnreadableError, RuntimeError, EOFError, MemoryError, ValueError, struct.error),
@@ -377,6 +377,7 @@ class ArraySource(_PathSource):
         return Listing([f"{index:0{width}d}" for index in range(count)])
 
     def raw(self, index: int) -> ndarray:
+        require_whole(self._array)
         return np.asarray(self._array[index])
 
 
@@ -464,29 +465,6 @@ def hash_bytes(*parts: str | bytes) -> str:
         # Lengths separate the parts: ("ab", "c") and ("a", "bc") differ.
         state.update(len(data).to_bytes(8, "big") + data)
     return state.hexdigest()
-
-
-def read_file(path: Path, limit: int, check: Callable[[int], None] | None = None) -> bytes:
-    """Read at most ``limit`` bytes of a regular file, at once or not at all.
-
-    Args:
-        path: the file.
-        limit: in bytes; more are not read, whatever size the file claims.
-        check: called with the size of the file.
-
-    Raises:
-        OSError: it cannot be read.
-        UnreadableError: it is no regular file, or ``check`` raised it.
-    """
-    # A pipe or a device may have taken the file's place since it was listed: opening must not wait for a writer.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with open(descriptor, "rb") as file:  # noqa: PTH123
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise UnreadableError(NOT_REGULAR)
-        if check is not None:
-            check(status.st_size)
-        return file.read(limit)
 
 
 def _check_size(size: int) -> None:
