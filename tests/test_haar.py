@@ -137,3 +137,10 @@ def test_unsupported_sizes_are_refused_in_one_line(side: str, resolution: int, p
 def test_discriminator_names_its_stages() -> None:
     with pytest.raises(ValueError, match="supports up to 32 pixels, not 64"):
         discriminator(64)
+
+
+def test_a_frozen_body_keeps_its_weights() -> None:
+    G = generator(frozen_body=True)  # type: ignore[arg-type]
+    G(torch.randn(2, 8)).mean().backward()
+    trained = {name.partition(".")[0] for name, parameter in G.named_parameters() if parameter.grad is not None}
+    assert trained == {"details", "to_details"}

@@ -97,8 +97,9 @@ class HaarGeneratorConfig(NetworkConfig):
     latent: Count = 256  # numbers per latent
     base: Count = 16  # as FastGAN's, of the body that ends at the resolution in patches
     patch: Count = 4  # pixels per side of a patch
-    detail: Count = 32  # channels of the details, in patches; a quarter of them at twice the resolution
+    detail: Count = 64  # channels of the details, in patches; a quarter of them at twice the resolution
     gain: Positive = 4.0  # by which the last layer's details are divided
+    frozen_body: bool = False  # learn details alone, of the small images of a generator that is loaded
 
     def validate(self, image: ImageSpec) -> None:
         check_patch(image.resolution, self.patch, "a Haar generator")
@@ -112,6 +113,9 @@ class HaarGenerator(Generator):
         self.body = FastGANBody(config.latent, image.channels, small, base, deep=True)
         levels = int(math.log2(config.patch))
         widths = [scale_channels(config.detail / 4**level, config.width) for level in range(levels)]
+        if config.frozen_body:
+            # A new D knows no shapes yet: what it teaches first would spoil those of a trained body.
+            self.body.requires_grad_(False)
         channels = self.body.to_image.in_channels
         layers: list[nn.Module] = []
         for width in widths[1:]:

@@ -290,7 +290,10 @@ class TrainingLoop:
         return distributed.broadcast(nimg <= MIN_SNAPSHOTS * every_kimg * 1000 or affordable)
 
     def _save(self, *, last: bool = False) -> None:
-        """Write generator, curves and log, then the checkpoint: once it is there, so is all that belongs to it."""
+        """Write generator and log, then the checkpoint: once it is there, so is all that belongs to it.
+
+        Curves follow: at 256 px their first reference values take minutes, which a run that is stopped may not get.
+        """
         nimg = self.trainer.nimg
         if nimg == self.saved_nimg:
             if last:
@@ -306,9 +309,6 @@ class TrainingLoop:
             if not self.run.recipe_file.is_file():  # deleted meanwhile, and needed to continue
                 self.run.write_recipe(self.trainer.recipe)
             save_generator(self.run.generator_file, self.trainer.averaged(), recipe=self.trainer.recipe, nimg=nimg)
-            curves = self.clock.curves + self.clock.last_curves  # what they took, and would take once more
-            if last or curves <= self.config.evaluate_share * self.clock.here:
-                self._draw_curves()
             self.log.sync()
             content = {
                 "trainer": state,
@@ -319,6 +319,9 @@ class TrainingLoop:
             }
             checkpoint.save_checkpoint(self.run.state, nimg, content, keep=self.config.keep)
             self.run.write_info(nimg=nimg, peak_memory_bytes=peak_memory(self.trainer.device))
+            curves = self.clock.curves + self.clock.last_curves  # what they took, and would take once more
+            if last or curves <= self.config.evaluate_share * self.clock.here:
+                self._draw_curves()
             self.clock.saved_at = time.monotonic()
 
     def _draw_curves(self) -> None:
