@@ -49,7 +49,7 @@ def test_averages_of_any_width_follow_from_snapshots_of_two(std):
     """Of a random walk, against the average that was kept all along (Karras et al. 2024, section 3.2)."""
     steps, batch = 4000, 8
     walk = np.cumsum(np.random.default_rng(0).standard_normal(steps))
-    kept = {value: 0.0 for value in (0.05, 0.1, std)}
+    kept = dict.fromkeys((0.05, 0.1, std), 0.0)
     emas = {value: Ema(tiny_generator(), EmaConfig(power_std=value)) for value in kept}
     profiles, snapshots = [], []
     for step, weight in enumerate(walk, 1):

@@ -195,9 +195,10 @@ def _check_packing(recipe: Recipe) -> None:
     path = "discriminator.packing"
     if recipe.image.classes:
         raise SchemaError(path, "does not go with classes, which may differ within a pack; leave it at 1")
-    size = recipe.train.micro_batch or recipe.train.batch
-    if size % packing:
-        raise SchemaError(path, f"{packing} does not divide the {size} images that pass through D at once")
+    for size in recipe.train.batches.sizes:
+        size = recipe.train.micro_batch or size
+        if size % packing:
+            raise SchemaError(path, f"{packing} does not divide the {size} images that pass through D at once")
     try:
         recipe.discriminator.config.validate(replace(recipe.image, channels=packing * recipe.image.channels))
     except ValueError as error:

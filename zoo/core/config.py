@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 
-from zoo.core.schedule import Schedule
+from zoo.core.schedule import BatchSchedule, Schedule
 from zoo.core.schema import Count, NonNegative, Positive, Range, Share, to_plain
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -154,7 +154,7 @@ class TrainConfig:
     """Length, batches and cadences of training (``train:``)."""
 
     kimg: Positive  # length of the run
-    batch: Count  # images per step over all processes
+    batch: Count | BatchSchedule  # images per step over all processes; or by images seen: [[0, 8], [200, 32]]
     micro_batch: Count | None = None  # images per forward pass, gradients add up to the batch; null: the whole batch
     update: Literal["simultaneous", "alternating"] = "alternating"  # see zoo.training.trainer
     d_steps: Count = 1  # updates of D, each on another batch, for each update of G
@@ -172,10 +172,16 @@ class TrainConfig:
     stop_on_collapse: bool = False  # end the run when the samples stay nearly identical
 
     def __post_init__(self) -> None:
-        if self.micro_batch is not None and self.batch % self.micro_batch:
-            raise ValueError(f"micro_batch {self.micro_batch} does not divide batch {self.batch}")
+        for size in self.batches.sizes:
+            if self.micro_batch is not None and size % self.micro_batch:
+                raise ValueError(f"micro_batch {self.micro_batch} does not divide batch {size}")
         if self.d_steps > 1 and self.update == "simultaneous":
             raise ValueError("d_steps: simultaneous updates are one each; set update: alternating for more of D")
+
+    @functools.cached_property
+    def batches(self) -> BatchSchedule:
+        """Return ``batch`` as a schedule, also where it is a number."""
+        return self.batch if isinstance(self.batch, BatchSchedule) else BatchSchedule(((0.0, self.batch),))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -114,6 +114,18 @@ def evaluate_terms(terms: list[Term], step: StepOutputs) -> tuple[Tensor, dict[s
     return total, values
 
 
+def default_weight(name: str, recipe: Recipe) -> Schedule:
+    """Return the weight of a penalty whose weight is null: it depends on the recipe, so that YAML cannot state it."""
+    weight, batches = PENALTIES[name].weight, recipe.train.batches
+    first, *later = (weight(recipe.data.resolution, size) for size in batches.sizes)
+    points = [(0.0, first)]
+    for (nimg, _), value in zip(batches.starts[1:], later, strict=True):
+        # A step from one image to the next; a stage that another one overtakes has no images.
+        points = [point for point in points if point[0] < (nimg - 1) / 1000]
+        points += [((nimg - 1) / 1000, points[-1][1] if points else first), (nimg / 1000, value)]
+    return Schedule(tuple(points))
+
+
 def _adversarial_terms(recipe: Recipe) -> Iterator[Term]:
     loss = LOSSES[recipe.loss.name]
     smoothing = recipe.loss.label_smoothing
@@ -136,9 +148,7 @@ def _read_auxiliary(name: str) -> Callable[[StepOutputs], Tensor]:
 def _penalty_terms(recipe: Recipe) -> Iterator[Term]:
     for name, config in recipe.penalties.items():
         penalty = PENALTIES[name]
-        weight = config.weight
-        if weight is None:  # the default depends on the recipe, so that the YAML cannot state it
-            weight = Schedule.parse(penalty.weight(recipe.data.resolution, recipe.train.batch))
+        weight = config.weight or default_weight(name, recipe)
         function, differentiates = penalty.make(), penalty.differentiates
         if config.step and penalty.estimate is not None:
             function, differentiates = partial(penalty.estimate, scale=config.step, share=config.share), None

@@ -114,7 +114,7 @@ def profile_recipe(
     display = display or Display()
     set_compile_cache(cache_folder() / "compiled")
     images = load_dataset(_data_source(options.data), resolved.data, reporter=display)
-    images.require(resolved.train.batch)
+    images.require(max(resolved.train.batches.sizes))
     resolved = with_classes(resolved, images)
     trainer = Trainer(resolved, images, choose_device(options.device), reporter=display)
     display.say(f"{images.description}: {trainer.loader.where}")

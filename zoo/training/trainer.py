@@ -47,6 +47,7 @@ class Trainer:
         nimg: images seen so far.
         meters: means of losses and logits since the last row of the log.
         speed: speed switches that are on.
+        batch: images of the next step over all processes.
         micro_batch: images that this process passes through its networks at once.
         loader: source of the training images.
         timer: when on, it records the time of a step's parts (see ``zoo.training.profiling``).
@@ -61,8 +62,9 @@ class Trainer:
         self.speed = choose_speed(recipe, device, self.reporter.say)
         self.speed.begin()
         self.timer = Timer(device)
-        self._local = local_batch_size(recipe.train.batch, self.world.size)
-        self.micro_batch = micro_batch_size(recipe.train.micro_batch, self._local)
+        self.nimg = 0
+        self._micro_batch = recipe.train.micro_batch
+        self._start_batch()
         self.G, self.D = self._build_networks()
         self.ema = Ema(self.G, recipe.ema)
         self.snapshot_emas = [Ema(self.G, EmaConfig(power_std=std)) for std in recipe.ema.snapshot_stds]
@@ -78,7 +80,6 @@ class Trainer:
         self.objective.memory.to(device)
         self.ada = Ada(recipe.augment) if recipe.augment is not None and recipe.augment.name == "ada" else None
         self.meters = MeanMeters()
-        self.nimg = 0
         self._probing = False
         config = recipe.speed
         self.loader = ImageLoader(
@@ -113,6 +114,7 @@ class Trainer:
     def _step(self) -> None:
         config = self.recipe.train
         self.speed.begin_step()
+        self._start_batch()
         for phase, optimizer in (("G", self.recipe.optimizer.generator), ("D", self.recipe.optimizer.discriminator)):
             set_learning_rate(self.optimizers[phase], optimizer.lr.at(self.nimg))
         with self.timer("data"):
@@ -125,11 +127,11 @@ class Trainer:
                 self._update_generator(micro_batches)
         self.objective.settle()
         if self.ada is not None:
-            self.ada.update(config.batch)
-        self.nimg += config.batch
+            self.ada.update(self.batch)
+        self.nimg += self.batch
         with self.timer("ema"):
             for ema in (self.ema, *self.snapshot_emas):
-                ema.update(self.G, self.nimg, config.batch)
+                ema.update(self.G, self.nimg, self.batch)
 
     def _update_discriminator(self, micro_batches: list[MicroBatch]) -> None:
         """Update D on real images and detached fakes."""
@@ -269,8 +271,13 @@ class Trainer:
         """The micro-batches of this process in the next step."""
         augment_p = 1.0 if self.ada is None else self.ada.p
         tensors = self._sampler.draw(self.nimg, self.G.latent.dim, self._dtype, augment_p)
-        batch, rank = self.recipe.train.batch, self.world.rank
-        return list(split_batch(tensors, self.micro_batch, batch=batch, rank=rank))
+        return list(split_batch(tensors, self.micro_batch, batch=self.batch, rank=self.world.rank))
+
+    def _start_batch(self) -> None:
+        """Set the sizes of the next step, which are a function of the images seen."""
+        self.batch = self.recipe.train.batches.at(self.nimg)
+        self._local = local_batch_size(self.batch, self.world.size)
+        self.micro_batch = micro_batch_size(self._micro_batch, self._local)
 
     @contextlib.contextmanager
     def _seeded(self, name: str, part: MicroBatch) -> Iterator[None]:
@@ -286,14 +293,16 @@ class Trainer:
     def _build_networks(self) -> tuple[Any, Any]:
         torch.manual_seed(rng.derive_seed(self.recipe.train.seed, "weights"))
         networks = build_networks(self.recipe)
+        sizes = [local_batch_size(size, self.world.size) for size in self.recipe.train.batches.sizes]
+        smallest, packing = min(self.micro_batch, *sizes), self.recipe.discriminator.config.packing
         for side, network in zip(("generator", "discriminator"), networks, strict=True):
             self.speed.network(network).train()
-            if self.micro_batch < 2 and has_dense_norm(network):
+            if smallest < 2 and has_dense_norm(network):
                 key = "micro_batch" if self.recipe.train.micro_batch else "batch"
                 raise ZooError(f"train.{key}: the {side} normalises over the batch and takes at least 2 images at once")
-        packing = self.recipe.discriminator.config.packing
-        if self.micro_batch % packing:
-            raise ZooError(f"discriminator.packing: {packing} does not divide the {self.micro_batch} images at once")
+        for size in sizes:
+            if micro_batch_size(self._micro_batch, size) % packing:
+                raise ZooError(f"discriminator.packing: {packing} does not divide the {size} images of each process")
         return networks
 
     @property
@@ -301,13 +310,18 @@ class Trainer:
         return next(self.G.parameters()).dtype  # fp32, except in tests that compare in fp64
 
     def _due_terms(self, phase: Phase) -> list[Term]:
-        return self.objective.due(phase, self.nimg // self.recipe.train.batch)
+        return self.objective.due(phase, self._steps)
 
     @property
     def _updates_generator(self) -> bool:
         """Whether G is updated in this step: once after every ``train.d_steps`` updates of D."""
         d_steps = self.recipe.train.d_steps
-        return self.nimg // self.recipe.train.batch % d_steps == d_steps - 1
+        return self._steps % d_steps == d_steps - 1
+
+    @property
+    def _steps(self) -> int:
+        """Steps taken so far."""
+        return self.recipe.train.batches.steps(self.nimg)
 
     def _parameters(self, phase: Phase) -> list[nn.Parameter]:
         return [p for p in (self.D if phase == "D" else self.G).parameters() if p.requires_grad]
@@ -355,7 +369,8 @@ class Trainer:
         if self.ada is not None:
             self.ada.load_state_dict(state["ada"], self.device)
         # Earlier versions halved micro-batches by themselves; such a run continues with what it saved.
-        self.micro_batch = micro_batch_size(state.get("micro_batch") or self.recipe.train.micro_batch, self._local)
+        self._micro_batch = state.get("micro_batch") or self.recipe.train.micro_batch
+        self._start_batch()
 
 
 def _differentiates(terms: list[Term]) -> bool:
