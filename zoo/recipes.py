@@ -183,8 +183,18 @@ def _build_recipe(content: dict[str, Any]) -> Recipe:
             raise SchemaError(f"penalties.{name}.step", f"finite differences estimate {' and '.join(able)} only")
         if share < 1 and not step:
             raise SchemaError(f"penalties.{name}.share", "exact gradients are of all images; set step, such as 0.01")
-    _check_packing(recipe)
+    _check_batch(recipe)
     return recipe
+
+
+def _check_batch(recipe: Recipe) -> None:
+    """Check what compares the images of a batch."""
+    if "mode_seeking" in recipe.penalties:
+        if recipe.image.classes:
+            raise SchemaError("penalties.mode_seeking", "does not go with classes: images of two must differ anyway")
+        if (recipe.train.micro_batch or min(recipe.train.batches.sizes)) < 2:
+            raise SchemaError("penalties.mode_seeking", "compares images; at least 2 must pass through G at once")
+    _check_packing(recipe)
 
 
 def _check_packing(recipe: Recipe) -> None:

@@ -101,6 +101,7 @@ class AugmentConfig:
         "contrast",
     )
     images: tuple[Literal["real", "fake"], ...] = ("real", "fake")  # must be both; kept for clear errors
+    paired: bool = False  # one draw for the real and the fake image of a pair, which relativistic losses compare
     target: Share = 0.6  # ada: desired mean sign of D's logits on real images, above which p rises
     speed_kimg: Positive = 500.0  # ada: kimg in which p could rise from 0 to 1
     most: Annotated[float, Range(low=0, below=1)] = 0.8  # ada: largest p; G learns what is always applied
