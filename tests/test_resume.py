@@ -93,6 +93,7 @@ FAST_CASES = [
     (
         "dcgan-64",
         [
+            "discriminator.san=true",
             "train.batch=[[0, 8], [0.03, 16], [0.06, 4]]",
             "train.micro_batch=4",
             "penalties.r1.every=3",

@@ -316,6 +316,7 @@ class NetworkConfig:
     # Of discriminators only, against generators without variety (zoo.models.minibatch_std and packing).
     minibatch_std: Annotated[int, Range(low=0)] = 0  # images per group whose standard deviation D sees; 0: none
     packing: Count = 1  # neighbours in the batch that D classifies together
+    san: bool = False  # the last layer of D is a direction with a loss of its own (zoo.models.san)
 
     def validate(self, image: ImageSpec) -> None:
         """Check that the network can generate or classify images of this shape.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from zoo.core.config import Recipe
 from zoo.core.schedule import Schedule
-from zoo.losses.adversarial import LOSSES
+from zoo.losses.adversarial import LOSSES, wasserstein_d
 from zoo.losses.penalties import PENALTIES, Differentiated, RunningMeans
 from zoo.losses.step_outputs import StepOutputs
 
@@ -75,6 +75,8 @@ class Objective:
         self.terms = [*_adversarial_terms(recipe)]
         for name, weight in (auxiliary or {}).items():
             self.terms.append(Term(name=name, phase="D", function=_read_auxiliary(name), weight=Schedule.parse(weight)))
+        if recipe.discriminator.config.san:
+            self.terms.append(Term(name="san", phase="D", function=_direction_loss, weight=Schedule.parse(1.0)))
         for term in _penalty_terms(recipe):
             self.terms.append(term)
             # Registered as modules, so that their means move to the device and into checkpoints.
@@ -143,6 +145,11 @@ def _adversarial_terms(recipe: Recipe) -> Iterator[Term]:
 
 def _read_auxiliary(name: str) -> Callable[[StepOutputs], Tensor]:
     return lambda step: step.auxiliary[name]
+
+
+def _direction_loss(step: StepOutputs) -> Tensor:
+    """Train the direction of D's last layer alone (Takida et al. 2024)."""
+    return wasserstein_d(*step.directions)
 
 
 def _penalty_terms(recipe: Recipe) -> Iterator[Term]:

@@ -22,6 +22,8 @@ class StepOutputs:
         z: latents (N, dim) of ``fake``.
         label: classes (N,) int64 of ``real`` and ``fake``; None where there are no classes.
         auxiliary: D's own losses on ``real`` in its own phase (see ``zoo.models.base.Discriminator.judged``).
+        directions: of real and fake images, what the last layer of a D with ``san`` makes of them (see
+            ``zoo.models.san``); empty without.
         judge: from the first images (n, C, H, W) of the batch, or others in their place, to logits: D after the
             augmentation of ``real``, or with ``side="fake"`` of ``fake``.
         G: the generator.
@@ -35,5 +37,6 @@ class StepOutputs:
     z: Tensor | None = None
     label: Tensor | None = None
     auxiliary: dict[str, Tensor] = field(default_factory=dict)
+    directions: tuple[Tensor, ...] = ()
     judge: Callable[..., Tensor] | None = None
     G: nn.Module | None = None

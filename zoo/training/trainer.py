@@ -24,6 +24,7 @@ from zoo.losses.objective import Objective, Phase, Term, evaluate_terms
 from zoo.losses.step_outputs import StepOutputs
 from zoo.models.base import Generator
 from zoo.models.batch_norm import batch_norm_momentum, has_dense_norm, synchronise_batch_norms
+from zoo.models.san import find_sliced_layer
 from zoo.recipes import build_networks
 from zoo.runtime import distributed, rng
 from zoo.runtime.precision import upcast
@@ -86,11 +87,13 @@ class Trainer:
             data, device, resident=config.resident, share=config.resident_share, reporter=self.reporter
         )
         self._sampler = BatchSampler(recipe, data, self.loader, self.world, self.speed)
+        self._sliced = find_sliced_layer(self.D)
         # A simultaneous step takes two backward passes through D's graph: a compiled D computes all gradients in each.
-        alternating = recipe.train.update == "alternating"
+        # A sliced layer keeps a second result, which a compiled D would not.
+        compilable = recipe.train.update == "alternating" and self._sliced is None
         self._compiled = {
             "G": CompiledNetwork(self.G, self.speed, self.reporter.say),
-            "D": CompiledNetwork(self.D, self.speed, self.reporter.say, enabled=alternating),
+            "D": CompiledNetwork(self.D, self.speed, self.reporter.say, enabled=compilable),
         }
 
     def step(self) -> None:
@@ -205,15 +208,19 @@ class Trainer:
             real_logits, auxiliary = self.D.judged(self._augment(part, real, phase, "real"), part.label)
         elif real is not None:
             real_logits = D(self._augment(part, real, phase, "real"), part.label)
+        directions = [self._sliced.direction] if self._sliced is not None else []
+        fake_logits = D(self._augment(part, fake, phase, "fake"), part.label)
+        directions += [self._sliced.direction] if self._sliced is not None else []
         return StepOutputs(
             real=real,
             fake=fake,
             real_logits=real_logits,
-            fake_logits=D(self._augment(part, fake, phase, "fake"), part.label),
+            fake_logits=fake_logits,
             nimg=self.nimg,
             z=part.z,
             label=part.label,
             auxiliary=auxiliary,
+            directions=tuple(directions),
             judge=judge,
             G=self.G,
         )
