@@ -90,6 +90,7 @@ VARIETY: dict[str, tuple[str, ...]] = {
     "batches": ("train.batch=[[0, 8], [20, 32]]",),
     "paired-augment": ("augment={name: diffaugment, policy: [translation], paired: true}",),
     "san": ("discriminator.san=true",),
+    "autoencoder": ("autoencoder={weight: [[0, 10], [5, 0]]}",),
     "mode-seeking": ("penalties.mode_seeking.weight=0.1",),
 }
 

@@ -94,6 +94,7 @@ FAST_CASES = [
         "dcgan-64",
         [
             "discriminator.san=true",
+            "autoencoder={weight: [[0, 10], [0.1, 0]]}",
             "train.batch=[[0, 8], [0.03, 16], [0.06, 4]]",
             "train.micro_batch=4",
             "penalties.r1.every=3",

@@ -118,6 +118,16 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    """An encoder that G first learns to decode, and that is thrown away (``autoencoder:``; see ``zoo.losses``)."""
+
+    weight: Schedule  # of the reconstruction in G's loss; should fade to 0, as [[0, 10], [5, 0]]
+    kl: NonNegative = 0.01  # weight of the divergence of codes from latents within it
+    channels: Count = 32  # of the encoder's first convolution
+    lr: Positive = 1e-3  # of the encoder's Adam
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """The optimiser of one network (``optimizer.generator:`` or ``optimizer.discriminator:``)."""
 
@@ -223,6 +233,7 @@ class Recipe:
     loss: LossConfig = field(default_factory=LossConfig)
     penalties: dict[str, PenaltyConfig] = field(default_factory=dict)  # by keys of zoo.losses.penalties.PENALTIES
     augment: AugmentConfig | None = None  # null: no augmentation
+    autoencoder: AutoencoderConfig | None = None  # null: G starts from random weights
     optimizer: OptimizersConfig
     ema: EmaConfig = field(default_factory=EmaConfig)
     train: TrainConfig

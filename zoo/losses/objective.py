@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from zoo.core.config import Recipe
 from zoo.core.schedule import Schedule
 from zoo.losses.adversarial import LOSSES, wasserstein_d
+from zoo.losses.autoencoder import autoencoder_loss
 from zoo.losses.penalties import PENALTIES, Differentiated, RunningMeans
 from zoo.losses.step_outputs import StepOutputs
 
@@ -77,6 +78,9 @@ class Objective:
             self.terms.append(Term(name=name, phase="D", function=_read_auxiliary(name), weight=Schedule.parse(weight)))
         if recipe.discriminator.config.san:
             self.terms.append(Term(name="san", phase="D", function=_direction_loss, weight=Schedule.parse(1.0)))
+        if (config := recipe.autoencoder) is not None:
+            function = partial(autoencoder_loss, config=config)
+            self.terms.append(Term(name="autoencoder", phase="G", function=function, weight=config.weight))
         for term in _penalty_terms(recipe):
             self.terms.append(term)
             # Registered as modules, so that their means move to the device and into checkpoints.

@@ -13,10 +13,9 @@ class StepOutputs:
     """One forward pass of both networks, which all terms of a phase share.
 
     Attributes:
-        real: images (N, C, H, W) in [-1, 1]; None in phases without real images. Requires gradients where a penalty
-            is due.
+        real: images (N, C, H, W) in [-1, 1]. Requires gradients where a penalty is due.
         fake: images (N, C, H, W); detached from G in D's own phase.
-        real_logits: D's logits of ``real``; None where ``real`` is.
+        real_logits: D's logits of ``real``; None in phases whose loss does not need them.
         fake_logits: D's logits of ``fake``.
         nimg: images seen before this step, for schedules.
         z: latents (N, dim) of ``fake``.
@@ -27,6 +26,7 @@ class StepOutputs:
         judge: from the first images (n, C, H, W) of the batch, or others in their place, to logits: D after the
             augmentation of ``real``, or with ``side="fake"`` of ``fake``.
         G: the generator.
+        encoder: of real images to latents, where G starts as its decoder.
     """
 
     real: Tensor | None
@@ -40,3 +40,4 @@ class StepOutputs:
     directions: tuple[Tensor, ...] = ()
     judge: Callable[..., Tensor] | None = None
     G: nn.Module | None = None
+    encoder: nn.Module | None = None

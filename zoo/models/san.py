@@ -1,7 +1,7 @@
 """SAN: the last layer of any discriminator as a direction with its own loss (Takida et al. 2024, arXiv:2301.12811).
 
-Logits are scale * <w, h(x)> with a unit vector w. The adversarial loss trains h and the scale, a Wasserstein loss trains
-w to separate real from fake features best, so that G's gradients measure a distance.
+Logits are scale * <w, h(x)> with a unit vector w. The adversarial loss trains h and the scale. A Wasserstein loss
+trains w to separate real from fake features best, so that G's gradients measure a distance.
 """
 
 from __future__ import annotations

@@ -15,15 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.core.config import EmaConfig, Recipe
+from zoo.core.config import EmaConfig, OptimizerConfig, Recipe
 from zoo.core.errors import ZooError, error_message
 from zoo.core.progress import Reporter, SilentReporter
+from zoo.core.schedule import Schedule
 from zoo.data.dataset import Dataset
 from zoo.data.loader import ImageLoader
 from zoo.losses.objective import Objective, Phase, Term, evaluate_terms
 from zoo.losses.step_outputs import StepOutputs
 from zoo.models.base import Generator
 from zoo.models.batch_norm import batch_norm_momentum, has_dense_norm, synchronise_batch_norms
+from zoo.models.encoder import Encoder
 from zoo.models.san import find_sliced_layer
 from zoo.recipes import build_networks
 from zoo.runtime import distributed, rng
@@ -43,6 +45,7 @@ class Trainer:
 
     Attributes:
         G, D: networks being trained.
+        encoder: of real images, while G starts as its decoder; None for most recipes.
         ema: averaged generator.
         snapshot_emas: further averages, of which snapshots are kept (``ema.snapshot_stds``).
         nimg: images seen so far.
@@ -77,6 +80,7 @@ class Trainer:
             phase: build_optimizer(config, getattr(self, phase), fused=self.speed.fused)
             for phase, config in configs.items()
         }
+        self.encoder = self._build_encoder()
         self.objective = Objective(recipe, self.D.auxiliary)
         self.objective.memory.to(device)
         self.ada = Ada(recipe.augment) if recipe.augment is not None and recipe.augment.name == "ada" else None
@@ -212,7 +216,7 @@ class Trainer:
         fake_logits = D(self._augment(part, fake, phase, "fake"), part.label)
         directions += [self._sliced.direction] if self._sliced is not None else []
         return StepOutputs(
-            real=real,
+            real=part.real if real is None else real,
             fake=fake,
             real_logits=real_logits,
             fake_logits=fake_logits,
@@ -223,6 +227,7 @@ class Trainer:
             directions=tuple(directions),
             judge=judge,
             G=self.G,
+            encoder=self.encoder,
         )
 
     def _augment(self, part: MicroBatch, images: Tensor, phase: Phase, kind: str) -> Tensor:
@@ -259,8 +264,10 @@ class Trainer:
             with self.timer("all-reduce"):
                 distributed.reduce_gradients(self._parameters(phase))
         with self.timer("optimiser"):
-            self.optimizers[phase].step()
-            self.optimizers[phase].zero_grad(set_to_none=True)
+            for name in ("D",) if phase == "D" else ("G", "encoder"):
+                if name in self.optimizers:
+                    self.optimizers[name].step()
+                    self.optimizers[name].zero_grad(set_to_none=True)
 
     def probe(self, micro_batches: list[MicroBatch]) -> None:
         """Pass ``micro_batches`` through a step without changing weights, to see whether the memory suffices."""
@@ -312,6 +319,17 @@ class Trainer:
                 raise ZooError(f"discriminator.packing: {packing} does not divide the {size} images of each process")
         return networks
 
+    def _build_encoder(self) -> Encoder | None:
+        """The encoder of ``autoencoder:``, and its optimiser; weights of other networks do not depend on it."""
+        config = self.recipe.autoencoder
+        if config is None:
+            return None
+        torch.manual_seed(rng.derive_seed(self.recipe.train.seed, "encoder"))
+        encoder = self.speed.network(Encoder(self.recipe.image, self.G.latent.dim, config.channels))
+        adam = OptimizerConfig(lr=Schedule.parse(config.lr), betas=(0.9, 0.99))
+        self.optimizers["encoder"] = build_optimizer(adam, encoder, fused=self.speed.fused)
+        return encoder
+
     @property
     def _dtype(self) -> torch.dtype:
         return next(self.G.parameters()).dtype  # fp32, except in tests that compare in fp64
@@ -331,7 +349,10 @@ class Trainer:
         return self.recipe.train.batches.steps(self.nimg)
 
     def _parameters(self, phase: Phase) -> list[nn.Parameter]:
-        return [p for p in (self.D if phase == "D" else self.G).parameters() if p.requires_grad]
+        networks: list[nn.Module] = [self.D if phase == "D" else self.G]
+        if self.encoder is not None and phase == "G":
+            networks.append(self.encoder)
+        return [p for network in networks for p in network.parameters() if p.requires_grad]
 
     def averaged(self) -> Generator:
         """The averaged generator, ready for use (see ``Ema.calibrate_for``)."""
@@ -359,6 +380,7 @@ class Trainer:
             "memory": self.objective.memory.state_dict(),
             "ada": self.ada.state_dict() if self.ada is not None else None,
             "micro_batch": self.micro_batch if self.micro_batch < self._local else None,
+            "encoder": None if self.encoder is None else self.encoder.state_dict(),
             "snapshot_emas": [ema.module.state_dict() for ema in self.snapshot_emas],
         }
 
@@ -367,6 +389,8 @@ class Trainer:
         self.G.load_state_dict(state["generator"])
         self.D.load_state_dict(state["discriminator"])
         self.ema.module.load_state_dict(state["ema"])
+        if self.encoder is not None:
+            self.encoder.load_state_dict(state["encoder"])
         for ema, weights in zip(self.snapshot_emas, state.get("snapshot_emas", []), strict=True):
             ema.module.load_state_dict(weights)
         for phase, optimizer in self.optimizers.items():
