@@ -153,7 +153,8 @@ def _read_auxiliary(name: str) -> Callable[[StepOutputs], Tensor]:
 
 def _direction_loss(step: StepOutputs) -> Tensor:
     """Train the direction of D's last layer alone (Takida et al. 2024)."""
-    return wasserstein_d(*step.directions)
+    real, fake = step.directions
+    return wasserstein_d(real, fake)
 
 
 def _penalty_terms(recipe: Recipe) -> Iterator[Term]:

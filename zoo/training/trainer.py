@@ -15,19 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.core.config import EmaConfig, OptimizerConfig, Recipe
+from zoo.core.config import EmaConfig, Recipe
 from zoo.core.errors import ZooError, error_message
 from zoo.core.progress import Reporter, SilentReporter
-from zoo.core.schedule import Schedule
 from zoo.data.dataset import Dataset
 from zoo.data.loader import ImageLoader
 from zoo.losses.objective import Objective, Phase, Term, evaluate_terms
 from zoo.losses.step_outputs import StepOutputs
 from zoo.models.base import Generator
-from zoo.models.batch_norm import batch_norm_momentum, has_dense_norm, synchronise_batch_norms
-from zoo.models.encoder import Encoder
+from zoo.models.batch_norm import batch_norm_momentum, synchronise_batch_norms
 from zoo.models.san import find_sliced_layer
-from zoo.recipes import build_networks
 from zoo.runtime import distributed, rng
 from zoo.runtime.precision import upcast
 from zoo.runtime.speed import CompiledNetwork, choose_speed, is_compiler_error
@@ -36,7 +33,8 @@ from zoo.training.augment import PASSES, Ada, augment_images
 from zoo.training.ema import Ema
 from zoo.training.logger import MeanMeters
 from zoo.training.micro_batch import BatchSampler, MicroBatch, local_batch_size, micro_batch_size, split_batch
-from zoo.training.optimizers import build_optimizer, frozen, load_optimizer_state, set_learning_rate
+from zoo.training.networks import build_encoder, build_trained_networks
+from zoo.training.optimizers import build_optimizers, frozen, load_optimizer_state, set_learning_rate
 from zoo.training.out_of_memory import explain_out_of_memory, is_out_of_memory
 
 
@@ -69,18 +67,14 @@ class Trainer:
         self.nimg = 0
         self._micro_batch = recipe.train.micro_batch
         self._start_batch()
-        self.G, self.D = self._build_networks()
+        self.G, self.D = build_trained_networks(recipe, self.speed, self.world)
+        self.encoder = build_encoder(recipe, self.G.latent.dim, self.speed)
         self.ema = Ema(self.G, recipe.ema)
         self.snapshot_emas = [Ema(self.G, EmaConfig(power_std=std)) for std in recipe.ema.snapshot_stds]
         if self.world.size > 1 and recipe.train.sync_batch_norm:
             synchronise_batch_norms(self.G)
             synchronise_batch_norms(self.D)
-        configs = {"G": recipe.optimizer.generator, "D": recipe.optimizer.discriminator}
-        self.optimizers = {
-            phase: build_optimizer(config, getattr(self, phase), fused=self.speed.fused)
-            for phase, config in configs.items()
-        }
-        self.encoder = self._build_encoder()
+        self.optimizers = build_optimizers(recipe, self.G, self.D, self.encoder, fused=self.speed.fused)
         self.objective = Objective(recipe, self.D.auxiliary)
         self.objective.memory.to(device)
         self.ada = Ada(recipe.augment) if recipe.augment is not None and recipe.augment.name == "ada" else None
@@ -303,32 +297,6 @@ class Trainer:
     def _forward_precision(self, terms: list[Term]) -> torch.autocast:
         """Autocast of a forward pass; gradient penalties and the losses that share their pass are in fp32."""
         return self.speed.autocast(enabled=not _differentiates(terms))
-
-    def _build_networks(self) -> tuple[Any, Any]:
-        torch.manual_seed(rng.derive_seed(self.recipe.train.seed, "weights"))
-        networks = build_networks(self.recipe)
-        sizes = [local_batch_size(size, self.world.size) for size in self.recipe.train.batches.sizes]
-        smallest, packing = min(self.micro_batch, *sizes), self.recipe.discriminator.config.packing
-        for side, network in zip(("generator", "discriminator"), networks, strict=True):
-            self.speed.network(network).train()
-            if smallest < 2 and has_dense_norm(network):
-                key = "micro_batch" if self.recipe.train.micro_batch else "batch"
-                raise ZooError(f"train.{key}: the {side} normalises over the batch and takes at least 2 images at once")
-        for size in sizes:
-            if micro_batch_size(self._micro_batch, size) % packing:
-                raise ZooError(f"discriminator.packing: {packing} does not divide the {size} images of each process")
-        return networks
-
-    def _build_encoder(self) -> Encoder | None:
-        """The encoder of ``autoencoder:``, and its optimiser; weights of other networks do not depend on it."""
-        config = self.recipe.autoencoder
-        if config is None:
-            return None
-        torch.manual_seed(rng.derive_seed(self.recipe.train.seed, "encoder"))
-        encoder = self.speed.network(Encoder(self.recipe.image, self.G.latent.dim, config.channels))
-        adam = OptimizerConfig(lr=Schedule.parse(config.lr), betas=(0.9, 0.99))
-        self.optimizers["encoder"] = build_optimizer(adam, encoder, fused=self.speed.fused)
-        return encoder
 
     @property
     def _dtype(self) -> torch.dtype:
