@@ -183,8 +183,7 @@ class JobFolder:
 
     def _find_run_to_adopt(self, data_digest: str, adopted: set[str]) -> Run | None:
         recipe = self.job.load_recipe()
-        batch = recipe.train.batch
-        max_nimg = -(-round(1000 * self.job.kimg) // batch) * batch  # training ends after a whole batch
+        max_nimg = recipe.train.batches.end(round(1000 * self.job.kimg))  # training ends after a whole batch
         candidates: list[tuple[int, Run]] = []
         for run in run_folder.find_runs(self.runs, recipe.name):
             try:

@@ -87,7 +87,28 @@ ABLATION: dict[str, tuple[str, tuple[str, ...]]] = {
     "dcgan-64": ("dcgan-64", ()),
     "dcgan-64-no-ema": ("dcgan-64", ("ema.halflife_kimg=0",)),
 }
-SEED = "train.seed=0"  # of all groups but "seeds", whatever a recipe says
+SEED = "train.seed=0"  # of all groups but "seeds" and "variety", whatever a recipe says
+
+# Switches against few kinds of images (docs/variety.md), each tried alone on this recipe.
+VARIETY_RECIPE = "fastgan-r3-64"
+VARIETY_SEEDS = (0, 1)
+DIFFERENCE = "{weight: 0.03, every: 1, step: 0.01, share: 0.25}"
+VARIETY: dict[str, tuple[str, ...]] = {
+    # The baseline: its snapshots, combined by `zoo ema`, are further candidates and change none of its numbers.
+    "base": ("ema.snapshot_stds=[0.05, 0.1]", "ema.snapshot_kimg=2"),
+    "minibatch-std": ("discriminator.minibatch_std=4",),
+    "packing": ("discriminator.packing=2",),
+    "differences": (f"penalties={{r1: {DIFFERENCE}, r2: {DIFFERENCE}, centre: {{}}}}",),
+    "root-rates": (
+        "optimizer.generator.lr={value: 3e-4, warmup_kimg: 0.5, sqrt_kimg: 10}",
+        "optimizer.discriminator.lr={value: 1e-3, warmup_kimg: 0.5, sqrt_kimg: 30}",
+    ),
+    "batches": ("train.batch=[[0, 8], [20, 32]]",),
+    "paired-augment": ("augment={name: diffaugment, policy: [translation], paired: true}",),
+    "san": ("discriminator.san=true",),
+    "autoencoder": ("autoencoder={weight: [[0, 10], [5, 0]]}",),
+    "mode-seeking": ("penalties.mode_seeking.weight=0.1",),
+}
 
 
 def _job(group: str, name: str, recipe: str, overrides: Sequence[str] = (), **budget: Any) -> Job:
@@ -104,6 +125,15 @@ def plan_ablation(rows: Sequence[Row]) -> list[Job]:
     """Plan each stabilising change alone."""
     return [
         _job("ablation", name, recipe, (SEED, *overrides), **ABLATED) for name, (recipe, overrides) in ABLATION.items()
+    ]
+
+
+def plan_variety(rows: Sequence[Row]) -> list[Job]:
+    """Plan each switch of docs/variety.md alone, with the budget of group 64."""
+    return [
+        _job("variety", f"{name}-seed{seed}", VARIETY_RECIPE, (f"train.seed={seed}", *overrides), **SHORT)
+        for name, overrides in VARIETY.items()
+        for seed in VARIETY_SEEDS
     ]
 
 
@@ -186,6 +216,7 @@ PLAN: dict[str, Callable[[Sequence[Row]], list[Job]]] = {
     "256": plan_256,
     "originals": plan_originals,
     "peer": plan_peer,
+    "variety": plan_variety,
 }
 
 

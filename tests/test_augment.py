@@ -47,6 +47,18 @@ def test_numbers_that_mean_nothing_change_nothing():
     torch.testing.assert_close(augment_images(pictures(4), never[:, 0], ALL), pictures(4))
 
 
+def test_a_pair_shares_one_draw_and_phases_do_not():
+    single, paired = (draw_augmentations(config(paired=value), 0, 0, 64) for value in (False, True))
+    columns = {name: paired[:, index] for index, name in enumerate(PASSES)}
+    for phase in ("D", "G"):
+        assert torch.equal(columns[f"{phase} real"], columns[f"{phase} fake"])
+        assert torch.equal(columns[f"{phase} real"], single[:, PASSES.index(f"{phase} real")])
+    assert not torch.equal(columns["D real"], columns["G real"])
+    x = pictures(64)
+    moved = [augment_images(x, columns[f"D {side}"], ALL) for side in ("real", "fake")]
+    assert torch.equal(*moved)
+
+
 def test_translation_moves_whole_pixels_and_brings_in_black():
     x, draws = pictures(), neutral(2)
     draws[0, _ROW], draws[0, _COLUMN] = 2 / 8, -1 / 8

@@ -549,11 +549,8 @@ def test_training_continues_after_its_output_is_closed(tmp_path):
 
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [
-    "README.md",
-    "CONTRIBUTING.md",
-    *(f"docs/{name}.md" for name in ("training", "variety", "evaluation", "results")),
-]
+TOPICS = ("training", "variety", "evaluation", "results")
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in TOPICS)]
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

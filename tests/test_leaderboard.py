@@ -59,6 +59,15 @@ def run_code(folder, monkeypatch, code):
     leaderboard_jobs.train_jobs([folder], data="phantoms:4", num_samples=2, parallel=2, print_line=lambda _: None)
 
 
+def test_variety_tries_each_switch_with_two_seeds_and_24_core_minutes():
+    jobs = leaderboard_plan.plan_variety([])
+    assert len({job.name for job in jobs}) == len(jobs) == 2 * len(leaderboard_plan.VARIETY)
+    assert {job.core_seconds for job in jobs} == {24 * 60.0}
+    assert len({job.load_recipe().digest for job in jobs}) == len(jobs)  # also: every override is valid
+    base = leaderboard_plan.Job(group="64", name="base", recipe="fastgan-r3-64", kimg=1.0).load_recipe()
+    assert base.digest not in {job.load_recipe().digest for job in jobs}
+
+
 def test_a_spent_budget_ends_the_process(tmp_path, monkeypatch):
     folder = JobFolder(tiny_job(core_seconds=0.3), tmp_path)
     run_code(folder, monkeypatch, BUSY)

@@ -120,8 +120,8 @@ def test_packing_of_a_linear_critic_by_hand() -> None:
 @pytest.mark.parametrize(
     ("name", "overrides", "words"),
     [
-        ("dcgan-64", ["generator.packing=2"], r"generator\.packing: only discriminators see batches"),
-        ("dcgan-64", ["generator.minibatch_std=4"], r"generator\.minibatch_std: only discriminators"),
+        ("dcgan-64", ["generator.packing=2"], r"generator\.packing: is of discriminators; set discriminator"),
+        ("dcgan-64", ["generator.minibatch_std=4"], r"generator\.minibatch_std: is of discriminators"),
         ("dcgan-64", ["discriminator.minibatch_std=1"], "a group of 1 has no deviation"),
         ("dcgan-64", ["discriminator.packing=3"], "3 does not divide the 64 images"),
         ("dcgan-64", ["discriminator.packing=2", "train.micro_batch=1"], "2 does not divide the 1 images"),

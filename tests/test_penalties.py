@@ -20,6 +20,7 @@ from zoo.losses.penalties import (
     finite_difference,
     gradient_penalty,
     interpolated_penalty,
+    mode_seeking,
 )
 from zoo.losses.step_outputs import StepOutputs
 from zoo.models.stylegan2 import StyleGAN2Generator, StyleGAN2GeneratorConfig
@@ -140,6 +141,19 @@ def test_finite_differences_train_without_second_derivatives():
     assert {"r1", "r2", "centre"} <= trainer.meters.sums.keys()
 
 
+def test_mode_seeking_is_the_inverse_slope_of_a_linear_generator():
+    """For G(z) = s z the ratio of distances is |s|, and its gradient that of 1 / |s|."""
+    scale = torch.tensor(-0.5, dtype=torch.float64, requires_grad=True)
+    z = torch.randn(9, 16, dtype=torch.float64)  # the last one has no partner
+    value = mode_seeking(step(z=z, fake=(scale * z).view(9, 1, 4, 4)))
+    assert value.item() == pytest.approx(1 / (0.5 + 1e-5))
+    (slope,) = torch.autograd.grad(value, scale)
+    assert slope.item() == pytest.approx(4, rel=1e-3)
+    flat = torch.zeros(4, 1, 4, 4, requires_grad=True)
+    mode_seeking(step(z=z[:4], fake=flat)).backward()
+    assert flat.grad.isfinite().all()
+
+
 def test_centre_of_pairs_by_hand():
     logits = {"real_logits": torch.tensor([1.0, 3.0]), "fake_logits": torch.tensor([-1.0, -1.0])}
     assert centre(step(**logits)).item() == pytest.approx((0 + 4) / 2)
@@ -156,6 +170,14 @@ def test_centre_of_pairs_by_hand():
 def test_mistakes_of_finite_differences(override, words):
     with pytest.raises(ZooError, match=words):
         recipes.load_recipe("dcgan-64", [override])
+
+
+@pytest.mark.parametrize(
+    ("more", "words"), [("train.micro_batch=1", "at least 2 must pass"), ("data.labels=folder", "not go with classes")]
+)
+def test_mistakes_of_mode_seeking(more, words):
+    with pytest.raises(ZooError, match=rf"penalties\.mode_seeking: .*{words}"):
+        recipes.load_recipe("dcgan-64", ["penalties={mode_seeking: {}}", more])
 
 
 def test_lecam_keeps_logits_near_the_other_sides_mean():

@@ -7,7 +7,8 @@ import yaml
 
 from zoo import recipes
 from zoo.core.errors import ZooError
-from zoo.core.schedule import Schedule
+from zoo.core.schedule import BatchSchedule, Schedule
+from zoo.losses.objective import Objective
 
 
 @pytest.mark.parametrize("name", recipes.list_models())
@@ -163,6 +164,86 @@ def test_schedule_is_linear_between_points_and_constant_outside():
     assert [schedule.at(n) for n in (0, 1000, 2000, 3000, 9000)] == [0.0, 0.0, 2.0, 4.0, 4.0]
     assert Schedule.parse(Schedule.parse([[1, 0.0], [3, 4.0]]).plain()) == schedule
     assert Schedule.parse(2).at(12345) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),  # at 0, 1, 2, 8, 32 and 200 kimg
+    [
+        ({"value": 4.0, "sqrt_kimg": 8}, [4, 4, 4, 4, 2, 0.8]),
+        ({"value": 4.0, "warmup_kimg": 2, "sqrt_kimg": 8}, [0, 2, 4, 4, 2, 0.8]),
+        ({"value": 4.0, "warmup_kimg": 16}, [0, 0.25, 0.5, 2, 4, 4]),
+        ({"value": [[0, 4], [32, 8]], "sqrt_kimg": 8}, [4, 4.125, 4.25, 5, 4, 1.6]),
+        ({"value": 4.0}, [4] * 6),
+    ],
+)
+def test_schedule_with_warm_up_falls_with_the_inverse_square_root(data, expected):
+    schedule = Schedule.parse(data)
+    values = [schedule.at(nimg) for nimg in (0, 1000, 2000, 8000, 32000, 200000)]
+    assert values == pytest.approx(expected)
+    assert Schedule.parse(schedule.plain()) == schedule
+    text = yaml.safe_dump(data, default_flow_style=True).strip()
+    recipe = recipes.load_recipe("dcgan-64", [f"optimizer.generator.lr={text}"])
+    assert recipe.optimizer.generator.lr == schedule
+    assert recipes.recipe_from_dict(yaml.safe_load(recipe.to_yaml()), where="again").digest == recipe.digest
+
+
+def test_batches_change_with_the_first_step_after_their_kimg():
+    batches = BatchSchedule.parse([[0, 8], [0.02, 32], [0.05, 4]])
+    nimg, sizes = 0, []
+    for step in range(6):
+        assert batches.steps(nimg) == step
+        sizes.append(batches.at(nimg))
+        nimg += sizes[-1]
+    assert sizes == [8, 8, 8, 32, 4, 4]  # until 24, 56 and for ever
+    ends = {0: 0, 1: 8, 8: 8, 17: 24, 24: 24, 25: 56, 56: 56, 57: 60, 64: 64}
+    assert {images: batches.end(images) for images in ends} == ends
+    plain = recipes.load_recipe("dcgan-64", ["train.batch=16"]).train.batches
+    assert [plain.at(99), plain.steps(160), plain.end(17), plain.sizes] == [16, 10, 32, (16,)]
+
+
+def test_a_batch_that_later_stages_skip_is_never_taken():
+    batches = BatchSchedule.parse([[0, 100], [0.01, 7], [0.02, 50]])  # the first step ends after both
+    assert [batches.at(0), batches.at(100), batches.steps(150)] == [100, 50, 2]
+
+
+def test_batch_schedule_in_a_recipe():
+    recipe = recipes.load_recipe("dcgan-64", ["train.batch=[[0, 8], [0.2, 32]]", "penalties.r1.every=1"])
+    assert recipes.recipe_from_dict(yaml.safe_load(recipe.to_yaml()), where="again") == recipe
+    (r1,) = [term for term in Objective(recipe).terms if term.name == "r1"]
+    gammas = [r1.weight.at(nimg) for nimg in (0, 8, 192, 200, 232)]
+    assert gammas == pytest.approx([0.0002 * 64**2 / batch for batch in (8, 8, 8, 32, 32)])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[[1, 8], [2, 16]]", r"a whole number or a list of \[kimg, images\] pairs with rising kimg from 0"),
+        ("[[0, 8], [0, 16]]", "rising kimg from 0"),
+        ("[[0, 8], [1, 0]]", "rising kimg from 0"),
+        ("[[0, 8], [1, 8.5]]", "rising kimg from 0"),
+        ("[]", "rising kimg from 0"),
+        ("[8, 16]", "rising kimg from 0"),
+    ],
+)
+def test_mistakes_in_a_batch_schedule_are_explained(text, words):
+    with pytest.raises(ZooError, match=rf"train\.batch: must be .*{words}"):
+        recipes.load_recipe("dcgan-64", [f"train.batch={text}"])
+    with pytest.raises(ZooError, match="micro_batch 8 does not divide batch 12"):
+        recipes.load_recipe("dcgan-64", ["train.batch=[[0, 8], [1, 12]]", "train.micro_batch=8"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{value: 1e-3, warmup: 2}", r"lr: unknown key 'warmup' \(did you mean 'warmup_kimg'\?\); allowed here"),
+        ("{warmup_kimg: 2}", r"lr: value: must be a number"),
+        ("{value: 1e-3, sqrt_kimg: -2}", "must be a number of at least 0"),
+        ("{value: 1e-3, sqrt_kimg: [[0, 1], [1, 2]]}", "sqrt_kimg: must be a number of at least 0"),
+    ],
+)
+def test_mistakes_in_a_schedule_are_explained(text, words):
+    with pytest.raises(ZooError, match=words):
+        recipes.load_recipe("dcgan-64", [f"optimizer.generator.lr={text}"])
 
 
 def test_a_duplicate_key_is_an_error(tmp_path):

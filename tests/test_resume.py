@@ -91,6 +91,17 @@ FAST_CASES = [
     ("stylegan-256", ["train.micro_batch=2", "data.order=replacement"]),
     ("multires-28", []),
     (
+        "dcgan-64",
+        [
+            "discriminator.san=true",
+            "autoencoder={weight: [[0, 10], [0.1, 0]]}",
+            "train.batch=[[0, 8], [0.03, 16], [0.06, 4]]",
+            "train.micro_batch=4",
+            "penalties.r1.every=3",
+            "train.d_steps=2",
+        ],
+    ),
+    (
         "stylegan2-64",
         [
             "discriminator.packing=2",

@@ -86,6 +86,7 @@ def build_networks(recipe: Recipe, device: str = "cpu") -> tuple[Generator, Disc
     from zoo.models.minibatch_std import add_minibatch_std
     from zoo.models.packing import PackedDiscriminator
     from zoo.models.registry import get_architecture
+    from zoo.models.san import slice_last_layer
 
     config = recipe.discriminator.config
     packed = replace(recipe.image, channels=recipe.image.channels * config.packing)
@@ -96,10 +97,13 @@ def build_networks(recipe: Recipe, device: str = "cpu") -> tuple[Generator, Disc
         for network, choice in ((G, recipe.generator), (D, recipe.discriminator)):
             if choice.config.spectral_norm:
                 apply_spectral_norm(network)
-    if config.minibatch_std:
+    if config.san or config.minibatch_std:
         with torch.device("meta"):
             probe = build_discriminator(config, packed)
-        add_minibatch_std(D, probe, config.minibatch_std)
+        if config.san:  # before minibatch_std, which may add to the layer's output
+            slice_last_layer(D, probe)
+        if config.minibatch_std:
+            add_minibatch_std(D, probe, config.minibatch_std)
     return G, D if config.packing == 1 else PackedDiscriminator(D, recipe.image, config.packing)
 
 
@@ -198,8 +202,18 @@ def _build_recipe(content: dict[str, Any]) -> Recipe:
             raise SchemaError(f"penalties.{name}.step", f"finite differences estimate {' and '.join(able)} only")
         if share < 1 and not step:
             raise SchemaError(f"penalties.{name}.share", "exact gradients are of all images; set step, such as 0.01")
-    _check_packing(recipe)
+    _check_batch(recipe)
     return recipe
+
+
+def _check_batch(recipe: Recipe) -> None:
+    """Check what compares the images of a batch."""
+    if "mode_seeking" in recipe.penalties:
+        if recipe.image.classes:
+            raise SchemaError("penalties.mode_seeking", "does not go with classes: images of two must differ anyway")
+        if (recipe.train.micro_batch or min(recipe.train.batches.sizes)) < 2:
+            raise SchemaError("penalties.mode_seeking", "compares images; at least 2 must pass through G at once")
+    _check_packing(recipe)
 
 
 def _check_packing(recipe: Recipe) -> None:
@@ -210,9 +224,10 @@ def _check_packing(recipe: Recipe) -> None:
     path = "discriminator.packing"
     if recipe.image.classes:
         raise SchemaError(path, "does not go with classes, which may differ within a pack; leave it at 1")
-    size = recipe.train.micro_batch or recipe.train.batch
-    if size % packing:
-        raise SchemaError(path, f"{packing} does not divide the {size} images that pass through D at once")
+    for size in recipe.train.batches.sizes:
+        size = recipe.train.micro_batch or size
+        if size % packing:
+            raise SchemaError(path, f"{packing} does not divide the {size} images that pass through D at once")
     try:
         recipe.discriminator.config.validate(replace(recipe.image, channels=packing * recipe.image.channels))
     except ValueError as error:
@@ -231,9 +246,11 @@ def _build_choice(side: str, section: dict[str, Any], data: DataConfig) -> Netwo
     config = from_plain(kind, section, side)
     if config.spectral_norm and not kind.spectral:
         raise SchemaError(f"{side}.spectral_norm", f"does not go with {arch}, which scales its weights itself")
-    for key, off in (("minibatch_std", 0), ("packing", 1)):
+    for key, off in (("minibatch_std", 0), ("packing", 1), ("san", False)):
         if side == "generator" and getattr(config, key) != off:
-            raise SchemaError(f"generator.{key}", f"only discriminators see batches; set discriminator.{key}")
+            raise SchemaError(f"generator.{key}", f"is of discriminators; set discriminator.{key}")
+    if config.san and data.labels is not None:
+        raise SchemaError(f"{side}.san", "does not go with classes, whose embeddings take the place of the last layer")
     if config.minibatch_std == 1:
         raise SchemaError(f"{side}.minibatch_std", "a group of 1 has no deviation; set 0 for none, or at least 2")
     if data.labels is not None and not kind.conditional:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 
 from zoo.core.errors import shorten
-from zoo.core.schedule import Schedule
+from zoo.core.schedule import BatchSchedule, Schedule
 from zoo.core.schema import Count, NonNegative, Positive, Range, Share, to_plain
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -106,6 +106,7 @@ class AugmentConfig:
         "contrast",
     )
     images: tuple[Literal["real", "fake"], ...] = ("real", "fake")  # must be both; kept for clear errors
+    paired: bool = False  # one draw for the real and the fake image of a pair, which relativistic losses compare
     target: Share = 0.6  # ada: desired mean sign of D's logits on real images, above which p rises
     speed_kimg: Positive = 500.0  # ada: kimg in which p could rise from 0 to 1
     most: Annotated[float, Range(low=0, below=1)] = 0.8  # ada: largest p; G learns what is always applied
@@ -119,6 +120,16 @@ class AugmentConfig:
             )
         if not self.policy:
             raise ValueError("policy: lists no transformation; remove the section `augment` to train without")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    """An encoder that G first learns to decode, and that is thrown away (``autoencoder:``; see ``zoo.losses``)."""
+
+    weight: Schedule  # of the reconstruction in G's loss; should fade to 0, as [[0, 10], [5, 0]]
+    kl: NonNegative = 0.01  # weight of the divergence of codes from latents within it
+    channels: Count = 32  # of the encoder's first convolution
+    lr: Positive = 1e-3  # of the encoder's Adam
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +170,7 @@ class TrainConfig:
     """Length, batches and cadences of training (``train:``)."""
 
     kimg: Annotated[float, Range(above=0, high=1e9)]  # length of the run
-    batch: Count  # images per step over all processes
+    batch: Count | BatchSchedule  # images per step over all processes; or by images seen: [[0, 8], [200, 32]]
     micro_batch: Count | None = None  # images per forward pass, gradients add up to the batch; null: the whole batch
     update: Literal["simultaneous", "alternating"] = "alternating"  # see zoo.training.trainer
     d_steps: Count = 1  # updates of D, each on another batch, for each update of G
@@ -177,10 +188,16 @@ class TrainConfig:
     stop_on_collapse: bool = False  # end the run when the samples stay nearly identical
 
     def __post_init__(self) -> None:
-        if self.micro_batch is not None and self.batch % self.micro_batch:
-            raise ValueError(f"micro_batch {self.micro_batch} does not divide batch {self.batch}")
+        for size in self.batches.sizes:
+            if self.micro_batch is not None and size % self.micro_batch:
+                raise ValueError(f"micro_batch {self.micro_batch} does not divide batch {size}")
         if self.d_steps > 1 and self.update == "simultaneous":
             raise ValueError("d_steps: simultaneous updates are one each; set update: alternating for more of D")
+
+    @functools.cached_property
+    def batches(self) -> BatchSchedule:
+        """Return ``batch`` as a schedule, also where it is a number."""
+        return self.batch if isinstance(self.batch, BatchSchedule) else BatchSchedule(((0.0, self.batch),))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +239,7 @@ class Recipe:
     loss: LossConfig = field(default_factory=LossConfig)
     penalties: dict[str, PenaltyConfig] = field(default_factory=dict)  # by keys of zoo.losses.penalties.PENALTIES
     augment: AugmentConfig | None = None  # null: no augmentation
+    autoencoder: AutoencoderConfig | None = None  # null: G starts from random weights
     optimizer: OptimizersConfig
     ema: EmaConfig = field(default_factory=EmaConfig)
     train: TrainConfig
@@ -316,6 +334,7 @@ class NetworkConfig:
     # Of discriminators only, against generators without variety (zoo.models.minibatch_std and packing).
     minibatch_std: Annotated[int, Range(low=0)] = 0  # images per group whose standard deviation D sees; 0: none
     packing: Count = 1  # neighbours in the batch that D classifies together
+    san: bool = False  # the last layer of D is a direction with a loss of its own (zoo.models.san)
 
     def validate(self, image: ImageSpec) -> None:
         """Check that the network can generate or classify images of this shape.

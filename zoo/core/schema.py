@@ -64,6 +64,10 @@ class SchemaError(ZooError):
         super().__init__(f"{place}: {message}" if path else message)
 
 
+class RangeError(SchemaError):
+    """A number of the right type that is out of its bounds."""
+
+
 def from_plain(kind: Any, data: Any, path: str = "") -> Any:
     """Convert ``data``, as YAML or JSON gives it, to type ``kind``.
 
@@ -81,7 +85,7 @@ def from_plain(kind: Any, data: Any, path: str = "") -> Any:
         value = from_plain(arguments[0], data, path)
         for bound in arguments[1:]:
             if isinstance(bound, Range) and not bound.admits(value):
-                raise SchemaError(path, f"must be {bound}, not {shorten(value)}")
+                raise RangeError(path, f"must be {bound}, not {shorten(value)}")
         return value
     if origin in (typing.Union, types.UnionType):
         return _build_union(kind, arguments, data, path)
@@ -151,6 +155,8 @@ def _build_union(kind: Any, arguments: tuple[Any, ...], data: Any, path: str) ->
     for choice in choices:
         try:
             return from_plain(choice, data, path)
+        except RangeError:  # says more than a list of types
+            raise
         except SchemaError:
             if len(choices) == 1:  # `X | None`: X's own error says more than a list of types
                 raise
@@ -183,6 +189,8 @@ def _build_scalar(kind: Any, data: Any, path: str) -> Any:
 def _describe(kind: Any) -> str:
     """Name a type in words for an error."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if hasattr(kind, "described"):
+        return kind.described
     if origin is typing.Annotated:
         return _describe(arguments[0])
     if origin in (typing.Union, types.UnionType):

@@ -221,8 +221,7 @@ class _VariantTrainer:
 
         It must if an unfinished run is longer already: training would continue that one.
         """
-        batch = recipe.train.batch
-        nimg = -(-round(self.kimg * 1000) // batch) * batch  # training stops after a whole batch
+        nimg = recipe.train.batches.end(round(self.kimg * 1000))  # training stops after a whole batch
         longer = False
         for run, info in find_equal_runs(self.out, recipe.name, recipe.digest, data_digest):
             if info["status"] != "finished":

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from zoo.core.config import Recipe
 from zoo.core.schedule import Schedule
-from zoo.losses.adversarial import LOSSES
+from zoo.losses.adversarial import LOSSES, wasserstein_d
+from zoo.losses.autoencoder import autoencoder_loss
 from zoo.losses.penalties import PENALTIES, Differentiated, RunningMeans
 from zoo.losses.step_outputs import StepOutputs
 
@@ -75,6 +76,11 @@ class Objective:
         self.terms = [*_adversarial_terms(recipe)]
         for name, weight in (auxiliary or {}).items():
             self.terms.append(Term(name=name, phase="D", function=_read_auxiliary(name), weight=Schedule.parse(weight)))
+        if recipe.discriminator.config.san:
+            self.terms.append(Term(name="san", phase="D", function=_direction_loss, weight=Schedule.parse(1.0)))
+        if (config := recipe.autoencoder) is not None:
+            function = partial(autoencoder_loss, config=config)
+            self.terms.append(Term(name="autoencoder", phase="G", function=function, weight=config.weight))
         for term in _penalty_terms(recipe):
             self.terms.append(term)
             # Registered as modules, so that their means move to the device and into checkpoints.
@@ -114,6 +120,18 @@ def evaluate_terms(terms: list[Term], step: StepOutputs) -> tuple[Tensor, dict[s
     return total, values
 
 
+def default_weight(name: str, recipe: Recipe) -> Schedule:
+    """Return the weight of a penalty whose weight is null: it depends on the recipe, so that YAML cannot state it."""
+    weight, batches = PENALTIES[name].weight, recipe.train.batches
+    first, *later = (weight(recipe.data.resolution, size) for size in batches.sizes)
+    points = [(0.0, first)]
+    for (nimg, _), value in zip(batches.starts[1:], later, strict=True):
+        # A step from one image to the next; a stage that another one overtakes has no images.
+        points = [point for point in points if point[0] < (nimg - 1) / 1000]
+        points += [((nimg - 1) / 1000, points[-1][1] if points else first), (nimg / 1000, value)]
+    return Schedule(tuple(points))
+
+
 def _adversarial_terms(recipe: Recipe) -> Iterator[Term]:
     loss = LOSSES[recipe.loss.name]
     smoothing = recipe.loss.label_smoothing
@@ -133,12 +151,16 @@ def _read_auxiliary(name: str) -> Callable[[StepOutputs], Tensor]:
     return lambda step: step.auxiliary[name]
 
 
+def _direction_loss(step: StepOutputs) -> Tensor:
+    """Train the direction of D's last layer alone (Takida et al. 2024)."""
+    real, fake = step.directions
+    return wasserstein_d(real, fake)
+
+
 def _penalty_terms(recipe: Recipe) -> Iterator[Term]:
     for name, config in recipe.penalties.items():
         penalty = PENALTIES[name]
-        weight = config.weight
-        if weight is None:  # the default depends on the recipe, so that the YAML cannot state it
-            weight = Schedule.parse(penalty.weight(recipe.data.resolution, recipe.train.batch))
+        weight = config.weight or default_weight(name, recipe)
         function, differentiates = penalty.make(), penalty.differentiates
         if config.step and penalty.estimate is not None:
             function, differentiates = partial(penalty.estimate, scale=config.step, share=config.share), None

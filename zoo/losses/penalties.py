@@ -219,6 +219,24 @@ class PathLength(RunningMeans):
         return (lengths - self.mean.clone()).square().mean()
 
 
+def mode_seeking(step: StepOutputs) -> Tensor:
+    """Return the inverse of how far images move with their latents, for the pairs of both halves of the batch.
+
+    Mao et al. 2019, arXiv:1903.05628, eq. 5, as the authors minimise it: 1 / (mean |G(z1) - G(z2)| / mean |z1 - z2|).
+
+    Raises:
+        ValueError: there is only one image.
+    """
+    assert step.z is not None
+    half = len(step.z) // 2
+    if not half:
+        raise ValueError("penalties.mode_seeking: takes at least 2 images at once")
+    images, z = upcast(step.fake), upcast(step.z)
+    # A mean over all pairs, as in the authors' code: a single pair of equal images leaves it finite.
+    ratio = (images[:half] - images[half : 2 * half]).abs().mean() / (z[:half] - z[half : 2 * half]).abs().mean()
+    return 1 / (ratio + 1e-5)
+
+
 PENALTIES = {
     "r1": Penalty(
         make=lambda: r1,
@@ -244,6 +262,7 @@ PENALTIES = {
     ),
     "centre": Penalty(make=lambda: centre, weight=lambda size, batch: 0.01),
     "lecam": Penalty(make=LeCam, weight=lambda size, batch: 0.1),
+    "mode_seeking": Penalty(make=lambda: mode_seeking, weight=lambda size, batch: 1.0, phase="G"),
     "path_length": Penalty(
         make=PathLength, weight=lambda size, batch: 2.0, phase="G", differentiates="styles", needs_styles=True
     ),

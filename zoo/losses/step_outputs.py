@@ -13,18 +13,20 @@ class StepOutputs:
     """One forward pass of both networks, which all terms of a phase share.
 
     Attributes:
-        real: images (N, C, H, W) in [-1, 1]; None in phases without real images. Requires gradients where a penalty
-            is due.
+        real: images (N, C, H, W) in [-1, 1]. Requires gradients where a penalty is due.
         fake: images (N, C, H, W); detached from G in D's own phase.
-        real_logits: D's logits of ``real``; None where ``real`` is.
+        real_logits: D's logits of ``real``; None in phases whose loss does not need them.
         fake_logits: D's logits of ``fake``.
         nimg: images seen before this step, for schedules.
         z: latents (N, dim) of ``fake``.
         label: classes (N,) int64 of ``real`` and ``fake``; None where there are no classes.
         auxiliary: D's own losses on ``real`` in its own phase (see ``zoo.models.base.Discriminator.judged``).
+        directions: of real and fake images, what the last layer of a D with ``san`` makes of them (see
+            ``zoo.models.san``); empty without.
         judge: from the first images (n, C, H, W) of the batch, or others in their place, to logits: D after the
             augmentation of ``real``, or with ``side="fake"`` of ``fake``.
         G: the generator.
+        encoder: of real images to latents, where G starts as its decoder.
     """
 
     real: Tensor | None
@@ -35,5 +37,7 @@ class StepOutputs:
     z: Tensor | None = None
     label: Tensor | None = None
     auxiliary: dict[str, Tensor] = field(default_factory=dict)
+    directions: tuple[Tensor, ...] = ()
     judge: Callable[..., Tensor] | None = None
     G: nn.Module | None = None
+    encoder: nn.Module | None = None

@@ -51,6 +51,9 @@ def draw_augmentations(config: AugmentConfig, seed: int, nimg: int, batch: int, 
     draws[..., _CUT_ROW : _CUT_COLUMN + 1] = u[..., _CUT_ROW : _CUT_COLUMN + 1]
     draws[..., _CUTS] = on["cutout"].float()
     draws[..., _FLIPS] = (on["xflip"] & (u[..., _FLIPS] < 0.5)).float()
+    if config.paired:
+        for phase in ("D", "G"):
+            draws[:, PASSES.index(f"{phase} fake")] = draws[:, PASSES.index(f"{phase} real")]
     return draws
 
 

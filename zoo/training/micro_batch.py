@@ -66,7 +66,7 @@ class BatchSampler:
         Args:
             augment_p: probability of each augmentation.
         """
-        batch, seed = self.recipe.train.batch, self.recipe.train.seed
+        batch, seed = self.recipe.train.batches.at(nimg), self.recipe.train.seed
         part = self.world.cut(batch)
         positions = self._positions(nimg)
         real = from_uint8(self.loader.take(positions, self._positions(nimg + batch)))
@@ -85,7 +85,7 @@ class BatchSampler:
     def _positions(self, nimg: int) -> Positions:
         """Which images this process sees after ``nimg``; those of the next batch are asked for twice."""
         if self._next is None or self._next[0] != nimg:
-            batch = self.recipe.train.batch
+            batch = self.recipe.train.batches.at(nimg)
             positions = self.data.train[self._order.take(nimg, batch)]
             self._next = (nimg, np.ascontiguousarray(positions[self.world.cut(batch)]))
         return self._next[1]

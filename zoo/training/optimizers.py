@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from zoo.core.config import OptimizerConfig
+from zoo.core.config import OptimizerConfig, Recipe
+from zoo.core.schedule import Schedule
 
 
 def build_optimizer(config: OptimizerConfig, network: nn.Module, *, fused: bool) -> Optimizer:
@@ -19,6 +20,20 @@ def build_optimizer(config: OptimizerConfig, network: nn.Module, *, fused: bool)
     if config.name == "sgd":
         return torch.optim.SGD(network.parameters(), lr=lr, momentum=config.momentum, fused=fused or None)
     return torch.optim.Adam(network.parameters(), lr=lr, betas=config.betas, eps=config.eps, fused=fused or None)
+
+
+def build_optimizers(
+    recipe: Recipe, G: nn.Module, D: nn.Module, encoder: nn.Module | None, *, fused: bool
+) -> dict[str, Optimizer]:
+    """The optimisers of all networks, by the names ``G``, ``D`` and, with ``autoencoder:``, ``encoder``."""
+    optimizers = {
+        "G": build_optimizer(recipe.optimizer.generator, G, fused=fused),
+        "D": build_optimizer(recipe.optimizer.discriminator, D, fused=fused),
+    }
+    if encoder is not None and recipe.autoencoder is not None:
+        adam = OptimizerConfig(lr=Schedule.parse(recipe.autoencoder.lr), betas=(0.9, 0.99))
+        optimizers["encoder"] = build_optimizer(adam, encoder, fused=fused)
+    return optimizers
 
 
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:

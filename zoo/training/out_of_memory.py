@@ -25,7 +25,7 @@ def explain_out_of_memory(trainer: Trainer) -> ZooError:
     text = f"train.micro_batch: {tried} images at once do not fit the memory of {trainer.device}"
     if trainer.world.size > 1:
         # The others wait in a collective: this process cannot probe alone.
-        local = trainer.recipe.train.batch // trainer.world.size
+        local = trainer.batch // trainer.world.size
         return ZooError(f"{text} in process {trainer.world.rank}; set a smaller one that divides {local}")
     fitting = _largest_fitting(trainer)
     if fitting is None:

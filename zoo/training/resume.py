@@ -119,7 +119,7 @@ class Session:
         images = load_dataset(data, recipe.data, reporter=self.display)
         if distributed.local_rank() == 0:
             distributed.barrier()
-        images.require(recipe.train.batch)
+        images.require(max(recipe.train.batches.sizes))
         self.display.say(images.description)
         return images
 

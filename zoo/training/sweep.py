@@ -22,7 +22,7 @@ from zoo.core.files import atomic_file
 from zoo.core.locks import hold_lock
 from zoo.core.options import TrainOptions, with_keywords
 from zoo.data.dataset import load_dataset
-from zoo.losses.penalties import PENALTIES
+from zoo.losses.objective import default_weight
 from zoo.recipes import override_recipe
 from zoo.report.plots import plot_sweep
 from zoo.training import run_folder
@@ -81,7 +81,7 @@ def tune(
     # Everything is resolved before anything is trained, so that a mistake is reported at once.
     variants = _variants(name, param, _parse_factors(factors), options)
     recipe = variants[0].recipe
-    load_dataset(options.data, recipe.data, reporter=display).require(recipe.train.batch)
+    load_dataset(options.data, recipe.data, reporter=display).require(max(recipe.train.batches.sizes))
     folder = Path(options.out) / f"{recipe.name}-{param}"
     picture = folder / "tune.png"
     try:
@@ -183,7 +183,7 @@ def _value(recipe: Recipe, path: str) -> Number:
         value = value[key]
     _, _, name = path.removesuffix(".weight").partition("penalties.")
     if value is None and name in recipe.penalties:  # null stands for the penalty's own default
-        value = PENALTIES[name].weight(recipe.data.resolution, recipe.train.batch)
+        value = default_weight(name, recipe).plain()
     if not _is_number(value):
         raise ZooError(f"--param {path}: is {json.dumps(value)}, not a number")
     return value
@@ -233,8 +233,7 @@ def _train_variant(variant: _Variant, options: TrainOptions, display: Display) -
     out = Path(options.out)
     images = load_dataset(options.data, variant.recipe.data, reporter=display)
     recipe = with_classes(variant.recipe, images)
-    batch = recipe.train.batch
-    length = -(-round(1000 * recipe.train.kimg) // batch) * batch  # images, in whole batches
+    length = recipe.train.batches.end(round(1000 * recipe.train.kimg))  # images, in whole batches
     shorter, new = None, False
     for run, info in run_folder.find_equal_runs(out, recipe.name, recipe.digest, images.digest):
         is_finished = info["status"] == "finished"

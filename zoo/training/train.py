@@ -121,7 +121,7 @@ def profile_recipe(
     display = display or Display()
     set_compile_cache(cache_folder() / "compiled", display.warn)
     images = load_dataset(_data_source(options.data), resolved.data, reporter=display)
-    images.require(resolved.train.batch)
+    images.require(max(resolved.train.batches.sizes))
     resolved = with_classes(resolved, images)
     with keep_thread_count():
         trainer = Trainer(resolved, images, choose_device(options.device), reporter=display)

@@ -23,8 +23,8 @@ from zoo.data.loader import ImageLoader
 from zoo.losses.objective import Objective, Phase, Term, evaluate_terms
 from zoo.losses.step_outputs import StepOutputs
 from zoo.models.base import Generator
-from zoo.models.batch_norm import batch_norm_momentum, has_dense_norm, synchronise_batch_norms
-from zoo.recipes import build_networks
+from zoo.models.batch_norm import batch_norm_momentum, synchronise_batch_norms
+from zoo.models.san import find_sliced_layer
 from zoo.runtime import distributed, rng
 from zoo.runtime.precision import upcast
 from zoo.runtime.speed import CompiledNetwork, Speed, is_compiler_error
@@ -34,7 +34,8 @@ from zoo.training.auto_speed import choose_measured_speed
 from zoo.training.ema import Ema
 from zoo.training.logger import MeanMeters
 from zoo.training.micro_batch import BatchSampler, MicroBatch, local_batch_size, micro_batch_size, split_batch
-from zoo.training.optimizers import build_optimizer, frozen, load_optimizer_state, set_learning_rate
+from zoo.training.networks import build_encoder, build_trained_networks
+from zoo.training.optimizers import build_optimizers, frozen, load_optimizer_state, set_learning_rate
 from zoo.training.out_of_memory import explain_out_of_memory, is_out_of_memory
 
 
@@ -43,11 +44,13 @@ class Trainer:
 
     Attributes:
         G, D: networks being trained.
+        encoder: of real images, while G starts as its decoder; None for most recipes.
         ema: averaged generator.
         snapshot_emas: further averages, of which snapshots are kept (``ema.snapshot_stds``).
         nimg: images seen so far.
         meters: means of losses and logits since the last row of the log.
         speed: speed switches that are on.
+        batch: images of the next step over all processes.
         micro_batch: images that this process passes through its networks at once.
         loader: source of the training images.
         timer: when on, it records the time of a step's parts (see ``zoo.training.profiling``).
@@ -68,35 +71,34 @@ class Trainer:
         self.speed = speed or choose_measured_speed(recipe, device, self.reporter.say)
         self.speed.begin()
         self.timer = Timer(device)
-        self._local = local_batch_size(recipe.train.batch, self.world.size)
-        self.micro_batch = micro_batch_size(recipe.train.micro_batch, self._local)
-        self.G, self.D = self._build_networks()
+        self.nimg = 0
+        self._micro_batch = recipe.train.micro_batch
+        self._start_batch()
+        self.G, self.D = build_trained_networks(recipe, self.speed, self.world)
+        self.encoder = build_encoder(recipe, self.G.latent.dim, self.speed)
         self.ema = Ema(self.G, recipe.ema)
         self.snapshot_emas = [Ema(self.G, EmaConfig(power_std=std)) for std in recipe.ema.snapshot_stds]
         if self.world.size > 1 and recipe.train.sync_batch_norm:
             synchronise_batch_norms(self.G)
             synchronise_batch_norms(self.D)
-        configs = {"G": recipe.optimizer.generator, "D": recipe.optimizer.discriminator}
-        self.optimizers = {
-            phase: build_optimizer(config, getattr(self, phase), fused=self.speed.fused)
-            for phase, config in configs.items()
-        }
+        self.optimizers = build_optimizers(recipe, self.G, self.D, self.encoder, fused=self.speed.fused)
         self.objective = Objective(recipe, self.D.auxiliary)
         self.objective.memory.to(device)
         self.ada = Ada(recipe.augment) if recipe.augment is not None and recipe.augment.name == "ada" else None
         self.meters = MeanMeters()
-        self.nimg = 0
         self._probing = False
         config = recipe.speed
         self.loader = ImageLoader(
             data, device, resident=config.resident, share=config.resident_share, reporter=self.reporter
         )
         self._sampler = BatchSampler(recipe, data, self.loader, self.world, self.speed)
+        self._sliced = find_sliced_layer(self.D)
         # A simultaneous step takes two backward passes through D's graph: a compiled D computes all gradients in each.
-        alternating = recipe.train.update == "alternating"
+        # A sliced layer keeps a second result, which a compiled D would not.
+        compilable = recipe.train.update == "alternating" and self._sliced is None
         self._compiled = {
             "G": CompiledNetwork(self.G, self.speed, self.reporter.say),
-            "D": CompiledNetwork(self.D, self.speed, self.reporter.say, enabled=alternating),
+            "D": CompiledNetwork(self.D, self.speed, self.reporter.say, enabled=compilable),
         }
 
     def step(self) -> None:
@@ -120,6 +122,7 @@ class Trainer:
     def _step(self) -> None:
         config = self.recipe.train
         self.speed.begin_step()
+        self._start_batch()
         for phase, optimizer in (("G", self.recipe.optimizer.generator), ("D", self.recipe.optimizer.discriminator)):
             set_learning_rate(self.optimizers[phase], optimizer.lr.at(self.nimg))
         with self.timer("data"):
@@ -132,11 +135,11 @@ class Trainer:
                 self._update_generator(micro_batches)
         self.objective.settle()
         if self.ada is not None:
-            self.ada.update(config.batch)
-        self.nimg += config.batch
+            self.ada.update(self.batch)
+        self.nimg += self.batch
         with self.timer("ema"):
             for ema in (self.ema, *self.snapshot_emas):
-                ema.update(self.G, self.nimg, config.batch)
+                ema.update(self.G, self.nimg, self.batch)
 
     def _update_discriminator(self, micro_batches: list[MicroBatch]) -> None:
         """Update D on real images and detached fakes."""
@@ -210,17 +213,22 @@ class Trainer:
             real_logits, auxiliary = self.D.judged(self._augment(part, real, phase, "real"), part.label)
         elif real is not None:
             real_logits = D(self._augment(part, real, phase, "real"), part.label)
+        directions = [self._sliced.direction] if self._sliced is not None else []
+        fake_logits = D(self._augment(part, fake, phase, "fake"), part.label)
+        directions += [self._sliced.direction] if self._sliced is not None else []
         return StepOutputs(
-            real=real,
+            real=part.real if real is None else real,
             fake=fake,
             real_logits=real_logits,
-            fake_logits=D(self._augment(part, fake, phase, "fake"), part.label),
+            fake_logits=fake_logits,
             nimg=self.nimg,
             z=part.z,
             label=part.label,
             auxiliary=auxiliary,
+            directions=tuple(directions),
             judge=judge,
             G=self.G,
+            encoder=self.encoder,
         )
 
     def _augment(self, part: MicroBatch, images: Tensor, phase: Phase, kind: str) -> Tensor:
@@ -257,8 +265,10 @@ class Trainer:
             with self.timer("all-reduce"):
                 distributed.reduce_gradients(self._parameters(phase))
         with self.timer("optimiser"):
-            self.optimizers[phase].step()
-            self.optimizers[phase].zero_grad(set_to_none=True)
+            for name in ("D",) if phase == "D" else ("G", "encoder"):
+                if name in self.optimizers:
+                    self.optimizers[name].step()
+                    self.optimizers[name].zero_grad(set_to_none=True)
 
     def probe(self, micro_batches: list[MicroBatch]) -> None:
         """Pass ``micro_batches`` through a step without changing weights, to see whether the memory suffices."""
@@ -276,8 +286,13 @@ class Trainer:
         """The micro-batches of this process in the next step."""
         augment_p = 1.0 if self.ada is None else self.ada.p
         tensors = self._sampler.draw(self.nimg, self.G.latent.dim, self._dtype, augment_p)
-        batch, rank = self.recipe.train.batch, self.world.rank
-        return list(split_batch(tensors, self.micro_batch, batch=batch, rank=rank))
+        return list(split_batch(tensors, self.micro_batch, batch=self.batch, rank=self.world.rank))
+
+    def _start_batch(self) -> None:
+        """Set the sizes of the next step, which are a function of the images seen."""
+        self.batch = self.recipe.train.batches.at(self.nimg)
+        self._local = local_batch_size(self.batch, self.world.size)
+        self.micro_batch = micro_batch_size(self._micro_batch, self._local)
 
     @contextlib.contextmanager
     def _seeded(self, name: str, part: MicroBatch) -> Iterator[None]:
@@ -290,34 +305,29 @@ class Trainer:
         """Autocast of a forward pass; gradient penalties and the losses that share their pass are in fp32."""
         return self.speed.autocast(enabled=not _differentiates(terms))
 
-    def _build_networks(self) -> tuple[Any, Any]:
-        torch.manual_seed(rng.derive_seed(self.recipe.train.seed, "weights"))
-        networks = build_networks(self.recipe)
-        for side, network in zip(("generator", "discriminator"), networks, strict=True):
-            self.speed.network(network).train()
-            if self.micro_batch < 2 and has_dense_norm(network):
-                key = "micro_batch" if self.recipe.train.micro_batch else "batch"
-                raise ZooError(f"train.{key}: the {side} normalises over the batch and takes at least 2 images at once")
-        packing = self.recipe.discriminator.config.packing
-        if self.micro_batch % packing:
-            raise ZooError(f"discriminator.packing: {packing} does not divide the {self.micro_batch} images at once")
-        return networks
-
     @property
     def _dtype(self) -> torch.dtype:
         return next(self.G.parameters()).dtype  # fp32, except in tests that compare in fp64
 
     def _due_terms(self, phase: Phase) -> list[Term]:
-        return self.objective.due(phase, self.nimg // self.recipe.train.batch)
+        return self.objective.due(phase, self._steps)
 
     @property
     def _updates_generator(self) -> bool:
         """Whether G is updated in this step: once after every ``train.d_steps`` updates of D."""
         d_steps = self.recipe.train.d_steps
-        return self.nimg // self.recipe.train.batch % d_steps == d_steps - 1
+        return self._steps % d_steps == d_steps - 1
+
+    @property
+    def _steps(self) -> int:
+        """Steps taken so far."""
+        return self.recipe.train.batches.steps(self.nimg)
 
     def _parameters(self, phase: Phase) -> list[nn.Parameter]:
-        return [p for p in (self.D if phase == "D" else self.G).parameters() if p.requires_grad]
+        networks: list[nn.Module] = [self.D if phase == "D" else self.G]
+        if self.encoder is not None and phase == "G":
+            networks.append(self.encoder)
+        return [p for network in networks for p in network.parameters() if p.requires_grad]
 
     def averaged(self) -> Generator:
         """The averaged generator, ready for use (see ``Ema.calibrate_for``)."""
@@ -345,6 +355,7 @@ class Trainer:
             "memory": self.objective.memory.state_dict(),
             "ada": self.ada.state_dict() if self.ada is not None else None,
             "micro_batch": self.micro_batch if self.micro_batch < self._local else None,
+            "encoder": None if self.encoder is None else self.encoder.state_dict(),
             "snapshot_emas": [ema.module.state_dict() for ema in self.snapshot_emas],
         }
 
@@ -353,6 +364,8 @@ class Trainer:
         self.G.load_state_dict(state["generator"])
         self.D.load_state_dict(state["discriminator"])
         self.ema.module.load_state_dict(state["ema"])
+        if self.encoder is not None:
+            self.encoder.load_state_dict(state["encoder"])
         for ema, weights in zip(self.snapshot_emas, state.get("snapshot_emas", []), strict=True):
             ema.module.load_state_dict(weights)
         for phase, optimizer in self.optimizers.items():
@@ -362,7 +375,8 @@ class Trainer:
         if self.ada is not None:
             self.ada.load_state_dict(state["ada"], self.device)
         # Earlier versions halved micro-batches by themselves; such a run continues with what it saved.
-        self.micro_batch = micro_batch_size(state.get("micro_batch") or self.recipe.train.micro_batch, self._local)
+        self._micro_batch = state.get("micro_batch") or self.recipe.train.micro_batch
+        self._start_batch()
 
 
 def _differentiates(terms: list[Term]) -> bool:

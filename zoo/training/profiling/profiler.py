@@ -80,16 +80,16 @@ def profile_steps(trainer: Trainer, seconds: float = 10.0) -> StepProfile:
     start = time.perf_counter()
     trainer.meters.means()
     trainer.find_nonfinite()
-    rows = trainer.recipe.train.log_kimg * 1000 / trainer.recipe.train.batch
+    rows = trainer.recipe.train.log_kimg * 1000 / trainer.batch
     parts["logging"] = (time.perf_counter() - start) / max(1.0, rows)
     counted, measured = count_work(trainer.recipe, trainer.data), measure_rates(trainer.device)
-    local = trainer.recipe.train.batch // trainer.world.size
+    local = trainer.batch // trainer.world.size
     return StepProfile(
         parts={key: parts[key] for key in PART_TITLES if key in parts},
         profiled=sum(parts.values()),
         step=alone,
         floor=roofline_seconds(counted, measured, trainer.speed, local),
-        batch=trainer.recipe.train.batch,
+        batch=trainer.batch,
         work=counted,
         rates=measured,
     )

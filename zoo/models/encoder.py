@@ -1,0 +1,40 @@
+"""A throw-away encoder, with which a generator starts as the decoder of a variational autoencoder."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from zoo.core.config import ImageSpec
+from zoo.models.layers import halving_conv
+
+
+class Encoder(nn.Module):
+    """Map images to normal distributions of latents (Kingma & Welling 2014, arXiv:1312.6114).
+
+    Convolutions of stride 2 down to 4 x 4, each with twice the channels of the last, up to 8 times the first.
+
+    Args:
+        image: shape of the images.
+        latent: numbers per latent.
+        channels: of the first convolution.
+    """
+
+    def __init__(self, image: ImageSpec, latent: int, channels: int) -> None:
+        super().__init__()
+        size, widths = image.resolution, [image.channels]
+        while size > 4:
+            size = (size + 1) // 2
+            widths.append(channels * min(8, 2 ** (len(widths) - 1)))
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [halving_conv(before, after, 3, bias=True), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * size**2, 2 * latent))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map images (N, C, H, W) in [-1, 1] to means and log variances, both (N, latent)."""
+        mean, log_variance = self.layers(x).chunk(2, 1)
+        # Bounded: exp() of a first, bad guess must not overflow.
+        return mean, 10 * torch.tanh(log_variance / 10)

@@ -1,0 +1,46 @@
+"""The networks of a run with their first weights, which are a function of the recipe's seed."""
+
+from __future__ import annotations
+
+import torch
+
+from zoo.core.config import Recipe
+from zoo.core.errors import ZooError
+from zoo.models.base import Discriminator, Generator
+from zoo.models.batch_norm import has_dense_norm
+from zoo.models.encoder import Encoder
+from zoo.recipes import build_networks
+from zoo.runtime import rng
+from zoo.runtime.distributed import World
+from zoo.runtime.speed import Speed
+from zoo.training.micro_batch import local_batch_size, micro_batch_size
+
+
+def build_trained_networks(recipe: Recipe, speed: Speed, world: World) -> tuple[Generator, Discriminator]:
+    """Build G and D on the device, in training mode.
+
+    Raises:
+        ZooError: a batch of some stage cannot be divided among processes, or is too small for a network.
+    """
+    torch.manual_seed(rng.derive_seed(recipe.train.seed, "weights"))
+    G, D = build_networks(recipe)
+    shares = [local_batch_size(size, world.size) for size in recipe.train.batches.sizes]
+    sizes = [micro_batch_size(recipe.train.micro_batch, local) for local in shares]
+    for side, network in (("generator", G), ("discriminator", D)):
+        speed.network(network).train()
+        if min(sizes) < 2 and has_dense_norm(network):
+            key = "micro_batch" if recipe.train.micro_batch else "batch"
+            raise ZooError(f"train.{key}: the {side} normalises over the batch and takes at least 2 images at once")
+    packing = recipe.discriminator.config.packing
+    for size in sizes:
+        if size % packing:
+            raise ZooError(f"discriminator.packing: {packing} does not divide the {size} images of each process")
+    return G, D
+
+
+def build_encoder(recipe: Recipe, latent: int, speed: Speed) -> Encoder | None:
+    """Build the encoder of ``autoencoder:``; the weights of other networks do not depend on it."""
+    if recipe.autoencoder is None:
+        return None
+    torch.manual_seed(rng.derive_seed(recipe.train.seed, "encoder"))
+    return speed.network(Encoder(recipe.image, latent, recipe.autoencoder.channels))
