@@ -67,6 +67,8 @@ class Speed:
             torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()  # shapes never change
         if self.reuse_memory:
             _keep_freed_memory()
+        if not self.compile:
+            _leave_out_dynamo()
 
     def begin_step(self) -> None:
         """Let a step reuse the memory of the last one's CUDA graphs, whose outputs are no longer needed."""
@@ -122,6 +124,18 @@ def has_bf16(device: torch.device) -> bool:
         names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         return any(getattr(torch.cpu, name, bool)() for name in names)
     return False
+
+
+def _leave_out_dynamo() -> None:
+    """Let optimisers work without ``torch._dynamo``, whose import takes 3 s, where nothing is compiled.
+
+    Torch wraps some of their methods so that dynamo passes them over, and imports it for that at the first call
+    (``torch._compile._disable_dynamo``). A version of torch that does so in another way is left as it is.
+    """
+    for method in vars(torch.optim.Optimizer).values():
+        function = getattr(method, "__wrapped__", None)
+        if function is not None and not hasattr(function, "__dynamo_disable"):
+            function.__dynamo_disable = function
 
 
 def set_compile_cache(folder: os.PathLike[str] | str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from zoo.data.pixel_range import to_uint8
+from zoo.losses.adversarial import LOSSES
 from zoo.models import sampling
 from zoo.report import image_grid, plots
 from zoo.runtime import rng
@@ -50,7 +51,8 @@ class SampleGrids:
     def draw_curves(self, real_values: Mapping[str, float | None]) -> None:
         """Draw losses, accuracies and SSIM from the log; ``real_values``: SSIM values of real images."""
         rows, name = self.run.rows(), self.run.name
-        plots.plot_losses(rows, self.run.path / "losses.png", name)
+        equilibrium = LOSSES[self.trainer.recipe.loss.name].equilibrium
+        plots.plot_losses(rows, self.run.path / "losses.png", name, equilibrium)
         plots.plot_accuracy(rows, self.run.path / "d_accuracy.png", name)
         plots.plot_ssim(rows, self.run.path / "ssim.png", name, real_values)
 
