@@ -37,8 +37,8 @@ MIN_EVALUATE_SHARE = 0.25  # of the time
 GRID_ROWS = {64: 8, 128: 5}  # rows of a run's grids, by largest resolution in pixels
 LARGE_GRID_ROWS = 4
 GRID_PADDING = 2  # pixels between and around the images of a grid
-# What two training seeds of a recipe differ by: of SSIM distances absolute, of FID and KID relative. Three seeds each of
-# dcgan-64 and fastgan-r3-64 in benchmarks/results/leaderboard.jsonl have standard deviations of 0.027 and 3 %.
+# What two training seeds of a recipe differ by: of SSIM distances absolute, of FID and KID relative. Three seeds each
+# of dcgan-64 and fastgan-r3-64 in benchmarks/results/leaderboard.jsonl have standard deviations of 0.027 and 3 %.
 SSIM_SEED_NOISE, DISTANCE_SEED_NOISE = 0.03, 0.05
 RECENT_SHARE = 0.2  # share of the log's last rows whose medians are in the table
 
