@@ -63,7 +63,8 @@ def _sample(arguments: Namespace) -> None:
     # In the current folder: pretrained generators have no run folder.
     out = Path(arguments.out or f"{_stem(arguments.source)}-samples.png")
     origin = {"recipe": generator.recipe.name, "seed": arguments.seed}
-    save_images(images, out, columns=grid_columns, metadata=origin)
+    caption = f"{origin['recipe']}, {generator.nimg / 1000:.1f} kimg, seed {arguments.seed}"
+    save_images(images, out, columns=grid_columns, metadata=origin, caption=caption)
     text = f"{out}: {len(images)} images of {origin['recipe']} after {generator.nimg:,} images, seed {arguments.seed}"
     print_result(arguments, {"out": str(out), "n": len(images), **origin}, text)
 

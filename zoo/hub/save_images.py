@@ -16,7 +16,12 @@ from zoo.report import image_grid
 
 
 def save_images(
-    images: Tensor, out: Path, *, columns: int | None = None, metadata: Mapping[str, object] | None = None
+    images: Tensor,
+    out: Path,
+    *,
+    columns: int | None = None,
+    metadata: Mapping[str, object] | None = None,
+    caption: str = "",
 ) -> None:
     """Write uint8 images (N, C, H, W) as a grid, an array or single files.
 
@@ -25,13 +30,14 @@ def save_images(
         out: ``.png``: one grid; ``.npz``: one array ``images``; no suffix: a folder with a PNG per image.
         columns: of the grid.
         metadata: written into each PNG.
+        caption: written below a grid.
 
     Raises:
         ZooError: another suffix, or the place cannot be written.
     """
     try:
         if out.suffix == ".png":
-            image_grid.save_png(image_grid.make_grid(images, columns), out, metadata)
+            image_grid.save_png(image_grid.make_grid(images, columns), out, metadata, caption)
         elif out.suffix == ".npz":
             with atomic_file(out) as file:
                 np.savez_compressed(file, images=images.numpy())

@@ -31,9 +31,12 @@ class SampleGrids:
         data = self.trainer.data
         order = rng.ImageOrder(rng.derive_seed(self._seed, "reals"), len(data.train))
         positions = data.train[order.take(0, min(self.count, len(data.train)))]
-        image_grid.save_png(image_grid.make_grid(data.take(positions)), self.run.samples / "reals.png")
+        image_grid.save_png(
+            image_grid.make_grid(data.take(positions)), self.run.samples / "reals.png", caption="real images"
+        )
         fakes = self.generate(self.count)
-        image_grid.save_png(image_grid.make_grid(fakes), self.run.samples / "fakes_init.png")
+        path = self.run.samples / "fakes_init.png"
+        image_grid.save_png(image_grid.make_grid(fakes), path, caption=self._caption("untrained"))
 
     def generate(self, count: int) -> Tensor:
         """uint8 (count, C, R, R): the same images for the same weights; a smaller count gives the first of them."""
@@ -46,7 +49,8 @@ class SampleGrids:
         nimg = self.trainer.nimg
         grid = image_grid.make_grid(fakes[: self.count])
         path = self.run.samples / f"fakes-{nimg / 1000:010.3f}.png"
-        image_grid.save_png(grid, path, {"nimg": nimg, "seed": self._seed})
+        caption = self._caption(f"{nimg / 1000:.1f} kimg")
+        image_grid.save_png(grid, path, {"nimg": nimg, "seed": self._seed}, caption)
 
     def draw_curves(self, real_values: Mapping[str, float | None]) -> None:
         """Draw losses, accuracies and SSIM from the log; ``real_values``: SSIM values of real images."""
@@ -59,8 +63,12 @@ class SampleGrids:
     def draw_animation(self) -> None:
         """Make training.gif of the grids that were saved."""
         frames = [self.run.samples / "fakes_init.png", *sorted(self.run.samples.glob("fakes-*.png"))]
-        captions = ["untrained", *(f"{float(frame.stem.removeprefix('fakes-')):.1f} kimg" for frame in frames[1:])]
+        lengths = ["untrained", *(f"{float(frame.stem.removeprefix('fakes-')):.1f} kimg" for frame in frames[1:])]
+        captions = [self._caption(length) for length in lengths]
         image_grid.make_gif(frames, self.run.path / "training.gif", captions=captions)
+
+    def _caption(self, length: str) -> str:
+        return f"{self.trainer.recipe.name}, {length}, seed {self._seed}"
 
     @property
     def _seed(self) -> int:

@@ -23,6 +23,7 @@ from zoo.core.options import TrainOptions, with_keywords
 from zoo.data.dataset import load_dataset
 from zoo.losses.penalties import PENALTIES
 from zoo.recipes import override_recipe
+from zoo.report import image_grid
 from zoo.report.plots import plot_sweep
 from zoo.training import run_folder
 from zoo.training.resume import with_classes
@@ -311,5 +312,5 @@ def _first_row(path: Path, recipe: Recipe) -> Image.Image | None:
     if not path.is_file():
         return None
     rows = next((rows for size, rows in GRID_ROWS.items() if recipe.data.resolution <= size), LARGE_GRID_ROWS)
-    with Image.open(path) as grid:
-        return grid.crop((0, 0, grid.width, (grid.height - GRID_PADDING) // rows + GRID_PADDING)).copy()
+    grid = image_grid.open_grid(path)
+    return grid.crop((0, 0, grid.width, (grid.height - GRID_PADDING) // rows + GRID_PADDING))
