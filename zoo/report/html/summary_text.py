@@ -52,8 +52,8 @@ def write_sentence(note: str) -> str:
     if edge := re.fullmatch(r"copies: (above|below) (\S+)", note):
         kind = "likeness to" if edge[1] == "above" else "relative distance from"
         return (
-            f"An image counts as a copy where its {kind} a training image is {edge[1]} {edge[2]}: less than half as far "
-            "as the nearest tenth of held-out real images."
+            f"An image counts as a copy where its {kind} a training image is {edge[1]} {edge[2]}: less than half as "
+            "far as the nearest tenth of held-out real images."
         )
     text = note[:1].upper() + note[1:]
     return text if text.endswith((".", "!", "?")) else f"{text}."
