@@ -1,4 +1,4 @@
-# make demo       set up, train a small net on built-in phantom brains (about two minutes on 2 cores), say where the pictures are
+# make demo       set up, train a small net on built-in phantom brains (two minutes on 2 cores, pictures from the start), say where they are
 # make test       set up, then lint, types and the fast tests (at most five minutes on 2 cores)
 # make test-all   the same with the slow tests; this is what CI runs
 
@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test test-slow test-all lint clean
 
 demo: $(VENV)/installed
-	$(BIN)/zoo train multires-28 --data phantoms --kimg 30 --set train.sample_kimg=2 --set ema.halflife_kimg=5
+	$(BIN)/zoo train multires-28-stable --data phantoms --kimg 24 --set train.sample_kimg=2 --set ema.halflife_kimg=2
 	@echo "Pictures: samples/ and training.gif in the folder named above. Next: $(BIN)/zoo list"
 
 test: $(VENV)/installed-dev lint

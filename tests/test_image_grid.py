@@ -12,7 +12,7 @@ from PIL import Image
 from zoo.core.errors import ZooError
 from zoo.data.pixel_range import from_uint8, to_uint8
 from zoo.report import image_grid
-from zoo.report.image_grid import BACKGROUND, animate, make_gif, make_grid, save_png
+from zoo.report.image_grid import BACKGROUND, CAPTION_PIXELS, animate, make_gif, make_grid, open_grid, save_png
 from zoo.report.plots import plot_losses
 
 
@@ -183,3 +183,18 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
         animate([grid], old)
     assert files(tmp_path) == ["a.png"]
     assert old.read_bytes() == b"old"
+
+
+def test_a_caption_is_below_the_grid_and_left_out_again(tmp_path):
+    for channels in (1, 3):
+        grid = make_grid(np.random.default_rng(0).integers(0, 256, (4, channels, 32, 32), np.uint8))
+        save_png(grid, tmp_path / "plain.png")
+        save_png(grid, tmp_path / "grid.png", {"seed": 0}, "dcgan-64, 12.0 kimg, seed 0")
+        with Image.open(tmp_path / "grid.png") as image:
+            assert image.size == (grid.width, grid.height + CAPTION_PIXELS)
+            assert image.text == {"seed": "0", "caption": "dcgan-64, 12.0 kimg, seed 0"}
+            strip = np.asarray(image.crop((0, grid.height, *image.size)).convert("L"))
+            assert (strip == BACKGROUND).any()
+            assert (strip > 200).any()  # text
+        for name in ("plain", "grid"):
+            assert open_grid(tmp_path / f"{name}.png").tobytes() == grid.tobytes()

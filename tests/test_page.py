@@ -360,7 +360,7 @@ def test_missing_values_have_a_reason(paths):
     cell = re.search(r'<td class="absent" title="not available: too few">.*?</td>', text, re.S)[0]
     assert "not available" in Reader(cell).words()
     target = re.search(r'href="#([^"]+)"', cell)[1]
-    assert re.search(rf'<li id="{target}">not available: too few</li>', text)
+    assert re.search(rf'<li id="{target}">Not available: too few.</li>', text)
 
 
 def test_spread_over_training_seeds_is_shown(tmp_path):

@@ -13,7 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from zoo.losses.adversarial import LOSSES
 from zoo.report.plots import plot_accuracy, plot_losses, plot_ssim, plot_sweep
+from zoo.report.series import smooth
 
 
 def log(count: int, **fixed: Any) -> list[dict[str, Any]]:
@@ -114,6 +116,30 @@ def test_sweep_shows_curves_and_strips(tmp_path: Path) -> None:
         pixels = np.asarray(image.convert("L"))
     assert min((pixels == 60).sum(), (pixels == 200).sum()) > 10_000
     assert not plot_sweep({"a": []}, strips, tmp_path / "none.png", "t")
+
+
+@pytest.mark.parametrize("reach", [1, 3, 20])
+def test_smoothing_starts_and_ends_at_the_data(reach: int) -> None:
+    y = np.geomspace(1.15, 0.3, 40)  # falls steeply at first
+    smooth_y = smooth(smooth(y, reach), max(1, reach // 2), np.mean)
+    assert (smooth_y[0], smooth_y[-1]) == (y[0], y[-1])
+    assert (np.diff(smooth_y) < 0).all()
+    np.testing.assert_allclose(smooth(np.arange(9.0), reach), np.arange(9.0))  # a line stays a line
+
+
+def test_equilibrium_is_a_thin_line(tmp_path: Path) -> None:
+    assert plot_losses(log(30), tmp_path / "with.png", "t", (2 * np.log(2), np.log(2)))
+    assert plot_losses(log(30), tmp_path / "without.png", "t")
+    assert colours(tmp_path / "with.png")["blue"] > colours(tmp_path / "without.png")["blue"]
+    assert plot_losses(log(30, loss_d=-4.0), tmp_path / "negative.png", "t", (0.0, 0.0))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_equilibrium_is_the_loss_of_logits_that_say_nothing(name: str) -> None:
+    loss, zero = LOSSES[name], torch.zeros(8)
+    logits = zero + 0.5 if name == "least_squares" else zero  # which codes real as 1 and fake as 0
+    both = (loss.discriminator(logits, logits, 0.0).item(), loss.generator(logits, logits).item())
+    assert both == pytest.approx(loss.equilibrium)
 
 
 def test_matplotlib_is_imported_only_to_draw(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_tables_show_intervals_alarms_and_errors():
     _, lines = quality_table(group, metrics, intervals=True)
     assert lines[0] == ["a", "4.0 ±1.0", "10", "collapse (recall)"]
     assert lines[1] == ["b", "-", "-", "broken: wrong | hash"]
-    assert lines[2] == ["(black)", "-", "0", ""]
+    assert lines[2] == ["(black)", "-", "-", ""]
     text = bench_markdown({"groups": [group], "metrics": metrics, "notes": ["one note"]})
     assert "| b | - | - | broken: wrong / hash |" in text
     assert "- **a**: All the same." in text
@@ -97,8 +97,29 @@ def test_wide_tables_are_split_to_fit_the_terminal():
     assert len(whole) == 1
     cut = quality_tables(group, metrics, 80)
     assert len(cut) > 2
-    titles = [heading for headings, _ in cut for heading in headings[1:-2]]
+    titles = [heading for headings, _ in cut for heading in headings[1:] if heading not in ("n>", "alarms")]
     assert titles == whole[0][0][1:-2]
     for headings, lines in cut:
         assert lines[0][0] == "a"
-        assert sum(max(map(len, column)) + 2 for column in zip(headings[:-1], lines[0][:-1], strict=True)) <= 80
+        assert sum(max(map(len, column)) + 2 for column in zip(headings, lines[0], strict=True)) - 2 <= 80
+        assert ("alarms" in headings) == (headings is cut[-1][0])
+
+
+def test_alarms_are_whole_in_the_terminal(capsys):
+    from zoo.cli.evaluate import _print_group
+
+    alarmed, bad = row("a", **{metric.name: 0.5 for metric in METRICS}), row("b", error="no such file")
+    names = (
+        ("collapse", "ssim_pairwise"),
+        ("collapse", "ssim_twins"),
+        ("memorisation", "copies_ncc"),
+        ("untrained", "fid"),
+    )
+    alarmed.alarms = [{"name": name, "metric": metric, "text": f"Because of {metric}."} for name, metric in names]
+    group = {"name": "64 x 64 grey", "rows": [alarmed.to_json(), bad.to_json()], "baselines": []}
+    _print_group(group, [metric.to_json() for metric in METRICS])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert any(line.endswith("collapse, memorisation, untrained") for line in lines)
+    assert "b: broken: no such file" in lines
+    assert "a: untrained: Because of fid." in lines

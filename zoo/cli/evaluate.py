@@ -22,6 +22,8 @@ from zoo.cli.signals import StopOnSignals
 from zoo.core.errors import ZooError, one_line
 from zoo.core.options import EvaluationOptions, TrainOptions
 
+TABLE_WIDTH = 100  # characters; wider tables are printed in parts
+
 
 def add_evaluate_commands(commands: Commands) -> None:
     """Add ``bench``, ``compare`` and ``report``."""
@@ -107,8 +109,9 @@ def _print_group(group: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]])
 
     from zoo.report import table
 
-    # Wide tables are split to fit a terminal; a file or a pipe gets them whole.
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
+    width = min(
+        shutil.get_terminal_size((TABLE_WIDTH, 24)).columns if sys.stdout.isatty() else TABLE_WIDTH, TABLE_WIDTH
+    )
     print_line(group["name"])
     for headings, rows in table.quality_tables(group, metrics, width):
         print_table(headings, rows)
@@ -120,6 +123,8 @@ def _print_group(group: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]])
     for note, names in notes.items():  # the same note is printed once
         print_line(f"{', '.join(dict.fromkeys(names))}: {note}")
     for row in group["rows"]:
+        if row["error"]:
+            print_line(f"{row['name']}: broken: {row['error']}")
         for alarm in row["alarms"]:
             print_line(f"{row['name']}: {alarm['name']}: {alarm['text']}")
 

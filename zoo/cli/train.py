@@ -138,19 +138,30 @@ def _profile(arguments: Namespace) -> None:
 
 
 def _tune(arguments: Namespace) -> None:
-    from zoo.training.sweep import best_factor, tune
+    from zoo.training.sweep import best_factors, tune
 
     arguments.stop = StopOnSignals()
     document = tune(**call_keywords(arguments, options=TrainOptions))
     if arguments.json:
         return print_json(document)
     headings = ["factor>", f"{document['param']}>", "D loss>", "G loss>", "D(x) - D(G(z))>"]
-    headings += ["SSIM nearest / real>", "SSIM pairwise / real>", "best check>", "alarms"]
+    headings += ["SSIM nearest / real>", "SSIM pairwise / real>", f"{_score_title(document)}>", "alarms"]
     print_table(headings, [_tune_cells(row) for row in document["rows"]])
-    if (best := best_factor(document)) is not None:
-        print(f"nearest to real images: x{best['factor']:g}")
+    best = best_factors(document)
+    if len(best) == 1:
+        print(f"nearest to real images: x{best[0]['factor']:g}")
+    elif best:
+        factors = ", ".join(f"x{row['factor']:g}" for row in best)
+        print(f"no difference between {factors}: within what two training seeds differ by")
     print_line(f"  {document['picture']}")
     return None
+
+
+def _score_title(document: dict[str, Any]) -> str:
+    """Return what the best validations of a sweep are measured by; lower is better."""
+    titles = {"ssim": "SSIM distance from real", "fid": "FID", "kid": "KID"}
+    metrics = dict.fromkeys(row["best"]["metric"] for row in document["rows"] if row["best"])
+    return " / ".join(titles.get(metric, metric) for metric in metrics) or titles["ssim"]
 
 
 def _tune_cells(row: dict[str, Any]) -> list[str]:
@@ -158,7 +169,7 @@ def _tune_cells(row: dict[str, Any]) -> list[str]:
     cells = [f"x{row['factor']:g}", str(value), *(format_cell(row[key]) for key in ("loss_d", "loss_g", "gap"))]
     for fake, real in (("ssim_nearest", "ssim_nearest_unseen"), ("ssim_pairwise", "ssim_pairwise_real")):
         cells.append(f"{format_cell(row[fake])} / {format_cell(row[real])}")
-    cells.append(f"{row['best']['metric']} {row['best']['value']:.3f}" if row["best"] else "")
+    cells.append(f"{row['best']['value']:.3f}" if row["best"] else "")
     return [*cells, row["error"] or join_alarms(row["alarms"])]
 
 

@@ -73,7 +73,8 @@ def _sample(arguments: Namespace) -> None:
     else:
         images = generator.sample(count, arguments.seed, **choice)
     origin = {"recipe": generator.recipe.name, "seed": arguments.seed}
-    save_images(images, out, columns=grid_columns, metadata=origin)
+    caption = f"{origin['recipe']}, {generator.nimg / 1000:.1f} kimg, seed {arguments.seed}"
+    save_images(images, out, columns=grid_columns, metadata=origin, caption=caption)
     out = str(Path(out))
     text = f"{out}: {len(images)} images of {origin['recipe']} after {generator.nimg:,} images, seed {arguments.seed}"
     print_result(arguments, {"out": out, "n": len(images), **origin}, text)

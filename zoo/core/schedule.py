@@ -8,9 +8,7 @@ import itertools
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from zoo.core.errors import suggest
-
-from zoo.core.errors import shorten
+from zoo.core.errors import shorten, suggest
 
 
 @dataclass(frozen=True)

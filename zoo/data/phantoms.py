@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -27,6 +28,7 @@ _Knots = Sequence[float]  # a quantity at equal steps from the lowest slice to t
 
 MIN_POINTS = 128  # per side: smaller images are painted larger, then averaged down
 EDGE_WIDTH = 0.016  # of the transition at an edge: about one pixel of 128
+DEEP_HALF_WIDTH, DEEP_HALF_HEIGHT = 0.5, 0.62  # what is painted of structures inside lies within
 SLICE_SPAN = 0.5  # from the lowest slice to the highest, where half an image is 1
 NOISE_LEVELS_AT_256 = 5.0  # grey levels at 256 pixels per side; averaging leaves less at fewer
 
@@ -128,6 +130,24 @@ def _at(z: float, knots: _Knots) -> float:
     return float(np.interp(z * (len(knots) - 1), range(len(knots)), knots))
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Rows and columns of the slice at height ``z``, which has ``points`` a side."""
+
+    points: int
+    z: float
+    box: tuple[slice, slice]
+
+    def field(self, waves: Waves) -> _Field:
+        return waves(self.points, self.z)[self.box]
+
+    def place(self, field: _Field) -> _Field:
+        """Return the whole slice, zero outside of this part."""
+        whole = np.zeros((self.points, self.points))
+        whole[self.box] = field
+        return whole
+
+
 def _length(u: _Field, v: _Field) -> _Field:
     return np.sqrt(u * u + v * v)
 
@@ -186,27 +206,27 @@ def _distance_to_fissure(x: _Field, y: _Field, z: float) -> _Field:
     return _length(x, np.minimum(front, back))
 
 
-def _distance_to_sulci(a: Anatomy, x: _Field, y: _Field, z: float, depth: _Field, branches: _Field) -> _Field:
+def _distance_to_sulci(a: Anatomy, x: _Field, y: _Field, part: _Part, depth: _Field, branches: _Field) -> _Field:
     """Return the distance to the nearest sulcus.
 
     A sulcus is where a wave along the rim of the hemisphere, bent and branched by random fields, changes its sign.
 
     Args:
+        part: of the slice, which all fields cover.
         depth: of each point below the surface of its hemisphere.
         branches: a random field.
     """
     # Where along the rim of its hemisphere a point lies, front (0) to back (pi): the angle of elliptic coordinates,
     # whose lines meet the rim at right angles and do not converge inside.
-    width, height = _head_size(a, z)
+    width, height = _head_size(a, part.z)
     focus = 0.62 * math.sqrt(height * height - width * width / 4)
     aside = (np.abs(x) - width / 2) ** 2 + 0.0015
     nearer_front = np.sqrt((y + focus) ** 2 + aside) - np.sqrt((y - focus) ** 2 + aside)
     rim = np.arccos(np.clip(nearer_front / (2 * focus), -1, 1))
 
-    points = len(x)
-    meander = a.meander(points, z)
-    wave = np.cos(a.folds * rim + 1.5 * meander + 0.6 * a.wrinkle(points, z)) + 0.7 * branches
-    slope = np.gradient(wave, 2 / points)
+    meander, wrinkle = part.field(a.meander), part.field(a.wrinkle)
+    wave = np.cos(a.folds * rim + 1.5 * meander + 0.6 * wrinkle) + 0.7 * branches
+    slope = np.gradient(wave, 2 / part.points)
     # A first-order distance to the zeros of the wave; the constant keeps it finite where the wave is flat.
     distance = np.abs(wave) / np.sqrt(slope[0] ** 2 + slope[1] ** 2 + 4)
 
@@ -243,6 +263,9 @@ def _lateral_ventricles(a: Anatomy, x: _Field, y: _Field, z: float, ripple: _Fie
 
 
 def _paint_deep_structures(image: _Field, a: Anatomy, x: _Field, y: _Field, z: float, ripple: _Field) -> None:
+    middle = _bounding_box((np.abs(x) < DEEP_HALF_WIDTH) & (np.abs(y) < DEEP_HALF_HEIGHT))
+    image, x, y, ripple = image[middle], x[middle], y[middle], ripple[middle]
+
     def paint(inside: _Field, brightness: float, strength: float = 1.0, softness: float = EDGE_WIDTH) -> None:
         if strength > 0:
             image[:] += (brightness - image) * (strength * _cover(inside, softness))
@@ -261,6 +284,13 @@ def _paint_deep_structures(image: _Field, a: Anatomy, x: _Field, y: _Field, z: f
     paint(lateral, a.fluid, _at(z, (*[1] * 10, 0.2)))
     paint(_tube(side, y, (0, -0.15, 0.02), (0, 0.1, 0.025)) - _at(z, (0, 0, 0.05, 0.06, 0.06)), a.fluid)
     paint(_ellipse(side, y, (0, -0.3), (0.11, 0.07)) - _at(z, (0, 0.04, 0.08, 0.08, 0.08)), a.fluid)
+
+
+def _bounding_box(mask: _Field) -> tuple[slice, slice]:
+    """Return the rows and columns that hold the mask, with one point around it where there is room."""
+    places = (np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0)))
+    rows, columns = (slice(max(int(at[0]) - 1, 0), int(at[-1]) + 2) for at in places)
+    return rows, columns
 
 
 def _average_blocks(image: _Field, factor: int) -> _Field:
@@ -290,17 +320,19 @@ def phantom(subject: int, slice_: int, resolution: int, *, seed: int = 0) -> nda
 
     x, y = _head_coordinates(a, points, z)
     below = _depth_below_outline(a, x, y, z)
+    # Only the part with the head is painted: the rest is 0, whatever is drawn there.
+    part = _Part(points, z, _bounding_box(below > -EDGE_WIDTH))
+    x, y, below, branches = x[part.box], y[part.box], below[part.box], part.field(a.branches)
     depth = np.minimum(below + 0.028, _distance_to_fissure(x, y, z))
-    branches = a.branches(points, z)
-    sulci = _distance_to_sulci(a, x, y, z, depth, branches)
+    sulci = _distance_to_sulci(a, x, y, part, depth, branches)
     insula = _distance_to_insula(x, y, z, 0.02 * branches)
     image = _cortex(a, np.minimum(np.minimum(depth, sulci), insula))
     _paint_deep_structures(image, a, x, y, z, 0.005 * branches)
-    image *= 1 + a.bias * a.shading(points, z)
+    image *= 1 + a.bias * part.field(a.shading)
 
     # The scanner: a smooth shading above, noise inside the head here.
     head = _cover(below)
-    image, head = _average_blocks(image * head, factor), _average_blocks(head, factor)
+    image, head = (_average_blocks(part.place(field), factor) for field in (image * head, head))
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((*a.key, slice_, resolution))))
     image += head * rng.standard_normal(image.shape) * (NOISE_LEVELS_AT_256 * resolution / 256)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)

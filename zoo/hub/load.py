@@ -94,7 +94,7 @@ class LoadedGenerator(nn.Module):
 
     @property
     def sampling_speed(self) -> Speed:
-        """The switches of :meth:`sample`; without autocast, which takes fp32 weights, after ``half()``, ``double()``."""
+        """Switches of :meth:`sample`; after ``half()`` or ``double()`` without autocast, which takes fp32 weights."""
         is_fp32 = next(self.parameters()).dtype == torch.float32
         return self.speed if is_fp32 else replace(self.speed, precision="fp32")
 

@@ -52,6 +52,7 @@ def save_images(
     *,
     columns: int | None = None,
     metadata: Mapping[str, object] | None = None,
+    caption: str = "",
 ) -> None:
     """Write uint8 images (N, C, H, W) as a grid, an array or single files.
 
@@ -60,6 +61,7 @@ def save_images(
         out: ``.png``: one grid; ``.npz``: one array ``images``; else a folder with a PNG per image.
         columns: of the grid.
         metadata: written into each PNG.
+        caption: written below a grid.
 
     Raises:
         ZooError: the suffix of another kind of file, or the place cannot be written.
@@ -68,7 +70,7 @@ def save_images(
     kind, out = check_output(out, len(images), image), Path(out)
     try:
         if kind == GRID_SUFFIX:
-            image_grid.save_png(image_grid.make_grid(images, columns), out, metadata)
+            image_grid.save_png(image_grid.make_grid(images, columns), out, metadata, caption=caption)
         elif kind == ARRAY_SUFFIX:
             with atomic_file(out) as file:
                 np.savez_compressed(file, images=images.numpy())

@@ -6,6 +6,7 @@ are not halved.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ class AdversarialLoss:
         needs_real: G's loss compares with real logits, so that they are computed in its phase too.
         smooths: D's loss has labels to smooth.
         zero: the sign of a logit says real or fake; otherwise only differences have a meaning.
+        equilibrium: losses of D and G where D can only guess.
     """
 
     discriminator: Callable[[Tensor, Tensor, float], Tensor]
@@ -32,6 +34,7 @@ class AdversarialLoss:
     needs_real: bool = False
     smooths: bool = False
     zero: bool = True
+    equilibrium: tuple[float, float]
 
 
 def nonsaturating_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -91,13 +94,26 @@ def relativistic_g(real: Tensor | None, fake: Tensor) -> Tensor:
 
 
 LOSSES = {
-    "nonsaturating": AdversarialLoss(discriminator=nonsaturating_d, generator=nonsaturating_g, smooths=True),
-    "least_squares": AdversarialLoss(discriminator=least_squares_d, generator=least_squares_g),
+    "nonsaturating": AdversarialLoss(
+        discriminator=nonsaturating_d,
+        generator=nonsaturating_g,
+        smooths=True,
+        equilibrium=(2 * math.log(2), math.log(2)),
+    ),
+    "least_squares": AdversarialLoss(
+        discriminator=least_squares_d, generator=least_squares_g, equilibrium=(0.25, 0.125)
+    ),
     # G's hinge loss is the Wasserstein one: only D's has a margin.
-    "hinge": AdversarialLoss(discriminator=hinge_d, generator=wasserstein_g),
-    "wasserstein": AdversarialLoss(discriminator=wasserstein_d, generator=wasserstein_g, zero=False),
+    "hinge": AdversarialLoss(discriminator=hinge_d, generator=wasserstein_g, equilibrium=(2.0, 0.0)),
+    "wasserstein": AdversarialLoss(
+        discriminator=wasserstein_d, generator=wasserstein_g, zero=False, equilibrium=(0.0, 0.0)
+    ),
     "relativistic": AdversarialLoss(
-        discriminator=relativistic_d, generator=relativistic_g, needs_real=True, zero=False
+        discriminator=relativistic_d,
+        generator=relativistic_g,
+        needs_real=True,
+        zero=False,
+        equilibrium=(math.log(2), math.log(2)),
     ),
 }
 

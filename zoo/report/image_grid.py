@@ -10,6 +10,7 @@ import io
 from collections.abc import Mapping, Sequence
 from math import ceil, sqrt
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -28,6 +29,7 @@ GIF_SIDES = (640, 480, 360, 240)  # pixels of the longer side, tried in turn unt
 GIF_MAX_BYTES = 10 * 2**20
 GIF_HOLD_SECONDS = 2.0  # how much longer the last frame is shown
 CAPTION_PIXELS = 20  # height of the caption below a frame
+CAPTION_KEY = "caption"  # in the text of a PNG
 
 
 def make_grid(images: Tensor | np.ndarray, columns: int | None = None, pad: int = 2) -> Image.Image:
@@ -81,19 +83,37 @@ def tile_image(image: Tensor | np.ndarray) -> Image.Image:
 
 
 def save_png(
-    image: Image.Image, path: Path, metadata: Mapping[str, object] | None = None, *, kind: str = "grid"
+    image: Image.Image,
+    path: Path,
+    metadata: Mapping[str, object] | None = None,
+    *,
+    caption: str = "",
+    kind: Literal["grid", "image"] = "grid",
 ) -> None:
-    """Write a PNG, completely or not at all; ``metadata`` becomes its text chunks (``Image.open(path).text``).
+    """Write a PNG, completely or not at all.
 
-    ``kind`` ("grid", or "image" for a single one) marks it, so that it is not taken for data (zoo.data.own_images).
+    Args:
+        metadata: text chunks of the file (``Image.open(path).text``).
+        caption: small text in a strip below the image, which :func:`open_grid` leaves out again.
+        kind: marks the file, so that a grid is not taken for data (zoo.data.own_images).
     """
     info = PngInfo()
     info.add_text("zoo", kind)
+    if caption:
+        image, metadata = _add_caption(image, caption), {**(metadata or {}), CAPTION_KEY: caption}
     for key, value in (metadata or {}).items():
         info.add_text(key, str(value))
     with replace_file(path) as temporary:
         # The temporary name has no suffix that tells the format.
         image.save(temporary, format="PNG", pnginfo=info, optimize=True)
+
+
+def open_grid(path: Path) -> Image.Image:
+    """Read an image that :func:`save_png` wrote, without its caption."""
+    with Image.open(path) as image:
+        has_caption = CAPTION_KEY in getattr(image, "text", {})
+        box = (0, 0, image.width, image.height - (CAPTION_PIXELS if has_caption else 0))
+        return image.crop(box)
 
 
 def make_gif(frames: Sequence[Path], out: Path, seconds: float = 8.0, captions: Sequence[str] | None = None) -> None:
@@ -147,8 +167,8 @@ def _to_numpy(images: Tensor | np.ndarray) -> np.ndarray:
 def _open_frame(path: Path) -> Image.Image:
     """Read an image as grey or RGB, no larger than a GIF shows it."""
     try:
-        with Image.open(path) as image:
-            frame = image.convert("L" if image.mode in ("1", "L") else "RGB")
+        image = open_grid(path)
+        frame = image.convert("L" if image.mode in ("1", "L") else "RGB")
     except OSError as error:
         raise ZooError(f"{path}: cannot read the image: {error}") from error
     frame.thumbnail((GIF_SIDES[0], GIF_SIDES[0]), Image.Resampling.LANCZOS)  # sixty large grids would fill the memory

@@ -32,11 +32,14 @@ MIN_SMOOTHED_POINTS = 10  # a series of fewer points is drawn point by point
 MANY_TICKS_RATIO = 300  # a logarithmic axis over more than this ratio has ticks at powers of ten only
 
 
-def plot_losses(rows: Sequence[_Row], path: Path, title: str) -> bool:
+def plot_losses(rows: Sequence[_Row], path: Path, title: str, equilibrium: tuple[float, float] | None = None) -> bool:
     """Draw losses.png: what D and G minimise against images seen.
 
     The rows are faint and the running median is bold. The axis is logarithmic; where losses are negative (as WGAN's
     are), it is linear around zero and logarithmic beyond.
+
+    Args:
+        equilibrium: losses of D and G where D can only guess, drawn as thin lines in their colours.
     """
     lines = [(_series(rows, "loss_d"), BLUE, "D loss"), (_series(rows, "loss_g"), ORANGE, "G loss")]
     values = np.concatenate([y for (_, y), _, _ in lines])
@@ -46,7 +49,13 @@ def plot_losses(rows: Sequence[_Row], path: Path, title: str) -> bool:
     for series, colour, label in lines:
         _draw_series(axes, series, colour, label)
     _set_log_scale(axes, values)  # losses of GANs span decades, above all after a collapse
-    axes.set_ylabel("loss")
+    if equilibrium is not None:
+        for level, (_, colour, _) in zip(equilibrium, lines, strict=True):
+            if level > 0 or axes.get_yscale() != "log":
+                axes.axhline(level, color=colour, linewidth=0.9, linestyle=REFERENCE_DASHES, zorder=1)
+        levels = " and ".join(f"{level:.3g}" for level in dict.fromkeys(equilibrium))
+        _add_legend_line(axes, f"equilibrium, {levels}: D can only guess")
+    axes.set_ylabel("loss (linear near 0, then log)" if axes.get_yscale() == "symlog" else "loss (log scale)")
     _save_figure(figure, path)
     return True
 
@@ -79,6 +88,7 @@ def plot_accuracy(rows: Sequence[_Row], path: Path, title: str) -> bool:
     # 50 % accuracy, and a score in the middle, are what guessing gives.
     for axes, chance in ((upper, 50), (lower, middle)):
         axes.axhline(chance, color=AXIS_GREY, linewidth=1.1, linestyle=REFERENCE_DASHES, zorder=1)
+    _add_legend_line(upper, "guessing")
     upper.set(ylim=(-3, 103), yticks=[0, 25, 50, 75, 100], ylabel="D accuracy")
     upper.yaxis.set_major_formatter("{x:.0f} %")
     lower.set_ylabel(label)
@@ -108,8 +118,7 @@ def plot_ssim(rows: Sequence[_Row], path: Path, title: str, reals: Mapping[str, 
         if np.isfinite(level):
             axes.axhline(level, color=colour, linewidth=1.3, linestyle=REFERENCE_DASHES, zorder=1)
     if any(np.isfinite(level) for _, level, *_ in lines):
-        # An empty line, for one entry in the legend instead of one per level.
-        axes.plot([], [], color=AXIS_GREY, linewidth=1.3, linestyle=REFERENCE_DASHES, label="the same of real images")
+        _add_legend_line(axes, "the same of real images")
     axes.set_ylabel("mean SSIM")
     axes.margins(y=0.12)
     _save_figure(figure, path)
@@ -206,6 +215,11 @@ def _draw_series(axes: Axes, series: Series, colour: Any, label: str) -> None:
     half = max(2, len(y) // 40)  # the running median spans a twentieth of the points
     rounded = smooth(smooth(y, half), half // 2, np.mean)  # the mean rounds the steps that a median leaves
     axes.plot(x, rounded, color=colour, linewidth=2, label=label, solid_capstyle="round")
+
+
+def _add_legend_line(axes: Axes, label: str) -> None:
+    """Add one entry to the legend for all reference lines, whatever their colours."""
+    axes.plot([], [], color=AXIS_GREY, linewidth=1.3, linestyle=REFERENCE_DASHES, label=label)
 
 
 def _set_log_scale(axes: Axes, values: np.ndarray) -> None:

@@ -35,5 +35,11 @@ def block_medians(series: Series, most: int) -> Series:
 
 
 def smooth(y: np.ndarray, reach: int, average: Callable[[np.ndarray], Any] = np.median) -> np.ndarray:
-    """Average each value with up to ``reach`` neighbours on either side; there are fewer at the ends."""
-    return np.array([average(y[max(0, i - reach) : i + reach + 1]) for i in range(len(y))])
+    """Average each value with up to ``reach`` neighbours on either side, as many on one as on the other.
+
+    At the ends there are fewer, so that a smooth curve starts and ends at the data: neighbours on one side alone would
+    move a steep start far off.
+    """
+    last = len(y) - 1
+    windows = ((i, min(reach, i, last - i)) for i in range(len(y)))
+    return np.array([average(y[i - half : i + half + 1]) for i, half in windows])

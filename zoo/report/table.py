@@ -29,19 +29,37 @@ READING_NOTE = (
 
 
 def quality_tables(group: _Plain, metrics: Sequence[_Plain], width: int) -> list[_Table]:
-    """Split the quality table into as many as fit a terminal of ``width`` characters; each repeats the row names."""
+    """Split the quality table into as many as fit ``width`` characters; each repeats the row names.
+
+    Alarms, which are long, are in the last one only.
+    """
     tables: list[_Table] = []
     chosen: list[_Plain] = []
     for metric in metrics:
-        headings, rows = quality_table(group, [*chosen, metric], intervals=True)
-        # Two spaces separate the columns of a terminal table.
-        columns = zip(headings[:-1], *(row[:-1] for row in rows), strict=True)  # alarms, the last column, may wrap
-        widths = [max(len(text) for text in column) for column in columns]
-        if chosen and sum(widths) + 2 * len(widths) > width:
-            tables.append(quality_table(group, chosen, intervals=True))
+        is_last = metric is metrics[-1]
+        if chosen and _table_width(_terminal_table(group, [*chosen, metric], alarms=is_last)) > width:
+            tables.append(_terminal_table(group, chosen, alarms=False))
             chosen = []
         chosen.append(metric)
-    return [*tables, quality_table(group, chosen, intervals=True)]
+    return [*tables, _terminal_table(group, chosen, alarms=True)]
+
+
+def _terminal_table(group: _Plain, metrics: Sequence[_Plain], *, alarms: bool) -> _Table:
+    """Make a part of the quality table, with the names of alarms or without; an error has a line of its own."""
+    headings, rows = quality_table(group, metrics, intervals=True)
+    rows_of_group = [*group["rows"], *group["baselines"]]
+    names = [", ".join(dict.fromkeys(alarm["name"] for alarm in row["alarms"])) for row in rows_of_group]
+    if not alarms:
+        return headings[:-1], [row[:-1] for row in rows]
+    texts = ["broken" if row["error"] else name for row, name in zip(rows_of_group, names, strict=True)]
+    return headings, [[*row[:-1], text] for row, text in zip(rows, texts, strict=True)]
+
+
+def _table_width(table: _Table) -> int:
+    """Return the characters of a table's line; two spaces separate its columns."""
+    headings, rows = table
+    widths = [max(len(text) for text in column) for column in zip(headings, *rows, strict=True)]
+    return sum(widths) + 2 * (len(widths) - 1)
 
 
 def quality_table(group: _Plain, metrics: Sequence[_Plain], *, intervals: bool) -> _Table:
@@ -59,8 +77,8 @@ def quality_table(group: _Plain, metrics: Sequence[_Plain], *, intervals: bool) 
         cells = [_metric_cell(row, metric, interval=intervals) for metric in metrics]
         name = f"({row['name']})" if row["kind"] == "baseline" else row["name"]
         values = [row["figures"].get(metric["name"]) for metric in metrics]
-        n = next((value["n"] for value in values if value and value_and_ends(value)), 0)
-        rows.append([name, *cells, f"{n:,}", format_alarms(row)])
+        n = next((value["n"] for value in values if value and value_and_ends(value)), None)
+        rows.append([name, *cells, NONE if n is None else f"{n:,}", format_alarms(row)])
     return headings, rows
 
 

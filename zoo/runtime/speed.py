@@ -76,6 +76,8 @@ class Speed:
             torch.set_num_threads(self.threads)
         if self.reuse_memory:
             _keep_freed_memory()
+        if not self.compile:
+            _leave_out_dynamo()
 
     def begin_step(self) -> None:
         """Let a step reuse the memory of the last one's CUDA graphs, whose outputs are no longer needed."""
@@ -173,6 +175,18 @@ def set_compile_cache(folder: Path, say: Say) -> None:
     temporary = tempfile.mkdtemp(prefix="zoo-compiled-")  # mode 0700
     atexit.register(shutil.rmtree, temporary, ignore_errors=True)
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = temporary
+
+
+def _leave_out_dynamo() -> None:
+    """Let optimisers work without ``torch._dynamo``, whose import takes 3 s, where nothing is compiled.
+
+    Torch wraps some of their methods so that dynamo passes them over, and imports it for that at the first call
+    (``torch._compile._disable_dynamo``). A version of torch that does so in another way is left as it is.
+    """
+    for method in vars(torch.optim.Optimizer).values():
+        function = getattr(method, "__wrapped__", None)
+        if function is not None and not hasattr(function, "__dynamo_disable"):
+            function.__dynamo_disable = function
 
 
 def _keep_freed_memory() -> None:

@@ -237,7 +237,7 @@ class _StepTimer:
             device = torch.device("cpu")
             speed = Speed(device=device, precision=choice.precision, channels_last=choice.channels_last)
             macs = sum(each.macs for each in self._convolutions)
-            images = int(min(MAX_IMAGES, self.recipe.train.batch, FORWARD_MACS / max(1, macs)))
+            images = int(min(MAX_IMAGES, self.recipe.train.batches.at(0), FORWARD_MACS / max(1, macs)))
             if images >= 2:  # batch norms need two
                 self._steps[key] = _network_step(self._networks, self.recipe, speed, 1 << images.bit_length() - 1)
             else:

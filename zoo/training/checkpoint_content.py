@@ -49,8 +49,8 @@ def _check_progress(state: Any, recipe: Recipe) -> None:
     trainer, environment = _mapping("content", state)["trainer"], _mapping("environment", state["environment"])
     nimg = _mapping("trainer", trainer)["nimg"]
     _number("nimg", nimg, high=MAX_NIMG, whole=True)
-    if nimg % recipe.train.batch:
-        raise ValueError(f"nimg is {nimg}, no multiple of the batch of {recipe.train.batch}")
+    if nimg != recipe.train.batches.end(int(nimg)):
+        raise ValueError(f"nimg is {nimg}, which is not the end of a step")
     _number("elapsed", state["elapsed"])
     _number("threads", environment["threads"], low=1, high=_MAX_THREADS, whole=True)
     watch = _mapping("watch", state.get("watch") or {})
@@ -121,7 +121,7 @@ def _check_rest(trainer: Any, recipe: Recipe, D: Discriminator) -> None:
         _number("ada.steps", ada["steps"], high=Ada.UPDATE_EVERY_STEPS, whole=True)
         _number("ada.signs", ada["signs"], low=-math.inf)
     if trainer.get("micro_batch") is not None:
-        _number("micro_batch", trainer["micro_batch"], low=1, high=recipe.train.batch, whole=True)
+        _number("micro_batch", trainer["micro_batch"], low=1, high=max(recipe.train.batches.sizes), whole=True)
 
 
 def _mapping(name: str, value: Any) -> Any:

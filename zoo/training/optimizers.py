@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,12 +15,25 @@ from zoo.core.config import OptimizerConfig, Recipe
 from zoo.core.schedule import Schedule
 
 
+class Adam(torch.optim.Adam):
+    """Adam that does not import ``torch._dynamo`` (3 s) at its first step; only compiling a step would need it."""
+
+    # inspect.unwrap leaves out torch's wrapper, which imports it, and with it `no_grad`.
+    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
+
+
+class SGD(torch.optim.SGD):
+    """The same of SGD."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
+
+
 def build_optimizer(config: OptimizerConfig, network: nn.Module, *, fused: bool) -> Optimizer:
     """The optimiser of one network with its learning rate at the start; ``fused``: one pass over memory per step."""
     lr = config.lr.at(0)
     if config.name == "sgd":
-        return torch.optim.SGD(network.parameters(), lr=lr, momentum=config.momentum, fused=fused or None)
-    return torch.optim.Adam(network.parameters(), lr=lr, betas=config.betas, eps=config.eps, fused=fused or None)
+        return SGD(network.parameters(), lr=lr, momentum=config.momentum, fused=fused or None)
+    return Adam(network.parameters(), lr=lr, betas=config.betas, eps=config.eps, fused=fused or None)
 
 
 def build_optimizers(

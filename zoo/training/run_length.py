@@ -73,7 +73,8 @@ class EndForecast:
             synchronize(self.trainer.device)
             self._start, self._start_nimg = time.monotonic(), self.trainer.nimg
             return
-        steps = (self.trainer.nimg - self._start_nimg) / self.trainer.recipe.train.batch
+        batches = self.trainer.recipe.train.batches
+        steps = batches.steps(self.trainer.nimg) - batches.steps(self._start_nimg)
         if steps < MIN_TIMED_STEPS or time.monotonic() - self._start < MIN_TIMED_S:
             return
         synchronize(self.trainer.device)

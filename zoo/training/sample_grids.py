@@ -8,6 +8,7 @@ from torch import Tensor
 
 from zoo.core.errors import ZooError
 from zoo.data.pixel_range import to_uint8
+from zoo.losses.adversarial import LOSSES
 from zoo.models import sampling
 from zoo.report import image_grid, plots
 from zoo.runtime import rng
@@ -31,9 +32,12 @@ class SampleGrids:
         data = self.trainer.data
         order = rng.ImageOrder(rng.derive_seed(self._seed, "reals"), len(data.train))
         positions = data.train[order.take(0, min(self.count, len(data.train)))]
-        image_grid.save_png(image_grid.make_grid(data.take(positions)), self.run.samples / "reals.png")
+        image_grid.save_png(
+            image_grid.make_grid(data.take(positions)), self.run.samples / "reals.png", caption="real images"
+        )
         fakes = self.generate(self.count)
-        image_grid.save_png(image_grid.make_grid(fakes), self.run.samples / "fakes_init.png")
+        path = self.run.samples / "fakes_init.png"
+        image_grid.save_png(image_grid.make_grid(fakes), path, caption=self._caption("untrained"))
 
     def generate(self, count: int) -> Tensor:
         """uint8 (count, C, R, R): the same images for the same weights; a smaller count gives the first of them."""
@@ -46,12 +50,14 @@ class SampleGrids:
         nimg = self.trainer.nimg
         grid = image_grid.make_grid(fakes[: self.count])
         path = self.run.samples / f"fakes-{nimg / 1000:010.3f}.png"
-        image_grid.save_png(grid, path, {"nimg": nimg, "seed": self._seed})
+        caption = self._caption(f"{nimg / 1000:.1f} kimg")
+        image_grid.save_png(grid, path, {"nimg": nimg, "seed": self._seed}, caption=caption)
 
     def draw_curves(self, real_values: Mapping[str, float | None]) -> None:
         """Draw losses, accuracies and SSIM from the log; ``real_values``: SSIM values of real images."""
         rows, name = self.run.rows(), self.run.name
-        plots.plot_losses(rows, self.run.path / "losses.png", name)
+        equilibrium = LOSSES[self.trainer.recipe.loss.name].equilibrium
+        plots.plot_losses(rows, self.run.path / "losses.png", name, equilibrium)
         plots.plot_accuracy(rows, self.run.path / "d_accuracy.png", name)
         plots.plot_ssim(rows, self.run.path / "ssim.png", name, real_values)
 
@@ -59,12 +65,16 @@ class SampleGrids:
         """Make training.gif of the grids that were saved; ``warn`` gets a line if one cannot be read."""
         first, grids = self.run.samples / "fakes_init.png", self.run.grids()
         frames = [first, *grids] if first.is_file() else grids
-        captions = ["untrained"] * (len(frames) - len(grids))
-        captions += [f"{float(path.stem.removeprefix('fakes-')):.1f} kimg" for path in grids]
+        lengths = ["untrained"] * (len(frames) - len(grids))
+        lengths += [f"{float(path.stem.removeprefix('fakes-')):.1f} kimg" for path in grids]
+        captions = [self._caption(length) for length in lengths]
         try:
             image_grid.make_gif(frames, self.run.path / "training.gif", captions=captions)
         except ZooError as error:  # no reason to call the run failed
             warn(str(error))
+
+    def _caption(self, length: str) -> str:
+        return f"{self.trainer.recipe.name}, {length}, seed {self._seed}"
 
     @property
     def _seed(self) -> int:

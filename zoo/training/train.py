@@ -64,7 +64,8 @@ def train(
     overrides = _overrides(options)
     if options.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(options.deterministic)
+    if options.deterministic != torch.are_deterministic_algorithms_enabled():  # the call takes seconds of imports
+        torch.use_deterministic_algorithms(options.deterministic)
     if options.tensorboard:
         TensorBoardWriter.require()
     if recipe is not None and resume is not None:

@@ -308,12 +308,18 @@ def _training_charts(
         panels = [(title, _read_curves(logs, key)) for key, title in CURVE_TITLES.items()]
     charts = [draw_curves(title, curves, log=True) for title, curves in panels if curves]
     for metric in metrics:
-        if curves := _read_curves(logs, metric["name"]):
+        if _varies(logs, metric["name"]) and (curves := _read_curves(logs, metric["name"])):
             band = _reference_band(logs, metric["name"])
             charts.append(draw_curves(metric["title"], curves, reference=band, reference_name="real images"))
     # A row whose log has none of the drawn values is not in the legend.
     names = {slot: name for chart in charts for slot, name in chart.slots}
     return charts, sorted(names.items()) if len(logs) > 1 else []
+
+
+def _varies(logs: Sequence[_Log], key: str) -> bool:
+    """Return whether a value changes in any log, or differs between them; a chart of a constant shows nothing."""
+    values = {finite_or_none(row.get(key)) for _, _, rows in logs for row in rows} - {None}
+    return len(values) > 1
 
 
 def _read_curves(logs: Sequence[_Log], key: str) -> list[Curve]:

@@ -65,7 +65,20 @@ for (const table of $$("table.sorts")) {
   if (ranking) markOrder(ranking, "best");
 }
 
+/* Wide tables: a hint where there is more to the right */
+for (const region of $$(".scroll")) {
+  const hint = document.createElement("p");
+  hint.className = "more-right";
+  hint.textContent = "The rest is to the right: scroll sideways →";
+  region.before(hint);
+  const set = () => { hint.hidden = region.scrollWidth - region.clientWidth < 8; };
+  addEventListener("resize", set);
+  addEventListener("load", set);
+  set();
+}
+
 for (const box of $$(".show-baselines")) {
+  box.checked = !matchMedia("(max-width: 42rem)").matches;  // a phone's page would be twice as long
   const set = () => {
     $(`table[data-group="${box.dataset.group}"] .baselines`).hidden = !box.checked;
     for (const track of $$(`.forest[data-group="${box.dataset.group}"] .baseline`)) track.hidden = !box.checked;

@@ -20,7 +20,7 @@ from zoo.core.files import atomic_file
 from zoo.report.html.album import Album, RowPictures
 from zoo.report.html.group_section import GroupSection
 from zoo.report.html.quiz import make_quiz
-from zoo.report.html.summary_text import summarise_groups
+from zoo.report.html.summary_text import summarise_groups, write_sentence
 from zoo.report.html.svg_charts import draw_swatch
 from zoo.report.number_format import format_whole
 
@@ -59,7 +59,7 @@ def write_page(
         loader=jinja2.FileSystemLoader(PAGE_FILES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["percent"] = lambda place: f"{100 * place:.2f}%"
-    environment.filters |= {"whole": format_whole, "swatch": draw_swatch}
+    environment.filters |= {"whole": format_whole, "swatch": draw_swatch, "sentence": write_sentence}
     page = environment.get_template("page.html.j2").render(
         document=document,
         single=document["kind"] == "report",

@@ -6,6 +6,7 @@ filled in is escaped.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,6 +45,18 @@ def format_with_interval(figure: _Plain | None, metric: _Plain) -> str:
 def describe_direction(metric: _Plain) -> str:
     """Say which values of a metric are good."""
     return _DIRECTIONS[metric["better"]]
+
+
+def write_sentence(note: str) -> str:
+    """Write the note of a value as a sentence; short forms are explained."""
+    if edge := re.fullmatch(r"copies: (above|below) (\S+)", note):
+        kind = "likeness to" if edge[1] == "above" else "relative distance from"
+        return (
+            f"An image counts as a copy where its {kind} a training image is {edge[1]} {edge[2]}: less than half as "
+            "far as the nearest tenth of held-out real images."
+        )
+    text = note[:1].upper() + note[1:]
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def summarise_groups(document: _Plain) -> list[Markup]:
