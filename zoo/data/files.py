@@ -35,7 +35,8 @@ def read_file(path: Path, limit: int, check: Callable[[int], None] | None = None
             raise UnreadableError(NOT_REGULAR)
         if check is not None:
             check(status.st_size)
-        return file.read(limit)
+        # Not read(limit), which takes that much memory at once.
+        return file.read(min(limit, status.st_size))
 
 
 def require_whole(images: ndarray) -> None:
