@@ -93,7 +93,7 @@ class LoadedGenerator(nn.Module):
 
     @property
     def sampling_speed(self) -> Speed:
-        """The switches of :meth:`sample`; without autocast, which takes fp32 weights, after ``half()``, ``double()``."""
+        """The switches of :meth:`sample`: without autocast, which takes fp32 weights, where they have another type."""
         is_fp32 = next(self.parameters()).dtype == torch.float32
         return self.speed if is_fp32 else replace(self.speed, precision="fp32")
 
