@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-Result = TypeVar("Result")
+_Result = TypeVar("_Result")
 
 # How long a download may take: time-outs of sockets alone let a server send a byte now and then for ever.
 DOWNLOAD_BASE_SECONDS = 120.0
@@ -27,13 +27,13 @@ def download_seconds(size: int) -> float:
     return DOWNLOAD_BASE_SECONDS + size / SLOWEST_BYTES_PER_SECOND
 
 
-def call_with_deadline(function: Callable[..., Result], *arguments: Any, seconds: float, **keywords: Any) -> Result:
+def call_with_deadline(function: Callable[..., _Result], *arguments: Any, seconds: float, **keywords: Any) -> _Result:
     """Call a function that waits for the network; its result and its exceptions are passed on.
 
     Raises:
         TimeoutError: it takes longer than ``seconds``. It is left to itself in a thread that ends with the process.
     """
-    results: list[Result] = []
+    results: list[_Result] = []
     errors: list[BaseException] = []
 
     def run() -> None:

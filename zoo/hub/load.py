@@ -29,7 +29,7 @@ from zoo.training.auto_speed import choose_measured_speed
 from zoo.training.generator_file import load_generator_file
 from zoo.training.run_folder import Run, find_runs, open_run
 
-MAX_VALUES = 2**33  # pixels, times channels, of the images of one call; 131,072 images of 256 pixels
+MAX_CALL_VALUES = 2**33  # pixels, times channels, of the images of one call; 131,072 images of 256 pixels
 MAX_TRUNCATION = 2.0  # either side of 0; 1 is as trained
 
 
@@ -109,7 +109,7 @@ class LoadedGenerator(nn.Module):
     @property
     def max_images(self) -> int:
         """Number of images that one call may make; more are made by several seeds, or a ``GeneratedDataset``."""
-        return max(1, MAX_VALUES // (self.image.channels * self.image.resolution**2))
+        return max(1, MAX_CALL_VALUES // (self.image.channels * self.image.resolution**2))
 
     def check_count(self, n: int) -> int:
         """Return a number of images as an int.

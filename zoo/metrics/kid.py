@@ -17,7 +17,7 @@ from zoo.metrics.fid import check_features
 _Array = np.ndarray
 
 KID_SUBSET_SIZE, KID_SUBSETS, KID_SEED = 1000, 100, 2020  # torch-fidelity's
-KID_MIN_IMAGES = 100  # of each set, below which a value gets a note
+KID_MIN_IMAGES = 50  # of each set, below which a value gets a note
 KID_MAX_IMAGES = 10_000  # images of each set that half-samples are taken of
 
 _STRIP_ROWS = 1024  # rows of the kernel matrix in memory at once

@@ -31,7 +31,7 @@ from zoo.runtime.device import cpu_model, keep_thread_count
 from zoo.runtime.speed import AutoChoice, Say, Speed, choose_speed, has_bf16
 
 FORWARD_MACS = 0.7e9  # multiply-adds of a timed forward pass: some tens of milliseconds with its backward pass
-MAX_IMAGES = 16
+MAX_TIMED_IMAGES = 16
 CONVOLUTION_SHARE = 0.9  # of a large network's multiply-adds, which the timed convolutions cover
 ROUNDS = 5  # the first ones still fill the caches of memory
 MAX_SECONDS = 0.5  # after which a comparison starts no further round
@@ -237,7 +237,7 @@ class _StepTimer:
             device = torch.device("cpu")
             speed = Speed(device=device, precision=choice.precision, channels_last=choice.channels_last)
             macs = sum(each.macs for each in self._convolutions)
-            images = int(min(MAX_IMAGES, self.recipe.train.batches.at(0), FORWARD_MACS / max(1, macs)))
+            images = int(min(MAX_TIMED_IMAGES, self.recipe.train.batches.at(0), FORWARD_MACS / max(1, macs)))
             if images >= 2:  # batch norms need two
                 self._steps[key] = _network_step(self._networks, self.recipe, speed, 1 << images.bit_length() - 1)
             else:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.core.config import OptimizerConfig, Recipe
-from zoo.core.errors import ZooError, error_message, shorten
+from zoo.core.errors import ZooError, shorten
 from zoo.losses.objective import Objective
 from zoo.models.base import Discriminator, Generator
 from zoo.recipes import build_networks
@@ -41,7 +41,12 @@ def check_content(path: Path, state: Any, recipe: Recipe) -> None:
     except KeyError as error:
         raise ZooError(f"{path}: lacks {shorten(error.args[0])}") from None
     except Exception as error:  # what torch raises of tensors of other shapes, and of values that are none
-        raise ZooError(f"{path}: does not fit {recipe.name} ({error_message(error)})") from None
+        raise ZooError(f"{path}: does not fit {recipe.name} ({_last_line(error)})") from None
+
+
+def _last_line(error: Exception) -> str:
+    """Return the line of torch's error that names the tensor; the first one is a heading."""
+    return (str(error).splitlines() or [type(error).__name__])[-1].strip()
 
 
 def _check_progress(state: Any, recipe: Recipe) -> None:
