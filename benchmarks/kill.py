@@ -66,7 +66,8 @@ def main() -> None:
     add_output_arguments(parser, RESULTS)
     options = parser.parse_args()
     kinds = {name: KINDS[name] for name in options.kinds.split(",")}
-    os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported
+    # One thread, read when torch is imported; and nothing is measured, since each trial has a cache of its own.
+    os.environ |= {"OMP_NUM_THREADS": "1", "ZOO_MEASURE": "0"}
     for variable in ("ZOO_OFFLINE", "HF_HUB_OFFLINE", "ZOO_DATA", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         os.environ.pop(variable, None)
     import_everything()
