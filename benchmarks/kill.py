@@ -208,9 +208,12 @@ def end_of(kind: Kind, folder: Path) -> dict[str, Any]:
         return kind.end()
 
 
-def differences(expected: dict[str, Any], end: dict[str, Any]) -> list[str]:
-    """Return the names of what differs, is missing or too much."""
-    return [name for name in sorted(expected.keys() | end.keys()) if expected.get(name) != end.get(name)]
+def differences(expected: Any, end: Any, name: str = "") -> list[str]:
+    """Return the dotted names of what differs, is missing or too much."""
+    if isinstance(expected, dict) and isinstance(end, dict):
+        names = sorted(expected.keys() | end.keys())
+        return [place for key in names for place in differences(expected.get(key), end.get(key), f"{name}.{key}")]
+    return [] if expected == end else [name.lstrip(".")]
 
 
 def leftovers(folder: Path) -> list[Path]:
