@@ -112,7 +112,7 @@ def try_kind(kind: Kind, kills: int, seed: int, place: Path) -> Row:
     while row["kills"] < kills and not ENDING:
         folder = place / f"trial-{row['trials']:03d}"
         prepare(folder, first)
-        history = []
+        history: list[str] = []
         for _ in range(min(rng.randint(1, MOST_KILLS), kills - row["kills"])):
             in_write = bool(stages) and rng.random() < 0.5
             moment: dict[str, Any] = (
@@ -123,10 +123,11 @@ def try_kind(kind: Kind, kills: int, seed: int, place: Path) -> Row:
             if code == -signal.SIGKILL:
                 row["kills"] += 1
                 row["in_writes"] += in_write
-            elif code:
+            else:  # it ended before that moment, and would start anew
                 break
-        make_old(folder)
-        *_, code = run_forked(kind, folder)
+        if code == -signal.SIGKILL:
+            make_old(folder)
+            *_, code = run_forked(kind, folder)
         row["trials"] += 1
         different = (
             differences(expected, end_of(kind, folder)) if code == 0 else [(folder / "output").read_text()[-300:]]
