@@ -66,7 +66,8 @@ def main() -> None:
     add_output_arguments(parser, RESULTS)
     options = parser.parse_args()
     kinds = {name: KINDS[name] for name in options.kinds.split(",")}
-    os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported
+    # One thread, read when torch is imported; and nothing is measured, since each trial has a cache of its own.
+    os.environ |= {"OMP_NUM_THREADS": "1", "ZOO_MEASURE": "0"}
     for variable in ("ZOO_OFFLINE", "HF_HUB_OFFLINE", "ZOO_DATA", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         os.environ.pop(variable, None)
     import_everything()
@@ -111,7 +112,7 @@ def try_kind(kind: Kind, kills: int, seed: int, place: Path) -> Row:
     while row["kills"] < kills and not ENDING:
         folder = place / f"trial-{row['trials']:03d}"
         prepare(folder, first)
-        history = []
+        history: list[str] = []
         for _ in range(min(rng.randint(1, MOST_KILLS), kills - row["kills"])):
             in_write = bool(stages) and rng.random() < 0.5
             moment: dict[str, Any] = (
@@ -122,10 +123,11 @@ def try_kind(kind: Kind, kills: int, seed: int, place: Path) -> Row:
             if code == -signal.SIGKILL:
                 row["kills"] += 1
                 row["in_writes"] += in_write
-            elif code:
+            else:  # it ended before that moment, and would start anew
                 break
-        make_old(folder)
-        *_, code = run_forked(kind, folder)
+        if code == -signal.SIGKILL:
+            make_old(folder)
+            *_, code = run_forked(kind, folder)
         row["trials"] += 1
         different = (
             differences(expected, end_of(kind, folder)) if code == 0 else [(folder / "output").read_text()[-300:]]
@@ -207,9 +209,12 @@ def end_of(kind: Kind, folder: Path) -> dict[str, Any]:
         return kind.end()
 
 
-def differences(expected: dict[str, Any], end: dict[str, Any]) -> list[str]:
-    """Return the names of what differs, is missing or too much."""
-    return [name for name in sorted(expected.keys() | end.keys()) if expected.get(name) != end.get(name)]
+def differences(expected: Any, end: Any, name: str = "") -> list[str]:
+    """Return the dotted names of what differs, is missing or too much."""
+    if isinstance(expected, dict) and isinstance(end, dict):
+        names = sorted(expected.keys() | end.keys())
+        return [place for key in names for place in differences(expected.get(key), end.get(key), f"{name}.{key}")]
+    return [] if expected == end else [name.lstrip(".")]
 
 
 def leftovers(folder: Path) -> list[Path]:

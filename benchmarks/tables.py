@@ -228,12 +228,14 @@ def startup() -> str:
 
 
 def kill() -> str:
-    rows = []
-    for row in results("kill"):
-        left = len(row["leftovers"])
-        counts = [row["kills"], row["in_writes"], row["trials"], row["same"], left]
-        rows.append([f"`{row['kind']}`", *map(str, counts)])
-    return markdown_table(["", "kills>", "inside writes>", "trials>", "same end>", "files left>"], rows)
+    lines = []
+    every_row = results("kill")
+    for kind in dict.fromkeys(row["kind"] for row in every_row):
+        rows = [row for row in every_row if row["kind"] == kind]
+        counts = [sum(row[key] for row in rows) for key in ("kills", "in_writes", "trials", "same")]
+        left = sum(len(row["leftovers"]) for row in rows)
+        lines.append([f"`{kind}`", *map(str, [*counts, left])])
+    return markdown_table(["", "kills>", "inside writes>", "trials>", "same end>", "files left>"], lines)
 
 
 def cards() -> str:

@@ -157,3 +157,10 @@ def test_settings_are_read_as_meant_or_refused(text):
     with pytest.raises(ZooError, match=expected) as caught:
         zoo.load_recipe("multires-28", [text])
     assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\udcffb", "[\udcff]"])
+def test_settings_that_are_no_text_are_refused(text):
+    """As bytes of the command line that are no UTF-8 come in."""
+    with pytest.raises(ZooError, match=r"the value is not YAML \(not text in UTF-8\)"):
+        zoo.load_recipe("multires-28", [f"train.init_from={text}"])

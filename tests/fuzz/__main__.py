@@ -31,7 +31,7 @@ from typing import Any
 from tests.fuzz.case import FAILURES, HANG, OUTCOMES, TRACEBACK
 from tests.fuzz.worker import ALARM_SECONDS, KINDS
 
-HARD_SECONDS = ALARM_SECONDS + 15  # the alarm reaches Python only; after this the process is killed
+HARD_SECONDS = ALARM_SECONDS + 30  # the alarm reaches Python only; after this the process is killed
 BUILD_SECONDS = 300
 KEPT_BYTES = 20_000_000  # of the inputs of a failed case
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,6 +70,7 @@ class Worker:
         if self.process is None or self.process.poll() is not None:
             path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
             environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+            environment["ZOO_CACHE"] = str(self.folder.parent / "cache")  # of all workers: one of them compiles
             command = [sys.executable, "-m", "tests.fuzz.worker"]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
             self.process = subprocess.Popen(command, cwd=self.folder, env=environment, **pipes)

@@ -22,7 +22,8 @@ from tests.fuzz import data_cases, recipe_cases, run_cases
 from tests.fuzz.case import FINE, HANG, LINE, NONSENSE, TRACEBACK, AcceptedNonsense, Case, UnexpectedError
 from tests.fuzz.shared import build_shared
 
-ALARM_SECONDS = 45  # a case takes about one; a busy machine is no hang
+CPU_SECONDS = 40  # of a case, which takes about one
+ALARM_SECONDS = 150  # of a case that waits; long, because a busy machine is no hang
 MEMORY_BYTES = 4 * 2**30  # of addresses, beyond what torch reserves when it is imported
 FILE_BYTES = 2**30
 
@@ -60,8 +61,7 @@ def main() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):  # what a case reads from /dev/stdin or writes past sys.stdout is none of these
         os.dup2(null, descriptor)
-    os.environ |= {"ZOO_DEBUG": "1", "ZOO_OFFLINE": "1", "ZOO_CACHE": tempfile.mkdtemp(dir=".", prefix="cache-")}
-    os.environ["ZOO_CACHE"] = os.path.realpath(os.environ["ZOO_CACHE"])
+    os.environ |= {"ZOO_DEBUG": "1", "ZOO_OFFLINE": "1", "ZOO_MEASURE": "0"}
     import matplotlib.pyplot  # noqa: F401 (an alarm must not interrupt an import)
     import torch
 
@@ -69,7 +69,8 @@ def main() -> None:
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, resource.RLIM_INFINITY))
-    signal.signal(signal.SIGALRM, _on_alarm)
+    for signum in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(signum, _on_alarm)
     home = Path.cwd()
     for line in requests:
         request = json.loads(line)
@@ -93,6 +94,7 @@ def run_case(kind: str, index: int, seed: int, shared: Path) -> dict[str, Any]:
     case = Case(random.Random(f"{seed} {kind} {index}"), inputs, shared)
     detail, where = "", ""
     signal.setitimer(signal.ITIMER_REAL, ALARM_SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
     try:
         KINDS[kind][0](case)
         outcome = LINE if case.refused else FINE
@@ -101,7 +103,7 @@ def run_case(kind: str, index: int, seed: int, shared: Path) -> dict[str, Any]:
     except UnexpectedError as error:
         outcome, detail = TRACEBACK, str(error)
     except _Alarm:
-        outcome, detail = HANG, f"over {ALARM_SECONDS} s"
+        outcome, detail = HANG, f"over {CPU_SECONDS} s of work, or {ALARM_SECONDS} s of waiting"
         where = traceback.format_exc()
     except Exception as error:
         outcome, detail = TRACEBACK, f"{type(error).__name__}: {str(error)[:200]}"
@@ -110,6 +112,7 @@ def run_case(kind: str, index: int, seed: int, shared: Path) -> dict[str, Any]:
             detail = f"a fault of the fuzzer: {detail}"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     failed = outcome not in (LINE, FINE)
     if not failed:
         os.chdir(folder.parent)

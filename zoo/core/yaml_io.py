@@ -55,6 +55,10 @@ def parse_yaml(text: str) -> Any:
     Raises:
         yaml.YAMLError: not YAML, or more than this module's limits; :func:`yaml_problem` says why in a few words.
     """
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes of the command line that are no UTF-8
+        raise yaml.YAMLError("not text in UTF-8") from None
     depth = 0
     # Events come one by one, so that nothing is built of a text that breaks a limit.
     for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
