@@ -72,6 +72,16 @@ def test_details_are_scaled_by_the_gain() -> None:
     torch.testing.assert_close(amplified[:, 1:], 5 * plain[:, 1:])
 
 
+def test_details_of_a_falling_spectrum_have_one_size() -> None:
+    """Images whose amplitudes fall as 1 / frequency: no band of details is twice as large as another."""
+    torch.manual_seed(0)
+    frequency = torch.fft.fftfreq(64)
+    radius = torch.hypot(frequency[:, None], frequency).clamp(min=1 / 64)
+    x = torch.fft.ifft2(torch.fft.fft2(torch.randn(64, 1, 64, 64)) / radius).real
+    sizes = HaarTransform(4, 1.0).split(x)[:, 1:].std((0, 2, 3))
+    assert sizes.max() < 2 * sizes.min()
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_generator_starts_as_an_enlarged_fastgan(channels: int) -> None:
     """Weights of a FastGAN generator of the small images fit by name and shape."""

@@ -37,7 +37,12 @@ def haar_basis(patch: int) -> Tensor:
 
     Rows are basis functions: the mean, then details from coarse to fine; columns are pixels, row by row.
     """
-    rows = [torch.full((patch, patch), 1 / patch)]
+    return _haar_bands(patch)[0]
+
+
+def _haar_bands(patch: int) -> tuple[Tensor, Tensor]:
+    """Return the basis, and how much smaller each coefficient of a natural image is than the coarsest detail."""
+    rows, falls = [torch.full((patch, patch), 1 / patch)], [1]
     size = patch
     while size > 1:
         half = size // 2
@@ -48,35 +53,44 @@ def haar_basis(patch: int) -> Tensor:
                 row = torch.zeros(patch, patch)
                 row[top : top + size, left : left + size] = torch.outer(signs[down], signs[across]) / size
                 rows.append(row)
+                # Amplitudes fall with frequency (Field 1987): half at each finer scale, half again on diagonals.
+                falls.append(patch // size * (2 if down and across else 1))
         size = half
-    return torch.stack(rows).flatten(1)
+    return torch.stack(rows).flatten(1), torch.tensor(falls)
 
 
 class HaarTransform(nn.Module):
-    """Haar coefficients of square patches: the mean of their pixels, and details times ``gain``."""
+    """Haar coefficients of square patches: the mean of their pixels, and amplified details.
+
+    Args:
+        patch: pixels per side.
+        gain: factor of the coarsest details; twice as much at each finer scale, and twice that for diagonals, so that
+            all have about the same size in natural images.
+    """
 
     basis: Tensor
-    scale: Tensor
+    gains: Tensor
 
     def __init__(self, patch: int, gain: float) -> None:
         super().__init__()
         self.patch = patch
-        scale = torch.full((patch * patch, 1), gain / patch)
-        scale[0] = 1 / patch
+        basis, falls = _haar_bands(patch)
+        gains = gain * falls[:, None] / patch
+        gains[0] = 1 / patch
         # Part of the state: a generator that is loaded is built without values and takes all of them from its file.
-        self.register_buffer("basis", haar_basis(patch))
-        self.register_buffer("scale", scale)
+        self.register_buffer("basis", basis)
+        self.register_buffer("gains", gains)
 
     def split(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) to coefficients (N, C patch^2, H / patch, W / patch), channel by channel."""
         pixels = F.pixel_unshuffle(x, self.patch).unflatten(1, (x.shape[1], -1))
-        matrix = (self.basis * self.scale).to(x.dtype)
+        matrix = (self.basis * self.gains).to(x.dtype)
         return torch.einsum("dp,ncphw->ncdhw", matrix, pixels).flatten(1, 2)
 
     def join(self, coefficients: Tensor) -> Tensor:
         """Invert :meth:`split`."""
         bands = coefficients.unflatten(1, (-1, self.patch**2))
-        matrix = (self.basis / self.scale).to(coefficients.dtype)
+        matrix = (self.basis / self.gains).to(coefficients.dtype)
         return F.pixel_shuffle(torch.einsum("dp,ncdhw->ncphw", matrix, bands).flatten(1, 2), self.patch)
 
 
@@ -98,7 +112,7 @@ class HaarGeneratorConfig(NetworkConfig):
     base: Count = 16  # as FastGAN's, of the body that ends at the resolution in patches
     patch: Count = 4  # pixels per side of a patch
     detail: Count = 64  # channels of the details, in patches; a quarter of them at twice the resolution
-    gain: Positive = 4.0  # by which the last layer's details are divided
+    gain: Positive = 4.0  # of the last layer's details, see HaarTransform
     frozen_body: bool = False  # learn details alone, of the small images of a generator that is loaded
 
     def validate(self, image: ImageSpec) -> None:
@@ -146,7 +160,7 @@ class HaarDiscriminatorConfig(NetworkConfig):
     group: Count = 16  # channels per group
     expansion: Count = 2  # how much wider the grouped convolutions are
     patch: Count = 4  # pixels per side of a patch
-    gain: Positive = 4.0  # factor of details, which are small
+    gain: Positive = 4.0  # of details, see HaarTransform
     shift: bool = True  # shift the images of a pass by less than a patch, in training
     statistics: Count = 8  # images per group of the minibatch standard deviation
 
