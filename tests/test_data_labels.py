@@ -17,6 +17,7 @@ from zoo.data.labels import index_classes, read_labels
 from zoo.models.registry import get_architecture, list_architectures
 from zoo.runtime.rng import fixed_labels
 from zoo.training.trainer import Trainer
+from zoo.training.trainer_state import find_nonfinite_state
 
 SMALL = ["data.resolution=16", "generator.width=0.1", "discriminator.width=0.1", "train.batch=4"]
 
@@ -92,7 +93,7 @@ def test_networks_with_classes_train_on_them(folder, arch):
     trainer = Trainer(resolved, load_dataset(folder, resolved.data), torch.device("cpu"))
     for _ in range(2):
         trainer.step()
-    assert trainer.find_nonfinite() is None
+    assert find_nonfinite_state(trainer) is None
     G, D = trainer.G.eval(), trainer.D.eval()
     z = torch.randn(1, G.latent.dim).expand(2, -1)
     torch.manual_seed(0)

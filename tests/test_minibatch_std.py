@@ -18,6 +18,7 @@ from zoo.models.minibatch_std import StdInput
 from zoo.models.packing import PackedDiscriminator
 from zoo.models.registry import list_architectures
 from zoo.training.trainer import Trainer
+from zoo.training.trainer_state import find_nonfinite_state
 
 THIN = ["generator.width=0.125", "discriminator.width=0.125", "train.batch=8"]
 # A recipe and a small resolution of each architecture's discriminator.
@@ -142,7 +143,7 @@ def test_both_train_with_penalties_and_losses_of_ds_own(name: str) -> None:
     trainer = Trainer(recipe, load_dataset("phantoms:2", recipe.data), torch.device("cpu"))
     for _ in range(3):
         trainer.step()
-    assert trainer.find_nonfinite() is None
+    assert find_nonfinite_state(trainer) is None
     (inputs,) = (module for module in trainer.D.modules() if isinstance(module, StdInput))
     assert inputs.weight.any()
 

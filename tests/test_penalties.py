@@ -25,6 +25,7 @@ from zoo.losses.penalties import (
 from zoo.losses.step_outputs import StepOutputs
 from zoo.models.stylegan2 import StyleGAN2Generator, StyleGAN2GeneratorConfig
 from zoo.training.trainer import Trainer
+from zoo.training.trainer_state import find_nonfinite_state
 
 
 def step(**parts):
@@ -137,7 +138,7 @@ def test_finite_differences_train_without_second_derivatives():
     trainer.D.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
     trainer.step()
     assert sizes == [8, 8, 2, 2, 8, 8, 8, 8]  # real and fake; r1 on a quarter, r2 on all; G's phase
-    assert trainer.find_nonfinite() is None
+    assert find_nonfinite_state(trainer) is None
     assert {"r1", "r2", "centre"} <= trainer.meters.sums.keys()
 
 
@@ -268,5 +269,5 @@ def test_every_penalty_trains(name, update):
     trainer = Trainer(resolved, load_dataset("phantoms:2", resolved.data), torch.device("cpu"))
     for _ in range(3):
         trainer.step()
-    assert trainer.find_nonfinite() is None
+    assert find_nonfinite_state(trainer) is None
     assert name in trainer.meters.sums

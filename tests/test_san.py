@@ -14,6 +14,7 @@ from zoo.losses.adversarial import relativistic_d, wasserstein_d
 from zoo.models import Discriminator
 from zoo.models.san import find_sliced_layer, slice_last_layer
 from zoo.training.trainer import Trainer
+from zoo.training.trainer_state import find_nonfinite_state
 
 THIN = ["generator.width=0.125", "discriminator.width=0.125", "train.batch=8"]
 
@@ -81,7 +82,7 @@ def test_it_trains_with_packs_statistics_and_penalties() -> None:
     before = find_sliced_layer(trainer.D).weight.clone()
     for _ in range(3):
         trainer.step()
-    assert trainer.find_nonfinite() is None
+    assert find_nonfinite_state(trainer) is None
     assert "san" in trainer.meters.sums
     assert not torch.equal(find_sliced_layer(trainer.D).weight, before)
     assert any(parameter.any() for name, parameter in trainer.D.named_parameters() if "minibatch_std" in name)

@@ -15,6 +15,7 @@ from zoo.data.pixel_range import from_uint8
 from zoo.runtime import rng
 from zoo.training.ema import Ema, power_exponent
 from zoo.training.trainer import Trainer
+from zoo.training.trainer_state import find_nonfinite_state
 
 THIN = ["generator.width=0.125", "discriminator.width=0.125", "train.batch=4"]
 TINY = ["data.resolution=16", *THIN]
@@ -55,7 +56,7 @@ def test_every_pair_of_a_size_trains(generator, discriminator):
     for _ in range(2):
         trainer.step()
     assert trainer.nimg == 4
-    assert trainer.find_nonfinite() is None
+    assert find_nonfinite_state(trainer) is None
     after = [*trainer.G.parameters(), *trainer.D.parameters()]
     moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True) if a.dim() > 1]
     assert all(moved)
@@ -268,10 +269,10 @@ def test_losses_of_ds_own_are_minimised_and_logged():
 def test_nan_is_noticed_by_name():
     trainer = make("dcgan-64", *TINY)
     trainer.step()
-    assert trainer.find_nonfinite() is None
+    assert find_nonfinite_state(trainer) is None
     with torch.no_grad():
         next(trainer.G.parameters())[0, 0, 0, 0] = float("inf")
-    assert trainer.find_nonfinite() == f"generator.{next(iter(trainer.G.state_dict()))}"
+    assert find_nonfinite_state(trainer) == f"generator.{next(iter(trainer.G.state_dict()))}"
 
 
 @pytest.mark.parametrize("resolution", [136, 200])

@@ -27,6 +27,7 @@ from zoo.training.run_folder import Run
 from zoo.training.run_length import TIME_IS_UP, EndForecast
 from zoo.training.sample_grids import SampleGrids
 from zoo.training.trainer import Trainer
+from zoo.training.trainer_state import find_nonfinite_state
 from zoo.training.validation import COLLAPSE_PATIENCE_CHECKS, NUM_VALIDATION_IMAGES, Validator
 
 MIN_SNAPSHOTS = 32  # grids and checkpoints written whatever they cost; later ones only within their share of the time
@@ -337,7 +338,7 @@ class TrainingLoop:
         self.drawn_nimg = self.trainer.nimg
 
     def _check_finite(self) -> None:
-        names = distributed.all_gather(self.trainer.find_nonfinite())
+        names = distributed.all_gather(find_nonfinite_state(self.trainer))
         name = next((name for name in names if name is not None), None)
         if name is not None:
             last = checkpoint.newest_checkpoint(self.run.state)

@@ -35,8 +35,9 @@ from zoo.training.ema import Ema
 from zoo.training.logger import MeanMeters
 from zoo.training.micro_batch import BatchSampler, MicroBatch, local_batch_size, micro_batch_size, split_batch
 from zoo.training.networks import build_encoder, build_trained_networks
-from zoo.training.optimizers import build_optimizers, frozen, load_optimizer_state, set_learning_rate
+from zoo.training.optimizers import build_optimizers, frozen, set_learning_rate
 from zoo.training.out_of_memory import explain_out_of_memory, is_out_of_memory
+from zoo.training.trainer_state import collect_state, restore_state
 
 
 class Trainer:
@@ -51,7 +52,9 @@ class Trainer:
         meters: means of losses and logits since the last row of the log.
         speed: speed switches that are on.
         batch: images of the next step over all processes.
+        local_batch: those of this process.
         micro_batch: images that this process passes through its networks at once.
+        wanted_micro_batch: what the recipe asks for; None: as many as there are.
         loader: source of the training images.
         timer: when on, it records the time of a step's parts (see ``zoo.training.profiling``).
     """
@@ -72,7 +75,7 @@ class Trainer:
         self.speed.begin()
         self.timer = Timer(device)
         self.nimg = 0
-        self._micro_batch = recipe.train.micro_batch
+        self.wanted_micro_batch = recipe.train.micro_batch
         self._start_batch()
         self.G, self.D = build_trained_networks(recipe, self.speed, self.world)
         self.encoder = build_encoder(recipe, self.G.latent.dim, self.speed)
@@ -291,8 +294,8 @@ class Trainer:
     def _start_batch(self) -> None:
         """Set the sizes of the next step, which are a function of the images seen."""
         self.batch = self.recipe.train.batches.at(self.nimg)
-        self._local = local_batch_size(self.batch, self.world.size)
-        self.micro_batch = micro_batch_size(self._micro_batch, self._local)
+        self.local_batch = local_batch_size(self.batch, self.world.size)
+        self.micro_batch = micro_batch_size(self.wanted_micro_batch, self.local_batch)
 
     @contextlib.contextmanager
     def _seeded(self, name: str, part: MicroBatch) -> Iterator[None]:
@@ -335,47 +338,13 @@ class Trainer:
             self.ema.calibrate_for(self.recipe, self.nimg, self.device)
         return self.ema.module
 
-    def find_nonfinite(self) -> str | None:
-        """The name of a mean or weight that is NaN or infinite, or None (this waits for the device)."""
-        named = dict(self.meters.sums)
-        for side, network in (("generator", self.G), ("discriminator", self.D)):
-            named |= {f"{side}.{key}": x for key, x in network.state_dict().items() if x.is_floating_point()}
-        finite = torch.stack([tensor.isfinite().all() for tensor in named.values()]).cpu()  # one wait for all
-        return next((name for name, good in zip(named, finite.tolist(), strict=True) if not good), None)
-
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values that later steps depend on. All processes must call it together."""
-        return {
-            "nimg": self.nimg,
-            "generator": self.G.state_dict(),
-            "discriminator": self.D.state_dict(),
-            "ema": self.ema.module.state_dict(),
-            "optimizers": {phase: optimizer.state_dict() for phase, optimizer in self.optimizers.items()},
-            "meters": distributed.all_gather(self.meters.state_dict()),
-            "memory": self.objective.memory.state_dict(),
-            "ada": self.ada.state_dict() if self.ada is not None else None,
-            "micro_batch": self.micro_batch if self.micro_batch < self._local else None,
-            "encoder": None if self.encoder is None else self.encoder.state_dict(),
-            "snapshot_emas": [ema.module.state_dict() for ema in self.snapshot_emas],
-        }
+        """Everything that later steps depend on. All processes must call it together."""
+        return collect_state(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.nimg = state["nimg"]
-        self.G.load_state_dict(state["generator"])
-        self.D.load_state_dict(state["discriminator"])
-        self.ema.module.load_state_dict(state["ema"])
-        if self.encoder is not None:
-            self.encoder.load_state_dict(state["encoder"])
-        for ema, weights in zip(self.snapshot_emas, state.get("snapshot_emas", []), strict=True):
-            ema.module.load_state_dict(weights)
-        for phase, optimizer in self.optimizers.items():
-            load_optimizer_state(optimizer, state["optimizers"][phase], fused=self.speed.fused)
-        self.meters.load_gathered(state["meters"], self.world, self.device)
-        self.objective.memory.load_state_dict(state.get("memory", {}))
-        if self.ada is not None:
-            self.ada.load_state_dict(state["ada"], self.device)
-        # Earlier versions halved micro-batches by themselves; such a run continues with what it saved.
-        self._micro_batch = state.get("micro_batch") or self.recipe.train.micro_batch
+        """Continue from what :meth:`state_dict` returned."""
+        restore_state(self, state)
         self._start_batch()
 
 

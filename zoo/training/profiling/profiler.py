@@ -9,6 +9,7 @@ from typing import Any
 from zoo.runtime.timer import synchronize
 from zoo.training.profiling.roofline import DeviceRates, StepWork, count_work, measure_rates, roofline_seconds
 from zoo.training.trainer import Trainer
+from zoo.training.trainer_state import find_nonfinite_state
 
 WARMUP_PERIODS = 4  # before anything is timed: memory is allocated, kernels chosen, code compiled
 PART_TITLES = {
@@ -79,7 +80,7 @@ def profile_steps(trainer: Trainer, seconds: float = 10.0) -> StepProfile:
         parts |= {key: min(parts[key], without[key]) for key in ("D", "both") if key in parts}
     start = time.perf_counter()
     trainer.meters.means()
-    trainer.find_nonfinite()
+    find_nonfinite_state(trainer)
     rows = trainer.recipe.train.log_kimg * 1000 / trainer.batch
     parts["logging"] = (time.perf_counter() - start) / max(1.0, rows)
     counted, measured = count_work(trainer.recipe, trainer.data), measure_rates(trainer.device)
