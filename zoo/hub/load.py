@@ -28,7 +28,7 @@ from zoo.runtime.torch_defaults import torch_defaults
 from zoo.training.generator_file import load_generator_file
 from zoo.training.run_folder import Run, find_runs, open_run
 
-MAX_VALUES = 2**33  # pixels, times channels, of the images of one call; 131,072 images of 256 pixels
+MAX_CALL_VALUES = 2**33  # pixels, times channels, of the images of one call; 131,072 images of 256 pixels
 MAX_TRUNCATION = 2.0  # either side of 0; 1 is as trained
 
 
@@ -108,7 +108,7 @@ class LoadedGenerator(nn.Module):
     @property
     def max_images(self) -> int:
         """Number of images that one call may make; more are made by several seeds, or a ``GeneratedDataset``."""
-        return max(1, MAX_VALUES // (self.image.channels * self.image.resolution**2))
+        return max(1, MAX_CALL_VALUES // (self.image.channels * self.image.resolution**2))
 
     def check_count(self, n: int) -> int:
         """Return a number of images as an int.
