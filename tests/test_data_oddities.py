@@ -482,28 +482,6 @@ def test_older_caches_keep_their_digest(tmp_path, cache):
     assert not any("cached" in line for line in reporter.lines)
 
 
-@pytest.mark.parametrize(
-    ("age", "pid", "host", "left"),
-    [
-        (100, 2**22 + 1, None, False),
-        (10, 2**22 + 1, None, True),
-        (100, os.getpid(), None, True),
-        (100, 2**22 + 1, "elsewhere", True),
-        (100_000, 2**22 + 1, "elsewhere", False),
-    ],
-)
-def test_unfinished_sets_of_dead_processes_are_removed(tmp_path, cache, age, pid, host, left):
-    from zoo.data.cache import _host_name
-
-    root = write(tmp_path / "set", IMAGES)
-    load(root)
-    path = cache / "sets" / f".building-{host or _host_name()}-{pid}-1"
-    path.mkdir()
-    os.utime(path, (path.stat().st_mtime - age,) * 2)
-    load(root)  # from the cache
-    assert path.exists() == left
-
-
 # -- Names and an unusable set.
 
 

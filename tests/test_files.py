@@ -60,26 +60,26 @@ def dead():
     return process.pid
 
 
-DAYS_AGO = time.time() - 3 * 24 * 3600
+DAYS = 3 * 24 * 3600
 
 
 @pytest.mark.parametrize(
-    ("name", "then", "stays"),
+    ("name", "age", "stays"),
     [
         (".x.png.{here}-{dead}.tmp", None, False),
         (".x.png.{here}-{dead}.tmp.0123abcd.partial", None, False),  # torch.hub adds to the name
         (".x.png.{here}-{alive}.tmp", None, True),
-        (".x.png.{here}-{alive}.tmp", DAYS_AGO, False),  # the number belongs to another process by now
+        (".x.png.{here}-{alive}.tmp", DAYS, False),  # the number belongs to another process by now
         (".x.png.{there}-{dead}.tmp", None, True),  # processes of another machine cannot be looked up
-        (".x.png.{there}-{dead}.tmp", DAYS_AGO, False),
-        (".x.png.tmp", DAYS_AGO, True),  # others' files
-        (".x.png.12345.tmp", DAYS_AGO, True),
-        ("x.png.{here}-{dead}.tmp", DAYS_AGO, True),
-        (".x.{here}-{huge}.tmp", DAYS_AGO, True),
+        (".x.png.{there}-{dead}.tmp", DAYS, False),
+        (".x.png.tmp", DAYS, True),  # others' files
+        (".x.png.12345.tmp", DAYS, True),
+        ("x.png.{here}-{dead}.tmp", DAYS, True),
+        (".x.{here}-{huge}.tmp", DAYS, True),
     ],
 )
 @pytest.mark.parametrize("folder", [False, True])
-def test_only_what_killed_processes_left_is_removed(name, then, stays, folder, tmp_path, dead):
+def test_only_what_killed_processes_left_is_removed(name, age, stays, folder, tmp_path, dead):
     numbers = {
         "here": files._machine(),
         "there": "0" * 8,
@@ -93,8 +93,9 @@ def test_only_what_killed_processes_left_is_removed(name, then, stays, folder, t
         (path / "content").write_text("x")
     else:
         path.write_text("x")
-    for each in [path, *path.rglob("*")] if then else []:
-        os.utime(each, (then, then))
+    if age:
+        for each in [path, *path.rglob("*")]:
+            os.utime(each, (time.time() - age,) * 2)
     files.remove_leftovers(tmp_path)
     assert path.exists() == stays
 
