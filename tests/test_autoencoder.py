@@ -13,7 +13,7 @@ from zoo.core.schedule import Schedule
 from zoo.data.dataset import load_dataset
 from zoo.losses.autoencoder import autoencoder_loss, normal_divergence
 from zoo.losses.step_outputs import StepOutputs
-from zoo.models.encoder import Encoder
+from zoo.models.encoder import Encoder, reconstruct_images
 from zoo.training.trainer import Trainer
 
 THIN = ["generator.width=0.125", "discriminator.width=0.125", "train.batch=8", "data.resolution=16"]
@@ -34,27 +34,29 @@ def test_divergence_is_torchs() -> None:
 def test_loss_of_a_known_code_by_hand() -> None:
     """A code of mean 2 and no variance, decoded to a constant image; a weight that has faded costs no pass."""
 
-    class Code(nn.Module):
+    class Code(Encoder):
         def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             return torch.full((len(x), 3), 2.0), torch.full((len(x), 3), -200.0)
+
+    image = ImageSpec(resolution=4, channels=1)
 
     class Decoder(nn.Module):
         def forward(self, z: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
             return z.mean(1)[:, None, None, None].expand(-1, 1, 4, 4)
 
+    real = torch.full((2, 1, 4, 4), 0.5)
     step = StepOutputs(
-        real=torch.full((2, 1, 4, 4), 0.5),
+        real=real,
         fake=torch.zeros(2, 1, 4, 4),
         real_logits=None,
         fake_logits=torch.zeros(2),
         nimg=500,
-        G=Decoder(),
-        encoder=Code(),
+        reconstruct=lambda: reconstruct_images(Decoder(), Code(image, 3, 1), real, None),
     )
     config = AutoencoderConfig(weight=Schedule.parse([[0, 10], [1, 0]]), kl=0.1)
     divergence = 0.5 * (4 + 0 - 1 + 200)
     assert autoencoder_loss(step, config).item() == pytest.approx(1.5 + 0.1 * divergence)
-    step.nimg, step.encoder = 1000, None
+    step.nimg, step.reconstruct = 1000, None
     assert autoencoder_loss(step, config).item() == 0
 
 

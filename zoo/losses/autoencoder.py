@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.core.config import AutoencoderConfig
 from zoo.losses.step_outputs import StepOutputs
-from zoo.models.batch_norm import batch_norm_momentum
 from zoo.runtime.precision import upcast
 
 
@@ -21,12 +19,8 @@ def autoencoder_loss(step: StepOutputs, config: AutoencoderConfig) -> Tensor:
     if config.weight.at(step.nimg) == 0:
         return step.fake.new_zeros(())
     assert step.real is not None
-    assert step.encoder is not None
-    assert step.G is not None
-    mean, log_variance = step.encoder(step.real.detach())
-    z = mean + (log_variance / 2).exp() * torch.randn(mean.shape, dtype=mean.dtype, device=mean.device)
-    with batch_norm_momentum(step.G, 0.0):  # running statistics are those of the images of latents
-        images = step.G(z, step.label)
+    assert step.reconstruct is not None
+    images, mean, log_variance = step.reconstruct()
     return F.l1_loss(upcast(images), upcast(step.real.detach())) + config.kl * normal_divergence(mean, log_variance)
 
 

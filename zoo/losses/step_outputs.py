@@ -26,7 +26,8 @@ class StepOutputs:
         judge: from the first images (n, C, H, W) of the batch, or others in their place, to logits: D after the
             augmentation of ``real``, or with ``side="fake"`` of ``fake``.
         G: the generator.
-        encoder: of real images to latents, where G starts as its decoder.
+        reconstruct: returns what G makes of the codes of ``real``, and their means and log variances (see
+            ``zoo.models.encoder.reconstruct_images``); None for most recipes.
     """
 
     real: Tensor | None
@@ -40,4 +41,4 @@ class StepOutputs:
     directions: tuple[Tensor, ...] = ()
     judge: Callable[..., Tensor] | None = None
     G: nn.Module | None = None
-    encoder: nn.Module | None = None
+    reconstruct: Callable[[], tuple[Tensor, Tensor, Tensor]] | None = None

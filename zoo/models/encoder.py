@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from zoo.core.config import ImageSpec
+from zoo.models.base import Generator
+from zoo.models.batch_norm import batch_norm_momentum
 from zoo.models.layers import halving_conv
 
 
@@ -38,3 +40,13 @@ class Encoder(nn.Module):
         mean, log_variance = self.layers(x).chunk(2, 1)
         # Bounded: exp() of a first, bad guess must not overflow.
         return mean, 10 * torch.tanh(log_variance / 10)
+
+
+def reconstruct_images(
+    G: Generator, encoder: Encoder, images: Tensor, label: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what ``G`` makes of one code drawn for each image (N, C, H, W), and the codes' means and log variances."""
+    mean, log_variance = encoder(images.detach())
+    z = mean + (log_variance / 2).exp() * torch.randn(mean.shape, dtype=mean.dtype, device=mean.device)
+    with batch_norm_momentum(G, 0.0):  # running statistics are those of the images of latents
+        return G(z, label), mean, log_variance

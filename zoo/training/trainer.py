@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from zoo.losses.objective import Objective, Phase, Term, evaluate_terms
 from zoo.losses.step_outputs import StepOutputs
 from zoo.models.base import Generator
 from zoo.models.batch_norm import batch_norm_momentum, synchronise_batch_norms
+from zoo.models.encoder import reconstruct_images
 from zoo.models.san import find_sliced_layer
 from zoo.runtime import distributed, rng
 from zoo.runtime.precision import upcast
@@ -231,7 +233,7 @@ class Trainer:
             directions=tuple(directions),
             judge=judge,
             G=self.G,
-            encoder=self.encoder,
+            reconstruct=self.encoder and partial(reconstruct_images, self.G, self.encoder, part.real, part.label),
         )
 
     def _augment(self, part: MicroBatch, images: Tensor, phase: Phase, kind: str) -> Tensor:
