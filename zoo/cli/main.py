@@ -118,7 +118,7 @@ def build_parser() -> Parser:
     parser = Parser(prog="zoo", usage="zoo [-h] [--version] COMMAND ...", description=text)
     parser.add_argument("--version", action=_Version, nargs=0, default=argparse.SUPPRESS, help="print the version")
     # Not in argparse's help, which knows no groups of commands: the epilog lists them.
-    commands = parser.add_subparsers(metavar="COMMAND", help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(metavar="COMMAND", help=argparse.SUPPRESS, prog="zoo")
     parser.set_defaults(command=lambda arguments: parser.print_help(), parser=parser)
     lines = []
     for title, adders in COMMAND_GROUPS.items():

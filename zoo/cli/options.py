@@ -80,7 +80,8 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
     """Shows defaults, unless they are None, off or empty, and examples as they are written."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False, [], "") or action.nargs == 0:
+        off = action.default is None or action.default is False or action.default in ([], "")  # 0 is a default
+        if off or action.nargs == 0:
             return action.help
         return super()._get_help_string(action)
 
