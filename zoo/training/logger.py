@@ -16,6 +16,19 @@ from zoo.runtime import distributed
 from zoo.training.run_folder import Run
 
 
+def describe_logits(real: Tensor, fake: Tensor, *, has_zero: bool) -> dict[str, Tensor]:
+    """Return means of D's logits (N,), and the shares that it ranks correctly.
+
+    Args:
+        has_zero: whether D calls images above 0 real; relativistic and Wasserstein logits have no zero: only their
+            differences mean anything.
+    """
+    values = {"d_real": real.mean(), "d_fake": fake.mean()}
+    if has_zero:
+        return values | {"d_acc_real": (real > 0).float().mean(), "d_acc_fake": (fake < 0).float().mean()}
+    return values | {"d_acc_pairs": (real > fake).float().mean()}
+
+
 class MeanMeters:
     """Means of scalars between two rows of the log, summed on the device without waiting for it.
 

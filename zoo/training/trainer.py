@@ -34,7 +34,7 @@ from zoo.runtime.timer import Timer
 from zoo.training.augment import PASSES, Ada, augment_images
 from zoo.training.auto_speed import choose_measured_speed
 from zoo.training.ema import Ema
-from zoo.training.logger import MeanMeters
+from zoo.training.logger import MeanMeters, describe_logits
 from zoo.training.micro_batch import BatchSampler, MicroBatch, local_batch_size, micro_batch_size, split_batch
 from zoo.training.networks import build_encoder, build_trained_networks
 from zoo.training.optimizers import build_optimizers, frozen, set_learning_rate
@@ -92,10 +92,8 @@ class Trainer:
         self.ada = Ada(recipe.augment) if recipe.augment is not None and recipe.augment.name == "ada" else None
         self.meters = MeanMeters()
         self._probing = False
-        config = recipe.speed
-        self.loader = ImageLoader(
-            data, device, resident=config.resident, share=config.resident_share, reporter=self.reporter
-        )
+        resident, share = recipe.speed.resident, recipe.speed.resident_share
+        self.loader = ImageLoader(data, device, resident=resident, share=share, reporter=self.reporter)
         self._sampler = BatchSampler(recipe, data, self.loader, self.world, self.speed)
         self._sliced = find_sliced_layer(self.D)
         # A simultaneous step takes two backward passes through D's graph: a compiled D computes all gradients in each.
@@ -251,11 +249,7 @@ class Trainer:
         (total * share).backward(inputs=self._parameters(phase), retain_graph=retain_graph)
         if phase == "D" and outputs.real_logits is not None:
             real, fake = upcast(outputs.real_logits.detach()), upcast(outputs.fake_logits.detach())
-            values |= {"d_real": real.mean(), "d_fake": fake.mean()}
-            if self.objective.zero:
-                values |= {"d_acc_real": (real > 0).float().mean(), "d_acc_fake": (fake < 0).float().mean()}
-            else:  # relativistic and Wasserstein logits have no zero: only their differences mean anything
-                values["d_acc_pairs"] = (real > fake).float().mean()
+            values |= describe_logits(real, fake, has_zero=self.objective.zero)
             if self.ada is not None:
                 values["d_sign"] = real.sign().mean()
         self.meters.add(tuple(values), torch.stack([upcast(value) for value in values.values()]), share)
