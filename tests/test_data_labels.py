@@ -167,7 +167,7 @@ def test_fakes_of_a_data_set_know_their_classes(folder, tmp_path):
     assert torch.equal(torch.stack([image for image, _ in mixed]), generator.sample(20, seed=3))
     assert [label for _, label in mixed] == fixed_labels(3, 20, generator.image.shares).tolist()
     for wrong in (torch.zeros(3), torch.full((20,), 2)):
-        with pytest.raises(ZooError, match="must be 20 numbers from 0 to 1"):
+        with pytest.raises(ZooError, match=r"must be 20 whole numbers \(shape \(20,\)\) from 0 to 1"):
             generator.sample(20, label=wrong)
 
 

@@ -189,10 +189,10 @@ def test_a_caption_is_below_the_grid_and_left_out_again(tmp_path):
     for channels in (1, 3):
         grid = make_grid(np.random.default_rng(0).integers(0, 256, (4, channels, 32, 32), np.uint8))
         save_png(grid, tmp_path / "plain.png")
-        save_png(grid, tmp_path / "grid.png", {"seed": 0}, "dcgan-64, 12.0 kimg, seed 0")
+        save_png(grid, tmp_path / "grid.png", {"seed": 0}, caption="dcgan-64, 12.0 kimg, seed 0")
         with Image.open(tmp_path / "grid.png") as image:
             assert image.size == (grid.width, grid.height + CAPTION_PIXELS)
-            assert image.text == {"seed": "0", "caption": "dcgan-64, 12.0 kimg, seed 0"}
+            assert image.text == {"zoo": "grid", "seed": "0", "caption": "dcgan-64, 12.0 kimg, seed 0"}
             strip = np.asarray(image.crop((0, grid.height, *image.size)).convert("L"))
             assert (strip == BACKGROUND).any()
             assert (strip > 200).any()  # text

@@ -120,7 +120,7 @@ SETTINGS = {
     "data.xflip=Off": ("data", "xflip", False),
     "speed.compile=no": ("speed", "compile", False),
     # ... or a refusal.
-    "train.batch=017": "train.batch: must be a whole number, not '017'",
+    "train.batch=017": "train.batch: must be a whole number or a list of .* not '017'",
     "train.batch=1_000": "train.batch: must be a whole number",
     "train.batch=8.0": "train.batch: must be a whole number",
     "train.kimg=12:30:45": "train.kimg: must be a number, not '12:30:45'",
@@ -139,7 +139,7 @@ SETTINGS = {
     "data.channels=1000000000": "data.channels: must be at least 1 and at most 1024",
     "name=" + "a" * 5000: "name: must be letters",
     # Values of any size in a message of one short line.
-    "train.batch=[" + "[1, 2], " * 2000 + "]": "train.batch: must be a whole number, not",
+    "train.batch=[" + "[1, 2], " * 2000 + "]": "train.batch: must be a whole number or a list of .* not",
     "train.precision=" + "x" * 5000: "train.precision: must be one of",
     "x" * 5000 + "=1": "unknown key",
     "generator.arch=[dcgan]": "generator.arch: must be one of",

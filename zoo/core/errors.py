@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterable
 
 MAX_MESSAGE = 1000  # characters of an error; longer ones are cut in the middle
-_MAX_WORD, _MAX_CHOICES = 100, 1000  # characters and words that are compared for a suggestion
+_MAX_WORD, _MAX_CHOICES = 100, 10_000  # characters and words that are compared for a suggestion
 
 
 class ZooError(Exception):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
-
-import torch
 
 
 @contextlib.contextmanager
@@ -18,6 +17,11 @@ def torch_defaults(*, gradients: bool = False) -> Iterator[None]:
     Args:
         gradients: also record gradients, and make tensors that can record them later.
     """
+    if "torch" not in sys.modules:  # nobody has changed its settings, and a command may need no torch at all
+        yield
+        return
+    import torch
+
     dtype = torch.get_default_dtype()
     with contextlib.ExitStack() as stack:
         stack.callback(torch.set_default_dtype, dtype)
