@@ -285,6 +285,7 @@ def test_resume_uses_the_record_on_the_same_machine(change, expected, measured):
     assert (restored.precision, restored.channels_last) == expected
 
 
+@pytest.mark.slow
 def test_resume_may_override_the_record(measured, tmp_path):
     measured.factors = {"bf16": 0.5}
     run = train(tmp_path)

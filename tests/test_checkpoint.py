@@ -226,6 +226,7 @@ def test_resume_falls_back_past_a_damaged_checkpoint(tmp_path, capfd):
     assert [row["nimg"] for row in rows] == [24, 48, 72, 80]
 
 
+@pytest.mark.slow
 def test_fine_tuning_lists_what_does_not_match(tmp_path, capfd):
     first = train(tmp_path, "train.kimg=0.08")
     for source in (first.path, first.generator_file):

@@ -333,6 +333,7 @@ def test_resume_with_fewer_kimg_changes_nothing(run, capsys):
     assert (run / "recipe.yaml").read_text() == before
 
 
+@pytest.mark.slow
 def test_deterministic_resume_is_exact_and_prints_no_warning(tmp_path, capsys):
     train(capsys, tmp_path, "--kimg", "0.04", "--deterministic")
     _, _, err = call(capsys, "train", "--resume", tmp_path / "dcgan-64-000", "--kimg", "0.08", "--deterministic")

@@ -83,13 +83,15 @@ def crash_after(monkeypatch, steps):
     monkeypatch.setattr(Trainer, "step", step)
 
 
-# These run in `make test`: micro-batches in bf16, penalties, adaptive augmentation, styles, and plain batch norms.
+# These run in `make test`: micro-batches in bf16, adaptive augmentation and plain batch norms.
 FAST_CASES = [
     ("dcgan-64", ["train.micro_batch=4", "train.precision=bf16", "data.xflip=true"]),
-    ("dcgan-64", ["penalties.r1.weight=1", "penalties.r2.weight=0.5", "penalties.r2.every=3"]),
     ("dcgan-64", ["augment={name: ada, speed_kimg: 0.1, target: 0.0}", "train.d_steps=2", "ema.power_std=0.1"]),
-    ("stylegan-256", ["train.micro_batch=2", "data.order=replacement"]),
     ("multires-28", []),
+]
+SLOW_CASES = [
+    ("dcgan-64", ["penalties.r1.weight=1", "penalties.r2.weight=0.5", "penalties.r2.every=3"]),
+    ("stylegan-256", ["train.micro_batch=2", "data.order=replacement"]),
     (
         "dcgan-64",
         [
@@ -110,8 +112,6 @@ FAST_CASES = [
             "ema.snapshot_stds=[0.1]",
         ],
     ),
-]
-SLOW_CASES = [
     *(("dcgan-64", [f"loss.name={loss}"]) for loss in LOSSES),
     ("dcgan-64", ["train.precision=bf16"]),
     ("dcgan-64", ["train.micro_batch=4"]),
@@ -154,7 +154,7 @@ def test_crash_and_the_same_call_again(name, more, tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize(
     ("name", "more"),
     [
-        ("dcgan-64", ["train.precision=fp32"]),
+        pytest.param("dcgan-64", ["train.precision=fp32"], marks=pytest.mark.slow),
         pytest.param("multires-28", ["train.precision=bf16"], marks=pytest.mark.slow),
     ],
 )
@@ -174,7 +174,9 @@ def test_sigkill_of_a_real_process(name, more, tmp_path):
     assert rows == straight[1]
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_signals_finish_the_step_save_and_say_so(signum, code, tmp_path):
     command = [sys.executable, "-m", "zoo", "train", "dcgan-64", "--data", "phantoms:2", "--out", str(tmp_path)]
     command += ["--kimg", "1000", *(word for text in settings("dcgan-64") for word in ("--set", text))]
@@ -196,6 +198,7 @@ def test_signals_finish_the_step_save_and_say_so(signum, code, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_stop_between_rows_keeps_the_row_whole(tmp_path):
     straight = result(train("dcgan-64", tmp_path / "straight"))
     calls = []

@@ -232,7 +232,14 @@ def test_pages_that_were_read_are_let_go_and_read_again():
     assert torch.equal(images.take([0, 5]), before)
 
 
-@pytest.mark.parametrize("more", [[], ["penalties.r1.weight=1", "penalties.r1.every=2"], ["train.update=simultaneous"]])
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["penalties.r1.weight=1", "penalties.r1.every=2"],
+        pytest.param([], marks=pytest.mark.slow),
+        pytest.param(["train.update=simultaneous"], marks=pytest.mark.slow),
+    ],
+)
 def test_profile_accounts_for_a_step(more):
     found = profile_steps(make(*more), 0.3)
     parts = found.parts

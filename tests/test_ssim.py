@@ -535,6 +535,7 @@ def test_a_cache_that_cannot_be_written_is_no_harm(
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_processes_that_build_at_once(fresh: Path) -> None:
     script = """
 import sys, torch

@@ -43,6 +43,7 @@ def real_images(trainer, positions):
     return trainer.data.take(positions)
 
 
+@pytest.mark.slow
 def test_log_has_every_validation_and_the_values_of_real_images(tmp_path):
     rows = train(tmp_path).rows()
     assert [row["nimg"] for row in rows] == [8, 16, 24, 32, 40]
@@ -139,6 +140,7 @@ def test_kid_in_training_uses_more_fakes(tmp_path, monkeypatch):
     assert run.info["best"]["value"] == min(row["kid"] for row in rows)
 
 
+@pytest.mark.slow
 def test_collapsed_run_is_stopped_on_request(tmp_path, monkeypatch):
     def validate(self, fakes, ranking_features=None):
         self._collapsed_ssim = [*self._collapsed_ssim, 0.99]
