@@ -73,6 +73,21 @@ def test_no_run_json_stops_a_listing(run, capsys):
     assert "is not a run" in listed(capsys, run.path.parent)
 
 
+@pytest.mark.parametrize("file", ["run.json", "log.jsonl"])
+@pytest.mark.parametrize("kind", ["folder", "endless device", "missing target"])
+def test_what_is_no_file_stops_no_listing(run, file, kind, capsys):
+    path = run.path / file
+    path.unlink()
+    if kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if kind == "endless device" else run.path / "gone")
+    assert run.name in listed(capsys, run.path.parent)
+    if file == "log.jsonl" and kind == "folder":
+        assert main(["train", "--resume", str(run.path), "--kimg", "0.04", "--device", "cpu"]) == 2
+        assert "cannot be written" in capsys.readouterr().err
+
+
 def test_rows_of_other_types_are_left_out_of_the_log(run, capsys):
     good = run.rows()
     keys = ("nimg", "time", "loss_d", "loss_g", "ssim_nearest", "ssim_pairwise", "alarms", "img_per_s")

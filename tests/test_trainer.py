@@ -75,6 +75,11 @@ def test_accuracy_means_something(loss):
     assert (format_training_row(row) == format_training_row(moved)) == pairs
 
 
+def test_a_row_without_an_update_of_g_has_no_loss_of_it():
+    row = {"loss_d": 1.25, "d_real": 0.5, "d_fake": -0.5, "d_acc_pairs": 0.75}
+    assert format_training_row(row) == "D 1.250  D(x) - D(G(z)) 1.00 logits  D acc pairs 75%"
+
+
 def reference_batches(trainer):
     """What the trainer draws for its first steps, drawn again."""
     seed, size = trainer.recipe.train.seed, trainer.recipe.train.batch

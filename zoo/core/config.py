@@ -22,7 +22,7 @@ from zoo.core.schema import Count, NonNegative, Positive, Range, Share, to_plain
 Precision = Literal["auto", "fp32", "bf16"]
 Switch = Literal["auto"] | bool
 Decay = Annotated[float, Range(low=0, below=1)]  # of an exponential average; 1 would never forget
-PowerStd = Annotated[float, Range(above=0, below=0.28)]  # of a power-function average, relative to the run's length
+PowerStd = Annotated[float, Range(low=0.001, below=0.28)]  # of a power-function average, relative to the run's length
 
 MAX_RESOLUTION = 8192  # pixels per side
 

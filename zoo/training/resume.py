@@ -165,8 +165,11 @@ class Session:
             self.display.say(f"{run.path} is finished; --kimg M beyond {nimg / 1000:g} extends it")
             return run
         if self._is_first:
-            run.drop_rows_after(nimg)
-            run.write_recipe(recipe)
+            try:
+                run.drop_rows_after(nimg)
+                run.write_recipe(recipe)
+            except OSError as error:
+                raise ZooError(f"{run.path}: cannot be written ({error_reason(error)})") from None
         trainer = self._build_trainer(recipe, images, speed=speed, initialise=state is None)
         if state is not None:
             trainer.load_state_dict(state["trainer"])

@@ -97,6 +97,8 @@ class Run:
         """
         path = self.path / "run.json"
         try:
+            if path.exists() and not path.is_file():  # a link to a device would never end
+                raise ZooError(f"{path}: cannot be read (it is no file)")
             content = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ZooError(f"{path}: cannot be read ({error_reason(error)})") from None
@@ -176,7 +178,7 @@ class Run:
             file.writelines(json.dumps(row) + "\n" for row in kept)
 
     def _rows(self) -> Iterator[dict[str, Any]]:
-        if not self.log_file.exists():
+        if not self.log_file.is_file():  # a link to a device would never end
             return
         for line in self.log_file.read_text(encoding="utf-8", errors="replace").splitlines():
             with contextlib.suppress(ValueError, RecursionError):
