@@ -40,7 +40,10 @@ ORIGINALS = {
     "stylegan-256": 2.0,
 }
 # Their small images start as those of a generator of 64 pixels, which had 4,800 core-seconds of training.
-WARM = f"train.init_from={Path(recipes.__file__).parent / 'hub/_weights/fastgan-r3-64.safetensors'}"
+WARM = (
+    f"train.init_from={Path(recipes.__file__).parent / 'hub/_weights/fastgan-r3-64.safetensors'}",
+    "generator.frozen_body=true",
+)
 BASE_RECIPE = "dcgan-64"  # the seeds and the tutorial are compared with it
 EXTRA_SEEDS = (1, 2)
 PRETRAINED_ON = {"projected": "ImageNet"}  # data that D has seen before, by the first part of a recipe's name
@@ -160,7 +163,7 @@ def plan_128(rows: Sequence[Row]) -> list[Job]:
 
 def plan_256(rows: Sequence[Row]) -> list[Job]:
     """Plan Haar-space networks at 256 and 128 pixels, from the weights of 64 pixels and from fresh ones."""
-    warm = [_job("256", f"{name}+warm", name, (SEED, WARM), **HOURS) for name in ("haar-256", "haar-128")]
+    warm = [_job("256", f"{name}+warm", name, (SEED, *WARM), **HOURS) for name in ("haar-256", "haar-128")]
     return [warm[0], _job("256", "haar-256", "haar-256", (SEED,), **HOURS), warm[1]]
 
 
