@@ -108,6 +108,7 @@ SLOW_CASES = [
     ("dcgan-256", ["train.micro_batch=4", "train.precision=bf16"]),
     ("lean-256", ["train.precision=bf16"]),
     ("stylegan-256", []),
+    ("haar-256", []),
 ]
 CASES = [*FAST_CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW_CASES)]
 
