@@ -25,12 +25,15 @@ from zoo.evaluation.evaluate_generators import EvaluatedGroup, create_evaluator
 from zoo.evaluation.targets import Target
 from zoo.hub.load import load_generator
 from zoo.metrics.evaluate_images import ImageEvaluator
+from zoo.metrics.registry import choose_metrics
 from zoo.report import image_grid
 from zoo.runtime.device import choose_device, describe_environment
 
 TUTORIAL_RESOLUTION = 64
 GRID_IMAGES = 36  # generated images in the grid of a run
 OVERVIEW_IMAGES = 10  # generated images of a run in the overview
+HEADLINE_SAMPLES = 5000  # from here on rows also hold FID at infinity and the spectra, which take minutes
+HEADLINE_METRICS = ("fid_infinity", "spectrum", "grid")
 LATENT_SEED = 1  # of the images in grids
 
 
@@ -54,7 +57,10 @@ class ScoreTable:
         display: Display,
     ) -> None:
         self.runs, self.num_samples, self.display = runs, num_samples, display
-        options = EvaluationOptions(data=data, extractors=[extractor], num_samples=num_samples, device="cpu")
+        metrics = [*choose_metrics(None), *HEADLINE_METRICS] if num_samples >= HEADLINE_SAMPLES else None
+        options = EvaluationOptions(
+            data=data, metrics=metrics, extractors=[extractor], num_samples=num_samples, device="cpu"
+        )
         cache = runs / "judged"  # where earlier versions kept results
         self.evaluator = create_evaluator(options, cache=cache, display=display)
         self.extractor_names = [extractor.name for extractor in self.evaluator.extractors]

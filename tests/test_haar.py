@@ -154,3 +154,13 @@ def test_a_frozen_body_keeps_its_weights() -> None:
     G(torch.randn(2, 8)).mean().backward()
     trained = {name.partition(".")[0] for name, parameter in G.named_parameters() if parameter.grad is not None}
     assert trained == {"details", "to_details"}
+
+
+def test_constant_maps_have_details_without_a_grid_of_patches() -> None:
+    G = generator(64, detail=8).eval()
+    torch.nn.init.normal_(G.to_details.weight)
+    maps = torch.randn(1, G.body.to_image.in_channels, 1, 1).expand(-1, -1, 16, 16)
+    inside = G.haar.join(G.to_details(G.details(maps)))[..., 16:-16, 16:-16]  # away from the padding
+    assert inside.std() > 0
+    torch.testing.assert_close(inside, inside.roll(2, 2))  # of pairs of pixels at most
+    torch.testing.assert_close(inside, inside.roll(2, 3))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import ClassVar
 
 import torch
@@ -111,7 +111,7 @@ class HaarGeneratorConfig(NetworkConfig):
     latent: Count = 256  # numbers per latent
     base: Count = 16  # as FastGAN's, of the body that ends at the resolution in patches
     patch: Count = 4  # pixels per side of a patch
-    detail: Count = 64  # channels of the details, in patches; a quarter of them at twice the resolution
+    detail: Count = 32  # channels of the details, in patches; half as many at each doubling
     gain: Positive = 4.0  # of the last layer's details, see HaarTransform
     frozen_body: bool = False  # learn details alone, of the small images of a generator that is loaded
 
@@ -125,17 +125,14 @@ class HaarGenerator(Generator):
         small, base = image.resolution // config.patch, config.base * config.width
         # Names and shapes are those of a FastGAN generator of the small images: its weights are a good start.
         self.body = FastGANBody(config.latent, image.channels, small, base, deep=True)
-        levels = int(math.log2(config.patch))
-        widths = [scale_channels(config.detail / 4**level, config.width) for level in range(levels)]
         if config.frozen_body:
             # A new D knows no shapes yet: what it teaches first would spoil those of a trained body.
             self.body.requires_grad_(False)
-        channels = self.body.to_image.in_channels
-        layers: list[nn.Module] = []
-        for width in widths[1:]:
-            layers += [gated_block(channels, 4 * width, double=False), nn.PixelShuffle(2)]
-            channels = width
-        layers.append(gated_block(channels, widths[-1], double=False))
+        levels = range(int(math.log2(config.patch)))
+        widths = [scale_channels(config.detail / 2**level, config.width) for level in levels]
+        ends = pairwise([self.body.to_image.in_channels, *widths])
+        # Enlarged by nearest neighbours: constant maps stay constant, and no grid of patches has to be unlearned.
+        layers = [gated_block(before, after, double=level > 0) for level, (before, after) in enumerate(ends)]
         self.details = nn.Sequential(*layers)
         self.details.apply(glorot_uniform)
         self.to_details = nn.Conv2d(widths[-1], 4 * image.channels, 3, padding=1)
