@@ -131,7 +131,8 @@ def format_training_row(row: dict[str, Any]) -> str:
     if "img_per_s" in row:
         parts.append(f"{row['img_per_s']:.1f} img/s")
     if "loss_d" in row:
-        loss_g = f" G {row['loss_g']:.3f}" if "loss_g" in row else ""  # train.d_steps: no update of G since the last row
+        # With train.d_steps, G may not have been updated since the last row.
+        loss_g = f" G {row['loss_g']:.3f}" if "loss_g" in row else ""
         parts.append(f"D {row['loss_d']:.3f}{loss_g}")
         if "d_acc_pairs" in row:
             parts.append(f"D(x) - D(G(z)) {row['d_real'] - row['d_fake']:.2f} logits")
