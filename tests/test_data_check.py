@@ -68,6 +68,14 @@ def test_report_of_a_set(folder, tmp_path):
         assert text_part in text
 
 
+@pytest.mark.parametrize("alike", [False, True])
+def test_look_alikes_are_explained(tmp_path, alike):
+    for index in range(6):
+        Image.fromarray(noise(32, 32, seed=0 if alike else index)).save(tmp_path / f"{index}.png")
+    text = " ".join(printed(check_images(tmp_path, out=tmp_path / "check")).split())
+    assert ("as neighbouring slices of one subject do" in text) == alike
+
+
 def test_the_contact_sheet_and_the_histogram(folder, tmp_path):
     report = check_images(folder, out=tmp_path / "out", resolution=32)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["contact_sheet.png", "histogram.png"]

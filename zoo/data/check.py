@@ -165,7 +165,13 @@ def print_check_report(report: CheckReport, console: Console) -> None:
     for name, value in rows.items():
         table.add_row(name, Text(value))
     console.print(table)
-    lines = [f"{problem.name}: {problem.reason}" for problem in report.problems]
+    lines = []
+    if report.near_groups:
+        lines.append(
+            "near-duplicates look alike when much reduced, as neighbouring slices of one subject do; they are "
+            "no fault. Without subjects in the names, each group is held out or trained on as a whole."
+        )
+    lines += [f"{problem.name}: {problem.reason}" for problem in report.problems]
     lines += [f"equal: {', '.join(group)}" for group in report.duplicates]
     if report.shared_subjects:
         lines.append(f"in more than one split: {', '.join(report.shared_subjects)}")
