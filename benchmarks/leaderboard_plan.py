@@ -41,7 +41,7 @@ ORIGINALS = {
 # Haar generators start with the small images of a generator of 64 pixels, which had 4,800 core-seconds of training, and
 # learn details first (docs/leaderboards.md). Paths from the repository, where this script is started.
 DETAILS = ("train.init_from=zoo/hub/_weights/fastgan-r3-64.safetensors", "generator.frozen_body=true")
-DETAILS_KIMG = 12.0
+DETAILS_KIMG = 6.0
 HAAR = ("haar-256", "haar-128")
 BASE_RECIPE = "dcgan-64"  # the seeds and the tutorial are compared with it
 EXTRA_SEEDS = (1, 2)
