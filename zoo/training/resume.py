@@ -64,12 +64,11 @@ class Session:
             with self._claim(run):
                 return self._continue(run, recipe, images, self._load_state(run, recipe))
         trainer = self._build_trainer(recipe, images)
-        run = Run(distributed.broadcast(str(create_run(out, recipe.name).path) if self._is_first else None))
+        path = None
+        if self._is_first:
+            path = str(create_run(out, recipe.name, lambda run: self._describe(run, recipe, images, data)).path)
+        run = Run(distributed.broadcast(path))
         with self._claim(run):
-            try:
-                self._describe(run, recipe, images, data)
-            except OSError as error:
-                raise ZooError(f"{run.path}: cannot be written ({error_reason(error)})") from None
             size = distributed.current_world().size
             processes = f" in {size} processes" if size > 1 else ""
             self.display.say(f"{run.path}: {recipe.name}, {recipe.train.kimg:g} kimg, on {self.device}{processes}")
@@ -138,8 +137,6 @@ class Session:
 
     def _describe(self, run: Run, recipe: Recipe, images: Dataset, data: str | Path | None) -> None:
         """Write what the folder of a new run says about itself."""
-        if not self._is_first:
-            return
         run.write_recipe(recipe)
         run.write_info(
             recipe=recipe.name,

@@ -18,13 +18,13 @@ import contextlib
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from zoo.core.config import Recipe
 from zoo.core.errors import ZooError, error_reason, shorten, suggest
-from zoo.core.files import atomic_file, is_file, is_folder
+from zoo.core.files import atomic_file, is_file, is_folder, temporary_folder
 from zoo.core.locks import hold_lock, is_locked
 
 MAX_NIMG = 10**15  # images that a network can have seen
@@ -224,27 +224,41 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_NIMG
 
 
-def create_run(out: Path, name: str) -> Run:
-    """A new folder ``out/<name>-<NNN>`` with the next free number.
+def create_run(out: Path, name: str, describe: Callable[[Run], None]) -> Run:
+    """Create a folder ``out/<name>-<NNN>`` with the next free number.
+
+    Args:
+        describe: writes what the folder says about itself; a process that is killed meanwhile leaves no run.
 
     Raises:
         ZooError: ``out`` cannot be written.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        number = max((int(run.name.rsplit("-", 1)[1]) for run in find_runs(out, name)), default=-1) + 1
-        while True:
-            try:
-                (out / f"{name}-{number:03d}").mkdir()
-                break
-            except FileExistsError:  # another process took it meanwhile
+        with temporary_folder(f".{name}-", out) as place:
+            draft = Run(Path(place) / "run")
+            draft.state.mkdir(parents=True)
+            draft.samples.mkdir()
+            describe(draft)
+            number = max((int(run.name.rsplit("-", 1)[1]) for run in find_runs(out, name)), default=-1) + 1
+            while not _move(draft.path, out / f"{name}-{number:03d}"):  # another process took it meanwhile
                 number += 1
     except OSError as error:
         raise ZooError(f"{out}: cannot make a run folder ({error_reason(error)})") from None
-    run = Run(out / f"{name}-{number:03d}")
-    run.state.mkdir()
-    run.samples.mkdir()
-    return run
+    return Run(out / f"{name}-{number:03d}")
+
+
+def _move(source: Path, target: Path) -> bool:
+    """Rename a folder unless ``target`` exists."""
+    if target.exists():
+        return False
+    try:
+        source.rename(target)
+    except OSError:
+        if target.exists():
+            return False
+        raise
+    return True
 
 
 def find_runs(out: Path, name: str | None = None) -> list[Run]:
