@@ -83,7 +83,7 @@ def test_zoo_ema_repeats_a_snapshot_and_refuses_what_it_cannot(tmp_path, capsys)
     assert other.nimg == 40
     assert other.sample(2).shape == (2, 1, 16, 16)
     for arguments, words in [
-        (["--std", "0.3"], "must be above 0 and below 0.28"),
+        (["--std", "0.3"], "must be at least 0.001 and below 0.28"),
         (["--std", "x"], "must be numbers"),
         (["--std", "0.05,0.1", "--out", "a.safetensors"], "takes one file"),
         (["--std", "0.05", "--kimg", "1"], "do not reach it; the last is 0.04"),

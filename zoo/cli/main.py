@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -70,9 +70,19 @@ def _run_command(arguments: list[str] | None) -> None:
     if unknown:
         close = suggest(unknown[0].partition("=")[0], parsed.parser.flags())
         parsed.parser.error(f"unknown argument {unknown[0]}{close}")
+    _check_words(sys.argv[1:] if arguments is None else arguments)
     parsed.command(parsed)
     if sys.stdout is not None:  # a shell may have closed it
         sys.stdout.flush()
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Refuse arguments that no file could be named after, before a command begins."""
+    for word in words:
+        with contextlib.suppress(UnicodeEncodeError):
+            if b"\0" not in os.fsencode(word):
+                continue
+        raise ZooError(f"{word!a}: holds a character that no name can have")
 
 
 def _print_error(text: str) -> None:

@@ -169,7 +169,7 @@ class EmaConfig:
 class TrainConfig:
     """Length, batches and cadences of training (``train:``)."""
 
-    kimg: Annotated[float, Range(above=0, high=1e9)]  # length of the run
+    kimg: Annotated[float, Range(low=0.001, high=1e9)]  # length of the run
     batch: Count | BatchSchedule  # images per step over all processes; or by images seen: [[0, 8], [200, 32]]
     micro_batch: Count | None = None  # images per forward pass, gradients add up to the batch; null: the whole batch
     update: Literal["simultaneous", "alternating"] = "alternating"  # see zoo.training.trainer

@@ -33,7 +33,7 @@ from zoo.data.decode import UnreadableError
 from zoo.data.near_duplicates import difference_hash, near_duplicates
 from zoo.data.resize import IntensityWindow, resize_image, to_8_bit
 from zoo.data.sources import Source, hash_bytes
-from zoo.data.subjects import find_subjects
+from zoo.data.subjects import find_subjects, printable_name
 from zoo.data.windowing import DeepError, dtype_window, mixed_depths_error, percentile_window
 
 CACHE_FORMAT = 1  # increase it when the same files and settings would give other pixels or other facts
@@ -323,9 +323,8 @@ def _write_images(
 
 def unusable_error(source: Source, rows: Sequence[Row]) -> ZooError:
     """Return the error for a set without any usable image."""
-    return ZooError(
-        f"{source.label}: none of its {len(rows)} image files is usable ({source.names[0]}: {rows[0].problem})"
-    )
+    example = f"{printable_name(source.names[0])}: {rows[0].problem}"
+    return ZooError(f"{source.label}: none of its {len(rows)} image files is usable ({example})")
 
 
 def collect_facts(source: Source, rows: Sequence[Row], reporter: Reporter, *, compare: bool = False) -> SetFacts:

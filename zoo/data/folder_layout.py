@@ -167,7 +167,9 @@ def walk_files(root: Path) -> Iterator[tuple[str, tuple[int, int]]]:
     Raises:
         ZooError: a folder cannot be read.
     """
-    visited = set()
+    # A link to a folder that contains the set would read the whole disk.
+    parents = (parent.stat() for parent in root.absolute().resolve().parents)
+    visited = {(status.st_dev, status.st_ino) for status in parents}
     virtual = _virtual_devices()
 
     def refuse(error: OSError) -> None:

@@ -438,6 +438,8 @@ def open_source(path: str | Path | None, *, resolution: int, channels: int | Non
     path = Path(path or "").expanduser()
     try:
         mode = path.stat().st_mode
+    except ValueError as error:  # a null character, or one that no name can hold
+        raise ZooError(f"{str(path)!a}: is no path ({error})") from None
     except OSError as error:
         # A path that exists but cannot be read needs the system's reason, not a suggestion.
         missing = isinstance(error, FileNotFoundError | NotADirectoryError)

@@ -13,6 +13,7 @@ from zoo.core.config import OptimizerConfig, Recipe
 from zoo.core.errors import ZooError, shorten
 from zoo.losses.objective import Objective
 from zoo.models.base import Discriminator, Generator
+from zoo.models.encoder import Encoder
 from zoo.recipes import build_networks
 from zoo.runtime import rng
 from zoo.training.augment import Ada
@@ -71,9 +72,20 @@ def _check_progress(state: Any, recipe: Recipe) -> None:
 
 def _check_networks(trainer: Any, recipe: Recipe, G: Generator, D: Discriminator) -> None:
     """Check weights and the moments of optimisers."""
-    networks: list[tuple[str, nn.Module]] = [("ema", G), ("generator", G), ("discriminator", D)]
-    for key, network in networks:
-        tensors = _mapping(key, trainer[key])
+    networks: list[tuple[str, Any, nn.Module]] = [
+        ("ema", trainer["ema"], G),
+        ("generator", trainer["generator"], G),
+        ("discriminator", trainer["discriminator"], D),
+    ]
+    snapshots = trainer.get("snapshot_emas", [])  # earlier versions had none
+    if not isinstance(snapshots, list) or len(snapshots) != len(recipe.ema.snapshot_stds):
+        raise ValueError(f"snapshot_emas is {shorten(snapshots)}")
+    networks += [("snapshot_emas", weights, G) for weights in snapshots]
+    if recipe.autoencoder is not None:
+        encoder = Encoder(recipe.image, G.latent.dim, recipe.autoencoder.channels)
+        networks.append(("encoder", trainer["encoder"], encoder))
+    for key, content, network in networks:
+        tensors = _mapping(key, content)
         wanted = network.state_dict()
         # Strict, so that names and shapes are checked. A copy of the mapping: torch notes `assign` in its metadata, and
         # the trainer, which loads the same mapping later, would assign as well.
