@@ -183,6 +183,8 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     root = write(tmp_path / "set", ["c.png"])
     (root / "link").symlink_to(tmp_path / "there")
     (root / "circle").symlink_to(root)
+    (root / "above").symlink_to(tmp_path)  # contains the set
+    (root / "disk").symlink_to("/")
     (root / "nowhere.png").symlink_to(tmp_path / "missing")
     data = load_dataset(root, CONFIG)
     assert data.names == ["c.png", "link/a.png", "link/b.png"]

@@ -129,6 +129,7 @@ SETTINGS = {
     "data.xflip=maybe": "data.xflip: must be true or false",
     "data.xflip=1": "data.xflip: must be true or false",
     # Lengths and sizes that overflow.
+    "train.kimg=1e-9": "train.kimg: must be at least 0.001",
     "train.kimg=1e308": "train.kimg: must be at least 0.001 and at most 1e\\+09",
     "train.kimg=.inf": "train.kimg: must be a finite number",
     "train.kimg=" + "9" * 400: "train.kimg: must be",
