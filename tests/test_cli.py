@@ -439,7 +439,7 @@ BAD = [
     (["train", "dcgan-64", "--data", "empty"], ["empty", "no images"]),
     (["train", "dcgan-64", "--data", "phantoms:none"], ["phantoms"]),
     (["train", "dcgan-64", "--device", "tpu"], ["--device tpu: not on this machine"]),
-    (["train", "dcgan-64", "--kimg", "0"], ["train.kimg", "above 0"]),
+    (["train", "dcgan-64", "--kimg", "0"], ["train.kimg", "at least 0.001"]),
     (["train", "dcgan-64", "--data", "phantoms:1"], ["fewer than a batch"]),
     (["train", "dcgan-64", "--data", "phantoms:2", "--set", "data.holdout=0", "--out", "file"], ["file", "run folder"]),
     (["show", "dcgan-64", "--set", "train.batch"], ["KEY=VALUE"]),

@@ -42,7 +42,7 @@ def test_list_models_filters_and_sorts_naturally():
         ("train.batch=ten", ["train.batch", "whole number", "'ten'"]),
         ("train.batch=true", ["train.batch", "whole number"]),
         ("train.batch=0", ["train.batch", "at least 1"]),
-        ("train.kimg=-1", ["train.kimg", "above 0"]),
+        ("train.kimg=-1", ["train.kimg", "at least 0.001"]),
         ("train.kimg=.nan", ["train.kimg", "nan"]),
         ("train.micro_batch=7", ["train", "micro_batch 7 does not divide batch 64"]),
         ("train.update=both", ["train.update", "simultaneous, alternating"]),

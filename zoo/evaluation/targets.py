@@ -94,6 +94,9 @@ def open_target(word: str, runs: Path, *, recipes: Sequence[str] = ()) -> AnyTar
             return _open_file(path)
         if is_folder(path):
             return _open_run(path)
+    for run in reversed(find_runs(runs, word)):  # the newest that has reached a checkpoint
+        if run.generator_file.is_file():
+            return _open_run(run.path)
     pretrained = load_named_weights()
     if word in pretrained:  # after runs and files, which are the user's own
         weights = pretrained[word].path(Display())

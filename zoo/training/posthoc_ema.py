@@ -70,8 +70,8 @@ def reconstruct_ema(
         ZooError: no snapshots; or ``std`` or ``kimg`` is out of their range.
     """
     run = open_run(source)
-    if not 0 < std < 0.28:
-        raise ZooError(f"--std {std:g}: must be above 0 and below 0.28, the deviation of nearly a plain mean")
+    if not 0.001 <= std < 0.28:
+        raise ZooError(f"--std {std:g}: must be at least 0.001 and below 0.28, the deviation of nearly a plain mean")
     files = _list_snapshots(run)
     newest = max(profile.nimg for profile, _ in files)
     nimg = newest if kimg is None else round(kimg * 1000)
