@@ -39,7 +39,7 @@ ORIGINALS = {
     "stylegan-256": 2.0,
 }
 # Haar generators start with the small images of a generator of 64 pixels, which had 4,800 core-seconds of training, and
-# learn details first (docs/leaderboards.md). Paths from the repository, where this script is started.
+# learn details first (benchmarks/notes.md). Paths from the repository, where this script is started.
 DETAILS = ("train.init_from=zoo/hub/_weights/fastgan-r3-64.safetensors", "generator.frozen_body=true")
 DETAILS_KIMG = 6.0
 HAAR = ("haar-256", "haar-128")

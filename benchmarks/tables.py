@@ -141,9 +141,10 @@ def bench() -> str:
         cells = [
             format_value_cell(row["figures"][metric.name], metric.decimals, interval=True) for metric in BENCH_METRICS
         ]
-        lines.append([str(_size_of_group(row)), name, nimg, *cells, format_alarms(row)])
+        digest, n = "" if baseline else f"`{row['recipe_digest'][:8]}`", f"{row['figures']['fid']['n']:,}"
+        lines.append([str(_size_of_group(row)), name, digest, nimg, n, *cells, format_alarms(row)])
     titles = [f"{metric.title}>" for metric in BENCH_METRICS]
-    return markdown_table(["px>", "", "images seen>", *titles, "alarms"], lines)
+    return markdown_table(["px>", "", "recipe digest", "images seen>", "n>", *titles, "alarms"], lines)
 
 
 def _size_of_group(row: Row) -> int:
