@@ -218,7 +218,7 @@ def differences(expected: Any, end: Any, name: str = "") -> list[str]:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Return temporary files and folders; at the end of a trial nobody writes them."""
+    """Return temporary files and folders; at the end of a trial no process writes them."""
     named = [path for path in folder.rglob("*") if any(text in path.name for text in LEFTOVERS)]
     return named + [path for path in (folder / "tmp").iterdir() if not path.name.startswith("torchinductor")]
 

@@ -135,7 +135,7 @@ def _is_abandoned(path: Path, machine: str, process: int) -> bool:
             return True
         except OSError:  # another user's
             return False
-    # Of another machine, or the number was given to another process: the newest file counts, a long write goes on.
+    # Of another machine, or the number was given to another process: its newest file counts: a long write continues.
     with contextlib.suppress(OSError):
         entries = [path, *path.iterdir()] if path.is_dir() else [path]
         return time.time() - max(entry.stat().st_mtime for entry in entries) > ABANDONED_AFTER_SECONDS

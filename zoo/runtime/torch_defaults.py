@@ -17,7 +17,7 @@ def torch_defaults(*, gradients: bool = False) -> Iterator[None]:
     Args:
         gradients: also record gradients, and make tensors that can record them later.
     """
-    if "torch" not in sys.modules:  # nobody has changed its settings, and a command may need no torch at all
+    if "torch" not in sys.modules:  # its settings are unchanged, and a command may need no torch at all
         yield
         return
     import torch
