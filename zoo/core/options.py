@@ -21,7 +21,11 @@ class TrainOptions:
 
     Attributes:
         data: folder, zip, ``.npy`` or ``.npz`` of images, or ``"phantoms[:SUBJECTS]"``; None: ``$ZOO_DATA``, else
-            phantoms.
+            phantoms. Also an array or tensor (N, H, W), (N, H, W, C) or (N, C, H, W), a torch data set, or a table of
+            paths (``zoo.data.memory``).
+        subjects: with an array, data set or table: the subject of each image, or a column's name.
+        labels: with these, the class of each image, a column's name, or True for those of the data set or table; sets
+            ``data.labels``.
         out: folder in which run folders are made.
         kimg: thousands of images to train for (``train.kimg``); None: as the recipe says.
         epochs: the same as a number of passes over the training images; None: by ``kimg``.
@@ -36,7 +40,9 @@ class TrainOptions:
             saved. A context manager is entered for as long as steps are taken. None: train to the end.
     """
 
-    data: str | Path | None = None
+    data: Any = None
+    subjects: Any = None
+    labels: Any = None
     out: str | Path = "runs"
     kimg: float | None = None
     epochs: float | None = None

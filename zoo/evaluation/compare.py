@@ -14,7 +14,9 @@ from zoo.core.errors import ZooError
 from zoo.core.options import EvaluationOptions, with_keywords
 from zoo.core.progress import QuietReporter
 from zoo.data.image_set import ImageSet, describe_shape, match_image_sets, read_images
+from zoo.data.memory import MemorySource, as_source
 from zoo.data.resize import IntensityWindow
+from zoo.data.sources import Source
 from zoo.data.value_range import MIN_COVERED_SHARE, ValueRange, measure_range, unclear_range_error
 from zoo.evaluation.results import ResultRow
 from zoo.metrics import registry
@@ -27,11 +29,11 @@ from zoo.runtime.torch_defaults import torch_defaults
 
 @torch_defaults()
 def compare(
-    fakes: str | Path,
-    reals: str | Path,
+    fakes: Any,
+    reals: Any,
     *,
     evaluation: EvaluationOptions | None = None,
-    unseen: str | Path | None = None,
+    unseen: Any = None,
     fit: str | None = None,
     resolution: int | None = None,
     channels: int | None = None,
@@ -44,7 +46,8 @@ def compare(
     """Evaluate ``fakes`` against ``reals``; the function behind ``zoo compare``.
 
     Args:
-        fakes: folder, zip, ``.npy`` or ``.npz``; images are taken as they are.
+        fakes: folder, zip, ``.npy`` or ``.npz``; images are taken as they are. Also an array, tensor, torch data set or
+            table of paths, where floats must lie in [0, 1] or [-1, 1] (``zoo.data.memory``).
         reals: the same, of real images.
         evaluation: metrics, extractors, weights and device; ``data`` and ``num_samples`` are ignored.
         unseen: real images of subjects that are not in ``reals``, by which copies are recognised.
@@ -72,7 +75,7 @@ def compare(
     # Before images are read: errors in arguments are reported at once.
     config = _fit_config(fit, resolution, channels)
     black_white = _check_window(window, config)
-    paths = [path for path in (fakes, reals, unseen) if path is not None]
+    paths = [path for path in map(as_source, (fakes, reals, unseen)) if path is not None]
     fake_images, real_images, *others = _read_sets(paths, config, black_white, display)
     for images in (fake_images, *others):
         check_shapes(images, real_images)  # first: loading or downloading weights takes longer
@@ -123,7 +126,7 @@ def as_group(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_sets(
-    paths: Sequence[str | Path], config: DataConfig | None, window: IntensityWindow | None, display: Display
+    paths: Sequence[str | Path | Source], config: DataConfig | None, window: IntensityWindow | None, display: Display
 ) -> list[ImageSet]:
     """Read fakes, reals and others; those of more than 8 bits through a window that suits all sets."""
     if config is None:
@@ -133,6 +136,7 @@ def _read_sets(
     deep = [index for index, images in enumerate(sets) if images.window is not None]
     ranges: dict[int, ValueRange] = {}
     if window is None:
+        deep = [index for index in deep if not _has_window(paths[index])]
         ranges = {index: measure_range(paths[index], config, display) for index in deep}
     for index in deep:
         own = window or _choose_window(ranges[index], ranges.get(1), sets[1].window)
@@ -140,6 +144,11 @@ def _read_sets(
             sets[index] = read_images(paths[index], fit=replace(config, window=own), reporter=QuietReporter(display))
         display.say(f"{paths[index]}: {own[0]:g} is black, {own[1]:g} white; --window BLACK WHITE changes this")
     return match_image_sets(sets)
+
+
+def _has_window(path: str | Path | Source) -> bool:
+    """Return whether a set in memory says itself which values are black and white."""
+    return isinstance(path, MemorySource) and path.window is not None
 
 
 def _choose_window(own: ValueRange, reals: ValueRange | None, percentiles: IntensityWindow | None) -> IntensityWindow:
@@ -186,7 +195,8 @@ def _fit_config(fit: str | None, resolution: int | None, channels: int | None) -
     return DataConfig(resolution=resolution, channels=channels or 3, fit=fit, holdout=0.0)  # type: ignore[arg-type]
 
 
-def _describe_set(path: str | Path, images: ImageSet) -> dict[str, Any]:
+def _describe_set(path: Any, images: ImageSet) -> dict[str, Any]:
     subjects = len(set(images.subjects)) if images.subjects else None
-    facts = {"path": str(path), "label": images.label, "n": len(images), "subjects": subjects}
+    place = str(path) if isinstance(path, str | Path) else images.label.partition(":")[0]
+    facts = {"path": place, "label": images.label, "n": len(images), "subjects": subjects}
     return facts if images.window is None else facts | {"window": list(images.window)}

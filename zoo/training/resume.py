@@ -15,7 +15,8 @@ from zoo.core.console import Display
 from zoo.core.errors import ZooError, error_reason
 from zoo.core.version import version
 from zoo.data.dataset import Dataset, load_dataset
-from zoo.data.sources import data_address
+from zoo.data.memory import address_of
+from zoo.data.sources import Source
 from zoo.recipes import load_recipe, override_recipe
 from zoo.runtime import distributed
 from zoo.runtime.device import describe_environment, environment_changes, is_same_machine
@@ -43,7 +44,7 @@ class Session:
     stop: Stop | None
     epochs: float | None = None
 
-    def start(self, recipe: Recipe, data: str | Path | None, out: Path, *, new: bool, restarted: bool) -> Run:
+    def start(self, recipe: Recipe, data: str | Path | Source | None, out: Path, *, new: bool, restarted: bool) -> Run:
         """Train ``recipe`` in a new run, or continue the newest unfinished one of the same numbers and images.
 
         Args:
@@ -74,7 +75,7 @@ class Session:
             self.display.say(f"{run.path}: {recipe.name}, {recipe.train.kimg:g} kimg, on {self.device}{processes}")
             return self._train(run, trainer, None)
 
-    def resume(self, run: Run, overrides: list[str], data: str | Path | None) -> Run:
+    def resume(self, run: Run, overrides: list[str], data: str | Path | Source | None) -> Run:
         """Continue ``run``, longer or with other cadences where ``overrides`` say so.
 
         Raises:
@@ -112,7 +113,7 @@ class Session:
             return recipe
         return replace(recipe, train=replace(recipe.train, kimg=self.epochs * len(images.train) / 1000))
 
-    def _load_images(self, data: str | Path | None, recipe: Recipe) -> Dataset:
+    def _load_images(self, data: str | Path | Source | None, recipe: Recipe) -> Dataset:
         if distributed.local_rank() > 0:  # one process per host builds the cache, the others wait and read it
             distributed.barrier()
         images = load_dataset(data, recipe.data, reporter=self.display)
@@ -135,13 +136,13 @@ class Session:
                 print(f"resuming {run.path} at nimg {_nimg(state)}", file=self.announce, flush=True)
         return state
 
-    def _describe(self, run: Run, recipe: Recipe, images: Dataset, data: str | Path | None) -> None:
+    def _describe(self, run: Run, recipe: Recipe, images: Dataset, data: str | Path | Source | None) -> None:
         """Write what the folder of a new run says about itself."""
         run.write_recipe(recipe)
         run.write_info(
             recipe=recipe.name,
             recipe_digest=recipe.digest,
-            data=data_address(data),
+            data=address_of(data),
             data_digest=images.digest,
             data_description=images.description,
             window=images.window,

@@ -19,6 +19,7 @@ from zoo.core.errors import ZooError
 from zoo.core.files import cache_folder
 from zoo.core.options import TrainOptions, with_keywords
 from zoo.data.dataset import load_dataset
+from zoo.data.memory import LABEL_COLUMN, as_source
 from zoo.recipes import load_recipe, override_recipe
 from zoo.runtime import distributed
 from zoo.runtime.device import choose_device, keep_thread_count
@@ -60,7 +61,7 @@ def train(
         ZooError: bad input, in one line; or the run diverged.
         zoo.core.errors.Interrupted: ``stop`` returned a true value.
     """
-    options = _merge_keywords(options, keywords)
+    options = resolve_data(_merge_keywords(options, keywords))
     overrides = _overrides(options)
     if options.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -93,7 +94,8 @@ def train(
             # torchrun starts a group again after a crash: it must continue, and not start a new run once more.
             restarted = distributed.was_restarted()
             new = options.new and not restarted
-            return session.start(resolved, _data_source(options.data), Path(options.out), new=new, restarted=restarted)
+            data = options.data or _default_data()
+            return session.start(resolved, data, Path(options.out), new=new, restarted=restarted)
 
 
 @torch_defaults(gradients=True)
@@ -117,11 +119,11 @@ def profile_recipe(
     Raises:
         ZooError: bad input, in one line.
     """
-    options = _merge_keywords(options, keywords)
+    options = resolve_data(_merge_keywords(options, keywords))
     resolved = _resolve(recipe, _overrides(options))
     display = display or Display()
     set_compile_cache(cache_folder() / "compiled", display.warn)
-    images = load_dataset(_data_source(options.data), resolved.data, reporter=display)
+    images = load_dataset(options.data or _default_data(), resolved.data, reporter=display)
     images.require(max(resolved.train.batches.sizes))
     resolved = with_classes(resolved, images)
     with keep_thread_count():
@@ -169,9 +171,22 @@ def _resolve(recipe: str | Path | Recipe, overrides: Sequence[str]) -> Recipe:
     return override_recipe(recipe, *overrides) if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
 
 
-def _data_source(data: str | Path | None) -> str | Path | None:
-    """The source that was given, else $ZOO_DATA; None stands for phantoms."""
-    return data or os.environ.get("ZOO_DATA") or None
+def resolve_data(options: TrainOptions) -> TrainOptions:
+    """Return options whose data are a path or a source, with the subjects and labels in it.
+
+    Raises:
+        ZooError: arrays or lists that do not fit.
+    """
+    data = as_source(options.data, subjects=options.subjects, labels=options.labels)
+    overrides = list(options.set)
+    if options.labels is not None and options.labels is not False:
+        overrides.append(f"data.labels={LABEL_COLUMN}")
+    return replace(options, data=data, subjects=None, labels=None, set=overrides)
+
+
+def _default_data() -> str | None:
+    """Return ``$ZOO_DATA``; None stands for phantoms."""
+    return os.environ.get("ZOO_DATA") or None
 
 
 @contextlib.contextmanager
