@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,8 +24,9 @@ from zoo.runtime.device import describe_environment, environment_changes, is_sam
 from zoo.runtime.speed import AutoChoice, Speed, choose_speed
 from zoo.training import checkpoint
 from zoo.training.auto_speed import choose_measured_speed
+from zoo.training.callbacks import Callbacks
 from zoo.training.checkpoint_content import check_content
-from zoo.training.logger import TensorBoardWriter
+from zoo.training.log_writers import open_loggers
 from zoo.training.loop import Stop, TrainingLoop
 from zoo.training.run_folder import Run, create_run, find_equal_runs, open_run
 from zoo.training.trainer import Trainer
@@ -40,8 +42,9 @@ class Session:
     device: torch.device
     display: Display
     announce: TextIO
-    tensorboard: bool
     stop: Stop | None
+    loggers: Sequence[str] = ()
+    callbacks: Sequence[Any] = ()
     epochs: float | None = None
 
     def start(self, recipe: Recipe, data: str | Path | Source | None, out: Path, *, new: bool, restarted: bool) -> Run:
@@ -212,7 +215,9 @@ class Session:
         if self._is_first:
             now = describe_environment(self.device, trainer.speed.precision)
             run.write_info(device=str(self.device), environment=now, speed=trainer.speed.to_json())
-        writer = TensorBoardWriter(run, trainer.nimg) if self.tensorboard and self._is_first else None
+        callbacks: list[Any] = []
+        if self._is_first:
+            callbacks = [*self.callbacks, *open_loggers(self.loggers, run, trainer.recipe, trainer.nimg)]
         before = state or {"elapsed": 0.0}
         # A context manager installs what it watches (signal handlers) only for as long as steps are taken.
         watching = self.stop if isinstance(self.stop, contextlib.AbstractContextManager) else contextlib.nullcontext()
@@ -222,7 +227,7 @@ class Session:
             self.display,
             elapsed=before["elapsed"],
             validation=before.get("watch"),
-            writer=writer,
+            callbacks=Callbacks(callbacks, self.device),
             stop=self.stop,
         )
         with watching:

@@ -25,7 +25,8 @@ from zoo.runtime import distributed
 from zoo.runtime.device import choose_device, keep_thread_count
 from zoo.runtime.speed import Speed, set_compile_cache
 from zoo.runtime.torch_defaults import torch_defaults
-from zoo.training.logger import TensorBoardWriter
+from zoo.training.callbacks import check_callbacks
+from zoo.training.log_writers import check_loggers
 from zoo.training.profiling.profiler import StepProfile, profile_steps
 from zoo.training.resume import Session, with_classes
 from zoo.training.run_folder import Run, open_run
@@ -67,8 +68,8 @@ def train(
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if options.deterministic != torch.are_deterministic_algorithms_enabled():  # the call takes seconds of imports
         torch.use_deterministic_algorithms(options.deterministic)
-    if options.tensorboard:
-        TensorBoardWriter.require()
+    loggers = check_loggers(options.loggers, *(["tensorboard"] if options.tensorboard else []))
+    check_callbacks(options.callbacks)
     if recipe is not None and resume is not None:
         raise ZooError("Give a recipe or --resume RUN, not both.")
     if recipe is None and resume is None:
@@ -82,7 +83,8 @@ def train(
             device=device,
             display=display if world.first else Display(quiet=True),
             announce=announce or sys.stdout,
-            tensorboard=options.tensorboard,
+            loggers=loggers,
+            callbacks=options.callbacks,
             stop=options.stop if options.hours is None else StopAtTime(3600 * options.hours, options.stop),
             epochs=options.epochs,
         )
