@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import socket
@@ -24,7 +23,7 @@ import yaml
 
 from zoo.core.errors import ZooError, error_message, error_reason
 from zoo.core.files import atomic_file, cache_folder, replace_file
-from zoo.core.network import call_with_deadline, download_seconds, offline_reason
+from zoo.core.network import call_with_deadline, download_seconds, hub_endpoint, offline_reason
 from zoo.core.progress import Reporter, SilentReporter
 from zoo.core.schema import Count, NonNegative, Range, from_plain, to_plain
 from zoo.core.yaml_io import read_yaml
@@ -325,8 +324,7 @@ def _address(url: str) -> str:
     """Return ``url`` as an address for a browser."""
     if not (parts := _split_hub_url(url)):
         return url
-    endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-    return f"{endpoint}/{parts[0]}/resolve/main/{parts[1]}"
+    return f"{hub_endpoint()}/{parts[0]}/resolve/main/{parts[1]}"
 
 
 def _fetch(url: str, path: Path, seconds: float) -> None:
@@ -340,9 +338,10 @@ def _fetch(url: str, path: Path, seconds: float) -> None:
         if parts := _split_hub_url(url):
             from huggingface_hub import hf_hub_download
 
-            endpoint = os.environ.get("HF_ENDPOINT") or None  # read here: the library reads it only when imported
             with tempfile.TemporaryDirectory(prefix=f"{path.name}.", dir=path.parent) as folder:
-                file = call_with_deadline(hf_hub_download, *parts, local_dir=folder, endpoint=endpoint, seconds=seconds)
+                file = call_with_deadline(
+                    hf_hub_download, *parts, local_dir=folder, endpoint=hub_endpoint(), seconds=seconds
+                )
                 shutil.move(file, path)
         else:
             import torch.hub
