@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from zoo.hub.model_repository import CONFIG, fetch_weights, find_weights, is_hub
 from zoo.hub.pretrained import load_named_weights
 from zoo.hub.save_pretrained import write_pretrained
 from zoo.models import sampling
-from zoo.models.base import Generator, StyleGenerator
-from zoo.recipes import list_models, load_recipe, override_recipe
+from zoo.models.base import Discriminator, Generator, StyleGenerator
+from zoo.recipes import build_networks, list_models, load_recipe, override_recipe
 from zoo.runtime import rng
 from zoo.runtime.device import choose_device
 from zoo.runtime.speed import Speed
@@ -399,6 +399,35 @@ def load_generator(
     # Only the switches follow `precision`: the recipe keeps saying how the generator was trained.
     sampled_as = recipe if precision is None else override_recipe(recipe, f"train.precision={precision}")
     return LoadedGenerator(generator, recipe, nimg, choose_measured_speed(sampled_as, choose_device(device)), path)
+
+
+def load_pretrained_networks(
+    name: str, overrides: Sequence[str], device: str | None = None
+) -> tuple[Generator, Discriminator]:
+    """Build the networks of pretrained weights, G with these weights and D with fresh ones, to train them further.
+
+    Args:
+        name: a name or alias of pretrained weights, or ``hf:OWNER/NAME``.
+        overrides: of the recipe in their file; they may change all but G.
+        device: None: torch's default device.
+
+    Raises:
+        ZooError: there are no such weights, or G is another network.
+    """
+    entries = load_named_weights()
+    if not is_hub_address(name) and name not in entries:
+        raise ZooError(
+            f"{name}: no pretrained weights of this name{suggest(name, entries)}. zoo.list_weights() has all"
+        )
+    path = fetch_weights(name) if is_hub_address(name) else entries[name].path(Display())
+    generator, recipe, _ = load_generator_file(path)
+    recipe = override_recipe(recipe, *overrides) if overrides else recipe
+    G, D = build_networks(recipe, device)
+    try:
+        G.load_state_dict(generator.state_dict())
+    except RuntimeError:
+        raise ZooError(f"{name}: {', '.join(overrides)}: the pretrained weights fit another generator") from None
+    return G, D
 
 
 def require_weights(run: Run) -> Path:

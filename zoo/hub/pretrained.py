@@ -14,7 +14,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -27,6 +27,7 @@ from zoo.core.network import call_with_deadline, download_seconds, hub_endpoint,
 from zoo.core.progress import Reporter, SilentReporter
 from zoo.core.schema import Count, NonNegative, Range, from_plain, to_plain
 from zoo.core.yaml_io import read_yaml
+from zoo.recipes import match_names
 
 CATALOGUE = Path(__file__).with_name("pretrained.yaml")
 ROOT = CATALOGUE.parents[2]  # of a checkout; for an installed package, the folder that contains it
@@ -225,6 +226,11 @@ def load_catalogue(path: Path | None = None) -> dict[str, PretrainedWeights]:
         if names.count(name) > 1:
             raise ZooError(f"{path.name}: {name}.alias: is also the name or alias of another entry. Choose another.")
     return entries
+
+
+def list_weights(filter: str | Sequence[str] = "*") -> list[str]:
+    """List the names and aliases of pretrained weights that match a shell pattern, sorted."""
+    return sorted(match_names(load_named_weights(), filter))
 
 
 def load_named_weights() -> dict[str, PretrainedWeights]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from zoo.core.files import cache_folder
 from zoo.core.options import TrainOptions, with_keywords
 from zoo.data.dataset import load_dataset
 from zoo.data.memory import LABEL_COLUMN, as_source
-from zoo.recipes import load_recipe, override_recipe
+from zoo.recipes import keyword_overrides, load_recipe, override_recipe
 from zoo.runtime import distributed
 from zoo.runtime.device import choose_device, keep_thread_count
 from zoo.runtime.speed import Speed, set_compile_cache
@@ -145,19 +144,10 @@ def _check_length(options: TrainOptions) -> None:
 
 
 def _merge_keywords(options: TrainOptions | None, keywords: dict[str, Any]) -> TrainOptions:
-    fields, overrides = {}, []
-    for key, value in keywords.items():
-        if "__" in key:
-            overrides.append(f"{key.replace('__', '.')}={json.dumps(value, default=_plain_value)}")
-        else:
-            fields[key] = value
+    fields = {key: value for key, value in keywords.items() if "__" not in key}
+    overrides = keyword_overrides({key: value for key, value in keywords.items() if "__" in key}, "train")
     options = with_keywords(options or TrainOptions(), fields, function="train", depth=4)
     return replace(options, set=[*options.set, *overrides])
-
-
-def _plain_value(value: Any) -> Any:
-    """Return numpy's and torch's numbers and arrays as Python's, and paths as text."""
-    return value.tolist() if hasattr(value, "tolist") else os.fspath(value)
 
 
 def _overrides(options: TrainOptions) -> list[str]:
