@@ -115,13 +115,8 @@ def _print_group(group: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]])
     print_line(group["name"])
     for headings, rows in table.quality_tables(group, metrics, width):
         print_table(headings, rows)
-    notes: dict[str, list[str]] = {}
-    for row in group["rows"]:
-        for name, figure in row["figures"].items():
-            if figure.get("note"):
-                notes.setdefault(figure["note"], []).append(name)
-    for note, names in notes.items():  # the same note is printed once
-        print_line(f"{', '.join(dict.fromkeys(names))}: {note}")
+    for line in [table.describe_signs(group), *table.describe_notes(group, metrics)]:
+        print_line(line)
     for row in group["rows"]:
         if row["error"]:
             print_line(f"{row['name']}: broken: {row['error']}")
@@ -129,6 +124,8 @@ def _print_group(group: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]])
             print_line(f"{row['name']}: a training seed failed: {reason}")
         for alarm in row["alarms"]:
             print_line(f"{row['name']}: {alarm['name']}: {alarm['text']}")
+    if not any(row["alarms"] for row in group["rows"]):
+        print_line(table.describe_no_alarm(group["rows"]))
 
 
 def _report(arguments: Namespace) -> None:

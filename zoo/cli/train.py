@@ -138,7 +138,7 @@ def _profile(arguments: Namespace) -> None:
 
 
 def _tune(arguments: Namespace) -> None:
-    from zoo.training.sweep import best_factors, tune
+    from zoo.training.sweep import best_factors, have_not_learned, tune
 
     arguments.stop = StopOnSignals()
     document = tune(**call_keywords(arguments, options=TrainOptions))
@@ -153,6 +153,8 @@ def _tune(arguments: Namespace) -> None:
     elif best:
         factors = ", ".join(f"x{row['factor']:g}" for row in best)
         print(f"no difference between {factors}: within what two training seeds differ by")
+    elif have_not_learned(document):
+        print(f"none has learned after {document['kimg']:g} kimg: all are untrained. Give more with --kimg.")
     print_line(f"  {document['picture']}")
     return None
 
