@@ -100,6 +100,7 @@ def tune(
                 runs.append(run)
                 rows.append(_row(variant, run, error))
             document = {"recipe": recipe.name, "param": param, "kimg": kimg, "rows": rows, "picture": str(picture)}
+            document["mean_image"] = _score_mean_image(runs)
             with atomic_file(folder / "tune.json", "w") as file:
                 json.dump(document, file, indent=2)
                 file.write("\n")
@@ -307,6 +308,16 @@ def _row(variant: _Variant, run: Run | None, error: str | None) -> _Row:
         "best": run.info.get("best") if run is not None else None,
         "alarms": last.get("alarms", []),
     }
+
+
+def _score_mean_image(runs: Sequence[Run | None]) -> float | None:
+    """Return the SSIM distance of the mean image, which no generator made, from real images; None: not measured."""
+    keys = ("ssim_nearest_mean", "ssim_nearest_unseen", "ssim_pairwise_real")
+    for row in (row for run in runs if run is not None for row in reversed(run.rows())):
+        if all(row.get(key) is not None for key in keys):
+            nearest, unseen, pairwise = (row[key] for key in keys)
+            return abs(nearest - unseen) + abs(1 - pairwise)
+    return None
 
 
 def _draw(variants: Sequence[_Variant], runs: Sequence[Run | None], path: Path, *, title: str) -> None:
