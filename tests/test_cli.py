@@ -433,7 +433,7 @@ BAD = [
     (["train", "dcgan-65"], ["no recipe 'dcgan-65'", "did you mean 'dcgan-64'"]),
     (["train"], ["Give a recipe's name"]),
     (["train", "dcgan-64", "--resume", "x"], ["not both"]),
-    (["train", "--resume", "nowhere"], ["no run nowhere"]),
+    (["train", "--resume", "nowhere"], ["no run 'nowhere'; there are no runs in runs"]),
     (["train", "--resume", "."], ["is not a run"]),
     (["train", "dcgan-64", "--data", "nowhere"], ["nowhere"]),
     (["train", "dcgan-64", "--data", "empty"], ["empty", "no images"]),
