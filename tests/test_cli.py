@@ -524,6 +524,21 @@ def test_first_signal_asks_to_stop_and_a_second_one_interrupts():
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
+@pytest.mark.parametrize("ignored", [signal.SIGINT, signal.SIGHUP])
+def test_signals_that_were_ignored_stay_so(ignored):
+    """SIGINT in the background of a shell without job control, SIGHUP under nohup."""
+    before = signal.signal(ignored, signal.SIG_IGN)
+    try:
+        with StopOnSignals() as stop:
+            signal.raise_signal(ignored)
+            assert stop() is None
+            signal.raise_signal(signal.SIGTERM)
+            assert stop() == signal.SIGTERM
+        assert signal.getsignal(ignored) == signal.SIG_IGN
+    finally:
+        signal.signal(ignored, before)
+
+
 def test_signals_are_left_alone_outside_the_main_thread():
     before = signal.getsignal(signal.SIGINT)
     stops = []
