@@ -80,6 +80,16 @@ def format_rate(value: float) -> str:
     return _with_sign(value, max(0, 3 - _integer_digits(value)))
 
 
+def format_distinct(values: Sequence[float], decimals: int) -> list[str]:
+    """Write numbers with ``decimals`` decimals, or with up to four more where different ones would look equal."""
+    texts: list[str] = []
+    for places in range(decimals, decimals + 5):
+        texts = [f"{value:.{places}f}" for value in values]
+        if len(set(texts)) == len(set(values)):
+            break
+    return texts
+
+
 def join_words(items: Sequence[str]) -> str:
     """Write ``a, b and c``."""
     return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
