@@ -27,7 +27,7 @@ from zoo.report import image_grid
 from zoo.training.generator_file import load_generator_file
 
 QUICK = {"extractors": ["random"], "num_samples": 24, "device": "cpu"}
-FILES = ["README.md", "card.json", "recipe.yaml", "samples.png", "tiny.safetensors"]
+FILES = ["LICENSE.md", "README.md", "card.json", "config.json", "recipe.yaml", "samples.png", "tiny.safetensors"]
 
 
 @pytest.fixture
@@ -191,14 +191,18 @@ def test_upload_to_hugging_face(run, monkeypatch):
     uploaded, there = {}, []
 
     class Api:
+        def __init__(self, endpoint):
+            assert endpoint == "https://huggingface.co"
+
         def repo_exists(self, repo):
             return bool(there)
 
         def file_exists(self, repo, name):
             return name in there
 
-        def create_repo(self, repo, exist_ok):
+        def create_repo(self, repo, exist_ok, private):
             assert exist_ok
+            assert private is None  # as the owner's settings say
 
         def upload_folder(self, *, repo_id, folder_path, commit_message):
             from pathlib import Path
@@ -223,7 +227,7 @@ def test_upload_to_hugging_face(run, monkeypatch):
         zoo.publish(run, "hf:brains", name="tiny", **QUICK)
     assert zoo.publish(run, to, name="tiny", **QUICK) == "https://huggingface.co/owner/brains"
     assert sorted(uploaded["owner/brains"]) == FILES
-    assert b'hf_hub_download("owner/brains", "tiny.safetensors")' in uploaded["owner/brains"]["README.md"]
+    assert b'path = "hf:owner/brains"' in uploaded["owner/brains"]["README.md"]
     there.append("card.json")
     with pytest.raises(ZooError, match="--force replaces their card"):
         zoo.publish(run, to, name="tiny", **QUICK)

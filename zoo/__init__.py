@@ -18,11 +18,14 @@ if TYPE_CHECKING:  # for type checkers and editors; must list the same names as 
     from zoo.evaluation.bench import bench as bench
     from zoo.evaluation.compare import compare as compare
     from zoo.evaluation.publish import publish as publish
+    from zoo.hub.create_discriminator import create_discriminator as create_discriminator
     from zoo.hub.generated_dataset import GeneratedDataset as GeneratedDataset
     from zoo.hub.load import LoadedGenerator as LoadedGenerator
     from zoo.hub.load import load_generator as load_generator
+    from zoo.hub.pretrained import list_weights as list_weights
     from zoo.models.registry import list_architectures as list_architectures
     from zoo.recipes import create as create
+    from zoo.recipes import is_model as is_model
     from zoo.recipes import list_models as list_models
     from zoo.recipes import load_recipe as load_recipe
     from zoo.training.run_folder import Run as Run
@@ -38,8 +41,11 @@ _MODULES = {
     "bench": "zoo.evaluation.bench",
     "compare": "zoo.evaluation.compare",
     "create": "zoo.recipes",
+    "create_discriminator": "zoo.hub.create_discriminator",
+    "is_model": "zoo.recipes",
     "list_architectures": "zoo.models.registry",
     "list_models": "zoo.recipes",
+    "list_weights": "zoo.hub.pretrained",
     "load_generator": "zoo.hub.load",
     "load_recipe": "zoo.recipes",
     "publish": "zoo.evaluation.publish",

@@ -45,10 +45,12 @@ def add_train_commands(commands: Commands) -> None:
     for flag, text in (
         ("--new", "start a new run even if one could be continued"),
         ("--deterministic", "use only algorithms that repeat bit for bit (CUDA: slower)"),
-        ("--tensorboard", "also write scalars for TensorBoard"),
+        ("--tensorboard", "short for --logger tensorboard"),
         ("--profile", "measure the parts of a step and compare with the roofline; trains and writes nothing"),
     ):
         p.add_argument(flag, action="store_true", help=text)
+    text = "also write the log and sample grids for others: tensorboard, wandb, mlflow, csv"
+    p.add_argument("--logger", dest="loggers", action="append", default=[], metavar="NAME,...", help=text)
     add_shared(p, "--device", "--precision", "--set")
 
     p = add_command(
@@ -108,9 +110,9 @@ def _profile(arguments: Namespace) -> None:
     from zoo.training.profiling.profiler import PART_TITLES
     from zoo.training.train import profile_recipe
 
-    training = ("resume", "new", "kimg", "epochs", "hours", "deterministic", "tensorboard")
+    training = ("resume", "new", "kimg", "epochs", "hours", "deterministic", "tensorboard", "loggers")
     if arguments.recipe is None or any(getattr(arguments, name) for name in training):
-        flags = ", ".join(f"--{name}" for name in training)
+        flags = ", ".join(f"--{name.removesuffix('s') if name == 'loggers' else name}" for name in training)
         raise ZooError(f"--profile takes a recipe, and none of {flags}: it trains nothing")
     keywords = {name: getattr(arguments, name) for name in ("data", "device", "precision", "set")}
     profile, speed = profile_recipe(arguments.recipe, **keywords)

@@ -27,6 +27,8 @@ from zoo.core.files import atomic_file, cache_folder, replace_file
 from zoo.core.options import EvaluationOptions
 from zoo.data.dataset import Dataset, load_dataset
 from zoo.data.image_set import ImageSet, describe_shape, train_and_heldout
+from zoo.data.memory import as_source
+from zoo.data.sources import Source
 from zoo.evaluation.results import ResultRow, merge_seeds, rank_rows, row_from_json
 from zoo.evaluation.targets import AnyTarget, FailedTarget, Target
 from zoo.hub.load import LoadedGenerator, load_generator
@@ -117,7 +119,7 @@ class GeneratorEvaluator:
         notes: lines that readers of the results should know.
     """
 
-    data: str | Path | None
+    data: str | Path | Source | None
     metrics: Sequence[str]
     extractors: Sequence[FeatureExtractor]
     num_samples: int
@@ -391,7 +393,7 @@ def create_evaluator(options: EvaluationOptions, *, cache: Path, display: Displa
         options.extractors, options.metrics, weights=options.weights, device=device, reporter=display, notes=notes
     )
     return GeneratorEvaluator(
-        data=options.data,
+        data=as_source(options.data),
         metrics=metrics,
         extractors=extractors,
         num_samples=options.num_samples or NUM_SAMPLES,

@@ -29,7 +29,7 @@ from zoo.report.plots import plot_sweep
 from zoo.training import run_folder
 from zoo.training.resume import with_classes
 from zoo.training.run_folder import Run
-from zoo.training.train import train
+from zoo.training.train import resolve_data, train
 
 DEFAULT_FACTORS = (0.25, 1.0, 4.0)
 DEFAULT_KIMG = 10.0
@@ -81,6 +81,7 @@ def tune(
     if options.epochs is not None or options.hours is not None:
         raise ZooError("the runs of a sweep are equally long: give their length as kimg, not as epochs or hours")
     kimg = DEFAULT_KIMG if options.kimg is None else options.kimg
+    options = resolve_data(options)
     options = replace(options, kimg=kimg, data=options.data or os.environ.get("ZOO_DATA") or None)
     # Everything is resolved before anything is trained, so that a mistake is reported at once.
     variants = _variants(name, param, _parse_factors(factors), options)
