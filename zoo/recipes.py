@@ -258,8 +258,9 @@ def _build_recipe(content: dict[str, Any]) -> Recipe:
         raise SchemaError("augment.name", f"ada goes by the sign of logits, which means nothing to {loss}")
     for name in recipe.penalties:
         _check_choice("penalties", name, PENALTIES)
-        if PENALTIES[name].needs_styles and not hasattr(get_architecture(recipe.generator.arch).generator, "mapping"):
-            raise SchemaError(f"penalties.{name}", f"{recipe.generator.arch} has no styles (a mapping network)")
+        needs = PENALTIES[name].needs
+        if needs is not None and not hasattr(get_architecture(recipe.generator.arch).generator, needs[0]):
+            raise SchemaError(f"penalties.{name}", f"{recipe.generator.arch} has no {needs[1]}")
         step, share = recipe.penalties[name].step, recipe.penalties[name].share
         if step and PENALTIES[name].estimate is None:
             able = [key for key, penalty in PENALTIES.items() if penalty.estimate is not None]
