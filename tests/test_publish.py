@@ -94,7 +94,7 @@ def test_data_statement_and_licence(run, tmp_path, capsys):
     captured = capsys.readouterr()
     assert json.loads(captured.out) == {"published": str(tmp_path / "x")}
     assert "warning: untrained: Fakes " in captured.err
-    assert "card.json, dcgan-64.safetensors, recipe.yaml, samples.png" in captured.err
+    assert "card.json, config.json, dcgan-64.safetensors, recipe.yaml, samples.png" in captured.err
     entry = pretrained.read_published_folder(tmp_path / "x")
     assert (entry.name, entry.data, entry.licence) == (
         "dcgan-64",
