@@ -25,7 +25,7 @@ from zoo.data.labels import FOLDER, choose_manifest, index_classes, read_labels
 from zoo.data.memory import MemorySource, StoredSource, open_data
 from zoo.data.resize import IntensityWindow
 from zoo.data.sources import READ_ERRORS, ArraySource, PhantomSource, Source, hash_bytes
-from zoo.data.subjects import abbreviate_list, assign_subjects, hold_out_subjects
+from zoo.data.subjects import abbreviate_list, assign_subjects, describe_missing_subjects, hold_out_subjects
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -157,6 +157,12 @@ def _build_dataset(
     )
     if note:
         reporter.say(f"{source.label}: {note}")
+    elif (
+        facts.subjects is None
+        and config.subjects is None
+        and (strays := describe_missing_subjects(facts.names, None, split=facts.splits is not None))
+    ):
+        reporter.warn(f"{source.label}: {strays}")
     # Without subjects, near-duplicates are held out together; without those either, each image is a group.
     groups = facts.subjects or [facts.names[first] for first in facts.groups or range(len(facts.names))]
     trained, description = _split(source, config, facts, groups)

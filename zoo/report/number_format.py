@@ -35,14 +35,15 @@ def format_value(value: float, decimals: int, digits: int = VALUE_DIGITS) -> str
 
 
 def format_interval(ends: Sequence[float], decimals: int) -> str:
-    """Write ``131-144`` with an en dash; nothing if there are no ends or both are equal.
+    """Write ``131-144`` with an en dash; nothing if there are no ends or both look equal.
 
     Both ends have as many decimals as the larger has room for.
     """
     if not ends or ends[0] == ends[1]:
         return ""
     places = max(0, min(decimals, INTERVAL_DIGITS - _integer_digits(max(abs(end) for end in ends))))
-    return f"{NARROW}{DASH}{NARROW}".join(_with_sign(end, places) for end in ends)
+    texts = [_with_sign(end, places) for end in ends]
+    return f"{NARROW}{DASH}{NARROW}".join(texts) if len(set(texts)) > 1 else ""
 
 
 def format_whole(value: float) -> str:

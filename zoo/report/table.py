@@ -146,6 +146,8 @@ def format_value_cell(figure: _Plain | None, decimals: int, *, interval: bool) -
     text = f"{value:.{decimals}f}"
     if not interval or not ends:
         return text
+    if ends[0] == ends[1]:  # of one image again and again
+        return text
     below, above = value - ends[0], ends[1] - value
     low, high = (f"{end:.{decimals}f}".rstrip("0").rstrip(".") for end in ends)
     # One number would hide that, for example, a share near zero can only be larger.
