@@ -15,13 +15,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for type checkers and editors; must list the same names as _MODULES
     from zoo.core.config import Recipe as Recipe
     from zoo.core.errors import ZooError as ZooError
+    from zoo.data.sources.registry import register_source as register_source
     from zoo.evaluation.bench import bench as bench
     from zoo.evaluation.compare import compare as compare
     from zoo.evaluation.publish import publish as publish
     from zoo.hub.generated_dataset import GeneratedDataset as GeneratedDataset
     from zoo.hub.load import LoadedGenerator as LoadedGenerator
     from zoo.hub.load import load_generator as load_generator
+    from zoo.losses.adversarial import register_loss as register_loss
+    from zoo.losses.penalties import register_penalty as register_penalty
     from zoo.models.registry import list_architectures as list_architectures
+    from zoo.models.registry import register_architecture as register_architecture
     from zoo.recipes import create as create
     from zoo.recipes import list_models as list_models
     from zoo.recipes import load_recipe as load_recipe
@@ -43,6 +47,10 @@ _MODULES = {
     "load_generator": "zoo.hub.load",
     "load_recipe": "zoo.recipes",
     "publish": "zoo.evaluation.publish",
+    "register_architecture": "zoo.models.registry",
+    "register_loss": "zoo.losses.adversarial",
+    "register_penalty": "zoo.losses.penalties",
+    "register_source": "zoo.data.sources.registry",
     "train": "zoo.training.train",
 }
 __all__ = sorted(_MODULES)

@@ -16,7 +16,8 @@ from zoo.core.errors import ZooError
 from zoo.core.progress import Reporter
 from zoo.data.decode import silence_pillow
 from zoo.data.resize import IntensityWindow
-from zoo.data.sources import Source, open_source
+from zoo.data.sources.registry import open_source
+from zoo.data.sources.source import Source, SourceOptions
 from zoo.data.windowing import measure_percentiles
 
 MIN_COVERED_SHARE = 0.25  # of a range, that the values of a set must reach for the range to be believed
@@ -47,7 +48,7 @@ def measure_range(path: str | Path, config: DataConfig, reporter: Reporter) -> V
     Raises:
         ZooError: it cannot be read, or its values fit no convention well.
     """
-    with closing(open_source(path, resolution=config.resolution, channels=config.channels)) as source, silence_pillow():
+    with closing(open_source(path, SourceOptions.from_config(config))) as source, silence_pillow():
         low, first, last, high = measure_percentiles(source, reporter, (0, 1, 99, 100))
         dtype = _find_dtype(source)
     nominal = _find_nominal(dtype, low, first, last, high)

@@ -15,7 +15,7 @@ from zoo.core.console import Display
 from zoo.core.errors import ZooError, error_reason
 from zoo.core.version import version
 from zoo.data.dataset import Dataset, load_dataset
-from zoo.data.sources import data_address
+from zoo.data.sources.registry import data_address
 from zoo.recipes import load_recipe, override_recipe
 from zoo.runtime import distributed
 from zoo.runtime.device import describe_environment, environment_changes, is_same_machine
