@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for type checkers and editors; must list the same names as _MODULES
     from zoo.core.config import Recipe as Recipe
     from zoo.core.errors import ZooError as ZooError
+    from zoo.core.plugins import load_plugin as load_plugin
     from zoo.data.sources.registry import register_source as register_source
     from zoo.evaluation.bench import bench as bench
     from zoo.evaluation.compare import compare as compare
@@ -45,6 +46,7 @@ _MODULES = {
     "list_architectures": "zoo.models.registry",
     "list_models": "zoo.recipes",
     "load_generator": "zoo.hub.load",
+    "load_plugin": "zoo.core.plugins",
     "load_recipe": "zoo.recipes",
     "publish": "zoo.evaluation.publish",
     "register_architecture": "zoo.models.registry",

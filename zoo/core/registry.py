@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
+from zoo.core.plugins import Plugin, current_plugin, find_loaded, load_installed_plugins
+
 Item = TypeVar("Item")
 
 
@@ -24,6 +26,7 @@ class Registry(Mapping[str, Item], Generic[Item]):
         self._discover = discover
         self._items: dict[str, Item] = {}
         self._origins: dict[str, tuple[str, str]] = {}
+        self._plugins: dict[str, str | None] = {}
 
     def register(self, name: str, item: Item, definition: object) -> None:
         """Add ``item`` as ``name``; the same definition again, as of a cell that is run twice, replaces it.
@@ -43,7 +46,15 @@ class Registry(Mapping[str, Item], Generic[Item]):
         if name in self._items and self._origins[name] != origin:
             first, second = (".".join(place) for place in (self._origins[name], origin))
             raise ValueError(f"two of the {self.kind} kind have the name {name!r}: {first} and {second}; rename one")
-        self._items[name], self._origins[name] = item, origin
+        self._items[name], self._origins[name], self._plugins[name] = item, origin, current_plugin()
+
+    def plugin_of(self, name: str) -> Plugin | None:
+        """Return the plug-in that registered ``name``; None: it was no plug-in."""
+        return find_loaded(self._plugins.get(name))
+
+    def is_own(self, name: str) -> bool:
+        """Return whether a file of this package registered ``name``."""
+        return self._origins[name][0].startswith("zoo.")
 
     def known(self) -> list[Item]:
         """Return what is registered so far; nothing is imported."""
@@ -64,8 +75,6 @@ class Registry(Mapping[str, Item], Generic[Item]):
         return len(self._items)
 
     def _load(self, *, installed: bool) -> None:
-        from zoo.core.plugins import load_installed_plugins
-
         if self._discover is not None:
             # Forgotten first: the files that it imports may look things up themselves.
             discover, self._discover = self._discover, None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from zoo.core.config import ImageSpec, LatentSpec, Recipe
 from zoo.core.console import Display
 from zoo.core.errors import ZooError, shorten, suggest
 from zoo.core.files import is_file, is_folder
+from zoo.core.plugins import load_plugins
 from zoo.data.pixel_range import to_uint8
 from zoo.hub.pretrained import load_named_weights
 from zoo.models import sampling
@@ -300,6 +301,7 @@ def load_generator(
     device: str | torch.device = "cpu",
     runs: str | Path = "runs",
     precision: str | None = None,
+    plugins: Sequence[str | Path] = (),
 ) -> LoadedGenerator:
     """Load a trained generator.
 
@@ -310,10 +312,12 @@ def load_generator(
         device: ``auto``, ``cpu``, ``cuda[:INDEX]`` or ``mps``, or a ``torch.device``.
         runs: folder in which names are looked up.
         precision: ``auto``, ``fp32`` or ``bf16``; default: the recipe's. Another one changes images by rounding.
+        plugins: Python files or modules that define its network; code that came with the weights is never run.
 
     Raises:
         ZooError: no such generator, not trained yet, or a damaged file.
     """
+    load_plugins(plugins)
     generator, recipe, nimg = load_generator_file(_locate_weights(source, Path(runs)))
     # Only the switches follow `precision`: the recipe keeps saying how the generator was trained.
     sampled_as = recipe if precision is None else override_recipe(recipe, f"train.precision={precision}")

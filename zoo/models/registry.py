@@ -6,11 +6,11 @@ there is enough. A *recipe* (``recipes/lean-256.yaml``) names architectures and 
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from dataclasses import dataclass
+import inspect
+from dataclasses import dataclass, is_dataclass
 
 import zoo.models
+from zoo.core.plugins import import_modules
 from zoo.core.registry import Registry
 from zoo.models import Discriminator, Generator, NetworkConfig
 
@@ -27,10 +27,8 @@ class Architecture:
     paper: str  # authors, year and source: "Radford et al. 2016, arXiv:1511.06434"
 
 
-def _discover() -> None:
-    # On first use: importing all architectures takes longer than importing this module.
-    for module in pkgutil.iter_modules(zoo.models.__path__):
-        importlib.import_module(f"zoo.models.{module.name}")
+def _discover() -> None:  # on first use: importing all architectures takes longer than importing this module
+    import_modules(zoo.models)
 
 
 ARCHITECTURES: Registry[Architecture] = Registry("architecture", _discover)
@@ -52,8 +50,11 @@ def register_architecture(
         paper: authors, year and source, in one line.
 
     Raises:
+        TypeError: a class does not derive from the one it must.
         ValueError: another architecture has this name.
     """
+    _check_classes(f"the generator of {name!r}", *generator, Generator)
+    _check_classes(f"the discriminator of {name!r}", *discriminator, Discriminator)
     architecture = Architecture(
         name=name,
         generator_config=generator[0],
@@ -63,6 +64,19 @@ def register_architecture(
         paper=paper,
     )
     ARCHITECTURES.register(name, architecture, generator[1])
+
+
+def _check_classes(where: str, config: object, network: object, base: type) -> None:
+    if not (isinstance(config, type) and issubclass(config, NetworkConfig)):
+        raise TypeError(f"{where}: {_name(config)} is no config; derive it from zoo.models.NetworkConfig")
+    if not is_dataclass(config) or (inspect.get_annotations(config) and "__dataclass_fields__" not in vars(config)):
+        raise TypeError(f"{where}: the config {_name(config)} lacks @dataclass(frozen=True, kw_only=True)")
+    if not (isinstance(network, type) and issubclass(network, base)):
+        raise TypeError(f"{where}: {_name(network)} must derive from zoo.models.{base.__name__}")
+
+
+def _name(kind: object) -> str:
+    return getattr(kind, "__name__", repr(kind))
 
 
 def list_architectures() -> list[str]:

@@ -13,6 +13,7 @@ import torch
 from zoo.core.config import Recipe
 from zoo.core.console import Display
 from zoo.core.errors import ZooError, error_reason
+from zoo.core.plugins import loaded_plugins
 from zoo.core.version import version
 from zoo.data.dataset import Dataset, load_dataset
 from zoo.data.sources.registry import data_address
@@ -147,6 +148,7 @@ class Session:
             window=images.window,
             command=sys.argv,
             zoo=version(),
+            **({"plugins": [plugin.plain() for plugin in plugins]} if (plugins := loaded_plugins()) else {}),
             status="new",
             nimg=0,
             kimg=recipe.train.kimg,

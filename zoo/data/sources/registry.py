@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import pkgutil
 import re
 import stat
 from collections.abc import Callable, Sequence
@@ -13,6 +11,7 @@ from pathlib import Path
 
 import zoo.data.sources
 from zoo.core.errors import ZooError, describe_error, error_message, suggest
+from zoo.core.plugins import import_modules
 from zoo.core.registry import Registry
 from zoo.data.files import NOT_REGULAR
 from zoo.data.folder_layout import holds_only, is_image_name
@@ -44,8 +43,7 @@ class SourceKind:
 
 
 def _discover() -> None:
-    for module in pkgutil.iter_modules(zoo.data.sources.__path__):
-        importlib.import_module(f"zoo.data.sources.{module.name}")
+    import_modules(zoo.data.sources)
 
 
 SOURCES: Registry[SourceKind] = Registry("source", _discover)
