@@ -79,7 +79,10 @@ def test_the_trainer_names_no_architecture():
 
 def test_every_import_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = [*project["dependencies"], *project["optional-dependencies"]["tensorboard"]]
+    declared = [
+        *project["dependencies"],
+        *(line for extra in ("tensorboard", "export") for line in project["optional-dependencies"][extra]),
+    ]
     names = {line.split(">")[0].split("[")[0].strip().replace("-", "_").lower() for line in declared}
     distributions = {"PIL": "pillow", "yaml": "pyyaml"}
     used = set()
