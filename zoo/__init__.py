@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # for type checkers and editors; must list the same names as 
     from zoo.evaluation.compare import compare as compare
     from zoo.evaluation.publish import publish as publish
     from zoo.hub.export import export as export
+    from zoo.hub.explorer import explore as explore
     from zoo.hub.generated_dataset import GeneratedDataset as GeneratedDataset
     from zoo.hub.load import LoadedGenerator as LoadedGenerator
     from zoo.hub.load import load_generator as load_generator
@@ -39,6 +40,7 @@ _MODULES = {
     "bench": "zoo.evaluation.bench",
     "compare": "zoo.evaluation.compare",
     "create": "zoo.recipes",
+    "explore": "zoo.hub.explorer",
     "export": "zoo.hub.export",
     "list_architectures": "zoo.models.registry",
     "list_models": "zoo.recipes",

@@ -1,4 +1,4 @@
-"""Commands that share trained generators: ``publish``, ``export``."""
+"""Commands that share trained generators: ``publish``, ``export``, ``explore``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zoo.core.options import EvaluationOptions
 
 
 def add_share_commands(commands: Commands) -> None:
-    """Add ``publish`` and ``export``."""
+    """Add ``publish``, ``export`` and ``explore``."""
     text = "evaluate a generator, and write its weights and model card for others"
     p = add_command(commands, _publish, "publish", text, "zoo publish runs/fastgan-r3-64-000 --to fastgan-brains")
     p.add_argument("target", metavar="RUN|FILE", help="a trained generator")
@@ -41,6 +41,12 @@ def add_share_commands(commands: Commands) -> None:
     p.add_argument("--fp16", action="store_true", help="store weights with 16 bits, which halves the file")
     add_shared(p, "--runs")
 
+    text = "write a page in which a generator runs, for people without Python"
+    p = add_command(commands, _explore, "explore", text, "zoo explore brain-64 --out brains.html")
+    add_generator(p, "source")
+    p.add_argument("--out", metavar="FILE.html", help="the file to write (default: NAME-explorer.html)")
+    add_shared(p, "--runs")
+
 
 def _publish(arguments: Namespace) -> None:
     from zoo.evaluation.publish import publish
@@ -56,3 +62,11 @@ def _export(arguments: Namespace) -> None:
     document = {**asdict(result), "path": str(result.path)}
     text = f"{result.path}: {result.size / 1e6:.1f} MB, ONNX opset {result.opset}; {result.parity}"
     print_result(arguments, document, text)
+
+
+def _explore(arguments: Namespace) -> None:
+    from zoo.hub.explorer import explore
+
+    result = explore(**call_keywords(arguments))
+    document = {**asdict(result), "path": str(result.path)}
+    print_result(arguments, document, f"{result.path}: {result.size / 1e6:.1f} MB; {result.parity}")

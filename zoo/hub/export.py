@@ -153,7 +153,7 @@ def example_inputs(generator: Generator, function: Callable[..., Tensor], n: int
     label = rng.fixed_labels(seed, n, generator.image.shares)
     if getattr(function, "__name__", "") == "synthesis":
         w = generator.mapping(z, label)  # type: ignore[operator]
-        return {"w": w[:, None].repeat(1, generator.num_styles, 1)}  # type: ignore[arg-type, call-overload]
+        return {"w": w[:, None].repeat(1, generator.num_styles, 1)}
     return {"z": z} if label is None else {"z": z, "label": label}
 
 
