@@ -34,6 +34,7 @@ TINY = {
         "r3gan-64",
         ["generator.width=0.2", "data.resolution=16", "data.labels=folder", "data.classes={a: 0.5, b: 0.3, c: 0.2}"],
     ),
+    "r3gan of few latents": ("r3gan-64", ["generator.width=0.2", "data.resolution=16", "generator.latent=10"]),
     "stylegan": ("stylegan-256", ["generator.width=0.1", "data.resolution=16"]),
     "stylegan2": ("stylegan2-64", ["generator.width=0.1", "data.resolution=16"]),
     "stylegan2 with classes": (

@@ -18,8 +18,8 @@ if TYPE_CHECKING:  # for type checkers and editors; must list the same names as 
     from zoo.evaluation.bench import bench as bench
     from zoo.evaluation.compare import compare as compare
     from zoo.evaluation.publish import publish as publish
-    from zoo.hub.export import export as export
     from zoo.hub.explorer import explore as explore
+    from zoo.hub.export import export as export
     from zoo.hub.generated_dataset import GeneratedDataset as GeneratedDataset
     from zoo.hub.load import LoadedGenerator as LoadedGenerator
     from zoo.hub.load import load_generator as load_generator

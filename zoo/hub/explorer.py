@@ -27,9 +27,9 @@ from zoo.core.version import version
 from zoo.hub.export import Parity, export_part
 from zoo.hub.generator_card import card_items
 from zoo.hub.load import LoadedGenerator, load_generator
-from zoo.hub.onnx_graph import NetworkPart, copy_to_cpu, require_onnx
+from zoo.hub.onnx_graph import copy_to_cpu, require_onnx
 from zoo.models.base import Generator, StyleGenerator
-from zoo.models.sampling import SAMPLING_BATCH
+from zoo.models.sampling import SAMPLING_BATCH, mean_style
 from zoo.runtime import rng
 from zoo.runtime.torch_defaults import torch_defaults
 
@@ -138,8 +138,7 @@ def find_directions(generator: Generator) -> dict[str, Any]:
     z = rng.fixed_latents(0, _PCA_LATENTS, generator.latent.dim)
     label = rng.fixed_labels(0, len(z), generator.image.shares)
     if isinstance(generator, StyleGenerator):
-        values, mean = generator.mapping(z, label), None
-        mean = values.mean(0)
+        values, mean = generator.mapping(z, label), mean_style(generator, z)
     else:
         values, mean = _first_output(generator, z, label), torch.empty(0)
     centred = values.flatten(1).double() - values.flatten(1).double().mean(0)

@@ -29,7 +29,7 @@ def card_items(source: str | os.PathLike[str] | None, loaded: LoadedGenerator, r
         ),
         ("Recipe", f"{recipe.name}, digest {recipe.digest}"),
         ("Trained on", f"{loaded.nimg / 1000:,.1f} kimg (thousands of images seen)"),
-        ("Images", f"{image.resolution} × {image.resolution} pixels, {'grey' if image.channels == 1 else 'colour'}"),
+        ("Images", f"{image.resolution} x {image.resolution} pixels, {'grey' if image.channels == 1 else 'colour'}"),
     ]
     path = None if source is None else locate_weights(source, runs)
     entry = _find_entry(path)
@@ -63,4 +63,4 @@ def _logged_fid(path: Path | None) -> str:
             for row in reversed(open_run(path.parent).rows()):
                 if isinstance(row.get("fid"), float):
                     return f"{row['fid']:.1f} in training, of {NUM_RANKING_IMAGES:,} generated images"
-    return "not measured; `zoo bench` measures it"
+    return "not measured (zoo bench measures it)"
