@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # for type checkers and editors; must list the same names as 
     from zoo.evaluation.compare import compare as compare
     from zoo.evaluation.publish import publish as publish
     from zoo.hub.create_discriminator import create_discriminator as create_discriminator
+    from zoo.hub.explorer import explore as explore
+    from zoo.hub.export import export as export
     from zoo.hub.generated_dataset import GeneratedDataset as GeneratedDataset
     from zoo.hub.load import LoadedGenerator as LoadedGenerator
     from zoo.hub.load import load_generator as load_generator
@@ -48,6 +50,8 @@ _MODULES = {
     "create": "zoo.recipes",
     "create_discriminator": "zoo.hub.create_discriminator",
     "is_model": "zoo.recipes",
+    "explore": "zoo.hub.explorer",
+    "export": "zoo.hub.export",
     "list_architectures": "zoo.models.registry",
     "list_models": "zoo.recipes",
     "list_weights": "zoo.hub.pretrained",
