@@ -49,7 +49,7 @@ def catches_import_error(node, up):
 
 
 def is_checked(node, name, up):
-    """Whether ``hasattr(module, "name")`` stands in an ``if`` around the node, or before it as an early return."""
+    """Whether ``hasattr(module, "name")`` stands in an ``if`` around the node, or in an early return before it."""
     check = f"'{name}')"
 
     def asks(test):

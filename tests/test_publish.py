@@ -91,7 +91,10 @@ def test_data_statement_and_licence(run, tmp_path, capsys):
     words = [str(run), "--to", tmp_path / "x", "--spaces", "random", "--samples", "24", "--device", "cpu", "--json"]
     words += ["--data-statement", tmp_path / "data.txt", "--licence", "As the data."]
     assert main(["publish", *map(str, words)]) == 0
-    assert json.loads(capsys.readouterr().out) == {"published": str(tmp_path / "x")}
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"published": str(tmp_path / "x")}
+    assert "warning: untrained: Fakes " in captured.err
+    assert "card.json, config.json, dcgan-64.safetensors, recipe.yaml, samples.png" in captured.err
     entry = pretrained.read_published_folder(tmp_path / "x")
     assert (entry.name, entry.data, entry.licence) == (
         "dcgan-64",
@@ -246,7 +249,7 @@ def test_card_without_heldout_images_says_that_copies_cannot_be_recognised(run):
     entry = _catalogue_entry(target, SimpleNamespace(extractors=[]), group, "x", "y")
     assert not entry.judged.copies_told
     notes = ["inception: not available: put it into /home/me"]
-    card = format_card(entry, recipe, _alarm_lines(entry, []), "", notes, "x")
+    card = format_card(entry, recipe, _alarm_lines(entry, row.to_json()), "", notes, "x")
     assert "whether it copies is not known" in card
     assert "- inception: not available\n" in card
     assert "/home/me" not in card

@@ -15,15 +15,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for type checkers and editors; must list the same names as _MODULES
     from zoo.core.config import Recipe as Recipe
     from zoo.core.errors import ZooError as ZooError
+    from zoo.core.plugins import load_plugin as load_plugin
+    from zoo.data.sources.registry import register_source as register_source
     from zoo.evaluation.bench import bench as bench
     from zoo.evaluation.compare import compare as compare
     from zoo.evaluation.publish import publish as publish
     from zoo.hub.create_discriminator import create_discriminator as create_discriminator
+    from zoo.hub.explorer import explore as explore
+    from zoo.hub.export import export as export
     from zoo.hub.generated_dataset import GeneratedDataset as GeneratedDataset
     from zoo.hub.load import LoadedGenerator as LoadedGenerator
     from zoo.hub.load import load_generator as load_generator
     from zoo.hub.pretrained import list_weights as list_weights
+    from zoo.losses.adversarial import register_loss as register_loss
+    from zoo.losses.penalties import register_penalty as register_penalty
     from zoo.models.registry import list_architectures as list_architectures
+    from zoo.models.registry import register_architecture as register_architecture
     from zoo.recipes import create as create
     from zoo.recipes import is_model as is_model
     from zoo.recipes import list_models as list_models
@@ -45,12 +52,19 @@ _MODULES = {
     "create": "zoo.recipes",
     "create_discriminator": "zoo.hub.create_discriminator",
     "is_model": "zoo.recipes",
+    "explore": "zoo.hub.explorer",
+    "export": "zoo.hub.export",
     "list_architectures": "zoo.models.registry",
     "list_models": "zoo.recipes",
     "list_weights": "zoo.hub.pretrained",
     "load_generator": "zoo.hub.load",
+    "load_plugin": "zoo.core.plugins",
     "load_recipe": "zoo.recipes",
     "publish": "zoo.evaluation.publish",
+    "register_architecture": "zoo.models.registry",
+    "register_loss": "zoo.losses.adversarial",
+    "register_penalty": "zoo.losses.penalties",
+    "register_source": "zoo.data.sources.registry",
     "train": "zoo.training.train",
 }
 __all__ = sorted(_MODULES)

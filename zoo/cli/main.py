@@ -71,6 +71,10 @@ def _run_command(arguments: list[str] | None) -> None:
         close = suggest(unknown[0].partition("=")[0], parsed.parser.flags())
         parsed.parser.error(f"unknown argument {unknown[0]}{close}")
     _check_words(sys.argv[1:] if arguments is None else arguments)
+    if plugins := getattr(parsed, "plugins", None):  # a bare `zoo` has none
+        from zoo.core.plugins import load_plugins
+
+        load_plugins(plugins)
     parsed.command(parsed)
     if sys.stdout is not None:  # a shell may have closed it
         sys.stdout.flush()

@@ -140,7 +140,7 @@ def _profile(arguments: Namespace) -> None:
 
 
 def _tune(arguments: Namespace) -> None:
-    from zoo.training.sweep import best_factors, tune
+    from zoo.training.sweep import best_factors, have_not_learned, tune
 
     arguments.stop = StopOnSignals()
     document = tune(**call_keywords(arguments, options=TrainOptions))
@@ -149,12 +149,16 @@ def _tune(arguments: Namespace) -> None:
     headings = ["factor>", f"{document['param']}>", "D loss>", "G loss>", "D(x) - D(G(z))>"]
     headings += ["SSIM nearest / real>", "SSIM pairwise / real>", f"{_score_title(document)}>", "alarms"]
     print_table(headings, [_tune_cells(row) for row in document["rows"]])
-    best = best_factors(document)
+    best, mean = best_factors(document), document["mean_image"]
     if len(best) == 1:
         print(f"nearest to real images: x{best[0]['factor']:g}")
     elif best:
         factors = ", ".join(f"x{row['factor']:g}" for row in best)
         print(f"no difference between {factors}: within what two training seeds differ by")
+    elif have_not_learned(document):
+        print(f"none has learned after {document['kimg']:g} kimg: all are untrained. Give more with --kimg.")
+    if best and best[0]["best"]["metric"] == "ssim" and mean is not None and mean < best[0]["best"]["value"]:
+        print(f"none has learned much yet: the mean image is nearer ({mean:.3f}). Give more with --kimg.")
     print_line(f"  {document['picture']}")
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,20 +12,24 @@ from typing import Any
 from zoo.core.config import MAX_RESOLUTION, DataConfig
 from zoo.core.console import Display
 from zoo.core.errors import ZooError
+from zoo.core.files import is_file, is_folder
 from zoo.core.options import EvaluationOptions, with_keywords
 from zoo.core.progress import QuietReporter
 from zoo.data.image_set import ImageSet, describe_shape, match_image_sets, read_images
-from zoo.data.memory import MemorySource, as_source
 from zoo.data.resize import IntensityWindow
-from zoo.data.sources import Source
+from zoo.data.sources.memory import MemorySource, as_source
+from zoo.data.sources.source import Source
 from zoo.data.value_range import MIN_COVERED_SHARE, ValueRange, measure_range, unclear_range_error
 from zoo.evaluation.results import ResultRow
+from zoo.hub.pretrained import load_named_weights
 from zoo.metrics import registry
 from zoo.metrics.evaluate_images import ImageEvaluator, check_shapes, metric_definitions
 from zoo.metrics.features.select_extractors import select_extractors
 from zoo.metrics.ssim import ssim
+from zoo.recipes import list_models
 from zoo.runtime.device import choose_device, describe_environment
 from zoo.runtime.torch_defaults import torch_defaults
+from zoo.training.run_folder import find_runs
 
 
 @torch_defaults()
@@ -47,7 +52,7 @@ def compare(
 
     Args:
         fakes: folder, zip, ``.npy`` or ``.npz``; images are taken as they are. Also an array, tensor, torch data set or
-            table of paths, where floats must lie in [0, 1] or [-1, 1] (``zoo.data.memory``).
+            table of paths, where floats must lie in [0, 1] or [-1, 1] (``zoo.data.sources.memory``).
         reals: the same, of real images.
         evaluation: metrics, extractors, weights and device; ``data`` and ``num_samples`` are ignored.
         unseen: real images of subjects that are not in ``reals``, by which copies are recognised.
@@ -76,11 +81,20 @@ def compare(
     config = _fit_config(fit, resolution, channels)
     black_white = _check_window(window, config)
     paths = [path for path in map(as_source, (fakes, reals, unseen)) if path is not None]
+    names = [path.label if isinstance(path, Source) else str(path) for path in paths]
+    for path in paths:
+        if not isinstance(path, Source):
+            _refuse_generator(path, names[1])
     fake_images, real_images, *others = _read_sets(paths, config, black_white, display)
     for images in (fake_images, *others):
         check_shapes(images, real_images)  # first: loading or downloading weights takes longer
     unseen_images = others[0] if others else None
-    notes: list[str] = []
+    notes = [
+        *_describe_common(names[0], fake_images, names[1], real_images),
+        *(_describe_common(names[2], others[0], names[1], real_images) if others else ()),
+    ]
+    for note in notes:
+        display.say(note)
     extractors = select_extractors(
         options.extractors, options.metrics, weights=options.weights, device=device, reporter=display, notes=notes
     )
@@ -123,6 +137,31 @@ def as_group(document: dict[str, Any]) -> dict[str, Any]:
     baselines = [row(name, "baseline", result) for name, result in document["floors"].items()]
     rows = [row(document["fakes"]["path"], "file", document)]
     return {"name": document["shape"], "rows": rows, "baselines": baselines}
+
+
+def _refuse_generator(path: str | Path, reals: str) -> None:
+    """Check that a path is not a generator, which has to be sampled first."""
+    place = Path(path)
+    is_generator = is_file(place / "run.json") or place.suffix == ".safetensors"
+    if not (is_file(place) or is_folder(place)):
+        known = {*load_named_weights(), *list_models(), *(run.name for run in find_runs(Path("runs")))}
+        is_generator = is_generator or str(path) in known
+    if is_generator:
+        raise ZooError(
+            f"{path}: is a generator, not a set of images. `zoo bench {path} --data {reals}` evaluates it; "
+            f"`zoo sample {path} -n 2000 --out fakes/` writes images to compare"
+        )
+
+
+def _describe_common(path: str, images: ImageSet, reals: str, real_images: ImageSet) -> list[str]:
+    """Say how many images of a set are in ``reals`` too, pixel by pixel; such values tell nothing about a generator."""
+    own, real = ([hashlib.sha256(image.tobytes()).digest() for image in some.images] for some in (images, real_images))
+    common = sum(map(set(real).__contains__, own))
+    if not common:
+        return []
+    if set(own) == set(real):
+        return [f"{path} and {reals} hold the same images: FID is about 0, and SSIM with the nearest image 1, for that"]
+    return [f"{common} of {len(own)} images of {path} are in {reals} too, pixel by pixel"]
 
 
 def _read_sets(

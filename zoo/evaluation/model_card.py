@@ -15,7 +15,7 @@ from zoo.hub.model_repository import LICENCE_FILE, card_header
 from zoo.hub.pretrained import CARD, PretrainedWeights
 from zoo.metrics.registry import metric_columns
 from zoo.report.number_format import join_words
-from zoo.report.table import markdown_table, quality_table
+from zoo.report.table import describe_no_alarm, markdown_table, quality_table, unevaluated_alarms
 
 SAMPLE_IMAGES = 16  # in samples.png
 
@@ -93,7 +93,7 @@ def write_card(
     }
     (folder / CARD).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     table = markdown_table(*quality_table(document, [metric.to_json() for metric in evaluator.columns], intervals=True))
-    text = format_card(entry, recipe, _alarm_lines(entry, row["alarms"]), table.rstrip(), evaluator.notes, to)
+    text = format_card(entry, recipe, _alarm_lines(entry, row), table.rstrip(), evaluator.notes, to)
     (folder / "README.md").write_text(text, encoding="utf-8")
     (folder / LICENCE_FILE).write_text(f"# Licence of {entry.name}\n\n{entry.licence}\n", encoding="utf-8")
 
@@ -148,8 +148,10 @@ def _header(entry: PretrainedWeights, recipe: Recipe) -> str:
     return card_header(recipe, name=entry.name, tags=tags, data=entry.data, metrics=metrics)
 
 
-def _alarm_lines(entry: PretrainedWeights, alarms: Sequence[dict[str, Any]]) -> list[str]:
-    lines = [f"- **{alarm['name']}**: {alarm['text']}" for alarm in alarms] or ["- None was triggered."]
+def _alarm_lines(entry: PretrainedWeights, row: dict[str, Any]) -> list[str]:
+    lines = [f"- **{alarm['name']}**: {alarm['text']}" for alarm in row["alarms"]]
+    if not lines:
+        lines = [f"- {describe_no_alarm([row])}" if unevaluated_alarms([row]) else "- None was triggered."]
     if entry.judged is not None and not entry.judged.copies_told:
         lines.append("- There were too few held-out images to recognise copies: whether it copies is not known.")
     return lines

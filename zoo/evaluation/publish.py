@@ -36,6 +36,7 @@ from zoo.hub.save_pretrained import DEFAULT_LICENCE, hide_paths
 from zoo.hub.upload import ModelRepository
 from zoo.metrics.evaluate_images import COPY_METRICS
 from zoo.report.image_grid import make_grid, save_png
+from zoo.report.table import describe_no_alarm
 from zoo.runtime.torch_defaults import torch_defaults
 from zoo.training.generator_file import load_generator_file, save_generator
 
@@ -116,7 +117,11 @@ def publish(
                 display.warn("too few held-out images to recognise copies of training images; the card says so")
             entry = _write_samples(entry, folder)
             write_card(entry, published.recipe, evaluator, group, folder, to)
-            return place.accept(folder)
+            files = sorted(path.name for path in folder.iterdir())
+            address = place.accept(folder)
+            _report_alarms(group, display)
+            display.say(f"{address}: {', '.join(files)}")
+            return address
     except OSError as error:
         raise ZooError(f"{to}: cannot be written ({error_reason(error)})") from None
 
@@ -175,6 +180,15 @@ def _refuse_copies(name: str, group: EvaluatedGroup) -> None:
                 f"{name}: not published, because it copies training images: {alarm['text']} "
                 "To publish it nevertheless, use --despite-alarm memorisation."
             )
+
+
+def _report_alarms(group: EvaluatedGroup, display: Display) -> None:
+    """Report every alarm that the card tells of, or that there is none."""
+    alarms = group.rows[0].alarms
+    for alarm in alarms:
+        display.warn(f"{alarm['name']}: {alarm['text']} The card says so.")
+    if not alarms:
+        display.say(describe_no_alarm([group.rows[0].to_json()]))
 
 
 def _catalogue_entry(

@@ -18,7 +18,7 @@ from zoo.core.errors import ZooError
 from zoo.core.files import cache_folder
 from zoo.core.options import TrainOptions, with_keywords
 from zoo.data.dataset import load_dataset
-from zoo.data.memory import LABEL_COLUMN, as_source
+from zoo.data.sources.memory import LABEL_COLUMN, as_source
 from zoo.recipes import keyword_overrides, load_recipe, override_recipe
 from zoo.runtime import distributed
 from zoo.runtime.device import choose_device, keep_thread_count
@@ -28,7 +28,7 @@ from zoo.training.callbacks import check_callbacks
 from zoo.training.log_writers import check_loggers
 from zoo.training.profiling.profiler import StepProfile, profile_steps
 from zoo.training.resume import Session, with_classes
-from zoo.training.run_folder import Run, open_run
+from zoo.training.run_folder import Run, find_run
 from zoo.training.run_length import StopAtTime
 from zoo.training.trainer import Trainer
 
@@ -50,7 +50,7 @@ def train(
 
     Args:
         recipe: name of a recipe, path of a YAML file, or a :class:`Recipe`; None with ``resume``.
-        resume: folder of a run to continue, finished or not; a larger ``kimg`` extends a finished one.
+        resume: folder or name of a run to continue, finished or not; a larger ``kimg`` extends a finished one.
         options: how to train. Signals are left to the caller, whose ``stop`` is asked after every step.
         display: where progress is shown; default: stderr.
         announce: where the line ``resuming RUN at nimg N`` goes; default: stdout.
@@ -89,7 +89,7 @@ def train(
         )
         with _explain_lost_peers(world), keep_thread_count():
             if resume is not None:
-                return session.resume(open_run(resume), overrides, options.data)
+                return session.resume(find_run(resume, Path(options.out)), overrides, options.data)
             assert recipe is not None
             resolved = _resolve(recipe, overrides)
             # torchrun starts a group again after a crash: it must continue, and not start a new run once more.
