@@ -1,12 +1,14 @@
 # make demo       set up, train a small net on built-in phantom brains (two minutes on 2 cores, pictures from the start), say where they are
 # make test       set up, then lint, types and the fast tests (at most five minutes on 2 cores)
 # make test-all   the same with the slow tests; this is what CI runs
+# make test-lowest   the fast tests with the lowest versions that pyproject.toml declares
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest
 
-.PHONY: demo test test-slow test-all lint clean
+.PHONY: demo test test-slow test-all test-lowest lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/zoo train multires-28-stable --data phantoms --kimg 24 --set train.sample_kimg=2 --set ema.halflife_kimg=2
@@ -19,6 +21,12 @@ test-slow: $(VENV)/installed-dev
 	$(BIN)/pytest -n 2 -m slow
 
 test-all: test test-slow
+
+# In an environment of its own (7 GB), by uv, which can resolve to the lowest versions that pyproject.toml allows.
+test-lowest:
+	test -x $(LOWEST)/bin/uv || { $(PYTHON) -m venv $(LOWEST) && $(LOWEST)/bin/pip install --quiet uv; }
+	$(LOWEST)/bin/uv pip install --quiet --resolution lowest-direct --python $(LOWEST)/bin/python --editable '.[dev]'
+	$(LOWEST)/bin/pytest -n 2 -m "not slow"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -36,4 +44,4 @@ $(VENV)/installed-dev: pyproject.toml
 	touch $@ $(VENV)/installed
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(LOWEST) build dist *.egg-info

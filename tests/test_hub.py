@@ -47,7 +47,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         hub = self.server
         hub.requests.append((self.command, self.path))
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)", self.path):
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/?]+)(/revision/main)?(\?.*)?", self.path):
             known = match[1] in hub.repos
             return (
                 self._json({"id": match[1], "modelId": match[1], "siblings": []})
@@ -94,7 +94,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
                 files[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
         commit = hashlib.sha1(body).hexdigest()
         hub.repos[name][commit] = files
-        return self._json({"commitUrl": f"{hub.url}/{name}/commit/{commit}", "commitOid": commit, "success": True})
+        return self._json(
+            {"commitUrl": f"https://huggingface.co/{name}/commit/{commit}", "commitOid": commit, "success": True}
+        )
 
 
 @pytest.fixture
