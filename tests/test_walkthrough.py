@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from zoo.cli.main import main
 
 TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
 SECTION = TEXT.partition("## Extend it from outside")[2].partition("\n## ")[0]
 
 
+@pytest.mark.slow
 def test_the_walk_through_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ZOO_DATA", "")
@@ -30,9 +33,9 @@ def test_the_walk_through_runs(tmp_path, monkeypatch, capsys):
             (tmp_path / re.match(r"# (\S+)", block)[1]).write_text(block, encoding="utf-8")
     assert {command.split()[1] for command in commands} >= {"show", "train", "sample", "data", "bench"}
     first, second = (json.loads((tmp_path / f"runs/mine-00{n}/run.json").read_text()) for n in (0, 1))
-    assert [plugin["name"] for plugin in first["plugins"]][0] == "mygan.py"
+    assert "mygan.py" in [plugin["name"] for plugin in first["plugins"]]
     assert "slices.py" in [plugin["name"] for plugin in second["plugins"]]
     assert "40 images of 2 subjects" in second["data_description"]
-    (row,) = map(json.loads, (tmp_path / "bench/results.jsonl").read_text().splitlines())
-    edges = (row.get("figures") or row)["edges"]
+    row, *_ = map(json.loads, (tmp_path / "bench/results.jsonl").read_text().splitlines())
+    edges = row["figures"]["edges"]
     assert 0 < edges["low"] < edges["value"] < edges["high"]
