@@ -161,7 +161,7 @@ def test_a_recipe_without_plugins_keeps_digest_and_text():
 @pytest.fixture
 def trained(monkeypatch):
     """A run of networks from a plug-in, in a process that has not loaded it."""
-    write("plug.py", ARCHITECTURE + "\nopen('executed', 'a').write('x')\n")
+    write("plug.py", ARCHITECTURE + "\n__import__('pathlib').Path('executed').write_text('x')\n")
     write("own.yaml", RECIPE)
     run = zoo.train("own.yaml", data="phantoms:4", device="cpu")
     assert run.name == "own-000"  # named after the file
