@@ -26,7 +26,7 @@ TINY = {
     "dcgan": ("dcgan-64", ["generator.width=0.1", "data.resolution=16"]),
     "dcgan_dense": ("dcgan-256", ["generator.width=0.1"]),
     "fastgan": ("fastgan-64", ["generator.width=0.1"]),
-    "haar": ("haar-128", ["generator.width=0.1"]),
+    "upscale": ("upscale-128", ["generator.width=0.1"]),
     "lean": ("lean-256", ["generator.width=0.1"]),
     "multires": ("multires-28", ["generator.width=0.1"]),
     "r3gan": ("r3gan-64", ["generator.width=0.2", "data.resolution=16"]),
