@@ -250,7 +250,7 @@ def _build_report(
         duplicates=[[facts.names[index] for index in group] for group in facts.duplicates],
         near_duplicates=sum(group_sizes),
         near_groups=len(group_sizes),
-        groups_are_subjects=bool(subjects) and subject_indices(subjects) == subject_indices(facts.groups),
+        groups_are_subjects=bool(subjects) and subject_indices(subjects) == subject_indices(facts.groups or []),
         missing_subjects=describe_missing_subjects(facts.names, facts.subjects, split=facts.splits is not None),
         shared_subjects=sorted(subject for subject, count in places.items() if count > 1),
         problems=[*source.listing.problems, *(Problem(*problem) for problem in facts.problems)],
