@@ -35,7 +35,13 @@ LEVELS = {
 }
 
 
-OPTIONAL = ("tensorboard", "wandb", "mlflow", "hub", "export")  # extras whose packages are imported where they are needed
+OPTIONAL = (
+    "tensorboard",
+    "wandb",
+    "mlflow",
+    "hub",
+    "export",
+)  # extras whose packages are imported where they are needed
 
 
 def modules():
