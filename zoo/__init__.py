@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # for type checkers and editors; must list the same names as 
     from zoo.hub.pretrained import list_weights as list_weights
     from zoo.losses.adversarial import register_loss as register_loss
     from zoo.losses.penalties import register_penalty as register_penalty
+    from zoo.metrics.registry import register_metric as register_metric
     from zoo.models.registry import list_architectures as list_architectures
     from zoo.models.registry import register_architecture as register_architecture
     from zoo.recipes import create as create
@@ -61,6 +62,7 @@ _MODULES = {
     "publish": "zoo.evaluation.publish",
     "register_architecture": "zoo.models.registry",
     "register_loss": "zoo.losses.adversarial",
+    "register_metric": "zoo.metrics.registry",
     "register_penalty": "zoo.losses.penalties",
     "register_source": "zoo.data.sources.registry",
     "train": "zoo.training.train",
