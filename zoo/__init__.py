@@ -39,6 +39,8 @@ if TYPE_CHECKING:  # for type checkers and editors; must list the same names as 
     from zoo.training.run_folder import Run as Run
     from zoo.training.train import train as train
 
+    __version__: str
+
 # Public name: module that defines it.
 _MODULES = {
     "GeneratedDataset": "zoo.hub.generated_dataset",
@@ -71,6 +73,8 @@ __all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":  # looked up when asked for: reading metadata takes time
+        return importlib.import_module("zoo.core.version").version()
     if name not in _MODULES:
         raise AttributeError(f"module 'zoo' has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES[name]), name)
