@@ -19,6 +19,7 @@ def add_share_commands(commands: Commands) -> None:
     p.add_argument("--name", help="name of the model (default: its recipe's)")
     p.add_argument("--best", action="store_true", help="publish generator-best.safetensors of the run")
     p.add_argument("--force", action="store_true", help="replace what was published there before")
+    p.add_argument("--private", action="store_true", help="make a new repository private")
     p.add_argument(
         "--data-statement", metavar="TEXT|FILE", help="statement on the training images (default: what the run knows)"
     )

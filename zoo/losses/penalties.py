@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from zoo.losses.restoration import restoration
 from zoo.losses.step_outputs import StepOutputs
 from zoo.runtime import distributed, rng
 from zoo.runtime.precision import upcast
@@ -32,7 +33,7 @@ class Penalty:
         weight: returns the default for a resolution and a batch size.
         phase: whose objective it belongs to.
         differentiates: what it takes a gradient with respect to; training it then needs second derivatives.
-        needs_styles: G must have a mapping network.
+        needs: a method that G must have, and what it says of a network; None: any G.
         estimate: returns the same value of a step by finite differences (see :func:`finite_difference`); None for most.
     """
 
@@ -40,7 +41,7 @@ class Penalty:
     weight: Callable[[int, int], float]
     phase: Literal["D", "G"] = "D"
     differentiates: Differentiated | None = None
-    needs_styles: bool = False
+    needs: tuple[str, str] | None = None
     estimate: Callable[..., Tensor] | None = None
 
 
@@ -264,7 +265,17 @@ PENALTIES = {
     "lecam": Penalty(make=LeCam, weight=lambda size, batch: 0.1),
     "mode_seeking": Penalty(make=lambda: mode_seeking, weight=lambda size, batch: 1.0, phase="G"),
     "path_length": Penalty(
-        make=PathLength, weight=lambda size, batch: 2.0, phase="G", differentiates="styles", needs_styles=True
+        make=PathLength,
+        weight=lambda size, batch: 2.0,
+        phase="G",
+        differentiates="styles",
+        needs=("mapping", "styles (a mapping network)"),
+    ),
+    "restoration": Penalty(
+        make=lambda: restoration,
+        weight=lambda size, batch: 1.0,
+        phase="G",
+        needs=("enlarge", "step that enlarges images"),
     ),
 }
 
