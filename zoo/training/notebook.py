@@ -36,7 +36,6 @@ class NotebookDisplay(Display):
         super().__init__()
         self._task, self._total, self._done, self._line = "", 0, 0, ""
         self._rows: list[dict[str, Any]] = []
-        self._grid = ""
         self._places: dict[str, Any] = {}  # display handles: what they show is replaced
 
     def start(self, task: str, total: int) -> None:
@@ -67,7 +66,8 @@ class NotebookDisplay(Display):
         """End the bar, if there is one; it stays in the notebook."""
         if self._task:
             self._show_bar()
-        self._task, self._places = "", {}
+        self._task = ""
+        self._places.pop("bar", None)
 
     def say(self, message: str) -> None:
         """Print one line of information."""
@@ -84,13 +84,13 @@ class NotebookDisplay(Display):
     def on_images(self, nimg: int, images: Tensor) -> None:
         """Show a new grid and the curves so far."""
         text = f"generated images after {nimg / 1000:g} kimg"
-        self._grid = image_html(make_grid(images[:LOOK_IMAGES]), text, GRID_PIXELS)
+        grid = image_html(make_grid(images[:LOOK_IMAGES]), text, GRID_PIXELS)
         curves = Markup("").join(curves_html(self._rows, names) for names in (_LOSSES, _LIKENESS))
         box = (
             '<div style="display:flex;flex-wrap:wrap;gap:16px;align-items:flex-start">'
             "<div>{}<div>{}</div></div><div>{}</div></div>"
         )
-        self._show("look", Markup(box).format(Markup(self._grid), text, curves))
+        self._show("look", Markup(box).format(Markup(grid), text, curves))
 
     def _show_bar(self) -> None:
         share = min(self._done / self._total, 1) if self._total else 1
