@@ -17,7 +17,7 @@ from zoo.core.errors import ZooError
 from zoo.core.progress import SilentReporter
 from zoo.core.threads import map_chunks
 from zoo.data.dataset import Dataset, load_dataset
-from zoo.data.sources import FolderSource
+from zoo.data.sources.folder import FolderSource
 
 CONFIG = DataConfig(resolution=16)
 

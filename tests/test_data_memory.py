@@ -11,8 +11,8 @@ import zoo
 from zoo.core.config import DataConfig
 from zoo.core.errors import ZooError
 from zoo.data.dataset import load_dataset
-from zoo.data.memory import as_source
 from zoo.data.phantoms import phantom
+from zoo.data.sources.memory import as_source
 
 CONFIG = DataConfig(resolution=16)
 TINY = ["data.resolution=16", "generator.width=0.125", "discriminator.width=0.125", "train.batch=8"]

@@ -23,7 +23,8 @@ from zoo.data.decode import UnreadableError, decode
 from zoo.data.labels import choose_manifest, read_labels
 from zoo.data.own_images import own_image_kind
 from zoo.data.resize import resize_image
-from zoo.data.sources import open_source
+from zoo.data.sources.registry import open_source
+from zoo.data.sources.source import SourceOptions
 from zoo.data.value_range import measure_range
 from zoo.evaluation.compare import _read_sets
 from zoo.report.image_grid import make_gif, make_grid, save_png, tile_image
@@ -461,7 +462,7 @@ def test_images_that_shrink_while_they_are_mapped(tmp_path, cache):
     np.save(tmp_path / "x.npy", np.array(data.images[:, 0]))
     (path,) = (cache / "sets").glob("*/images.npy")
     os.truncate(path, 300)
-    source = open_source(tmp_path / "x.npy", resolution=SIDE, channels=1)
+    source = open_source(tmp_path / "x.npy", SourceOptions(resolution=SIDE, channels=1))
     assert source.raw(39).shape == (SIDE, SIDE)
     os.truncate(tmp_path / "x.npy", 300)
     with pytest.raises(ZooError, match=r"x.npy: it was cut short"):

@@ -13,9 +13,9 @@ from PIL import Image
 
 from zoo.core.config import DataConfig
 from zoo.core.errors import ZooError
-from zoo.data import sources
 from zoo.data.dataset import load_dataset
 from zoo.data.phantoms import SLICES_PER_SUBJECT, phantom_subject
+from zoo.data.sources import folder
 
 CONFIG = DataConfig(resolution=8, holdout=0)
 
@@ -206,8 +206,8 @@ def test_a_file_that_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
     other = write(tmp_path / "other", ["a.png", "b.png"])
     Image.new("L", (8, 8)).save(other / "c.png")
     with monkeypatch.context() as patch:
-        read = sources.read_file
-        patch.setattr(sources, "read_file", lambda *args: locked() if args[0].name == "c.png" else read(*args))
+        read = folder.read_file
+        patch.setattr(folder, "read_file", lambda *args: locked() if args[0].name == "c.png" else read(*args))
         for _ in range(2):
             assert [problem.reason for problem in load_dataset(other, CONFIG).problems] == ["Permission denied"]
     assert len(load_dataset(other, CONFIG).images) == 3  # though neither size nor time has changed

@@ -35,13 +35,8 @@ LEVELS = {
 }
 
 
-OPTIONAL = (
-    "tensorboard",
-    "wandb",
-    "mlflow",
-    "hub",
-    "export",
-)  # extras whose packages are imported where they are needed
+# extras whose packages are imported where they are needed
+OPTIONAL = ("tensorboard", "wandb", "mlflow", "hub", "export")
 
 
 def modules():

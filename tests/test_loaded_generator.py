@@ -290,7 +290,7 @@ def test_tensors_outside_the_state_dict_are_what_init_made_them(monkeypatch, tmp
     from zoo.models import registry
 
     plain = registry.get_architecture("dcgan")
-    monkeypatch.setitem(registry._architectures, "dcgan", replace(plain, generator=Buffered))
+    monkeypatch.setitem(registry.ARCHITECTURES._items, "dcgan", replace(plain, generator=Buffered))
     small = ["data.resolution=16", "generator.width=0.125", "discriminator.width=0.125", "train.batch=8"]
     run = zoo.train("dcgan-64", data="phantoms:2", out=tmp_path, kimg=0.016, device="cpu", set=small)
     torch.manual_seed(99)

@@ -96,7 +96,7 @@ def test_discriminator_of_a_run(runs):
     assert all(torch.equal(value, stored[name]) for name, value in D.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["dcgan-64", "stylegan2-64", "projected-64", "r3gan-64", "haar-128"])
+@pytest.mark.parametrize("name", ["dcgan-64", "stylegan2-64", "projected-64", "r3gan-64", "upscale-128"])
 def test_the_default_device_is_respected(name):
     with torch.device("meta"):
         networks = zoo.create(name)

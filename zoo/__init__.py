@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for type checkers and editors; must list the same names as _MODULES
     from zoo.core.config import Recipe as Recipe
     from zoo.core.errors import ZooError as ZooError
+    from zoo.core.plugins import load_plugin as load_plugin
+    from zoo.data.sources.registry import register_source as register_source
     from zoo.evaluation.bench import bench as bench
     from zoo.evaluation.compare import compare as compare
     from zoo.evaluation.publish import publish as publish
@@ -25,7 +27,10 @@ if TYPE_CHECKING:  # for type checkers and editors; must list the same names as 
     from zoo.hub.load import LoadedGenerator as LoadedGenerator
     from zoo.hub.load import load_generator as load_generator
     from zoo.hub.pretrained import list_weights as list_weights
+    from zoo.losses.adversarial import register_loss as register_loss
+    from zoo.losses.penalties import register_penalty as register_penalty
     from zoo.models.registry import list_architectures as list_architectures
+    from zoo.models.registry import register_architecture as register_architecture
     from zoo.recipes import create as create
     from zoo.recipes import is_model as is_model
     from zoo.recipes import list_models as list_models
@@ -52,8 +57,13 @@ _MODULES = {
     "list_models": "zoo.recipes",
     "list_weights": "zoo.hub.pretrained",
     "load_generator": "zoo.hub.load",
+    "load_plugin": "zoo.core.plugins",
     "load_recipe": "zoo.recipes",
     "publish": "zoo.evaluation.publish",
+    "register_architecture": "zoo.models.registry",
+    "register_loss": "zoo.losses.adversarial",
+    "register_penalty": "zoo.losses.penalties",
+    "register_source": "zoo.data.sources.registry",
     "show": "zoo.report.notebook",
     "train": "zoo.training.train",
 }

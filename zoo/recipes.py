@@ -23,6 +23,7 @@ import yaml
 from zoo.core.config import DataConfig, NetworkChoice, Recipe, image_spec
 from zoo.core.errors import ZooError, shorten, suggest
 from zoo.core.files import is_file
+from zoo.core.plugins import Plugin, explain_missing, load_plugin, loaded_plugins, report_change
 from zoo.core.schema import SchemaError, from_plain
 from zoo.core.yaml_io import parse_yaml, read_yaml, yaml_problem
 
@@ -91,11 +92,39 @@ def summarise_recipes(pattern: str = "*") -> Iterator[dict[str, Any]]:
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Load a recipe by name or from a YAML file, with ``"a.b=v"`` overrides applied.
 
+    Runs the files and modules that a recipe file lists as ``plugins:``, relative to its folder; but never those that a
+    run folder's own recipe.yaml lists, which came with the run.
+
     Raises:
         ZooError: no such recipe or file, unreadable YAML, or a key or value that does not fit.
     """
     path = find_recipe_file(name)
-    return recipe_from_dict(read_yaml(path), overrides, where=path.stem if path.parent == RECIPES else str(path))
+    data = read_yaml(path)
+    where = path.stem if path.parent == RECIPES else str(path)
+    if not is_run_file(path):
+        data.setdefault("name", path.stem)
+        data = {**data, "plugins": _load_listed_plugins(data.get("plugins", []), path.parent, where)}
+    return recipe_from_dict(data, overrides, where=where)
+
+
+def is_run_file(path: Path) -> bool:
+    """Return whether a recipe file lies in a run folder, from which no code is started."""
+    return (path.parent / "run.json").exists()
+
+
+def _load_listed_plugins(names: Any, folder: Path, where: str) -> list[Plugin]:
+    if not isinstance(names, list) or not all(isinstance(name, str | dict) for name in names):
+        raise ZooError(f"{where}: plugins: must be a list of files and modules, such as [./mygan.py]")
+    listed: list[Plugin] = []
+    for name in names:
+        if isinstance(name, dict):  # a resolved recipe that was copied: it names no place
+            listed.append(from_plain(Plugin, name, "plugins"))
+            continue
+        try:
+            listed.append(load_plugin(name, folder=folder))
+        except ZooError as error:
+            raise ZooError(f"{where}: {error}") from error
+    return listed
 
 
 def create(
@@ -226,6 +255,8 @@ def recipe_from_dict(data: Mapping[str, Any], overrides: Sequence[str] = (), *, 
     content = copy.deepcopy(dict(data))
     try:
         changed = {_apply_override(content, text) for text in overrides}
+        if "plugins" in {path.partition(".")[0] for path in changed}:
+            raise SchemaError("plugins", "is a key of recipe files alone; on the command line use --plugin FILE")
         for side in _SIDES:
             content[side] = _read_section(content, side)
             # `arch: x` at the top is short for both networks; as an override it wins over the networks' own.
@@ -244,20 +275,22 @@ def _build_recipe(content: dict[str, Any]) -> Recipe:
     """Build a recipe from complete sections, and check what depends on more than one of them."""
     from zoo.losses.adversarial import LOSSES
     from zoo.losses.penalties import PENALTIES
-    from zoo.models.registry import get_architecture
+    from zoo.models.contract import check_networks
+    from zoo.models.registry import ARCHITECTURES, get_architecture
 
     data = from_plain(DataConfig, content.get("data", {}), "data")
-    networks = {side: _build_choice(side, content[side], data) for side in _SIDES}
+    recorded = from_plain(tuple[Plugin, ...], content.pop("plugins", []), "plugins")
+    networks = {side: _build_choice(side, content[side], data, recorded) for side in _SIDES}
     recipe: Recipe = from_plain(Recipe, {**content, "data": data, **networks})
     loss = recipe.loss.name
-    _check_choice("loss.name", loss, LOSSES)
+    _check_choice("loss.name", loss, LOSSES, recorded)
     if recipe.loss.label_smoothing and not LOSSES[loss].smooths:
         raise SchemaError("loss.label_smoothing", f"the {loss} loss has no labels to smooth; leave it at 0")
     if recipe.augment is not None and recipe.augment.name == "ada" and not LOSSES[loss].zero:
         # Relativistic and Wasserstein losses see differences of logits only, so that their zero is arbitrary.
         raise SchemaError("augment.name", f"ada goes by the sign of logits, which means nothing to {loss}")
     for name in recipe.penalties:
-        _check_choice("penalties", name, PENALTIES)
+        _check_choice("penalties", name, PENALTIES, recorded)
         needs = PENALTIES[name].needs
         if needs is not None and not hasattr(get_architecture(recipe.generator.arch).generator, needs[0]):
             raise SchemaError(f"penalties.{name}", f"{recipe.generator.arch} has no {needs[1]}")
@@ -268,7 +301,23 @@ def _build_recipe(content: dict[str, Any]) -> Recipe:
         if share < 1 and not step:
             raise SchemaError(f"penalties.{name}.share", "exact gradients are of all images; set step, such as 0.01")
     _check_batch(recipe)
+    archs = {networks[side].arch for side in _SIDES}
+    used = [ARCHITECTURES.plugin_of(arch) for arch in sorted(archs)]
+    used += [LOSSES.plugin_of(loss), *(PENALTIES.plugin_of(name) for name in recipe.penalties)]
+    recipe = replace(recipe, plugins=_current_plugins(recorded, filter(None, used)))
+    if not all(map(ARCHITECTURES.is_own, archs)):
+        check_networks(lambda: build_networks(recipe, "meta"), recipe.image)
     return recipe
+
+
+def _current_plugins(recorded: Iterable[Plugin], used: Iterable[Plugin]) -> tuple[Plugin, ...]:
+    """Return the plug-ins of a recipe as they are loaded now; a changed one is reported."""
+    plugins = {plugin.name: plugin for plugin in recorded}
+    for plugin in plugins.values():
+        report_change(plugin)
+    plugins |= {plugin.name: plugin for plugin in loaded_plugins() if plugin.name in plugins}
+    plugins |= {plugin.name: plugin for plugin in used}
+    return tuple(plugins[name] for name in sorted(plugins))
 
 
 def _check_batch(recipe: Recipe) -> None:
@@ -299,14 +348,14 @@ def _check_packing(recipe: Recipe) -> None:
         raise SchemaError(path, f"{error} (packing times data.channels)") from None
 
 
-def _build_choice(side: str, section: dict[str, Any], data: DataConfig) -> NetworkChoice:
+def _build_choice(side: str, section: dict[str, Any], data: DataConfig, plugins: Sequence[Plugin]) -> NetworkChoice:
     """Build one network's section with the config class of its architecture."""
-    from zoo.models.registry import get_architecture, list_architectures
+    from zoo.models.registry import ARCHITECTURES, get_architecture, list_architectures
 
     arch = section.pop("arch")
     if arch is None:
         raise SchemaError(f"{side}.arch", f"is missing; one of {', '.join(list_architectures())}")
-    _check_choice(f"{side}.arch", arch, list_architectures())
+    _check_choice(f"{side}.arch", arch, ARCHITECTURES, plugins)
     kind = getattr(get_architecture(arch), f"{side}_config")
     config = from_plain(kind, section, side)
     if config.spectral_norm and not kind.spectral:
@@ -363,8 +412,10 @@ def _apply_override(content: dict[str, Any], text: str) -> str:
     return path
 
 
-def _check_choice(path: str, name: str, choices: Iterable[str]) -> None:
+def _check_choice(path: str, name: str, choices: Mapping[str, Any], plugins: Sequence[Plugin]) -> None:
     if not isinstance(name, str) or name not in choices:
+        if isinstance(name, str) and (missing := explain_missing(plugins)):
+            raise SchemaError(path, f"{shorten(name)} {missing}")
         close = suggest(name, choices) if isinstance(name, str) else ""
         raise SchemaError(path, f"must be one of {', '.join(choices)}, not {shorten(name)}{close}")
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from zoo.cli import evaluate, look, share, train, use
+from zoo.cli import doctor, evaluate, look, share, train, use
 from zoo.cli.options import Commands, Parser
 from zoo.core.errors import Interrupted, ZooError, one_line, suggest
 from zoo.core.files import cache_folder
@@ -24,7 +24,7 @@ COMMAND_GROUPS: Mapping[str, tuple[Callable[[Commands], None], ...]] = {
     "train": (train.add_train_commands,),
     "look": (look.add_look_commands, evaluate.add_evaluate_commands),
     "use": (use.add_use_commands,),
-    "share": (share.add_share_commands,),
+    "share": (share.add_share_commands, doctor.add_doctor_command),
 }
 
 
@@ -71,6 +71,10 @@ def _run_command(arguments: list[str] | None) -> None:
         close = suggest(unknown[0].partition("=")[0], parsed.parser.flags())
         parsed.parser.error(f"unknown argument {unknown[0]}{close}")
     _check_words(sys.argv[1:] if arguments is None else arguments)
+    if plugins := getattr(parsed, "plugins", None):  # a bare `zoo` has none
+        from zoo.core.plugins import load_plugins
+
+        load_plugins(plugins)
     parsed.command(parsed)
     if sys.stdout is not None:  # a shell may have closed it
         sys.stdout.flush()

@@ -113,7 +113,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 def add_command(
     commands: Commands, run: Callable[[argparse.Namespace], None], name: str, text: str, example: str
 ) -> Parser:
-    """Add a command that calls ``run(arguments)``. Every command has ``--json``.
+    """Add a command that calls ``run(arguments)``. Every command has ``--json`` and ``--plugin``.
 
     Args:
         text: describes it.
@@ -122,6 +122,14 @@ def add_command(
     description = f"{text[0].upper()}{text[1:]}."
     parser = commands.add_parser(name, help=text, description=description, epilog=f"example: {example}")
     parser.set_defaults(command=run, parser=parser)
+    parser.add_argument(
+        "--plugin",
+        dest="plugins",
+        action="append",
+        default=[],
+        metavar="FILE|MODULE",
+        help="run this Python code first: it registers networks, losses, metrics or sources",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout")
     return parser
 
@@ -165,7 +173,9 @@ def call_keywords(arguments: argparse.Namespace, **kinds: type[Options]) -> dict
         arguments: destinations are named like the function's parameters.
         kinds: options dataclasses by parameter; each takes the arguments that are named like its fields.
     """
-    keywords = {name: value for name, value in vars(arguments).items() if name not in ("command", "json", "parser")}
+    keywords = {
+        name: value for name, value in vars(arguments).items() if name not in ("command", "json", "parser", "plugins")
+    }
     for parameter, kind in kinds.items():
         fields = [name for name in field_names(kind) if name in keywords]
         keywords[parameter] = kind(**{name: keywords.pop(name) for name in fields})

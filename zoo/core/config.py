@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 
 from zoo.core.errors import shorten
+from zoo.core.plugins import Plugin
 from zoo.core.schedule import BatchSchedule, Schedule
 from zoo.core.schema import Count, NonNegative, Positive, Range, Share, to_plain
 
@@ -245,6 +246,7 @@ class Recipe:
     train: TrainConfig
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     parameters: ParameterCounts | None = None  # null: unknown, as after an override that may change them
+    plugins: tuple[Plugin, ...] = ()  # files and modules that register what the recipe names (zoo.core.plugins)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]{0,99}\w", self.name):  # no path separators: run folders are named after it
@@ -257,7 +259,10 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data with every default filled in; ``zoo.recipes.recipe_from_dict`` reads it."""
-        return to_plain(self)
+        content: dict[str, Any] = to_plain(self)
+        if not self.plugins:  # so that older versions read it too
+            del content["plugins"]
+        return content
 
     def to_yaml(self) -> str:
         """Return :meth:`to_dict` as YAML."""
@@ -270,7 +275,7 @@ class Recipe:
         Defaults are left out, so that a key added in a later version leaves the digests of older recipes unchanged.
         """
         content = _non_default_values(self)
-        for key in ("name", "source", "speed", "parameters"):
+        for key in ("name", "source", "speed", "parameters", "plugins"):
             content.pop(key, None)
         for key in _TRAIN_KEYS_OUTSIDE_DIGEST:
             content["train"].pop(key, None)

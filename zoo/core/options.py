@@ -22,7 +22,7 @@ class TrainOptions:
     Attributes:
         data: folder, zip, ``.npy`` or ``.npz`` of images, or ``"phantoms[:SUBJECTS]"``; None: ``$ZOO_DATA``, else
             phantoms. Also an array or tensor (N, H, W), (N, H, W, C) or (N, C, H, W), a torch data set, or a table of
-            paths (``zoo.data.memory``).
+            paths (``zoo.data.sources.memory``).
         subjects: with an array, data set or table: the subject of each image, or a column's name.
         labels: with these, the class of each image, a column's name, or True for those of the data set or table; sets
             ``data.labels``.

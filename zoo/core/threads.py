@@ -42,16 +42,21 @@ def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], threads
         pool.shutdown(cancel_futures=True)
 
 
+def count_workers() -> int:
+    """Return how many threads decode at once."""
+    # The affinity mask counts the cores of a container or batch job, cpu_count those of the host.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(16, cores)
+
+
 def map_chunks(
     function: Callable[[range], Result], total: int, chunk: int, *, task: str, reporter: Reporter
 ) -> Iterator[tuple[range, Result]]:
     """Yield ``(part, function(part))`` for ``range(total)`` in parts of ``chunk``, in order, with a progress bar."""
-    # The affinity mask counts the cores of a container or batch job, cpu_count those of the host.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parts = [range(start, min(start + chunk, total)) for start in range(0, total, chunk)]
     reporter.start(task, total)
     try:
-        with contextlib.closing(map_ahead(function, parts, min(16, cores))) as results:
+        with contextlib.closing(map_ahead(function, parts, count_workers())) as results:
             for part, result in zip(parts, results, strict=True):
                 reporter.advance(len(part))
                 yield part, result

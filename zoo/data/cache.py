@@ -28,11 +28,13 @@ from numpy import ndarray
 from zoo.core.config import DataConfig
 from zoo.core.errors import ZooError, error_message
 from zoo.core.files import atomic_file, remove_leftovers, temporary_suffix
+from zoo.core.plugins import code_version
 from zoo.core.progress import Reporter
 from zoo.data.decode import UnreadableError
+from zoo.data.digest import hash_bytes
 from zoo.data.near_duplicates import difference_hash, near_duplicates
 from zoo.data.resize import IntensityWindow, resize_image, to_8_bit
-from zoo.data.sources import Source, hash_bytes
+from zoo.data.sources.source import Source
 from zoo.data.subjects import find_subjects, printable_name
 from zoo.data.windowing import DeepError, dtype_window, mixed_depths_error, percentile_window
 
@@ -113,6 +115,7 @@ def load_or_build_cache(
     # Phantoms have no location: their signature is their content.
     index_file = root / "index" / f"{hash_bytes(os.fsencode(source.location))}.json" if source.location else None
     signature = source.signature() + ("" if config.files == "images" else f" {config.files}")
+    signature += code_version(type(source).__module__)  # edited plug-ins may read the same files otherwise
     known = _look_up_content(index_file, signature)
     content, listed = known or (source.content_digest(reporter), None)
     settings = [CACHE_FORMAT, content, config.resolution, config.channels, config.fit, config.window]
@@ -143,7 +146,7 @@ def load_or_build_cache(
 def _look_up_content(index_file: Path | None, signature: str) -> tuple[str, list[Any]] | None:
     """Return content digest and listed problems of a path whose signature is unchanged."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        entry = json.loads(index_file.read_text()) if index_file else {}
+        entry = json.loads(index_file.read_text(encoding="utf-8")) if index_file else {}
         checksum = entry.pop("checksum")
         if (entry["signature"], entry["listing"], _checksum(entry)) == (signature, LISTING_FORMAT, checksum):
             return str(entry["content"]), list(entry["listed"])
@@ -158,7 +161,7 @@ def _read_set(folder: Path, config: DataConfig, *, verify: bool = True) -> tuple
     """Return the images and facts of a complete set, or None."""
     path = folder / "images.npy"
     try:
-        document = json.loads((folder / "set.json").read_text())
+        document = json.loads((folder / "set.json").read_text(encoding="utf-8"))
         checksum = document.pop("checksum", None)
         if checksum not in (None, _checksum(document)):
             return None
@@ -344,7 +347,10 @@ def collect_facts(source: Source, rows: Sequence[Row], reporter: Reporter, *, co
         duplicates=_group_equal(rows[index].digest for index in used),
     )
     facts.problems = [(name, row.problem) for name, row in zip(source.names, rows, strict=True) if row.problem]
-    facts.subjects = find_subjects(facts.names, split=facts.splits is not None)
+    if listing.subjects is not None:
+        facts.subjects = [listing.subjects[index] for index in used]
+    else:
+        facts.subjects = find_subjects(facts.names, split=facts.splits is not None)
     # To compare takes quadratic time.
     if used and (compare or (facts.splits is None and facts.subjects is None)):
         hashes = np.stack([row.near_hash for row in rows if row.near_hash is not None])

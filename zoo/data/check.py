@@ -21,7 +21,8 @@ from zoo.data.decode import silence_pillow
 from zoo.data.folder_layout import CHECK_FOLDER_PREFIX, Problem
 from zoo.data.near_duplicates import difference_hash
 from zoo.data.resize import IntensityWindow, resize_image, to_8_bit
-from zoo.data.sources import PhantomSource, Source, open_source
+from zoo.data.sources.registry import is_path, open_source
+from zoo.data.sources.source import Source, SourceOptions
 from zoo.data.subjects import abbreviate_list, describe_missing_subjects, printable_name, subject_indices
 from zoo.data.windowing import DeepError, percentile_window
 
@@ -113,7 +114,7 @@ def check_images(
     if resolution < 1:
         raise ZooError(f"--resolution {resolution}: must be at least 1")
     reporter = reporter or SilentReporter()
-    with closing(open_source(path, resolution=resolution, channels=None)) as source, silence_pillow():
+    with closing(open_source(path, SourceOptions(resolution=resolution))) as source, silence_pillow():
         window, span = None, (0.0, 255.0)
         try:
             inspection = _inspect(source, resolution, window, span, reporter)
@@ -125,7 +126,7 @@ def check_images(
         if not report.images:
             report.unusable = str(unusable_error(source, inspection[0]))
     thumbnails = [image.thumbnail for image in inspection[1] if image.thumbnail is not None]
-    name = str(path or "phantoms") if isinstance(source, PhantomSource) else Path(str(path)).resolve().stem
+    name = Path(str(path)).resolve().stem if is_path(path) else str(path or "phantoms")
     folder = out or Path(CHECK_FOLDER_PREFIX + re.sub(r"\W+", "-", name))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -250,7 +251,7 @@ def _build_report(
         duplicates=[[facts.names[index] for index in group] for group in facts.duplicates],
         near_duplicates=sum(group_sizes),
         near_groups=len(group_sizes),
-        groups_are_subjects=bool(subjects) and subject_indices(subjects) == subject_indices(facts.groups),
+        groups_are_subjects=bool(subjects) and subject_indices(subjects) == subject_indices(facts.groups or ()),
         missing_subjects=describe_missing_subjects(facts.names, facts.subjects, split=facts.splits is not None),
         shared_subjects=sorted(subject for subject, count in places.items() if count > 1),
         problems=[*source.listing.problems, *(Problem(*problem) for problem in facts.problems)],

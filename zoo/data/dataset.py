@@ -19,12 +19,13 @@ from zoo.core.files import cache_folder
 from zoo.core.progress import Reporter, SilentReporter
 from zoo.data.cache import SetFacts, load_or_build_cache
 from zoo.data.decode import silence_pillow
+from zoo.data.digest import hash_bytes
 from zoo.data.files import require_whole
 from zoo.data.folder_layout import Problem
 from zoo.data.labels import FOLDER, choose_manifest, index_classes, read_labels
-from zoo.data.memory import MemorySource, StoredSource, open_data
 from zoo.data.resize import IntensityWindow
-from zoo.data.sources import READ_ERRORS, ArraySource, PhantomSource, Source, hash_bytes
+from zoo.data.sources.memory import MemorySource, StoredSource, open_data
+from zoo.data.sources.source import READ_ERRORS, Source, SourceOptions
 from zoo.data.subjects import abbreviate_list, assign_subjects, describe_missing_subjects, hold_out_subjects
 
 if TYPE_CHECKING:
@@ -113,16 +114,10 @@ def load_dataset(
         low, high = config.window
         if not (np.isfinite([low, high]).all() and low < high):
             raise ZooError(f"data.window: [{low}, {high}] is not a range from black to white")
-    everything = config.files == "all"
-    with (
-        closing(
-            open_data(path, resolution=config.resolution, channels=config.channels, everything=everything)
-        ) as source,
-        silence_pillow(),
-    ):
+    with closing(open_data(path, SourceOptions.from_config(config))) as source, silence_pillow():
         if isinstance(source, MemorySource | StoredSource):
             config = source.adapt(config, reporter)
-        if config.channels not in (1, 3) and not isinstance(source, ArraySource):
+        if config.channels not in (1, 3) and not source.any_channels:
             raise ZooError(
                 f"data.channels: {source.label} has images of 1 or 3 channels, not {config.channels}. "
                 "Other numbers are supported for .npy and .npz files"
@@ -200,7 +195,7 @@ def _split(source: Source, config: DataConfig, facts: SetFacts, groups: Sequence
     """Choose the training images: a mask (N,), and the description of the set."""
     count = len(groups)
     description = f"{source.label}: {count} images"
-    if facts.subjects and not isinstance(source, PhantomSource):  # whose label names the subjects
+    if facts.subjects and not source.label.endswith(" subjects"):  # as that of phantoms
         description += f" of {len(set(groups))} subjects"
     if facts.splits and config.holdout > 0:
         trained = np.array([split == "train" for split in facts.splits])
@@ -228,7 +223,8 @@ def _load_labels(
     file, manifest, note = choose_manifest(tables, config.labels, source.label)
     if note:
         reporter.say(f"{source.label}: {note}")
-    names = read_labels(facts.names, config.labels, manifest, source.label, split=bool(facts.splits), file=file)
+    files = [source.file_name(name) for name in facts.names]
+    names = read_labels(files, config.labels, manifest, source.label, split=bool(facts.splits), file=file)
     return index_classes(names, train, list(config.classes), source.label)
 
 

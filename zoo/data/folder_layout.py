@@ -67,6 +67,7 @@ class Listing:
         splits: the split of each ("train", "validate" or "test"), where the set has split folders.
         others: number of files that are not images, or are masks.
         problems: what the layout leaves out.
+        subjects: the subject of each image, where the source knows them; None: they are read from names.
     """
 
     names: list[str]
@@ -74,9 +75,12 @@ class Listing:
     splits: list[str] | None = None
     others: int = 0
     problems: list[Problem] = field(default_factory=list)
+    subjects: list[str] | None = None
 
 
-def organise_files(files: Iterable[_File], label: str, *, everything: bool = False) -> Listing:
+def organise_files(
+    files: Iterable[_File], label: str, *, everything: bool = False, suffixes: tuple[str, ...] = IMAGE_SUFFIXES
+) -> Listing:
     """List the images among some files: without hidden files and masks, by split.
 
     Leading folders that all images share are cut, so that a nested archive, its inner folder and a zip of either are
@@ -86,6 +90,7 @@ def organise_files(files: Iterable[_File], label: str, *, everything: bool = Fal
         files: relative paths, each with what its source finds the file by.
         label: the set, for messages.
         everything: use masks and this package's own output too.
+        suffixes: of the files that are listed, in lower case.
 
     Raises:
         ZooError: there is no image.
@@ -96,14 +101,14 @@ def organise_files(files: Iterable[_File], label: str, *, everything: bool = Fal
         if not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/")):
             visible.append((name, entry))
     # Masks have the suffix of images; OASIS' own ones count as other files.
-    images = _without_oasis_masks([file for file in visible if is_image_name(file[0])])
+    images = _without_oasis_masks([file for file in visible if file[0].lower().endswith(suffixes)])
     others = len(visible) - len(images)
-    problems = _count_unread(visible)
+    problems = _count_unread([file for file in visible if not file[0].lower().endswith(suffixes)])
     if not everything:
         images = _drop(images, find_own_output(name for name, _ in visible), OWN_OUTPUT, problems)
         images = _drop(images, _find_masks([name for name, _ in images]), MASKS, problems)
     if not images:
-        raise _no_images_error(visible, label, problems)
+        raise _no_images_error(visible, label, problems, suffixes)
     # Cut the leading folder while it is common to all, as in an archive that holds one folder.
     while "/" in images[0][0] and len({_top_folder(name) for name, _ in images}) == 1:
         images = [(name.partition("/")[2], entry) for name, entry in images]
@@ -156,6 +161,20 @@ def find_own_output(names: Iterable[str]) -> set[str]:
 def is_image_name(name: str) -> bool:
     """Return whether a file name has the suffix of an image."""
     return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def holds_only(folder: Path, suffixes: tuple[str, ...]) -> bool:
+    """Return whether a folder and its subfolders hold files with one of these suffixes, and no ordinary image.
+
+    Raises:
+        ZooError: a folder cannot be read.
+    """
+    found = False
+    for name, _ in walk_files(folder):
+        if is_image_name(name) and not name.lower().endswith(suffixes):
+            return False
+        found = found or name.lower().endswith(suffixes)
+    return found
 
 
 def walk_files(root: Path) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -281,7 +300,7 @@ def _read_splits(images: list[_File]) -> dict[str, str]:
     return split_of if "train" in found and len(found) > 1 else {}
 
 
-def _no_images_error(files: list[_File], label: str, problems: list[Problem]) -> ZooError:
+def _no_images_error(files: list[_File], label: str, problems: list[Problem], supported: tuple[str, ...]) -> ZooError:
     own = [problem for problem in problems if OWN_OUTPUT in problem.reason]
     if own:
         return ZooError(
@@ -290,4 +309,4 @@ def _no_images_error(files: list[_File], label: str, problems: list[Problem]) ->
     suffixes = Counter(PurePosixPath(name).suffix or "no suffix" for name, _ in files)
     common = ", ".join(suffix for suffix, _ in suffixes.most_common(3))
     content = f"only {len(files)} files of other kinds ({common})" if files else "it is empty"
-    return ZooError(f"{label}: no images, {content}. Supported are {', '.join(IMAGE_SUFFIXES)}")
+    return ZooError(f"{label}: no images, {content}. Supported are {', '.join(supported)}")

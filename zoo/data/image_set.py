@@ -17,9 +17,10 @@ from zoo.core.progress import Reporter, SilentReporter
 from zoo.data.dataset import Dataset, load_dataset
 from zoo.data.decode import silence_pillow
 from zoo.data.files import require_whole
-from zoo.data.memory import MemorySource, open_data
 from zoo.data.resize import IntensityWindow, to_8_bit
-from zoo.data.sources import Source, is_phantoms
+from zoo.data.sources.memory import MemorySource, open_data
+from zoo.data.sources.registry import is_path
+from zoo.data.sources.source import Source, SourceOptions
 from zoo.data.subjects import abbreviate_list, find_subjects, subject_indices
 
 
@@ -142,9 +143,9 @@ def read_images(
     reporter = reporter or SilentReporter()
     if fit is not None:
         return _from_dataset(load_dataset(path, fit, reporter=reporter))
-    if isinstance(path, str) and is_phantoms(path):
+    if isinstance(path, str) and not is_path(path) and path.startswith("phantoms"):
         raise ZooError(f"{path}: phantoms have no size of themselves. Choose one with --fit pad --resolution R")
-    with closing(open_data(path, resolution=0, channels=None, everything=False)) as source, silence_pillow():
+    with closing(open_data(path, SourceOptions())) as source, silence_pillow():
         return _read_unchanged(source, reporter)
 
 
@@ -190,7 +191,11 @@ def _read_unchanged(source: Source, reporter: Reporter) -> ImageSet:
         raise ZooError(f"{source.label}: {unreadable[0]}")
     if unreadable:
         reporter.warn(f"{source.label}: {len(unreadable)} left out: {abbreviate_list(unreadable)}")
-    subjects = find_subjects(names, split=source.listing.splits is not None)
+    listing = source.listing
+    subjects = find_subjects(names, split=listing.splits is not None)
+    if listing.subjects is not None:
+        known = dict(zip(listing.names, listing.subjects, strict=True))
+        subjects = [known[name] for name in names]
     return ImageSet(images=np.stack(images), label=source.label, names=names, subjects=subjects)
 
 

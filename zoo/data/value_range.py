@@ -15,9 +15,9 @@ from zoo.core.config import DataConfig
 from zoo.core.errors import ZooError
 from zoo.core.progress import Reporter
 from zoo.data.decode import silence_pillow
-from zoo.data.memory import open_data
 from zoo.data.resize import IntensityWindow
-from zoo.data.sources import Source
+from zoo.data.sources.memory import open_data
+from zoo.data.sources.source import Source, SourceOptions
 from zoo.data.windowing import measure_percentiles
 
 MIN_COVERED_SHARE = 0.25  # of a range, that the values of a set must reach for the range to be believed
@@ -48,8 +48,7 @@ def measure_range(path: str | Path | Source, config: DataConfig, reporter: Repor
     Raises:
         ZooError: it cannot be read, or its values fit no convention well.
     """
-    source = open_data(path, resolution=config.resolution, channels=config.channels, everything=False)
-    with closing(source), silence_pillow():
+    with closing(open_data(path, SourceOptions.from_config(config))) as source, silence_pillow():
         low, first, last, high = measure_percentiles(source, reporter, (0, 1, 99, 100))
         dtype = _find_dtype(source)
     nominal = _find_nominal(dtype, low, first, last, high)

@@ -11,7 +11,7 @@ from zoo.core.errors import ZooError
 from zoo.core.progress import Reporter
 from zoo.core.threads import map_chunks
 from zoo.data.resize import IntensityWindow
-from zoo.data.sources import Source
+from zoo.data.sources.source import Source
 
 WINDOW_PERCENTILES = (0.5, 99.5)  # of all pixels of the set: a few hot pixels must not darken everything else
 

@@ -19,7 +19,7 @@ from zoo.core.files import atomic_file
 from zoo.core.locks import hold_lock
 from zoo.core.options import RENAMED_KEYWORDS, EvaluationOptions, TrainOptions, field_names, with_keywords
 from zoo.data.dataset import load_dataset
-from zoo.data.memory import as_source
+from zoo.data.sources.memory import as_source
 from zoo.evaluation.evaluate_generators import EvaluatedGroup, GeneratorEvaluator, create_evaluator, evaluate_one
 from zoo.evaluation.targets import (
     AnyTarget,

@@ -16,9 +16,9 @@ from zoo.core.files import is_file, is_folder
 from zoo.core.options import EvaluationOptions, with_keywords
 from zoo.core.progress import QuietReporter
 from zoo.data.image_set import ImageSet, describe_shape, match_image_sets, read_images
-from zoo.data.memory import MemorySource, as_source
 from zoo.data.resize import IntensityWindow
-from zoo.data.sources import Source
+from zoo.data.sources.memory import MemorySource, as_source
+from zoo.data.sources.source import Source
 from zoo.data.value_range import MIN_COVERED_SHARE, ValueRange, measure_range, unclear_range_error
 from zoo.evaluation.results import ResultRow
 from zoo.hub.pretrained import load_named_weights
@@ -52,7 +52,7 @@ def compare(
 
     Args:
         fakes: folder, zip, ``.npy`` or ``.npz``; images are taken as they are. Also an array, tensor, torch data set or
-            table of paths, where floats must lie in [0, 1] or [-1, 1] (``zoo.data.memory``).
+            table of paths, where floats must lie in [0, 1] or [-1, 1] (``zoo.data.sources.memory``).
         reals: the same, of real images.
         evaluation: metrics, extractors, weights and device; ``data`` and ``num_samples`` are ignored.
         unseen: real images of subjects that are not in ``reals``, by which copies are recognised.

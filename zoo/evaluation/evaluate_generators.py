@@ -27,8 +27,8 @@ from zoo.core.files import atomic_file, cache_folder, replace_file
 from zoo.core.options import EvaluationOptions
 from zoo.data.dataset import Dataset, load_dataset
 from zoo.data.image_set import ImageSet, describe_shape, train_and_heldout
-from zoo.data.memory import as_source
-from zoo.data.sources import Source
+from zoo.data.sources.memory import as_source
+from zoo.data.sources.source import Source
 from zoo.evaluation.results import ResultRow, merge_seeds, rank_rows, row_from_json
 from zoo.evaluation.targets import AnyTarget, FailedTarget, Target
 from zoo.hub.load import LoadedGenerator, load_generator

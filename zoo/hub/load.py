@@ -18,6 +18,7 @@ from zoo.core.config import ImageSpec, LatentSpec, Recipe
 from zoo.core.console import Display
 from zoo.core.errors import ZooError, shorten, suggest
 from zoo.core.files import is_file, is_folder
+from zoo.core.plugins import load_plugins
 from zoo.data.pixel_range import to_uint8
 from zoo.hub.model_repository import CONFIG, fetch_weights, find_weights, is_hub_address
 from zoo.hub.pretrained import load_named_weights
@@ -380,6 +381,7 @@ def load_generator(
     device: str | torch.device = "cpu",
     runs: str | Path = "runs",
     precision: str | None = None,
+    plugins: Sequence[str | Path] = (),
 ) -> LoadedGenerator:
     """Load a trained generator.
 
@@ -390,10 +392,12 @@ def load_generator(
         device: ``auto``, ``cpu``, ``cuda[:INDEX]`` or ``mps``, or a ``torch.device``.
         runs: folder in which names are looked up.
         precision: ``auto``, ``fp32`` or ``bf16``; default: the recipe's. Another one changes images by rounding.
+        plugins: Python files or modules that define its network; code that came with the weights is never run.
 
     Raises:
         ZooError: no such generator, not trained yet, or a damaged file.
     """
+    load_plugins(plugins)
     path = _locate_weights(source, Path(runs))
     generator, recipe, nimg = load_generator_file(path)
     # Only the switches follow `precision`: the recipe keeps saying how the generator was trained.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo.core.registry import Registry
 from zoo.runtime.precision import upcast
 
 
@@ -26,7 +27,7 @@ class AdversarialLoss:
         needs_real: G's loss compares with real logits, so that they are computed in its phase too.
         smooths: D's loss has labels to smooth.
         zero: the sign of a logit says real or fake; otherwise only differences have a meaning.
-        equilibrium: losses of D and G where D can only guess.
+        equilibrium: losses of D and G where D can only guess; None: unknown.
     """
 
     discriminator: Callable[[Tensor, Tensor, float], Tensor]
@@ -34,7 +35,7 @@ class AdversarialLoss:
     needs_real: bool = False
     smooths: bool = False
     zero: bool = True
-    equilibrium: tuple[float, float]
+    equilibrium: tuple[float, float] | None = None
 
 
 def nonsaturating_d(real: Tensor, fake: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -93,29 +94,61 @@ def relativistic_g(real: Tensor | None, fake: Tensor) -> Tensor:
     return F.softplus(upcast(real) - upcast(fake)).mean()
 
 
-LOSSES = {
-    "nonsaturating": AdversarialLoss(
-        discriminator=nonsaturating_d,
-        generator=nonsaturating_g,
-        smooths=True,
-        equilibrium=(2 * math.log(2), math.log(2)),
-    ),
-    "least_squares": AdversarialLoss(
-        discriminator=least_squares_d, generator=least_squares_g, equilibrium=(0.25, 0.125)
-    ),
-    # G's hinge loss is the Wasserstein one: only D's has a margin.
-    "hinge": AdversarialLoss(discriminator=hinge_d, generator=wasserstein_g, equilibrium=(2.0, 0.0)),
-    "wasserstein": AdversarialLoss(
-        discriminator=wasserstein_d, generator=wasserstein_g, zero=False, equilibrium=(0.0, 0.0)
-    ),
-    "relativistic": AdversarialLoss(
-        discriminator=relativistic_d,
-        generator=relativistic_g,
-        needs_real=True,
-        zero=False,
-        equilibrium=(math.log(2), math.log(2)),
-    ),
-}
+def register_loss(
+    name: str,
+    *,
+    discriminator: Callable[[Tensor, Tensor, float], Tensor],
+    generator: Callable[[Tensor | None, Tensor], Tensor],
+    needs_real: bool = False,
+    smooths: bool = False,
+    zero: bool = True,
+    equilibrium: tuple[float, float] | None = None,
+) -> None:
+    """Register an adversarial loss as ``loss.name`` of recipes; the arguments are :class:`AdversarialLoss`'s fields.
+
+    Args:
+        name: in recipes.
+        discriminator: D's loss of logits (N,) of real and fake images and the label smoothing; a scalar.
+        generator: G's loss of real logits (None unless ``needs_real``) and fake ones; a scalar.
+        needs_real: G's loss compares with real logits.
+        smooths: D's loss has labels to smooth.
+        zero: the sign of a logit says real or fake.
+        equilibrium: losses of D and G where D can only guess; None: no line in the plot.
+
+    Raises:
+        ValueError: another loss has this name.
+    """
+    loss = AdversarialLoss(
+        discriminator=discriminator,
+        generator=generator,
+        needs_real=needs_real,
+        smooths=smooths,
+        zero=zero,
+        equilibrium=equilibrium,
+    )
+    LOSSES.register(name, loss, discriminator)
+
+
+LOSSES: Registry[AdversarialLoss] = Registry("loss")
+register_loss(
+    "nonsaturating",
+    discriminator=nonsaturating_d,
+    generator=nonsaturating_g,
+    smooths=True,
+    equilibrium=(2 * math.log(2), math.log(2)),
+)
+register_loss("least_squares", discriminator=least_squares_d, generator=least_squares_g, equilibrium=(0.25, 0.125))
+# G's hinge loss is the Wasserstein one: only D's has a margin.
+register_loss("hinge", discriminator=hinge_d, generator=wasserstein_g, equilibrium=(2.0, 0.0))
+register_loss("wasserstein", discriminator=wasserstein_d, generator=wasserstein_g, zero=False, equilibrium=(0.0, 0.0))
+register_loss(
+    "relativistic",
+    discriminator=relativistic_d,
+    generator=relativistic_g,
+    needs_real=True,
+    zero=False,
+    equilibrium=(math.log(2), math.log(2)),
+)
 
 
 def _bce(logits: Tensor, target: float) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from zoo.core.registry import Registry
 from zoo.losses.restoration import restoration
 from zoo.losses.step_outputs import StepOutputs
 from zoo.runtime import distributed, rng
@@ -238,46 +239,66 @@ def mode_seeking(step: StepOutputs) -> Tensor:
     return 1 / (ratio + 1e-5)
 
 
-PENALTIES = {
-    "r1": Penalty(
-        make=lambda: r1,
-        weight=default_gamma,
-        differentiates="real",
-        estimate=partial(finite_difference, side="real"),
-    ),
-    "r2": Penalty(
-        make=lambda: r2,
-        weight=default_gamma,
-        differentiates="fake",
-        estimate=partial(finite_difference, side="fake"),
-    ),
-    "gp1": Penalty(
-        make=lambda: partial(interpolated_penalty, centre=1.0),
-        weight=lambda size, batch: 10.0,
-        differentiates="between",
-    ),
-    "gp0": Penalty(
-        make=lambda: partial(interpolated_penalty, centre=0.0),
-        weight=lambda size, batch: 10.0,
-        differentiates="between",
-    ),
-    "centre": Penalty(make=lambda: centre, weight=lambda size, batch: 0.01),
-    "lecam": Penalty(make=LeCam, weight=lambda size, batch: 0.1),
-    "mode_seeking": Penalty(make=lambda: mode_seeking, weight=lambda size, batch: 1.0, phase="G"),
-    "path_length": Penalty(
-        make=PathLength,
-        weight=lambda size, batch: 2.0,
-        phase="G",
-        differentiates="styles",
-        needs=("mapping", "styles (a mapping network)"),
-    ),
-    "restoration": Penalty(
-        make=lambda: restoration,
-        weight=lambda size, batch: 1.0,
-        phase="G",
-        needs=("enlarge", "step that enlarges images"),
-    ),
-}
+def register_penalty(
+    name: str,
+    penalty: Callable[[StepOutputs], Tensor] | type[RunningMeans],
+    *,
+    weight: float | Callable[[int, int], float] = 1.0,
+    phase: Literal["D", "G"] = "D",
+    differentiates: Differentiated | None = None,
+    needs: tuple[str, str] | None = None,
+    estimate: Callable[..., Tensor] | None = None,
+) -> None:
+    """Register a regulariser as a key of ``penalties:`` in recipes.
+
+    Args:
+        name: in recipes.
+        penalty: a function of a step to a scalar; or, with a state, a class of :class:`RunningMeans`.
+        weight: the default; or a function of the resolution and the batch size that returns it.
+        phase: whose objective it belongs to.
+        differentiates: what it takes a gradient with respect to; training it then needs second derivatives.
+        needs: a method that G must have, and what it says of a network; None: any G.
+        estimate: returns the same value by finite differences (see :func:`finite_difference`).
+
+    Raises:
+        ValueError: another penalty has this name.
+    """
+    entry = Penalty(
+        make=penalty if isinstance(penalty, type) else partial(_return, penalty),
+        weight=weight if callable(weight) else lambda size, batch: weight,
+        phase=phase,
+        differentiates=differentiates,
+        needs=needs,
+        estimate=estimate,
+    )
+    PENALTIES.register(name, entry, penalty)
+
+
+def _return(penalty: Callable[[StepOutputs], Tensor]) -> Callable[[StepOutputs], Tensor]:
+    return penalty
+
+
+PENALTIES: Registry[Penalty] = Registry("penalty")
+register_penalty(
+    "r1", r1, weight=default_gamma, differentiates="real", estimate=partial(finite_difference, side="real")
+)
+register_penalty(
+    "r2", r2, weight=default_gamma, differentiates="fake", estimate=partial(finite_difference, side="fake")
+)
+register_penalty("gp1", partial(interpolated_penalty, centre=1.0), weight=10.0, differentiates="between")
+register_penalty("gp0", partial(interpolated_penalty, centre=0.0), weight=10.0, differentiates="between")
+register_penalty("centre", centre, weight=0.01)
+register_penalty("lecam", LeCam, weight=0.1)
+register_penalty("mode_seeking", mode_seeking, phase="G")
+register_penalty(
+    "path_length",
+    PathLength,
+    weight=2.0,
+    phase="G",
+    differentiates="styles",
+    needs=("mapping", "styles (a mapping network)"),
+)
+register_penalty("restoration", restoration, phase="G", needs=("enlarge", "step that enlarges images"))
 
 
 def _squared_gradient_norms(images: Tensor, logits: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Architectures by name, discovered by file.
+"""Architectures by name, discovered by file or registered by plug-ins.
 
 An *architecture* is one file in ``zoo/models`` that ends with a call of :func:`register_architecture`; placing the file
 there is enough. A *recipe* (``recipes/lean-256.yaml``) names architectures and how to train them (``zoo.recipes``).
@@ -6,11 +6,12 @@ there is enough. A *recipe* (``recipes/lean-256.yaml``) names architectures and 
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from dataclasses import dataclass
+import inspect
+from dataclasses import dataclass, is_dataclass
 
 import zoo.models
+from zoo.core.plugins import import_modules
+from zoo.core.registry import Registry
 from zoo.models import Discriminator, Generator, NetworkConfig
 
 
@@ -26,7 +27,11 @@ class Architecture:
     paper: str  # authors, year and source: "Radford et al. 2016, arXiv:1511.06434"
 
 
-_architectures: dict[str, Architecture] = {}
+def _discover() -> None:  # on first use: importing all architectures takes longer than importing this module
+    import_modules(zoo.models)
+
+
+ARCHITECTURES: Registry[Architecture] = Registry("architecture", _discover)
 
 
 def register_architecture(
@@ -34,24 +39,23 @@ def register_architecture(
     *,
     generator: tuple[type[NetworkConfig], type[Generator]],
     discriminator: tuple[type[NetworkConfig], type[Discriminator]],
-    paper: str,
+    paper: str = "",
 ) -> None:
-    """Register an architecture as ``name``, at the end of its file in ``zoo/models``.
+    """Register an architecture as ``name``, at the end of its file in ``zoo/models`` or of a plug-in.
 
     Args:
-        name: value of ``arch:`` in recipes; the file's own name.
-        generator: the generator's config class and the generator class.
+        name: value of ``arch:`` in recipes.
+        generator: the generator's config class and the generator class; built as ``Class(config, image)``.
         discriminator: the same for the discriminator.
         paper: authors, year and source, in one line.
 
     Raises:
+        TypeError: a class does not derive from the one it must.
         ValueError: another architecture has this name.
     """
-    if name in _architectures:
-        raise ValueError(
-            f"two architectures have the name {name!r}: {_architectures[name].generator} and {generator[1]}"
-        )
-    _architectures[name] = Architecture(
+    _check_classes(f"the generator of {name!r}", *generator, Generator)
+    _check_classes(f"the discriminator of {name!r}", *discriminator, Discriminator)
+    architecture = Architecture(
         name=name,
         generator_config=generator[0],
         generator=generator[1],
@@ -59,12 +63,25 @@ def register_architecture(
         discriminator=discriminator[1],
         paper=paper,
     )
+    ARCHITECTURES.register(name, architecture, generator[1])
+
+
+def _check_classes(where: str, config: object, network: object, base: type) -> None:
+    if not (isinstance(config, type) and issubclass(config, NetworkConfig)):
+        raise TypeError(f"{where}: {_name(config)} is no config; derive it from zoo.models.NetworkConfig")
+    if not is_dataclass(config) or (inspect.get_annotations(config) and "__dataclass_fields__" not in vars(config)):
+        raise TypeError(f"{where}: the config {_name(config)} lacks @dataclass(frozen=True, kw_only=True)")
+    if not (isinstance(network, type) and issubclass(network, base)):
+        raise TypeError(f"{where}: {_name(network)} must derive from zoo.models.{base.__name__}")
+
+
+def _name(kind: object) -> str:
+    return getattr(kind, "__name__", repr(kind))
 
 
 def list_architectures() -> list[str]:
     """List the names of all architectures, sorted."""
-    _discover()
-    return sorted(_architectures)
+    return sorted(ARCHITECTURES)
 
 
 def get_architecture(name: str) -> Architecture:
@@ -73,12 +90,4 @@ def get_architecture(name: str) -> Architecture:
     Raises:
         KeyError: unknown name; :func:`list_architectures` lists the known ones.
     """
-    _discover()
-    return _architectures[name]
-
-
-def _discover() -> None:
-    """Import every module next to this one; architectures register themselves."""
-    # On first use: importing all architectures takes longer than importing this module.
-    for module in pkgutil.iter_modules(zoo.models.__path__):
-        importlib.import_module(f"zoo.models.{module.name}")
+    return ARCHITECTURES[name]

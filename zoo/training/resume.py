@@ -14,10 +14,11 @@ import torch
 from zoo.core.config import Recipe
 from zoo.core.console import Display
 from zoo.core.errors import ZooError, error_reason
+from zoo.core.plugins import loaded_plugins
 from zoo.core.version import version
 from zoo.data.dataset import Dataset, load_dataset
-from zoo.data.memory import address_of
-from zoo.data.sources import Source
+from zoo.data.sources.memory import address_of
+from zoo.data.sources.source import Source
 from zoo.recipes import load_recipe, override_recipe
 from zoo.runtime import distributed
 from zoo.runtime.device import describe_environment, environment_changes, is_same_machine
@@ -151,6 +152,7 @@ class Session:
             window=images.window,
             command=sys.argv,
             zoo=version(),
+            **({"plugins": [plugin.plain() for plugin in plugins]} if (plugins := loaded_plugins()) else {}),
             status="new",
             nimg=0,
             kimg=recipe.train.kimg,

@@ -32,9 +32,11 @@ from zoo.data.files import read_file
 from zoo.data.folder_layout import Listing
 from zoo.data.labels import FILE_COLUMNS
 from zoo.data.resize import IntensityWindow
-from zoo.data.sources import ArraySource, Source, data_address, open_source
+from zoo.data.sources.array import ArraySource
+from zoo.data.sources.registry import data_address, open_source, register_source
+from zoo.data.sources.source import Source, SourceOptions
 
-ADDRESS = "memory:"
+PREFIX = "memory"  # of addresses
 LABEL_COLUMN = "label"  # data.labels of labels that are given as an array
 SUBJECT_COLUMNS = ("subject", "subject_id", "patient", "patient_id")
 IMAGE_KEYS, LABEL_KEYS = ("image", "img", "images"), ("label", "class", "target")  # of an item that is a mapping
@@ -79,7 +81,7 @@ class MemorySource(ArraySource):
     def __init__(self, images: Any, *, subjects: Any = None, labels: Any = None) -> None:
         self.label, self._items, self._count = _open_items(images, subjects, labels)
         self.path = Path(self.label)  # for messages of ArraySource
-        self.location, self.channels = None, None
+        self.location, self.options = None, SourceOptions()
         self.strict = not isinstance(self._items, _Table)  # one unreadable file of a table is left out
         self._subjects = _check_column("subjects", subjects, self._count)
         self._labels = _check_column("labels", labels, self._count)
@@ -96,7 +98,7 @@ class MemorySource(ArraySource):
         Raises:
             ZooError: shapes, types, ranges, subjects or labels that do not fit.
         """
-        self.channels = config.channels
+        self.options = SourceOptions.from_config(config)
         if self._facts is None:
             self._facts = self._scan(reporter, has_window=config.window is not None)
             _remember(self.signature(), self.label, self._facts)
@@ -171,9 +173,9 @@ class MemorySource(ArraySource):
 class StoredSource(ArraySource):
     """Images of a program that has ended, by the digest of their content: only the cache knows their pixels."""
 
-    def __init__(self, address: str) -> None:
-        self._digest = address.removeprefix(ADDRESS)
-        self.location, self.channels, self.label, self.path = None, None, "array", Path(address)
+    def __init__(self, digest: str, options: SourceOptions) -> None:
+        self._digest, self.options = digest, options
+        self.location, self.label, self.path = None, "array", Path(f"{PREFIX}:{digest}")
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             document = json.loads(_facts_file(self._digest).read_text(encoding="utf-8"))
             self.label = str(document.pop("description"))
@@ -280,22 +282,17 @@ def as_source(data: Data, *, subjects: Any = None, labels: Any = None) -> str | 
     return MemorySource(data, subjects=subjects, labels=labels)
 
 
-def open_data(path: str | Path | Source | None, *, resolution: int, channels: int | None, everything: bool) -> Source:
-    """Open a path, ``memory:DIGEST``, or a source; see :func:`zoo.data.sources.open_source`."""
-    if isinstance(path, Source):
-        if isinstance(path, ArraySource):
-            path.channels = channels
-        return path
-    if isinstance(path, str) and path.startswith(ADDRESS):
-        return StoredSource(path)
-    return open_source(path, resolution=resolution, channels=channels, everything=everything)
+def open_data(data: str | Path | Source | None, options: SourceOptions) -> Source:
+    """Open a path, or make a source read as ``options`` say; see :func:`zoo.data.sources.registry.open_source`."""
+    if not isinstance(data, Source):
+        return open_source(data, options)
+    data.options = options
+    return data
 
 
 def address_of(data: str | Path | Source | None) -> str:
     """Return how a run names its data, so that they are found from any folder."""
-    if isinstance(data, Source):
-        return f"{ADDRESS}{data.signature()}"
-    return data if isinstance(data, str) and data.startswith(ADDRESS) else data_address(data)
+    return f"{PREFIX}:{data.signature()}" if isinstance(data, Source) else data_address(data)
 
 
 def _open_items(data: Any, subjects: Any, labels: Any) -> tuple[str, Any, int]:
@@ -422,3 +419,6 @@ def _remember(digest: str, description: str, facts: _Facts) -> None:
     del content["digests"]
     with contextlib.suppress(OSError), atomic_file(_facts_file(digest), "w") as file:
         json.dump(content, file)
+
+
+register_source("memory", StoredSource, prefix=PREFIX)

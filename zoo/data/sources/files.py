@@ -1,0 +1,106 @@
+"""Sources at a path, and sources of image files."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from zoo.core.errors import ZooError
+from zoo.core.progress import SilentReporter
+from zoo.core.threads import map_chunks
+from zoo.data.decode import MAX_FILE_BYTES, UnreadableError
+from zoo.data.digest import hash_bytes
+from zoo.data.files import read_file
+from zoo.data.folder_layout import OWN_OUTPUT, Listing, Problem
+from zoo.data.labels import MANIFESTS, MAX_MANIFEST_BYTES
+from zoo.data.own_images import own_image_kind
+from zoo.data.sources.source import READ_ERRORS, Source, SourceOptions
+
+
+class PathSource(Source):
+    """A source at a path.
+
+    Attributes:
+        kind: what lies there, in a word.
+    """
+
+    kind: str
+
+    def __init__(self, path: Path, options: SourceOptions) -> None:
+        self.options = options
+        self.location = self.path = path.resolve()
+        self.label = f"{self.kind} {'/'.join(self.path.parts[-2:]).lstrip('/')}"
+
+    def signature(self) -> str:
+        status = self.path.stat()
+        return hash_bytes(f"{status.st_size}\n{status.st_mtime_ns}")
+
+
+class FileSource(PathSource):
+    """A source of image files."""
+
+    @cached_property
+    def listing(self) -> Listing:
+        if self.options.everything:
+            return self.layout
+        layout = self.layout
+
+        def read_kinds(part: range) -> list[str]:
+            return [self._own_kind(layout.names[index], layout.entries[index]) for index in part]
+
+        parts = map_chunks(read_kinds, len(layout.names), 256, task="listing", reporter=SilentReporter())
+        kinds = [kind for _, part in parts for kind in part]
+        # A folder of single samples alone is what the user wants to see as data; a grid never is an image.
+        dropped = {"grid"} if all(kinds) else {"grid", "image"}
+        used = [index for index, kind in enumerate(kinds) if kind not in dropped]
+        if len(used) == len(kinds):
+            return layout
+        if not used:
+            raise ZooError(
+                f"{self.label}: it holds only grids and curves written by zoo; --set data.files=all uses them"
+            )
+        left = sorted(set(range(len(kinds))) - set(used))
+        reason = f"{OWN_OUTPUT}; data.files=all uses it"
+        return Listing(
+            [layout.names[index] for index in used],
+            [layout.entries[index] for index in used],
+            [layout.splits[index] for index in used] if layout.splits else None,
+            layout.others,
+            [*layout.problems, *(Problem(layout.names[index], reason) for index in left)],
+        )
+
+    def _own_kind(self, name: str, entry: Any) -> str:
+        if not name.lower().endswith((".png", ".gif")):
+            return ""
+        try:
+            return own_image_kind(self.read_head(entry))
+        except READ_ERRORS:  # reported as a problem when the whole file is read
+            return ""
+
+    def read_head(self, entry: Any) -> bytes:
+        """Read the first ``HEAD_BYTES`` of a file."""
+        raise NotImplementedError
+
+
+def read_manifests(folder: Path) -> list[tuple[str, bytes]]:
+    """Return name and content of the tables of labels in a folder (see :meth:`Source.manifests`)."""
+    places = {path.name.lower(): path for path in folder.iterdir() if path.name.lower() in MANIFESTS}
+    places = {name: path for name, path in places.items() if not path.is_dir()}
+    return [
+        (places[name].name, read_file(places[name], MAX_MANIFEST_BYTES, check_manifest_size))
+        for name in MANIFESTS
+        if name in places
+    ]
+
+
+def check_file_size(size: int) -> None:
+    """Raise UnreadableError for a file larger than any image."""
+    if size > MAX_FILE_BYTES:  # this text enters the content digest: see Source.read_and_hash
+        raise UnreadableError(f"absurdly large ({size / 1e9:.1f} GB, at most {MAX_FILE_BYTES / 1e9:.1f})")
+
+
+def check_manifest_size(size: int) -> None:
+    """Raise UnreadableError for a table of labels larger than any."""
+    if size > MAX_MANIFEST_BYTES:
+        raise UnreadableError(f"{size / 1e6:.0f} MB, at most {MAX_MANIFEST_BYTES / 1e6:.0f}")
