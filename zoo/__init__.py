@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # for type checkers and editors; must list the same names as 
     from zoo.recipes import is_model as is_model
     from zoo.recipes import list_models as list_models
     from zoo.recipes import load_recipe as load_recipe
+    from zoo.report.notebook import show as show
     from zoo.training.run_folder import Run as Run
     from zoo.training.train import train as train
 
@@ -52,9 +53,9 @@ _MODULES = {
     "compare": "zoo.evaluation.compare",
     "create": "zoo.recipes",
     "create_discriminator": "zoo.hub.create_discriminator",
-    "is_model": "zoo.recipes",
     "explore": "zoo.hub.explorer",
     "export": "zoo.hub.export",
+    "is_model": "zoo.recipes",
     "list_architectures": "zoo.models.registry",
     "list_models": "zoo.recipes",
     "list_weights": "zoo.hub.pretrained",
@@ -67,6 +68,7 @@ _MODULES = {
     "register_metric": "zoo.metrics.registry",
     "register_penalty": "zoo.losses.penalties",
     "register_source": "zoo.data.sources.registry",
+    "show": "zoo.report.notebook",
     "train": "zoo.training.train",
 }
 __all__ = sorted(_MODULES)

@@ -33,9 +33,7 @@ def add_doctor_command(commands: Commands) -> None:
     """Add ``doctor``."""
     text = "show versions, devices, measured speed, weights, cache, and what auto means here"
     p = add_command(commands, _doctor, "doctor", text, "zoo doctor --json")
-    recipe = p.add_argument(
-        "name", nargs="?", default=DEFAULT_RECIPE, metavar="NAME|FILE", help="whose auto is shown"
-    )
+    recipe = p.add_argument("name", nargs="?", default=DEFAULT_RECIPE, metavar="NAME|FILE", help="whose auto is shown")
     recipe.completer = complete_recipes  # type: ignore[attr-defined]
     add_shared(p, "--device")
 
