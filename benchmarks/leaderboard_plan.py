@@ -38,11 +38,10 @@ ORIGINALS = {
     "multires-256": 10.0,
     "stylegan-256": 2.0,
 }
-# Haar generators start with the small images of a generator of 64 pixels, which had 4,800 core-seconds of training, and
-# learn details first (benchmarks/notes.md). Paths from the repository, where this script is started.
-DETAILS = ("train.init_from=zoo/hub/_weights/fastgan-r3-64.safetensors", "generator.frozen_body=true")
-DETAILS_KIMG = 6.0
-HAAR = ("haar-256", "haar-128")
+# The second stage of upscale recipes starts with a generator of 64 pixels, which had 4,800 core-seconds of training.
+# The path is from the repository, where this script is started.
+SMALL_GENERATOR = "train.init_from=zoo/hub/_weights/fastgan-r3-64.safetensors"
+UPSCALE = ("upscale-256", "upscale-128")
 BASE_RECIPE = "dcgan-64"  # the seeds and the tutorial are compared with it
 EXTRA_SEEDS = (1, 2)
 PRETRAINED_ON = {"projected": "ImageNet"}  # data that D has seen before, by the first part of a recipe's name
@@ -190,16 +189,9 @@ def plan_128(rows: Sequence[Row]) -> list[Job]:
     return jobs
 
 
-def plan_details(rows: Sequence[Row]) -> list[Job]:
-    """Plan the first stage of Haar generators: details of small images that stay as they are."""
-    return [_job("details", name, name, (SEED, *DETAILS), kimg=DETAILS_KIMG) for name in HAAR]
-
-
 def plan_256(rows: Sequence[Row]) -> list[Job]:
-    """Plan the second stage of Haar generators, and one from fresh weights."""
-    start = "train.init_from=runs/leaderboard/jobs/details.{0}/{0}-000"
-    staged = [_job("256", f"{name}+details", name, (SEED, start.format(name)), **HOURS) for name in HAAR]
-    return [*staged, _job("256", "haar-256", "haar-256", (SEED,), **HOURS)]
+    """Plan the second stage of the recipes that enlarge images of 64 pixels."""
+    return [_job("256", name, name, (SEED, SMALL_GENERATOR), **HOURS) for name in UPSCALE]
 
 
 def plan_originals(rows: Sequence[Row]) -> list[Job]:
@@ -221,7 +213,6 @@ PLAN: dict[str, Callable[[Sequence[Row]], list[Job]]] = {
     "long": plan_long,
     "same": plan_same,
     "128": plan_128,
-    "details": plan_details,
     "256": plan_256,
     "originals": plan_originals,
     "peer": plan_peer,

@@ -1,6 +1,7 @@
 """One thread a test process (two of them share two cores), a cache and a temporary home of the session's own."""
 
 import os
+import signal
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported, and by the processes that tests start
 
@@ -8,6 +9,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in the background of a shell; tests send it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -280,7 +280,7 @@ def test_resume_uses_the_record_on_the_same_machine(change, expected, measured):
     environment = describe_environment(CPU, "bf16")
     info = {"speed": speed.to_json(), "environment": environment}
     change(info, environment)
-    session = Session(device=CPU, display=Display(quiet=True), announce=sys.stdout, tensorboard=False, stop=None)
+    session = Session(device=CPU, display=Display(quiet=True), announce=sys.stdout, stop=None)
     restored = session._restore_speed(SimpleNamespace(info=info), recipe, {"environment": environment})
     assert (restored.precision, restored.channels_last) == expected
 

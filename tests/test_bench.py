@@ -227,6 +227,29 @@ def test_sizes_are_ranked_separately(runs, tmp_path, capsys):
     assert "different sizes do not compare" in capsys.readouterr().err
 
 
+def test_data_sets_are_ranked_separately(runs, tmp_path, capsys):
+    # Two sets of equal descriptions but other images, and a part of the first, which is compared with the whole.
+    for number, (data, more) in enumerate((("phantoms:5", []), ("phantoms:4", ["data.holdout=0"]), ("phantoms:5", []))):
+        zoo.train("dcgan-64", data=data, out=tmp_path / str(number), kimg=0.008, device="cpu", set=[*TINY, *more])
+    targets = [str(runs / "dcgan-64-000"), *(str(tmp_path / str(number) / "dcgan-64-000") for number in range(3))]
+    assert main(["bench", *targets, str(runs / "lean-256-000"), "--out", str(tmp_path / "bench"), "--samples", "24",
+        "--spaces", "random", "--metrics", "fid", "--no-reals"]) == 0  # fmt: skip
+    captured = capsys.readouterr()
+    assert "broken" not in captured.out
+    assert captured.err.count("different data sets do not compare") == 1
+    lines = [json.loads(line) for line in (tmp_path / "bench" / "results.jsonl").read_text().splitlines()]
+    groups = {}
+    for line in lines:
+        if line["kind"] == "run":
+            groups.setdefault(line["group"], []).append(line["name"])
+    assert [len(names) for names in groups.values()] == [2, 2, 1]
+    first, second, third = groups
+    assert second == "16 x 16 grey (phantoms of 5 subjects)"
+    assert first.startswith("16 x 16 grey (phantoms of 4 subjects, ")
+    assert third.startswith("16 x 16 grey (phantoms of 4 subjects, ")
+    assert len({first, third}) == 2
+
+
 def test_run_trained_on_heldout_images_is_refused(runs, tmp_path):
     zoo.train("dcgan-64", data="phantoms:4", out=tmp_path, kimg=0.008, device="cpu", set=[*TINY, "data.holdout=0"])
     document = zoo.bench(

@@ -130,7 +130,7 @@ def test_help_lists_groups_and_every_command_has_an_example(capsys):
             assert action.help, f"{name} {action.dest}"
             if action.option_strings and isinstance(action.default, int | float | str) and action.nargs != 0:
                 assert f"(default: {action.default})" in " ".join(text.split()), f"{name} {action.dest}"
-    assert len(names) == 14
+    assert len(names) == 15
 
 
 def test_both_spellings_of_licence():
@@ -433,7 +433,7 @@ BAD = [
     (["train", "dcgan-65"], ["no recipe 'dcgan-65'", "did you mean 'dcgan-64'"]),
     (["train"], ["Give a recipe's name"]),
     (["train", "dcgan-64", "--resume", "x"], ["not both"]),
-    (["train", "--resume", "nowhere"], ["no run nowhere"]),
+    (["train", "--resume", "nowhere"], ["no run 'nowhere'; there are no runs in runs"]),
     (["train", "--resume", "."], ["is not a run"]),
     (["train", "dcgan-64", "--data", "nowhere"], ["nowhere"]),
     (["train", "dcgan-64", "--data", "empty"], ["empty", "no images"]),
@@ -522,6 +522,21 @@ def test_first_signal_asks_to_stop_and_a_second_one_interrupts():
             signal.raise_signal(signal.SIGINT)
         assert signal.getsignal(signal.SIGTERM) is before[1]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.parametrize("ignored", [signal.SIGINT, signal.SIGHUP])
+def test_signals_that_were_ignored_stay_so(ignored):
+    """SIGINT in the background of a shell without job control, SIGHUP under nohup."""
+    before = signal.signal(ignored, signal.SIG_IGN)
+    try:
+        with StopOnSignals() as stop:
+            signal.raise_signal(ignored)
+            assert stop() is None
+            signal.raise_signal(signal.SIGTERM)
+            assert stop() == signal.SIGTERM
+        assert signal.getsignal(ignored) == signal.SIG_IGN
+    finally:
+        signal.signal(ignored, before)
 
 
 def test_signals_are_left_alone_outside_the_main_thread():

@@ -305,6 +305,26 @@ def test_texts_of_errors_are_bounded():
     assert suggest("dcgam", ["dcgan"]) == " (did you mean 'dcgan'?)"
 
 
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("r3gan-32", "r3gan-64"),  # the nearest size of the same network
+        ("r3gan-200", "r3gan-256"),
+        ("r3gan-512-full", "r3gan-256-full"),
+        ("multires-82-stable", "multires-28-stable"),  # swapped digits before the nearest size
+        ("multires-60-stable", "multires-64-stable"),
+        ("dcgna-64", "dcgan-64"),
+        ("dcgan-64-7", "dcgan-64-003"),
+        ("r3gan", "r3gan-64"),
+        ("64", None),
+    ],
+)
+def test_suggestions_of_another_number(word, expected):
+    choices = ["r3gan-256", "r3gan-256-full", "r3gan-64", "multires-28-stable", "multires-64-stable", "dcgan-64"]
+    choices += ["dcgan-64-000", "dcgan-64-003"]
+    assert suggest(word, choices) == (f" (did you mean {expected!r}?)" if expected else "")
+
+
 def test_a_download_that_drips_ends(monkeypatch):
     released = threading.Event()
     start = time.monotonic()

@@ -1,6 +1,7 @@
 """`zoo compare`: any two sets of images, with a random feature extractor."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -64,6 +65,30 @@ def test_a_set_is_at_no_distance_from_itself_and_wholly_copied(sets, capsys):
     assert found["nearest"][0]["fake"] == found["nearest"][0]["real"]
 
 
+@pytest.mark.parametrize(
+    ("fakes", "unseen", "expected"),
+    [
+        ("fakes", "unseen", []),
+        ("reals", "unseen", ["reals and reals hold the same images"]),
+        ("mixed", "unseen", ["32 of 160 images of mixed are in reals too"]),
+        ("fakes", "mixed", ["32 of 160 images of mixed are in reals too"]),
+    ],
+)
+def test_images_in_both_sets_are_counted(sets, monkeypatch, capsys, fakes, unseen, expected):
+    monkeypatch.chdir(sets)
+    if not (sets / "mixed").exists():
+        shutil.copytree(sets / "fakes", sets / "mixed")
+        for path in (sets / "reals").glob("case_3_*.png"):
+            shutil.copy(path, sets / "mixed")
+    assert main(["compare", fakes, "reals", "--unseen", unseen, "--metrics", "ssim", "--no-floors", "--json"]) == 0
+    captured = capsys.readouterr()
+    notes = [note for note in json.loads(captured.out)["notes"] if "images" in note]
+    assert len(notes) == len(expected)
+    for note, text in zip(notes, expected, strict=True):
+        assert note.startswith(text)
+        assert note in captured.err
+
+
 def test_one_picture_again_and_again_is_collapse(sets, capsys, tmp_path):
     one = np.asarray(Image.open(sets / "fakes" / "case_6_slice_9.png"))
     np.savez(tmp_path / "fakes.npz", images=np.repeat(one[None], 80, axis=0))
@@ -115,7 +140,10 @@ def test_the_table_for_people(sets, capsys):
         (["fakes", "reals", "--metrics", "copies_features", "--no-floors"], "no Inception weights"),
         (["fakes", "reals", "--metrics", "fid_infinity", "--no-floors"], "no Inception weights"),
         (["fakes", "reals", "--fit", "pad"], "--fit pad|crop|stretch and --resolution R go together"),
-        (["fakes", "small"], "must share one shape"),
+        (["fakes", "small"], "must share one shape: add --fit pad --resolution 16"),
+        (["brain-28", "reals"], "is a generator, not a set of images. `zoo bench brain-28 --data reals` evaluates it"),
+        (["dcgan-64", "reals"], "`zoo sample dcgan-64 -n 2000 --out fakes/` writes images to compare"),
+        (["reals", "brain-28"], "brain-28: is a generator"),
         (["fakes", "reals", "--weights", "nowhere.pth", "--metrics", "fid"], "nowhere.pth"),
     ],
 )

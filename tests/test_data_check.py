@@ -8,8 +8,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from zoo.core.config import DataConfig
 from zoo.core.errors import ZooError
+from zoo.core.progress import RecordingReporter
 from zoo.data.check import check_images, print_check_report
+from zoo.data.dataset import load_dataset
 
 
 def noise(*shape, seed=0, dtype=np.uint8, high=256):
@@ -76,6 +79,41 @@ def test_look_alikes_are_explained(tmp_path, alike):
     assert ("as neighbouring slices of one subject do" in text) == alike
 
 
+def test_groups_that_are_the_subjects_are_called_so(tmp_path):
+    for index in range(6):
+        Image.fromarray(noise(32, 32, seed=index // 3)).save(tmp_path / f"case_{index // 3}_slice_{index}.png")
+    report = check_images(tmp_path, out=tmp_path / "check")
+    assert report.groups_are_subjects
+    assert "6 in 2 groups, one for each subject" in printed(report)
+    Image.fromarray(noise(32, 32, seed=1)).save(tmp_path / "case_0_slice_9.png")
+    assert not check_images(tmp_path, out=tmp_path / "check").groups_are_subjects
+
+
+@pytest.mark.parametrize(
+    ("strays", "subjects", "sentence"),
+    [
+        ([], 10, ""),
+        (["legend.png"], 11, "legend.png: no subject in the name, so each is a subject by itself"),
+        (["a.png", "b.png"], None, "subjects are named by 50 of 52 files, too few to use them."),
+        ([f"x{index}.png" for index in range(60)], None, ""),  # names of most files hold none: no stray files
+    ],
+)
+def test_files_without_a_subject_are_named(tmp_path, strays, subjects, sentence):
+    names = [f"case_{index // 5}_slice_{index % 5}.png" for index in range(50)] + strays
+    for index, name in enumerate(names):
+        Image.fromarray(noise(8, 8, seed=index)).save(tmp_path / name)
+    report = check_images(tmp_path, out=tmp_path / "check")
+    assert report.subjects == subjects
+    assert report.missing_subjects.startswith(sentence)
+    assert bool(report.missing_subjects) == bool(sentence)
+    reporter = RecordingReporter()
+    load_dataset(tmp_path, DataConfig(resolution=8), reporter=reporter, cache_dir=tmp_path / "cache")
+    warnings = [line for line in reporter.lines if "subjects are named" in line]
+    assert len(warnings) == (subjects is None and bool(sentence))
+    if warnings:
+        assert warnings[0].endswith(": a.png, b.png")
+
+
 def test_the_contact_sheet_and_the_histogram(folder, tmp_path):
     report = check_images(folder, out=tmp_path / "out", resolution=32)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["contact_sheet.png", "histogram.png"]
@@ -131,9 +169,6 @@ def test_the_output_of_a_check_is_not_part_of_the_set(folder, monkeypatch):
 
 
 def test_the_reported_window_is_the_applied_one(tmp_path):
-    from zoo.core.config import DataConfig
-    from zoo.data.dataset import load_dataset
-
     mask = np.zeros((4, 16, 16), np.float32)
     mask[0, 0, 0] = 0.5
     np.save(tmp_path / "mask.npy", mask)

@@ -19,7 +19,7 @@ from zoo.recipes import build_networks, list_models, load_recipe
 LINEAR = {"lean", "projected", "stylegan2"}
 
 # The smallest resolution at which all kinds of layers are present: skip-layer excitation starts at 64 px.
-SMALLEST = {"dcgan": 16, "dcgan_dense": 32, "fastgan": 64, "haar": 32, "projected": 64}
+SMALLEST = {"dcgan": 16, "dcgan_dense": 32, "fastgan": 64, "projected": 64, "upscale": 32}
 
 every_architecture = pytest.mark.parametrize("arch", list_architectures())
 SIDES = ("generator", "discriminator")

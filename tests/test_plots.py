@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from zoo.losses.adversarial import LOSSES
+from zoo.report import plots
 from zoo.report.plots import plot_accuracy, plot_losses, plot_ssim, plot_sweep
 from zoo.report.series import smooth
 
@@ -65,6 +66,43 @@ def test_plots_are_drawn(tmp_path: Path, plot: Plot, count: int) -> None:
     assert plot(log(count), tmp_path / "plot.png", "DCGAN, 64 px")
     assert min(colours(tmp_path / "plot.png").values()) > 500
     assert [path.name for path in tmp_path.iterdir()] == ["plot.png"]
+
+
+@pytest.mark.parametrize(
+    ("plot", "labels"),
+    [
+        (
+            lambda rows, path, title: plot_losses(rows, path, title, (1.386, 0.693)),
+            {"D loss": "blue", "G loss": "orange", "D loss where": "blue", "G loss where": "orange"},
+        ),
+        (
+            lambda rows, path, title: plot_losses(rows, path, title, (0.693, 0.693)),
+            {"D loss": "blue", "G loss": "orange", "both where D can only guess, 0.693": "grey"},
+        ),
+        (ssim_plot, {"fakes to their": "blue", "real images, 0.62": "blue", "another": "orange", "0.2": "orange"}),
+        (plot_accuracy, {"real": "blue", "fakes": "orange", "guessing": "grey"}),
+    ],
+)
+def test_legends_have_the_colours_of_their_lines(tmp_path, monkeypatch, plot, labels):
+    figures = []
+    save = plots._save_figure
+    monkeypatch.setattr(plots, "_save_figure", lambda figure, path: (figures.append(figure), save(figure, path)))
+    assert plot(log(30), tmp_path / "plot.png", "a title")
+    axes = figures[0].axes[0]
+    names = {plots.BLUE: "blue", plots.ORANGE: "orange", plots.AXIS_GREY: "grey"}
+    legend = axes.get_legend()
+    entries = [
+        (text.get_text(), names[line.get_color()])
+        for text, line in zip(legend.get_texts(), legend.get_lines(), strict=True)
+    ]
+    assert len(entries) == len(labels)
+    for (text, colour), (label, expected) in zip(entries, labels.items(), strict=True):
+        assert label in text
+        assert colour == expected, text
+    boxes = [axes.get_window_extent(), legend.get_window_extent()]
+    assert boxes[0].width > 1000  # of 1280: the legend takes nothing from the axes
+    assert boxes[1].x1 < 1280
+    assert boxes[1].y0 > boxes[0].y1
 
 
 ONE_ROW = log(1, ssim_nearest=0.5)

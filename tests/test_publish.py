@@ -27,7 +27,7 @@ from zoo.report import image_grid
 from zoo.training.generator_file import load_generator_file
 
 QUICK = {"extractors": ["random"], "num_samples": 24, "device": "cpu"}
-FILES = ["README.md", "card.json", "recipe.yaml", "samples.png", "tiny.safetensors"]
+FILES = ["LICENSE.md", "README.md", "card.json", "config.json", "recipe.yaml", "samples.png", "tiny.safetensors"]
 
 
 @pytest.fixture
@@ -91,7 +91,10 @@ def test_data_statement_and_licence(run, tmp_path, capsys):
     words = [str(run), "--to", tmp_path / "x", "--spaces", "random", "--samples", "24", "--device", "cpu", "--json"]
     words += ["--data-statement", tmp_path / "data.txt", "--licence", "As the data."]
     assert main(["publish", *map(str, words)]) == 0
-    assert json.loads(capsys.readouterr().out) == {"published": str(tmp_path / "x")}
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"published": str(tmp_path / "x")}
+    assert "warning: untrained: Fakes " in captured.err
+    assert "card.json, config.json, dcgan-64.safetensors, recipe.yaml, samples.png" in captured.err
     entry = pretrained.read_published_folder(tmp_path / "x")
     assert (entry.name, entry.data, entry.licence) == (
         "dcgan-64",
@@ -188,14 +191,18 @@ def test_upload_to_hugging_face(run, monkeypatch):
     uploaded, there = {}, []
 
     class Api:
+        def __init__(self, endpoint):
+            assert endpoint == "https://huggingface.co"
+
         def repo_exists(self, repo):
             return bool(there)
 
         def file_exists(self, repo, name):
             return name in there
 
-        def create_repo(self, repo, exist_ok):
+        def create_repo(self, repo, exist_ok, private):
             assert exist_ok
+            assert private is None  # as the owner's settings say
 
         def upload_folder(self, *, repo_id, folder_path, commit_message):
             from pathlib import Path
@@ -220,7 +227,7 @@ def test_upload_to_hugging_face(run, monkeypatch):
         zoo.publish(run, "hf:brains", name="tiny", **QUICK)
     assert zoo.publish(run, to, name="tiny", **QUICK) == "https://huggingface.co/owner/brains"
     assert sorted(uploaded["owner/brains"]) == FILES
-    assert b'hf_hub_download("owner/brains", "tiny.safetensors")' in uploaded["owner/brains"]["README.md"]
+    assert b'path = "hf:owner/brains"' in uploaded["owner/brains"]["README.md"]
     there.append("card.json")
     with pytest.raises(ZooError, match="--force replaces their card"):
         zoo.publish(run, to, name="tiny", **QUICK)
@@ -242,7 +249,7 @@ def test_card_without_heldout_images_says_that_copies_cannot_be_recognised(run):
     entry = _catalogue_entry(target, SimpleNamespace(extractors=[]), group, "x", "y")
     assert not entry.judged.copies_told
     notes = ["inception: not available: put it into /home/me"]
-    card = format_card(entry, recipe, _alarm_lines(entry, []), "", notes, "x")
+    card = format_card(entry, recipe, _alarm_lines(entry, row.to_json()), "", notes, "x")
     assert "whether it copies is not known" in card
     assert "- inception: not available\n" in card
     assert "/home/me" not in card

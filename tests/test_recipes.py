@@ -22,8 +22,8 @@ def test_recipe_survives_yaml_and_its_row_in_the_list_agrees_with_its_networks(n
     assert summary["resolution"] == generator.image.resolution == discriminator.image.resolution
     assert summary["channels"] == generator.image.channels
     assert summary["latent"] == generator.latent.dim
-    assert summary["params_g"] == sum(p.numel() for p in generator.parameters())
-    assert summary["params_d"] == sum(p.numel() for p in discriminator.parameters())
+    assert summary["params_g"] == sum(p.numel() for p in generator.parameters() if p.requires_grad)
+    assert summary["params_d"] == sum(p.numel() for p in discriminator.parameters() if p.requires_grad)
     assert summary["source"]
 
 

@@ -1,9 +1,19 @@
 """Rows of results: JSON, seeds, ranking and tables."""
 
+import pytest
+
 from zoo.evaluation.results import ResultRow, merge_seeds, rank_rows, row_from_json
 from zoo.metrics import registry
 from zoo.metrics.value import MetricValue, missing_value
-from zoo.report.table import bench_markdown, format_value_cell, quality_table, quality_tables
+from zoo.report.table import (
+    bench_markdown,
+    describe_no_alarm,
+    describe_notes,
+    describe_signs,
+    format_value_cell,
+    quality_table,
+    quality_tables,
+)
 
 
 def row(name, seed=0, error=None, **numbers):
@@ -63,7 +73,7 @@ def test_asymmetric_intervals_show_their_ends():
     assert format_value_cell({"value": 0.016, "low": 0.0, "high": 0.078}, 3, interval=True) == "0.016 (0 to 0.078)"
     assert format_value_cell({"value": 0.0, "low": 0.0, "high": 0.5}, 3, interval=True) == "0.000 (0 to 0.5)"
     assert format_value_cell({"value": 0.5, "low": 0.4, "high": 0.61}, 3, interval=True) == "0.500 ±0.105"
-    assert format_value_cell({"value": 1.0, "low": 1.0, "high": 1.0}, 2, interval=True) == "1.00 ±0.00"
+    assert format_value_cell({"value": 1.0, "low": 1.0, "high": 1.0}, 2, interval=True) == "1.00"
 
 
 def test_tables_show_intervals_alarms_and_errors():
@@ -85,7 +95,7 @@ def test_tables_show_intervals_alarms_and_errors():
     text = bench_markdown({"groups": [group], "metrics": metrics, "notes": ["one note"]})
     assert "| b | - | - | broken: wrong / hash |" in text
     assert "- **a**: All the same." in text
-    assert "| a | 3.57 M / – | - | 14.3 MB | 1,000 | - | - | - | 15 min 00 s |" in text  # noqa: RUF001
+    assert "| a | 3.57 M / – | 14.3 MB | 1,000 | 15 min 00 s |" in text  # noqa: RUF001
     assert "- one note" in text
 
 
@@ -123,3 +133,38 @@ def test_alarms_are_whole_in_the_terminal(capsys):
     assert any(line.endswith("collapse, memorisation, untrained") for line in lines)
     assert "b: broken: no such file" in lines
     assert "a: untrained: Because of fid." in lines
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"fid": 4.0, "ssim_pairwise": 0.5, "copies_ncc": 0.0}, "No alarm was triggered."),
+        ({"fid": 4.0, "ssim_pairwise": 0.5}, "No alarm was triggered; not evaluated: memorisation."),
+        ({"fid": 4.0}, "No alarm was triggered; not evaluated: collapse and memorisation."),
+        ({"precision": 0.5}, "Alarms were not evaluated: no metric that triggers one was measured."),
+        (None, "No generator could be evaluated."),
+    ],
+)
+def test_what_was_not_evaluated_is_not_free_of_alarms(values, sentence):
+    line = (row("a", **values) if values is not None else row("a", error="gone")).to_json()
+    assert describe_no_alarm([line, row("b", error="gone").to_json()]) == sentence
+
+
+def test_columns_without_any_value_are_left_out_and_named():
+    measured = row("a", ssim_nearest=0.5)
+    for name in ("fid", "kid"):
+        measured.values[name] = missing_value("no weights")
+    group = {"name": "g", "rows": [measured.to_json()], "baselines": [row("b", fid=3.0).to_json()]}
+    metrics = [registry.METRICS[name].to_json() for name in ("fid", "kid", "ssim_nearest")]
+    headings, _ = quality_table(group, metrics, intervals=True)
+    assert headings == ["", "FID>", "SSIM nearest>", "n>", "alarms"]  # a baseline has a FID
+    assert quality_tables(group, metrics, 100)[0][0] == headings
+    assert describe_notes(group, metrics) == ["FID, KID: not available: no weights"]
+    nothing = {"name": "g", "rows": [row("a", error="gone").to_json()], "baselines": []}
+    assert quality_tables(nothing, metrics, 100) == [(["", "n>", "alarms"], [["a", "-", "broken"]])]
+
+
+def test_both_meanings_of_the_sign_are_explained_where_both_are_there():
+    seeds = merge_seeds([row("a", 0, fid=4.0), row("a", 1, fid=6.0)])
+    assert "sd" not in describe_signs({"rows": [row("a", fid=1.0).to_json()]})
+    assert "sd: standard deviation over training seeds" in describe_signs({"rows": [seeds.to_json()]})

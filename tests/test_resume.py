@@ -21,7 +21,7 @@ SMALL = {
     "dcgan-256": ["data.resolution=32", "generator.width=0.05", "discriminator.width=0.05"],
     "multires-28": ["generator.width=0.1", "discriminator.width=0.1"],
     "lean-256": ["data.resolution=32", "generator.width=0.1", "discriminator.width=0.1"],
-    "haar-256": ["data.resolution=32", "generator.width=0.1", "discriminator.width=0.1"],
+    "upscale-256": ["data.resolution=32", "generator.width=0.1", "discriminator.width=0.1"],
     "stylegan2-64": ["data.resolution=16", "generator.width=0.05", "discriminator.width=0.05"],
     "stylegan-256": ["data.resolution=16", "generator.width=0.05", "discriminator.width=0.1", "train.batch=8"],
 }
@@ -128,7 +128,7 @@ SLOW_CASES = [
     ("dcgan-256", ["train.micro_batch=4", "train.precision=bf16"]),
     ("lean-256", ["train.precision=bf16"]),
     ("stylegan-256", []),
-    ("haar-256", []),
+    ("upscale-256", []),
 ]
 CASES = [*FAST_CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW_CASES)]
 

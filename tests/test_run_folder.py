@@ -13,7 +13,7 @@ from zoo.cli.signals import StopOnSignals
 from zoo.core.errors import Interrupted, ZooError
 from zoo.core.locks import hold_lock, is_locked
 from zoo.training import checkpoint
-from zoo.training.run_folder import Run, find_runs, open_run
+from zoo.training.run_folder import Run, find_run, find_runs, open_run
 
 SMALL = [
     "data.resolution=16",
@@ -432,4 +432,35 @@ def test_generator_files_that_fit_no_network_are_refused(case, run, tmp_path):
     save_file(tensors, tmp_path / "g.safetensors", texts)
     with pytest.raises(ZooError, match=message) as caught:
         zoo.load_generator(tmp_path / "g.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("{runs}/dcgan-64-000", "dcgan-64-000"),
+        ("dcgan-64-000", "dcgan-64-000"),  # by name, as the listing prints it
+        ("dcgan-64", "dcgan-64-011"),  # a recipe: its newest run
+        ("dcgan-64-12", "no run 'dcgan-64-12' (did you mean 'dcgan-64-011'?); runs in {runs}: dcgan-64-004, "),
+        ("{runs}/dcgan-46-000", "(did you mean 'dcgan-64-000'?); runs in {runs}: dcgan-64-004, "),
+        ("nothing", "no run 'nothing'; runs in {runs}: dcgan-64-004, "),
+        ("nowhere/x-000", "dcgan-64-010, dcgan-64-011 and 4 older"),
+    ],
+)
+def test_a_run_is_found_by_folder_name_or_recipe(tmp_path, word, expected):
+    for number in range(12):
+        path = tmp_path / f"dcgan-64-{number:03d}"
+        path.mkdir()
+        (path / "recipe.yaml").touch()
+        (path / "run.json").write_text(
+            '{"recipe": "", "recipe_digest": "", "data_digest": "", "data_description": "", "status": "", '
+            '"data": null, "nimg": 0, "kimg": 1}'
+        )
+    word, expected = (text.format(runs=tmp_path) for text in (word, expected))
+    if expected.startswith("dcgan") and " " not in expected:
+        assert find_run(word, tmp_path).name == expected
+        return
+    with pytest.raises(ZooError) as caught:
+        find_run(word, tmp_path)
+    assert expected in str(caught.value)
     assert "\n" not in str(caught.value)

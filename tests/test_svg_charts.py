@@ -152,3 +152,24 @@ def test_sprites_average_down():
     means = image[0, 0].reshape(4, 2, 4, 2).mean(axis=(1, 3))
     assert np.abs(sheet - means).max() <= 0.5
     assert (sprite.width, sprite.height, sprite.side) == (4, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text", "bars"),
+    [(0.0, 0.0, "", 0), (0.0, 0.0004, "", 0), (0.0, 0.078, "0.000-0.078", 1), (0.3, 0.5, "0.300-0.500", 1)],
+)
+def test_an_empty_interval_has_no_bar_and_no_ends(low, high, text, bars):
+    figure = {"value": low, "low": low, "high": high}
+    axis = svg_charts.Axis(low=0.0, high=1.0)
+    assert ascii_(number_format.format_interval((low, high), 3)) == text
+    assert svg_charts.draw_whisker(axis, figure, None).count('class="reach"') == bars
+    assert svg_charts.draw_whisker(axis, {"value": 0.2}, figure).count('class="band"') == bars
+
+
+def test_the_dot_at_the_end_of_a_curve_is_inside():
+    curve = svg_charts.Curve(name="a", slot=0, x=np.array([100.0, 200.0]), y=np.array([0.0, 1.0]))
+    chart = svg_charts.draw_curves("t", [curve])
+    places = [int(x) for x in re.findall(r"M(\d+) \d+h0", chart.svg)]
+    assert places
+    assert max(places) < 990  # of 1000
+    assert "up to 200:" in chart.words

@@ -8,7 +8,7 @@ from PIL import Image
 import zoo
 from zoo.cli.main import main
 from zoo.core.errors import ZooError
-from zoo.training.sweep import best_factors, tune
+from zoo.training.sweep import best_factors, have_not_learned, tune
 
 SET = ["data.resolution=16", "generator.width=0.1", "discriminator.width=0.1", "train.batch=8"]
 R1 = [*SET, "penalties.r1.weight=[[0, 1], [1, 0.5]]"]
@@ -47,7 +47,7 @@ def test_a_sweep_and_the_same_command_again(swept, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "penalties.r1.weight" in said
     assert "x0.25" in said
-    assert "nearest to real images: x" in said or "no difference between x" in said
+    assert "none has learned after 0.032 kimg: all are untrained" in said
     assert "SSIM distance from real" in said
 
 
@@ -69,7 +69,8 @@ def test_longer_goes_on_and_what_fails_stops_no_other(tmp_path, monkeypatch):
     assert broken["error"] == "MemoryError: no memory"
     assert steps == [0, 16, 24]
     assert whole["nimg"] == 32
-    assert best_factors(document) == [whole]
+    assert best_factors(document) == []  # 32 images teach nothing
+    assert have_not_learned(document)
 
 
 @pytest.mark.parametrize(
@@ -121,9 +122,34 @@ def test_no_winner_within_the_noise_of_seeds(metric, values, alarmed, best):
         for factor, value in enumerate(values, 1)
     ]
     assert [row["factor"] for row in best_factors({"rows": rows})] == best
+    assert not have_not_learned({"rows": rows})
     rows[0]["best"] = {"metric": "other", "value": 0.0}
     assert best_factors({"rows": rows}) == []
     assert best_factors({"rows": []}) == []
+
+
+@pytest.mark.parametrize(
+    ("alarms", "best", "unlearned"),
+    [
+        (("untrained", "untrained", "untrained"), [], True),
+        (("untrained", "collapse", "untrained"), [1], False),  # it has learned one image
+        (("untrained", None, "collapse"), [1], False),
+        ((None, "untrained", "untrained"), [0], False),
+    ],
+)
+def test_an_untrained_run_is_never_the_best(alarms, best, unlearned):
+    rows = [
+        {
+            "factor": factor,
+            "error": None,
+            "best": {"metric": "ssim", "value": 0.9 - factor / 10},
+            "alarms": [{"name": name}] if name else [],
+        }
+        for factor, name in enumerate(alarms)
+    ]
+    document = {"rows": rows, "kimg": 1}
+    assert [row["factor"] for row in best_factors(document)] == best
+    assert have_not_learned(document) == unlearned
 
 
 def test_exit_code(tmp_path, capsys):

@@ -7,8 +7,11 @@ training. Torch is imported only when an architecture is looked up.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import fnmatch
+import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -35,10 +38,37 @@ RECIPES = _PACKAGE / "_recipes" if (_PACKAGE / "_recipes").is_dir() else _PACKAG
 _SIDES = ("generator", "discriminator")
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """List the recipes that match a shell pattern, in natural order (``multires-64`` before ``multires-128``)."""
-    names = (path.stem for path in RECIPES.glob("*.yaml"))
-    return sorted(fnmatch.filter(names, pattern), key=_natural_key)
+def list_models(
+    filter: str | Sequence[str] = "*",
+    *,
+    pretrained: bool = False,
+    exclude_filters: str | Sequence[str] = (),
+) -> list[str]:
+    """List recipes in natural order (``multires-64`` before ``multires-128``).
+
+    Args:
+        filter: shell patterns, of which one must match: ``"dcgan*"``.
+        pretrained: only those with pretrained weights (see :func:`zoo.list_weights`).
+        exclude_filters: shell patterns of which none may match.
+    """
+    names = {path.stem for path in RECIPES.glob("*.yaml")}
+    if pretrained:
+        from zoo.hub.pretrained import load_catalogue  # here: of a higher level, and only for this
+
+        names &= {entry.recipe for entry in load_catalogue().values()}
+    return sorted(match_names(names, filter) - match_names(names, exclude_filters), key=_natural_key)
+
+
+def is_model(name: str) -> bool:
+    """Return whether there is a recipe of this name."""
+    return name in list_models()
+
+
+def match_names(names: Iterable[str], patterns: str | Sequence[str]) -> set[str]:
+    """Return the names that match one of some shell patterns."""
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    names = list(names)
+    return {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
 
 
 def summarise_recipes(pattern: str = "*") -> Iterator[dict[str, Any]]:
@@ -97,18 +127,52 @@ def _load_listed_plugins(names: Any, folder: Path, where: str) -> list[Plugin]:
     return listed
 
 
-def create(name: str | Path | Recipe, *overrides: str, device: str = "cpu") -> tuple[Generator, Discriminator]:
-    """Build a recipe's generator and discriminator with fresh weights: ``create("lean-256", "data.channels=3")``.
+def create(
+    name: str | Path | Recipe, *overrides: str, pretrained: bool = False, device: str | None = None, **keywords: Any
+) -> tuple[Generator, Discriminator]:
+    """Build a recipe's generator and discriminator: ``create("lean-256", data__channels=3)``.
+
+    Args:
+        name: of a recipe, the path of a YAML file, or a recipe; with ``pretrained`` that of weights.
+        overrides: as on the command line, ``"data.channels=3"``.
+        pretrained: start G with its pretrained weights; D is fresh, since only generators are published.
+        device: None: torch's default device, as of ``with torch.device(...)``.
+        **keywords: overrides with double underscores for dots (``generator__width=0.5``).
 
     Raises:
-        ZooError: as :func:`load_recipe`.
+        ZooError: as :func:`load_recipe`; there are no such weights, or an override changes their network.
     """
-    recipe = override_recipe(name, *overrides) if isinstance(name, Recipe) else load_recipe(name, overrides)
+    words = [*overrides, *keyword_overrides(keywords, "create")]
+    if pretrained:
+        from zoo.hub.load import load_pretrained_networks  # here: of a higher level, and only for this
+
+        return load_pretrained_networks(name.name if isinstance(name, Recipe) else str(name), words, device)
+    recipe = override_recipe(name, *words) if isinstance(name, Recipe) else load_recipe(name, words)
     return build_networks(recipe, device)
 
 
-def build_networks(recipe: Recipe, device: str = "cpu") -> tuple[Generator, Discriminator]:
-    """Build a recipe's networks with fresh weights; on ``device="meta"`` they have shapes and take no memory."""
+def keyword_overrides(keywords: Mapping[str, Any], function: str) -> list[str]:
+    """Return keywords with double underscores as overrides: ``train__batch=32`` is ``"train.batch=32"``.
+
+    Raises:
+        TypeError: a keyword without them, in Python's own words.
+    """
+    for key in keywords:
+        if "__" not in key:
+            raise TypeError(f"{function}() got an unexpected keyword argument {key!r}")
+    return [f"{key.replace('__', '.')}={json.dumps(value, default=_plain_value)}" for key, value in keywords.items()]
+
+
+def _plain_value(value: Any) -> Any:
+    """Return numpy's and torch's numbers and arrays as Python's, and paths as text."""
+    return value.tolist() if hasattr(value, "tolist") else os.fspath(value)
+
+
+def build_networks(recipe: Recipe, device: str | None = "cpu") -> tuple[Generator, Discriminator]:
+    """Build a recipe's networks with fresh weights; on ``device="meta"`` they have shapes and take no memory.
+
+    None stands for torch's default device.
+    """
     import torch
 
     from zoo.models.layers import apply_spectral_norm
@@ -120,7 +184,7 @@ def build_networks(recipe: Recipe, device: str = "cpu") -> tuple[Generator, Disc
     config = recipe.discriminator.config
     packed = replace(recipe.image, channels=recipe.image.channels * config.packing)
     build_discriminator = get_architecture(recipe.discriminator.arch).discriminator
-    with torch.device(device):
+    with torch.device(device) if device is not None else contextlib.nullcontext():
         G = get_architecture(recipe.generator.arch).generator(recipe.generator.config, recipe.image)  # type: ignore[call-arg]
         D = build_discriminator(config, packed)
         for network, choice in ((G, recipe.generator), (D, recipe.discriminator)):
@@ -227,8 +291,9 @@ def _build_recipe(content: dict[str, Any]) -> Recipe:
         raise SchemaError("augment.name", f"ada goes by the sign of logits, which means nothing to {loss}")
     for name in recipe.penalties:
         _check_choice("penalties", name, PENALTIES, recorded)
-        if PENALTIES[name].needs_styles and not hasattr(get_architecture(recipe.generator.arch).generator, "mapping"):
-            raise SchemaError(f"penalties.{name}", f"{recipe.generator.arch} has no styles (a mapping network)")
+        needs = PENALTIES[name].needs
+        if needs is not None and not hasattr(get_architecture(recipe.generator.arch).generator, needs[0]):
+            raise SchemaError(f"penalties.{name}", f"{recipe.generator.arch} has no {needs[1]}")
         step, share = recipe.penalties[name].step, recipe.penalties[name].share
         if step and PENALTIES[name].estimate is None:
             able = [key for key, penalty in PENALTIES.items() if penalty.estimate is not None]

@@ -87,8 +87,8 @@ def _bench(arguments: Namespace) -> None:
         for name in ("report.html", "table.md", "results.jsonl"):
             print_line(f"  {Path(arguments.out) / name}")
     if failures := failed_rows(document):
-        sys.stdout.flush()  # the table comes before the errors where both go to one file
-        for line in failures:
+        sys.stdout.flush()  # the table, which names the reasons, comes before the error where both go to one file
+        for line in failures if arguments.json else []:
             print(f"zoo: {one_line(line)}", file=sys.stderr)
         raise ZooError(f"{len(failures)} could not be trained or evaluated; all other results are in {arguments.out}")
 
@@ -115,18 +115,17 @@ def _print_group(group: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]])
     print_line(group["name"])
     for headings, rows in table.quality_tables(group, metrics, width):
         print_table(headings, rows)
-    notes: dict[str, list[str]] = {}
-    for row in group["rows"]:
-        for name, figure in row["figures"].items():
-            if figure.get("note"):
-                notes.setdefault(figure["note"], []).append(name)
-    for note, names in notes.items():  # the same note is printed once
-        print_line(f"{', '.join(dict.fromkeys(names))}: {note}")
+    for line in [table.describe_signs(group), *table.describe_notes(group, metrics)]:
+        print_line(line)
     for row in group["rows"]:
         if row["error"]:
             print_line(f"{row['name']}: broken: {row['error']}")
+        for reason in row.get("failed", []):
+            print_line(f"{row['name']}: a training seed failed: {reason}")
         for alarm in row["alarms"]:
             print_line(f"{row['name']}: {alarm['name']}: {alarm['text']}")
+    if not any(row["alarms"] for row in group["rows"]):
+        print_line(table.describe_no_alarm(group["rows"]))
 
 
 def _report(arguments: Namespace) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from zoo.cli import evaluate, look, share, train, use
+from zoo.cli import doctor, evaluate, look, share, train, use
 from zoo.cli.options import Commands, Parser
 from zoo.core.errors import Interrupted, ZooError, one_line, suggest
 from zoo.core.files import cache_folder
@@ -24,7 +24,7 @@ COMMAND_GROUPS: Mapping[str, tuple[Callable[[Commands], None], ...]] = {
     "train": (train.add_train_commands,),
     "look": (look.add_look_commands, evaluate.add_evaluate_commands),
     "use": (use.add_use_commands,),
-    "share": (share.add_share_commands,),
+    "share": (share.add_share_commands, doctor.add_doctor_command),
 }
 
 

@@ -15,6 +15,8 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 TRAINING_DATA = "folder, zip, .npy, .npz, or phantoms[:SUBJECTS] (default: $ZOO_DATA)"
 
+GENERATOR = "a run, a file of weights, a pretrained name, or a repository on Hugging Face"
+
 
 def parse_kimg(text: str) -> float:
     """Parse a length in thousands of images; ``40k`` and ``1.2M`` are 40 and 1200 of these.
@@ -154,7 +156,7 @@ def add_recipe(parser: Parser, name: str, text: str, **options: Any) -> None:
 
 def add_generator(parser: Parser, name: str) -> None:
     """Add the argument that names a trained generator."""
-    action = parser.add_argument(name, metavar="RUN|FILE|NAME", help="a run, a file of weights, or a pretrained name")
+    action = parser.add_argument(name, metavar="RUN|FILE|NAME|hf:OWNER/NAME", help=GENERATOR)
     action.completer = complete_generators  # type: ignore[attr-defined]
 
 

@@ -14,6 +14,8 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if
 class StopOnSignals(contextlib.AbstractContextManager["StopOnSignals"]):
     """Collects SIGINT, SIGTERM and SIGHUP (a closed terminal) while it is entered, instead of ending the process.
 
+    One that was ignored when the process started stays ignored.
+
     Called, it returns the number of the first signal received, and None before that. Training enters it for as long as
     steps are taken, so that Ctrl-C still ends everything else at once.
     """
@@ -28,8 +30,8 @@ class StopOnSignals(contextlib.AbstractContextManager["StopOnSignals"]):
     def __enter__(self) -> StopOnSignals:
         try:
             for caught in _SIGNALS:
-                is_nohup = caught != signal.SIGINT and signal.getsignal(caught) == signal.SIG_IGN
-                if not is_nohup:  # under nohup training must survive the terminal
+                # Ignored from the start: SIGHUP by nohup, SIGINT by a script for its background jobs.
+                if signal.getsignal(caught) != signal.SIG_IGN:
                     self._previous[caught] = signal.signal(caught, self._handle)
         except ValueError:  # outside the main thread (a notebook's server) Python allows no handlers
             self._previous.clear()

@@ -45,10 +45,12 @@ def add_train_commands(commands: Commands) -> None:
     for flag, text in (
         ("--new", "start a new run even if one could be continued"),
         ("--deterministic", "use only algorithms that repeat bit for bit (CUDA: slower)"),
-        ("--tensorboard", "also write scalars for TensorBoard"),
+        ("--tensorboard", "short for --logger tensorboard"),
         ("--profile", "measure the parts of a step and compare with the roofline; trains and writes nothing"),
     ):
         p.add_argument(flag, action="store_true", help=text)
+    text = "also write the log and sample grids for others: tensorboard, wandb, mlflow, csv"
+    p.add_argument("--logger", dest="loggers", action="append", default=[], metavar="NAME,...", help=text)
     add_shared(p, "--device", "--precision", "--set")
 
     p = add_command(
@@ -108,9 +110,9 @@ def _profile(arguments: Namespace) -> None:
     from zoo.training.profiling.profiler import PART_TITLES
     from zoo.training.train import profile_recipe
 
-    training = ("resume", "new", "kimg", "epochs", "hours", "deterministic", "tensorboard")
+    training = ("resume", "new", "kimg", "epochs", "hours", "deterministic", "tensorboard", "loggers")
     if arguments.recipe is None or any(getattr(arguments, name) for name in training):
-        flags = ", ".join(f"--{name}" for name in training)
+        flags = ", ".join(f"--{name.removesuffix('s') if name == 'loggers' else name}" for name in training)
         raise ZooError(f"--profile takes a recipe, and none of {flags}: it trains nothing")
     keywords = {name: getattr(arguments, name) for name in ("data", "device", "precision", "set")}
     profile, speed = profile_recipe(arguments.recipe, **keywords)
@@ -138,7 +140,7 @@ def _profile(arguments: Namespace) -> None:
 
 
 def _tune(arguments: Namespace) -> None:
-    from zoo.training.sweep import best_factors, tune
+    from zoo.training.sweep import best_factors, have_not_learned, tune
 
     arguments.stop = StopOnSignals()
     document = tune(**call_keywords(arguments, options=TrainOptions))
@@ -147,12 +149,16 @@ def _tune(arguments: Namespace) -> None:
     headings = ["factor>", f"{document['param']}>", "D loss>", "G loss>", "D(x) - D(G(z))>"]
     headings += ["SSIM nearest / real>", "SSIM pairwise / real>", f"{_score_title(document)}>", "alarms"]
     print_table(headings, [_tune_cells(row) for row in document["rows"]])
-    best = best_factors(document)
+    best, mean = best_factors(document), document["mean_image"]
     if len(best) == 1:
         print(f"nearest to real images: x{best[0]['factor']:g}")
     elif best:
         factors = ", ".join(f"x{row['factor']:g}" for row in best)
         print(f"no difference between {factors}: within what two training seeds differ by")
+    elif have_not_learned(document):
+        print(f"none has learned after {document['kimg']:g} kimg: all are untrained. Give more with --kimg.")
+    if best and best[0]["best"]["metric"] == "ssim" and mean is not None and mean < best[0]["best"]["value"]:
+        print(f"none has learned much yet: the mean image is nearer ({mean:.3f}). Give more with --kimg.")
     print_line(f"  {document['picture']}")
     return None
 

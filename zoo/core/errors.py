@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
+import re
 from collections.abc import Iterable
 
 MAX_MESSAGE = 1000  # characters of an error; longer ones are cut in the middle
@@ -49,8 +51,25 @@ def error_reason(error: BaseException) -> str:
 def suggest(word: str, choices: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the choice most like ``word``, or ``""`` if none is similar."""
     some = [choice for choice in itertools.islice(choices, _MAX_CHOICES) if len(choice) <= _MAX_WORD]
-    matches = difflib.get_close_matches(word, some, n=1, cutoff=0.6) if len(word) <= _MAX_WORD else []
+    if len(word) > _MAX_WORD:
+        return ""
+    matches = _other_numbers(word, some) or difflib.get_close_matches(word, some, n=1, cutoff=0.6)
     return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+def _other_numbers(word: str, choices: Iterable[str]) -> list[str]:
+    """Return the choices that differ from ``word`` in one number only, such as a resolution, nearest first."""
+    parts = re.fullmatch(r"(.*\D)([0-9]{1,9})(\D*)", word)
+    if parts is None:
+        return []
+    start, number, end = parts.groups()
+    others: list[tuple[bool, float, str]] = []
+    for choice in choices:
+        middle = choice[len(start) : len(choice) - len(end)]
+        if choice.startswith(start) and choice.endswith(end) and re.fullmatch("[0-9]{1,9}", middle):
+            swapped = sorted(middle) == sorted(number)  # 46 for 64 is a typing error, 32 another size
+            others.append((not swapped, abs(math.log((int(middle) + 1) / (int(number) + 1))), choice))
+    return [choice for _, _, choice in sorted(others)]
 
 
 def shorten(value: object, limit: int = 80) -> str:

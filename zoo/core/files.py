@@ -66,7 +66,8 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO]:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    # Windows flushes only what is open for writing, and opens no folders.
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -128,7 +129,7 @@ def remove_leftovers(folder: Path, prefix: str = ".") -> None:
 
 
 def _is_abandoned(path: Path, machine: str, process: int) -> bool:
-    if machine == _machine():
+    if machine == _machine() and os.name != "nt":  # where signal 0 is Ctrl-C; the age decides there
         try:
             os.kill(process, 0)  # sends nothing
         except ProcessLookupError:

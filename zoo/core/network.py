@@ -22,6 +22,11 @@ def offline_reason() -> str:
     return ""
 
 
+def hub_endpoint() -> str:
+    """Return the address of the Hugging Face Hub; read here, since its library reads it only when it is imported."""
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
 def download_seconds(size: int) -> float:
     """Return the longest time that a download of ``size`` bytes may take."""
     return DOWNLOAD_BASE_SECONDS + size / SLOWEST_BYTES_PER_SECOND

@@ -21,7 +21,11 @@ class TrainOptions:
 
     Attributes:
         data: folder, zip, ``.npy`` or ``.npz`` of images, or ``"phantoms[:SUBJECTS]"``; None: ``$ZOO_DATA``, else
-            phantoms.
+            phantoms. Also an array or tensor (N, H, W), (N, H, W, C) or (N, C, H, W), a torch data set, or a table of
+            paths (``zoo.data.sources.memory``).
+        subjects: with an array, data set or table: the subject of each image, or a column's name.
+        labels: with these, the class of each image, a column's name, or True for those of the data set or table; sets
+            ``data.labels``.
         out: folder in which run folders are made.
         kimg: thousands of images to train for (``train.kimg``); None: as the recipe says.
         epochs: the same as a number of passes over the training images; None: by ``kimg``.
@@ -30,13 +34,19 @@ class TrainOptions:
         precision: ``auto``, ``fp32`` or ``bf16`` (``train.precision``); None: as the recipe says.
         new: start a new run even if one could be continued.
         deterministic: use only algorithms that repeat bit for bit; slower on CUDA.
-        tensorboard: also write scalars for TensorBoard.
+        tensorboard: also write for TensorBoard, as ``loggers=["tensorboard"]``.
+        loggers: other programs that the log and the sample grids are written for: ``tensorboard``, ``wandb``,
+            ``mlflow``, ``csv``; each but the last is an extra.
+        callbacks: objects with any of ``on_log(row)``, ``on_images(nimg, images)``, ``on_checkpoint(path)`` and
+            ``on_end(run)`` (``zoo.training.callbacks``). One that raises stops the run with everything saved.
         set: overrides as on the command line, ``"train.batch=32"``.
         stop: called after every step; a true value (such as the number of a signal) ends training with everything
             saved. A context manager is entered for as long as steps are taken. None: train to the end.
     """
 
-    data: str | Path | None = None
+    data: Any = None
+    subjects: Any = None
+    labels: Any = None
     out: str | Path = "runs"
     kimg: float | None = None
     epochs: float | None = None
@@ -46,6 +56,8 @@ class TrainOptions:
     new: bool = False
     deterministic: bool = False
     tensorboard: bool = False
+    loggers: Sequence[str] = dataclasses.field(default_factory=list)
+    callbacks: Sequence[Any] = ()
     set: Sequence[str] = ()
     stop: Callable[[], Any] | None = None
 

@@ -146,7 +146,7 @@ def load_or_build_cache(
 def _look_up_content(index_file: Path | None, signature: str) -> tuple[str, list[Any]] | None:
     """Return content digest and listed problems of a path whose signature is unchanged."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        entry = json.loads(index_file.read_text()) if index_file else {}
+        entry = json.loads(index_file.read_text(encoding="utf-8")) if index_file else {}
         checksum = entry.pop("checksum")
         if (entry["signature"], entry["listing"], _checksum(entry)) == (signature, LISTING_FORMAT, checksum):
             return str(entry["content"]), list(entry["listed"])
@@ -161,7 +161,7 @@ def _read_set(folder: Path, config: DataConfig, *, verify: bool = True) -> tuple
     """Return the images and facts of a complete set, or None."""
     path = folder / "images.npy"
     try:
-        document = json.loads((folder / "set.json").read_text())
+        document = json.loads((folder / "set.json").read_text(encoding="utf-8"))
         checksum = document.pop("checksum", None)
         if checksum not in (None, _checksum(document)):
             return None

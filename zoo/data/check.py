@@ -23,7 +23,7 @@ from zoo.data.near_duplicates import difference_hash
 from zoo.data.resize import IntensityWindow, resize_image, to_8_bit
 from zoo.data.sources.registry import is_path, open_source
 from zoo.data.sources.source import Source, SourceOptions
-from zoo.data.subjects import abbreviate_list, printable_name
+from zoo.data.subjects import abbreviate_list, describe_missing_subjects, printable_name, subject_indices
 from zoo.data.windowing import DeepError, percentile_window
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class CheckReport:
         duplicates: names of files that are equal, group by group.
         near_duplicates: number of images that closely resemble another; neighbouring slices of one volume do.
         near_groups: number of groups they form.
+        groups_are_subjects: whether these groups are the subjects.
+        missing_subjects: which files have no subject in their names, and what that means; empty if there are none.
         shared_subjects: subjects in more than one split.
         problems: what cannot be used, and why.
         files: the images that were written.
@@ -73,6 +75,8 @@ class CheckReport:
     duplicates: list[list[str]]
     near_duplicates: int
     near_groups: int
+    groups_are_subjects: bool
+    missing_subjects: str
     shared_subjects: list[str]
     problems: list[Problem]
     files: list[str] = field(default_factory=list)
@@ -148,6 +152,9 @@ def print_check_report(report: CheckReport, console: Console) -> None:
     background = sum(report.histogram[:1]) / max(1, sum(report.histogram))
     low, high = report.range
     equal = f"{sum(map(len, report.duplicates))} in {len(report.duplicates)} groups"
+    alike = f"{report.near_duplicates} in {report.near_groups} groups"
+    if report.groups_are_subjects:
+        alike += ", one for each subject"
     rows = {
         "images": f"{report.images}" + (f" ({counts(report.splits)})" if report.splits else ""),
         "subjects": "not contained in names" if report.subjects is None else str(report.subjects),
@@ -157,7 +164,7 @@ def print_check_report(report: CheckReport, console: Console) -> None:
         "intensities": f"{low:g} to {high:g}, {background:.0%} in the lowest of {HISTOGRAM_BINS} bins",
         "window": "taken as they are" if report.window is None else f"{report.window[0]:g} to {report.window[1]:g}",
         "equal files": equal if report.duplicates else "none",
-        "near-duplicates": f"{report.near_duplicates} in {report.near_groups} groups" if report.near_groups else "none",
+        "near-duplicates": alike if report.near_groups else "none",
         "other files": str(report.others),
         "cannot be used": str(sum(problem.count for problem in report.problems)),
     }
@@ -168,10 +175,12 @@ def print_check_report(report: CheckReport, console: Console) -> None:
     console.print(table)
     lines = []
     if report.near_groups:
-        lines.append(
-            "near-duplicates look alike when much reduced, as neighbouring slices of one subject do; they are "
-            "no fault. Without subjects in the names, each group is held out or trained on as a whole."
-        )
+        meaning = "near-duplicates look alike when much reduced, as neighbouring slices of one subject do; no fault."
+        if report.subjects is None:
+            meaning += " Without subjects in the names, each group is held out or trained on as a whole."
+        lines.append(meaning)
+    if report.missing_subjects:
+        lines.append(report.missing_subjects)
     lines += [f"{problem.name}: {problem.reason}" for problem in report.problems]
     lines += [f"equal: {', '.join(group)}" for group in report.duplicates]
     if report.shared_subjects:
@@ -242,6 +251,8 @@ def _build_report(
         duplicates=[[facts.names[index] for index in group] for group in facts.duplicates],
         near_duplicates=sum(group_sizes),
         near_groups=len(group_sizes),
+        groups_are_subjects=bool(subjects) and subject_indices(subjects) == subject_indices(facts.groups or ()),
+        missing_subjects=describe_missing_subjects(facts.names, facts.subjects, split=facts.splits is not None),
         shared_subjects=sorted(subject for subject, count in places.items() if count > 1),
         problems=[*source.listing.problems, *(Problem(*problem) for problem in facts.problems)],
     )

@@ -24,9 +24,9 @@ from zoo.data.files import require_whole
 from zoo.data.folder_layout import Problem
 from zoo.data.labels import FOLDER, choose_manifest, index_classes, read_labels
 from zoo.data.resize import IntensityWindow
-from zoo.data.sources.registry import open_source
+from zoo.data.sources.memory import MemorySource, StoredSource, open_data
 from zoo.data.sources.source import READ_ERRORS, Source, SourceOptions
-from zoo.data.subjects import abbreviate_list, assign_subjects, hold_out_subjects
+from zoo.data.subjects import abbreviate_list, assign_subjects, describe_missing_subjects, hold_out_subjects
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,7 +91,7 @@ class Dataset:
 
 
 def load_dataset(
-    path: str | Path | None,
+    path: str | Path | Source | None,
     config: DataConfig,
     *,
     reporter: Reporter | None = None,
@@ -101,7 +101,7 @@ def load_dataset(
 
     Args:
         path: a folder or a ``.zip`` of images (plain, with train and validate or test folders, or OASIS), a ``.npy`` or
-            ``.npz``, or None, "phantoms" or "phantoms:N" for the built-in ones of 64 or N subjects.
+            ``.npz``, or None, "phantoms" or "phantoms:N" for the built-in ones of 64 or N subjects; or an open source.
         config: how images are prepared.
         reporter: receives progress and warnings; None: nothing is reported.
         cache_dir: None: $ZOO_CACHE, else zoo in $XDG_CACHE_HOME, else ~/.cache/zoo.
@@ -114,7 +114,9 @@ def load_dataset(
         low, high = config.window
         if not (np.isfinite([low, high]).all() and low < high):
             raise ZooError(f"data.window: [{low}, {high}] is not a range from black to white")
-    with closing(open_source(path, SourceOptions.from_config(config))) as source, silence_pillow():
+    with closing(open_data(path, SourceOptions.from_config(config))) as source, silence_pillow():
+        if isinstance(source, MemorySource | StoredSource):
+            config = source.adapt(config, reporter)
         if config.channels not in (1, 3) and not source.any_channels:
             raise ZooError(
                 f"data.channels: {source.label} has images of 1 or 3 channels, not {config.channels}. "
@@ -150,6 +152,12 @@ def _build_dataset(
     )
     if note:
         reporter.say(f"{source.label}: {note}")
+    elif (
+        facts.subjects is None
+        and config.subjects is None
+        and (strays := describe_missing_subjects(facts.names, None, split=facts.splits is not None))
+    ):
+        reporter.warn(f"{source.label}: {strays}")
     # Without subjects, near-duplicates are held out together; without those either, each image is a group.
     groups = facts.subjects or [facts.names[first] for first in facts.groups or range(len(facts.names))]
     trained, description = _split(source, config, facts, groups)

@@ -17,8 +17,9 @@ from zoo.core.progress import Reporter, SilentReporter
 from zoo.data.dataset import Dataset, load_dataset
 from zoo.data.decode import silence_pillow
 from zoo.data.files import require_whole
-from zoo.data.resize import IntensityWindow
-from zoo.data.sources.registry import is_path, open_source
+from zoo.data.resize import IntensityWindow, to_8_bit
+from zoo.data.sources.memory import MemorySource, open_data
+from zoo.data.sources.registry import is_path
 from zoo.data.sources.source import Source, SourceOptions
 from zoo.data.subjects import abbreviate_list, find_subjects, subject_indices
 
@@ -126,11 +127,13 @@ def _from_dataset(data: Dataset) -> ImageSet:
     )
 
 
-def read_images(path: str | Path, *, fit: DataConfig | None = None, reporter: Reporter | None = None) -> ImageSet:
+def read_images(
+    path: str | Path | Source, *, fit: DataConfig | None = None, reporter: Reporter | None = None
+) -> ImageSet:
     """Read all images of a folder, zip, ``.npy`` or ``.npz``.
 
     Args:
-        path: where they lie; ``phantoms[:N]`` for built-in ones (with ``fit`` only).
+        path: where they lie; ``phantoms[:N]`` for built-in ones (with ``fit`` only); or an open source.
         fit: how they are made square and resized, as for training; None: their pixels are not changed.
         reporter: receives progress and warnings of unreadable files, which are left out; None: nothing is reported.
 
@@ -140,9 +143,9 @@ def read_images(path: str | Path, *, fit: DataConfig | None = None, reporter: Re
     reporter = reporter or SilentReporter()
     if fit is not None:
         return _from_dataset(load_dataset(path, fit, reporter=reporter))
-    if not is_path(path) and str(path).startswith("phantoms"):
+    if isinstance(path, str) and not is_path(path) and path.startswith("phantoms"):
         raise ZooError(f"{path}: phantoms have no size of themselves. Choose one with --fit pad --resolution R")
-    with closing(open_source(path, SourceOptions())) as source, silence_pillow():
+    with closing(open_data(path, SourceOptions())) as source, silence_pillow():
         return _read_unchanged(source, reporter)
 
 
@@ -201,6 +204,9 @@ def _read_image(source: Source, index: int) -> ndarray | str:
     _, image = source.read_and_decode(index)
     if isinstance(image, str):
         return image
+    window = source.window if isinstance(source, MemorySource) else None
+    if window is not None:  # floats in [0, 1] or [-1, 1]
+        image = replace(image, pixels=np.rint(to_8_bit(image.pixels, window)).astype(np.uint8))
     if image.deep:
         return f"{image.bits} bits per channel ({image.mode}), only 8 can be used unchanged; for more use --fit"
     pixels = image.pixels

@@ -28,7 +28,9 @@ _Knots = Sequence[float]  # a quantity at equal steps from the lowest slice to t
 
 MIN_POINTS = 128  # per side: smaller images are painted larger, then averaged down
 EDGE_WIDTH = 0.016  # of the transition at an edge: about one pixel of 128
+INSULA, INSULA_RADIUS = (0, 0, 0.1, 0.3, 0.3), 0.02  # how far it is closed, by height, and its radius at most
 DEEP_HALF_WIDTH, DEEP_HALF_HEIGHT = 0.5, 0.62  # what is painted of structures inside lies within
+WARP = 0.007  # of the head's coordinates, where half an image is 1
 SLICE_SPAN = 0.5  # from the lowest slice to the highest, where half an image is 1
 NOISE_LEVELS_AT_256 = 5.0  # grey levels at 256 pixels per side; averaging leaves less at fewer
 
@@ -59,25 +61,49 @@ class Waves:
         self.across, self.down, self.up = direction
         self.phase = rng.uniform(0, 2 * np.pi, count)
 
-    def __call__(self, points: int, z: float) -> _Field:
-        """Evaluate the field at height ``z`` on a grid of ``points`` per side."""
-        # cos(a + b) = cos a cos b - sin a sin b separates rows, columns and height: a matrix product sums all waves.
-        rows_cos, rows_sin, columns = _wave_tables(self, points)
-        turn = self.up * (z * SLICE_SPAN) + self.phase
-        c, s = np.cos(turn), np.sin(turn)
-        rows = np.hstack([rows_cos * c - rows_sin * s, rows_sin * c + rows_cos * s])
-        # In strips that are small enough for BLAS to stay on one thread: the order of the sums, and thus the last bit,
-        # is then always the same, and it is much faster where cores are shared.
-        strip = max(1, 200_000 // columns.size)
-        return np.concatenate([rows[top : top + strip] @ columns for top in range(0, points, strip)])
+    def __call__(self, part: _Part) -> _Field:
+        """Evaluate the field on a part of a slice."""
+        points, (rows, columns) = part.points, part.box
+        along_rows, along_columns = _wave_tables(self, points)
+        # cos(a + b) = cos a cos b - sin a sin b separates rows from columns and height: matrix products sum all waves.
+        # Rows above the middle have the same cosines as those below it and the opposite sines, so half are enough.
+        turn = self.up * (part.z * SLICE_SPAN) + self.phase
+        c, s = np.cos(turn)[:, None], np.sin(turn)[:, None]
+        columns_cos, columns_sin = along_columns[:, :, columns]
+        right = np.stack([columns_cos * c - columns_sin * s, columns_sin * c + columns_cos * s])
+        middle = points // 2
+        count = max(rows.stop, points - rows.start) - middle
+        even, odd = _multiply_in_strips(along_rows[:, :count], right)
+        double = points % 2  # the middle row of an odd number is its own mirror image
+        field = np.empty((2 * count - double, right.shape[2]))
+        np.add(even, odd, out=field[count - 1 :: -1])
+        np.subtract(even, odd, out=field[count - double :])
+        first = points - middle - count
+        return field[rows.start - first : rows.stop - first]
+
+
+def _multiply_in_strips(left: _Field, right: _Field) -> _Field:
+    """Multiply pairs of matrices in strips that are small enough for BLAS to stay on one thread.
+
+    The order of the sums, and thus the last bit, is then always the same, and it is much faster where cores are shared.
+    """
+    rows = left.shape[1]
+    strip = max(1, min(rows, 200_000 // right[0].size))
+    whole = rows // strip * strip
+    product = np.empty((len(left), rows, right.shape[2]))
+    strips = left[:, :whole].reshape(len(left), -1, strip, left.shape[2])
+    np.matmul(strips, right[:, None], out=product[:, :whole].reshape(*strips.shape[:3], -1))
+    np.matmul(left[:, whole:], right, out=product[:, whole:])
+    return product
 
 
 @lru_cache(maxsize=16)
-def _wave_tables(waves: Waves, points: int) -> tuple[_Field, _Field, _Field]:
+def _wave_tables(waves: Waves, points: int) -> tuple[_Field, _Field]:
+    """Return cosines and sines: (2, rows from the middle on, waves), and (2, waves, columns)."""
     axis = _axis(points)
-    rows, columns = np.outer(axis, waves.down), np.outer(waves.across, axis)
+    rows, columns = np.outer(axis[points // 2 :], waves.down), np.outer(waves.across, axis)
     scale = math.sqrt(2 / len(waves.phase))
-    return np.cos(rows), np.sin(rows), scale * np.vstack([np.cos(columns), -np.sin(columns)])
+    return np.stack([np.cos(rows), np.sin(rows)]), scale * np.stack([np.cos(columns), np.sin(columns)])
 
 
 def _axis(points: int) -> _Field:
@@ -127,7 +153,9 @@ def _anatomy(seed: int, subject: int) -> Anatomy:
 
 def _at(z: float, knots: _Knots) -> float:
     """Interpolate a quantity at height ``z`` (0 the lowest slice, 1 the highest)."""
-    return float(np.interp(z * (len(knots) - 1), range(len(knots)), knots))
+    place = min(max(z, 0.0), 1.0) * (len(knots) - 1)
+    below = min(int(place), len(knots) - 2)
+    return knots[below] + (place - below) * (knots[below + 1] - knots[below])
 
 
 @dataclass(frozen=True)
@@ -138,50 +166,90 @@ class _Part:
     z: float
     box: tuple[slice, slice]
 
-    def field(self, waves: Waves) -> _Field:
-        return waves(self.points, self.z)[self.box]
+    def crop(self, box: tuple[slice, slice]) -> _Part:
+        """Return a part of this one."""
+        rows, columns = (slice(a.start + b.start, a.start + b.stop) for a, b in zip(self.box, box, strict=True))
+        return _Part(self.points, self.z, (rows, columns))
 
-    def place(self, field: _Field) -> _Field:
-        """Return the whole slice, zero outside of this part."""
-        whole = np.zeros((self.points, self.points))
-        whole[self.box] = field
+    def average_blocks(self, field: _Field, factor: int) -> _Field:
+        """Return the whole slice, averaged over blocks of ``factor`` by ``factor`` points; it is zero outside."""
+        first = [side.start // factor for side in self.box]
+        last = [-(-side.stop // factor) for side in self.box]
+        inside = [
+            slice(side.start - start * factor, side.stop - start * factor)
+            for side, start in zip(self.box, first, strict=True)
+        ]
+        rows, columns = (end - start for start, end in zip(first, last, strict=True))
+        blocks = np.zeros((rows * factor, columns * factor))
+        blocks[inside[0], inside[1]] = field
+        whole = np.zeros((self.points // factor, self.points // factor))
+        # Sums over rows first: they are contiguous.
+        sums = blocks.reshape(rows, factor, -1).sum(axis=1).reshape(rows, columns, factor).sum(axis=2)
+        whole[first[0] : last[0], first[1] : last[1]] = sums / (factor * factor)
         return whole
 
 
 def _length(u: _Field, v: _Field) -> _Field:
-    return np.sqrt(u * u + v * v)
+    squares = u * u
+    squares += v * v
+    return np.sqrt(squares, out=squares)
 
 
 def _cover(inside: _Field, softness: float = EDGE_WIDTH) -> _Field:
     """Return how much of each point a shape covers, 0 to 1, from the depth inside it."""
-    return np.clip(inside / softness + 0.5, 0, 1)
+    share = inside / softness
+    share += 0.5
+    return np.minimum(np.maximum(share, 0, out=share), 1, out=share)
 
 
 def _tube(x: _Field, y: _Field, start: _Knots, end: _Knots) -> _Field:
     """Return the depth inside a straight tube between two (x, y, radius)."""
     dx, dy, dr = (b - a for a, b in zip(start, end, strict=True))
     u, v = x - start[0], y - start[1]
-    along = np.clip((u * dx + v * dy) / (dx * dx + dy * dy), 0, 1)
-    return start[2] + along * dr - _length(u - along * dx, v - along * dy)
+    square = dx * dx + dy * dy
+    along = u * (dx / square) + v * (dy / square)
+    along = np.minimum(np.maximum(along, 0, out=along), 1, out=along)
+    u -= along * dx
+    v -= along * dy
+    depth = along * dr
+    depth -= _length(u, v)
+    depth += start[2]
+    return depth
 
 
 def _ellipse(x: _Field, y: _Field, centre: _Knots, radii: _Knots, tilt: float = 0.0) -> _Field:
     """Return the approximate depth inside an ellipse."""
     c, s = math.cos(tilt), math.sin(tilt)
     u, v = x - centre[0], y - centre[1]
-    return (1 - _length((c * u + s * v) / radii[0], (c * v - s * u) / radii[1])) * min(radii)
+    across = u * (c / radii[0]) + v * (s / radii[0])
+    length = _length(across, v * (c / radii[1]) - u * (s / radii[1]))
+    return (1 - length) * min(radii)
 
 
 def _smooth_maximum(p: _Field, q: _Field, blend: float = 0.04) -> _Field:
     return 0.5 * (p + q + np.sqrt((p - q) ** 2 + blend * blend)) - 0.3 * blend
 
 
-def _head_coordinates(a: Anatomy, points: int, z: float) -> tuple[_Field, _Field]:
+def _head_box(a: Anatomy, points: int, z: float) -> tuple[slice, slice]:
+    """Return rows and columns that hold the whole head."""
+    width, height = (1.05 * length for length in _head_size(a, z))
+    width *= 1 + 1.05 * abs(a.egg)
+    warp = WARP * math.sqrt(2 * len(a.warp[0].phase))  # all waves at their crests
+    s = abs(math.sin(a.roll))
+    sides = []
+    for shift, length, other in ((a.shift[1], height, width), (a.shift[0], width, height)):
+        half = length + s * other + (1 + s) * warp
+        start, stop = ((1 + shift + sign * half) * points / 2 for sign in (-1, 1))
+        sides.append(slice(max(0, math.floor(start)), min(points, math.ceil(stop))))
+    return sides[0], sides[1]
+
+
+def _head_coordinates(a: Anatomy, part: _Part) -> tuple[_Field, _Field]:
     """Return x to the right and y to the front of the head, for every point."""
-    axis = _axis(points)
-    u, v = axis[None, :] - a.shift[0], axis[:, None] - a.shift[1]
+    axis = _axis(part.points)
+    u, v = axis[None, part.box[1]] - a.shift[0], axis[part.box[0], None] - a.shift[1]
     c, s = math.cos(a.roll), math.sin(a.roll)
-    return c * u + s * v + 0.007 * a.warp[0](points, z), c * v - s * u + 0.007 * a.warp[1](points, z)
+    return c * u + s * v + WARP * a.warp[0](part), c * v - s * u + WARP * a.warp[1](part)
 
 
 def _head_size(a: Anatomy, z: float) -> tuple[float, float]:
@@ -192,9 +260,12 @@ def _depth_below_outline(a: Anatomy, x: _Field, y: _Field, z: float) -> _Field:
     width, height = _head_size(a, z)
     v = y / height
     # Between temporal and frontal lobe, in the low slices.
-    notch = _at(z, (0.06, 0.04, 0, 0, 0)) * np.exp(-(((v - 0.45) / 0.18) ** 2))
+    notch_depth = _at(z, (0.06, 0.04, 0, 0, 0))
+    widths = 1 - a.egg * v
+    if notch_depth:
+        widths -= notch_depth * np.exp(-(((v - 0.45) / 0.18) ** 2))
     # A superellipse, wider at the back (egg); 1 on the outline.
-    radius = (np.abs(x / (width * (1 - a.egg * v - notch))) ** 2.15 + np.abs(v) ** 2.15) ** (1 / 2.15)
+    radius = (np.abs(x / (width * widths)) ** 2.15 + np.abs(v) ** 2.15) ** (1 / 2.15)
     return (1 - radius) * _length(x, y) / np.maximum(radius, 0.05)
 
 
@@ -224,11 +295,10 @@ def _distance_to_sulci(a: Anatomy, x: _Field, y: _Field, part: _Part, depth: _Fi
     nearer_front = np.sqrt((y + focus) ** 2 + aside) - np.sqrt((y - focus) ** 2 + aside)
     rim = np.arccos(np.clip(nearer_front / (2 * focus), -1, 1))
 
-    meander, wrinkle = part.field(a.meander), part.field(a.wrinkle)
+    meander, wrinkle = a.meander(part), a.wrinkle(part)
     wave = np.cos(a.folds * rim + 1.5 * meander + 0.6 * wrinkle) + 0.7 * branches
-    slope = np.gradient(wave, 2 / part.points)
     # A first-order distance to the zeros of the wave; the constant keeps it finite where the wave is flat.
-    distance = np.abs(wave) / np.sqrt(slope[0] ** 2 + slope[1] ** 2 + 4)
+    distance = np.abs(wave) / np.sqrt(_squared_slope(wave, 2 / part.points) + 4)
 
     # Each sulcus reaches in to a different depth, and is widest at the surface.
     reach = a.fold_depth * (1 + 0.4 * np.sin(7 * rim + 1.5 * meander))
@@ -236,12 +306,25 @@ def _distance_to_sulci(a: Anatomy, x: _Field, y: _Field, part: _Part, depth: _Fi
     return _length(distance, np.maximum(depth - reach, 0)) + tapering - gaping
 
 
+def _squared_slope(field: _Field, step: float) -> _Field:
+    """Return the squared gradient by central differences; at the edges it is zero."""
+    squares = np.zeros_like(field)
+    squares[1:-1] = ((field[2:] - field[:-2]) / (2 * step)) ** 2
+    squares[:, 1:-1] += ((field[:, 2:] - field[:, :-2]) / (2 * step)) ** 2
+    return squares
+
+
 def _distance_to_insula(x: _Field, y: _Field, z: float, bend: _Field) -> _Field:
     # One more sulcus, long and set deep.
     side = np.abs(x)
     floor = _tube(side + bend, y, (0.47, 0.0, 0.0), (0.42, 0.33, 0.01))
-    mouth = _tube(side, y + bend, (0.46, 0.25, 0.0), (0.75, 0.4, 0.02))
-    return _at(z, (0, 0, 0.1, 0.3, 0.3)) - np.maximum(floor, mouth)
+    mouth = _tube(side, y + bend, (0.46, 0.25, 0.0), (0.75, 0.4, INSULA_RADIUS))
+    return _at(z, INSULA) - np.maximum(floor, mouth)
+
+
+def _white_depth(a: Anatomy) -> float:
+    """Return the distance to the surface of the cortex from which on everything is white matter."""
+    return a.ribbon + 0.08 + a.atrophy
 
 
 def _cortex(a: Anatomy, pial: _Field) -> _Field:
@@ -252,38 +335,51 @@ def _cortex(a: Anatomy, pial: _Field) -> _Field:
     return np.interp(pial - a.atrophy, distance, brightness)
 
 
-def _lateral_ventricles(a: Anatomy, x: _Field, y: _Field, z: float, ripple: _Field) -> _Field:
-    """Return the depth inside the lateral ventricles, which a thin septum separates."""
+def _lateral_ventricles(a: Anatomy, side: _Field, right: _Field, y: _Field, z: float, ripple: _Field) -> _Field:
+    """Return the depth inside the lateral ventricles, which a thin septum separates.
+
+    Args:
+        side: distance of each point from the midline.
+        right: whether it lies on the right.
+    """
     trigone, body, horn = (tuple(_at(z, knots) for knots in station) for station in (TRIGONE, BODY, FRONTAL_HORN))
-    side = np.abs(x)
     # From the trigone over the body to the frontal horn; higher up both sides join into an X.
     tube = _smooth_maximum(_tube(side, y, trigone, body), _tube(side, y, body, horn))
-    growth = np.where(x < 0, *a.ventricle_growth) + _at(z, (0, 0, 0, 0, 0, -0.07))
-    return np.minimum(tube + growth + ripple, side - 0.006)
+    shrinkage = _at(z, (0, 0, 0, 0, 0, -0.07))
+    tube += np.array(a.ventricle_growth)[right.view(np.uint8)] + shrinkage
+    return np.minimum(tube + ripple, side - 0.006)
 
 
 def _paint_deep_structures(image: _Field, a: Anatomy, x: _Field, y: _Field, z: float, ripple: _Field) -> None:
     middle = _bounding_box((np.abs(x) < DEEP_HALF_WIDTH) & (np.abs(y) < DEEP_HALF_HEIGHT))
-    image, x, y, ripple = image[middle], x[middle], y[middle], ripple[middle]
+    whole, image = image, image[middle].copy()
+    side, right, y, ripple = np.abs(x[middle]), x[middle] >= 0, y[middle].copy(), ripple[middle].copy()
 
     def paint(inside: _Field, brightness: float, strength: float = 1.0, softness: float = EDGE_WIDTH) -> None:
-        if strength > 0:
-            image[:] += (brightness - image) * (strength * _cover(inside, softness))
+        change = _cover(inside, softness)
+        change *= strength
+        change *= brightness - image
+        np.add(image, change, out=image)
 
-    side = np.abs(x)
     nucleus = 0.55 * a.white + 0.45 * a.grey
     # Thalamus, lentiform nucleus, caudate nucleus, each present over a different range of slices.
     bent = side + 3 * ripple
-    paint(_ellipse(bent, y, (0.12, -0.06), (0.1, 0.19), 0.3), nucleus, _at(z, (1, 1, 1, 0, 0)), 0.04)
-    paint(_ellipse(bent, y, (0.29, 0.1), (0.08, 0.2), -0.2), nucleus - 8, _at(z, (1, 1, 0.8, 0, 0)), 0.06)
-    paint(_ellipse(bent, y, (0.15, 0.3), (0.06, 0.13), -0.2), nucleus - 12, _at(z, (0.7, 1, 1, 0.9, 0)), 0.04)
+    nuclei = (
+        ((0.12, -0.06), (0.1, 0.19), 0.3, 0, (1, 1, 1, 0, 0), 0.04),
+        ((0.29, 0.1), (0.08, 0.2), -0.2, 8, (1, 1, 0.8, 0, 0), 0.06),
+        ((0.15, 0.3), (0.06, 0.13), -0.2, 12, (0.7, 1, 1, 0.9, 0), 0.04),
+    )
+    for centre, radii, tilt, darker, strengths, softness in nuclei:
+        if strength := _at(z, strengths):
+            paint(_ellipse(bent, y, centre, radii, tilt), nucleus - darker, strength, softness)
 
     # The lateral ventricles with a darker rim; the third ventricle and the cistern behind it.
-    lateral = _lateral_ventricles(a, x, y, z, ripple)
+    lateral = _lateral_ventricles(a, side, right, y, z, ripple)
     paint(lateral + 0.045, nucleus, a.periventricular_rim, 0.07)
     paint(lateral, a.fluid, _at(z, (*[1] * 10, 0.2)))
     paint(_tube(side, y, (0, -0.15, 0.02), (0, 0.1, 0.025)) - _at(z, (0, 0, 0.05, 0.06, 0.06)), a.fluid)
     paint(_ellipse(side, y, (0, -0.3), (0.11, 0.07)) - _at(z, (0, 0.04, 0.08, 0.08, 0.08)), a.fluid)
+    whole[middle] = image
 
 
 def _bounding_box(mask: _Field) -> tuple[slice, slice]:
@@ -291,11 +387,6 @@ def _bounding_box(mask: _Field) -> tuple[slice, slice]:
     places = (np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0)))
     rows, columns = (slice(max(int(at[0]) - 1, 0), int(at[-1]) + 2) for at in places)
     return rows, columns
-
-
-def _average_blocks(image: _Field, factor: int) -> _Field:
-    rows, columns = (length // factor for length in image.shape)
-    return image.reshape(rows, factor, columns, factor).mean(axis=(1, 3))
 
 
 def phantom(subject: int, slice_: int, resolution: int, *, seed: int = 0) -> ndarray:
@@ -318,21 +409,26 @@ def phantom(subject: int, slice_: int, resolution: int, *, seed: int = 0) -> nda
     points = resolution * factor
     z = slice_ / (SLICES_PER_SUBJECT - 1) + a.lift
 
-    x, y = _head_coordinates(a, points, z)
+    around = _Part(points, z, _head_box(a, points, z))
+    x, y = _head_coordinates(a, around)
     below = _depth_below_outline(a, x, y, z)
     # Only the part with the head is painted: the rest is 0, whatever is drawn there.
-    part = _Part(points, z, _bounding_box(below > -EDGE_WIDTH))
-    x, y, below, branches = x[part.box], y[part.box], below[part.box], part.field(a.branches)
+    box = _bounding_box(below > -EDGE_WIDTH)
+    part = around.crop(box)
+    # Copies: numpy is much faster where a field has no gaps between its rows.
+    x, y, below, branches = x[box].copy(), y[box].copy(), below[box].copy(), a.branches(part)
     depth = np.minimum(below + 0.028, _distance_to_fissure(x, y, z))
     sulci = _distance_to_sulci(a, x, y, part, depth, branches)
-    insula = _distance_to_insula(x, y, z, 0.02 * branches)
-    image = _cortex(a, np.minimum(np.minimum(depth, sulci), insula))
+    pial = np.minimum(depth, sulci, out=sulci)
+    if _at(z, INSULA) - INSULA_RADIUS < _white_depth(a):  # above it there is white matter, whatever its distance
+        np.minimum(pial, _distance_to_insula(x, y, z, 0.02 * branches), out=pial)
+    image = _cortex(a, pial)
     _paint_deep_structures(image, a, x, y, z, 0.005 * branches)
-    image *= 1 + a.bias * part.field(a.shading)
+    image *= 1 + a.bias * a.shading(part)
 
     # The scanner: a smooth shading above, noise inside the head here.
     head = _cover(below)
-    image, head = (_average_blocks(part.place(field), factor) for field in (image * head, head))
+    image, head = (part.average_blocks(field, factor) for field in (image * head, head))
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((*a.key, slice_, resolution))))
     image += head * rng.standard_normal(image.shape) * (NOISE_LEVELS_AT_256 * resolution / 256)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)

@@ -19,6 +19,7 @@ SUBJECT_PATTERNS = tuple(
     )
 )
 MIN_MATCHING_SHARE = 0.98  # of the names that a pattern must match; each other name is then a subject by itself
+MIN_NAMED_SHARE = 0.5  # from which on a pattern names subjects, and the files that it does not match are strays
 # Few folders of many images each are rather classes (0/, 1/, 2/) than subjects, and to hold out a class tests nothing.
 MAX_CLASS_FOLDERS = 20
 MIN_CLASS_IMAGES = 10  # on average, and at least twice the number of folders
@@ -64,6 +65,33 @@ def find_subjects(names: Sequence[str], *, split: bool = False) -> list[str] | N
     numbered = sum(bool(re.search(r"\d", folder)) for folder in folders)
     repeated = len(set(bases)) < len(bases) and len(set(folders)) > 1 and numbered >= enough
     return folders if repeated and not are_classes(folders) else None
+
+
+def describe_missing_subjects(names: Sequence[str], subjects: Sequence[str] | None, *, split: bool = False) -> str:
+    """Name the files in whose path no subject was found, and say what that means; empty if there are none.
+
+    Args:
+        names: relative paths.
+        subjects: as :func:`find_subjects` read them.
+        split: whether the first folder of each path is a split.
+    """
+    paths = [name.partition("/")[2] for name in names] if split else [*names]
+    for texts in ([PurePosixPath(path).name for path in paths], paths):
+        for pattern in SUBJECT_PATTERNS:
+            matches = [pattern.search(text) for text in texts]
+            count = sum(map(bool, matches))
+            if len({match[1].casefold() for match in matches if match}) < 2 or count < MIN_NAMED_SHARE * len(names):
+                continue
+            strays = [name for name, match in zip(names, matches, strict=True) if not match]
+            if not strays:
+                return ""
+            if subjects is not None:
+                return f"{abbreviate_list(strays)}: no subject in the name, so each is a subject by itself"
+            return (
+                f"subjects are named by {count} of {len(names)} files, too few to use them. Rename or move the others, "
+                f"and each subject is held out or trained on as a whole: {abbreviate_list(strays)}"
+            )
+    return ""
 
 
 def are_classes(folders: Sequence[str]) -> bool:

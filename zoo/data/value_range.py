@@ -16,7 +16,7 @@ from zoo.core.errors import ZooError
 from zoo.core.progress import Reporter
 from zoo.data.decode import silence_pillow
 from zoo.data.resize import IntensityWindow
-from zoo.data.sources.registry import open_source
+from zoo.data.sources.memory import open_data
 from zoo.data.sources.source import Source, SourceOptions
 from zoo.data.windowing import measure_percentiles
 
@@ -35,20 +35,20 @@ class ValueRange:
             scanner, which have no such convention.
     """
 
-    path: str | Path
+    path: str | Path | Source
     dtype: str
     low: float
     high: float
     nominal: IntensityWindow | None
 
 
-def measure_range(path: str | Path, config: DataConfig, reporter: Reporter) -> ValueRange:
+def measure_range(path: str | Path | Source, config: DataConfig, reporter: Reporter) -> ValueRange:
     """Measure the values of a set whose images are not of 8 unsigned bits.
 
     Raises:
         ZooError: it cannot be read, or its values fit no convention well.
     """
-    with closing(open_source(path, SourceOptions.from_config(config))) as source, silence_pillow():
+    with closing(open_data(path, SourceOptions.from_config(config))) as source, silence_pillow():
         low, first, last, high = measure_percentiles(source, reporter, (0, 1, 99, 100))
         dtype = _find_dtype(source)
     nominal = _find_nominal(dtype, low, first, last, high)
@@ -60,8 +60,9 @@ def measure_range(path: str | Path, config: DataConfig, reporter: Reporter) -> V
 
 def unclear_range_error(values: ValueRange) -> ZooError:
     """Return the error for values whose black and white cannot be known."""
+    place = getattr(values.path, "label", values.path)
     return ZooError(
-        f"{values.path}: {values.dtype} values from {values.low:g} to {values.high:g} do not show which are black and "
+        f"{place}: {values.dtype} values from {values.low:g} to {values.high:g} do not show which are black and "
         "white. Give both with --window BLACK WHITE"
     )
 

@@ -19,6 +19,7 @@ from zoo.core.files import atomic_file
 from zoo.core.locks import hold_lock
 from zoo.core.options import RENAMED_KEYWORDS, EvaluationOptions, TrainOptions, field_names, with_keywords
 from zoo.data.dataset import load_dataset
+from zoo.data.sources.memory import as_source
 from zoo.evaluation.evaluate_generators import EvaluatedGroup, GeneratorEvaluator, create_evaluator, evaluate_one
 from zoo.evaluation.targets import (
     AnyTarget,
@@ -36,7 +37,7 @@ from zoo.report.table import bench_markdown
 from zoo.runtime.device import choose_device, describe_environment
 from zoo.runtime.torch_defaults import torch_defaults
 from zoo.training.run_folder import Run, find_equal_runs, find_runs
-from zoo.training.train import train, with_classes
+from zoo.training.train import resolve_data, train, with_classes
 
 MAX_SEEDS = 1000  # trainings of one recipe
 BENCH_KIMG = 10.0  # thousands of images that each recipe is trained for by default
@@ -96,7 +97,9 @@ def bench(
         training = replace(training, device=evaluation.device)
     choose_device(training.device)
     # $ZOO_DATA is for training only: runs are evaluated against the images they were trained on.
-    training = replace(training, data=training.data or evaluation.data or os.environ.get("ZOO_DATA") or None)
+    training = resolve_data(training)
+    data = training.data or as_source(evaluation.data) or os.environ.get("ZOO_DATA") or None
+    training = replace(training, data=data)
     words = [os.fspath(target) for target in targets]
     # Runs without a checkpoint are left out here, but reported if they are named.
     if demo:

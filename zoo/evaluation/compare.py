@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,27 +12,33 @@ from typing import Any
 from zoo.core.config import MAX_RESOLUTION, DataConfig
 from zoo.core.console import Display
 from zoo.core.errors import ZooError
+from zoo.core.files import is_file, is_folder
 from zoo.core.options import EvaluationOptions, with_keywords
 from zoo.core.progress import QuietReporter
 from zoo.data.image_set import ImageSet, describe_shape, match_image_sets, read_images
 from zoo.data.resize import IntensityWindow
+from zoo.data.sources.memory import MemorySource, as_source
+from zoo.data.sources.source import Source
 from zoo.data.value_range import MIN_COVERED_SHARE, ValueRange, measure_range, unclear_range_error
 from zoo.evaluation.results import ResultRow
+from zoo.hub.pretrained import load_named_weights
 from zoo.metrics import registry
 from zoo.metrics.evaluate_images import ImageEvaluator, check_shapes, metric_definitions
 from zoo.metrics.features.select_extractors import select_extractors
 from zoo.metrics.ssim import ssim
+from zoo.recipes import list_models
 from zoo.runtime.device import choose_device, describe_environment
 from zoo.runtime.torch_defaults import torch_defaults
+from zoo.training.run_folder import find_runs
 
 
 @torch_defaults()
 def compare(
-    fakes: str | Path,
-    reals: str | Path,
+    fakes: Any,
+    reals: Any,
     *,
     evaluation: EvaluationOptions | None = None,
-    unseen: str | Path | None = None,
+    unseen: Any = None,
     fit: str | None = None,
     resolution: int | None = None,
     channels: int | None = None,
@@ -44,7 +51,8 @@ def compare(
     """Evaluate ``fakes`` against ``reals``; the function behind ``zoo compare``.
 
     Args:
-        fakes: folder, zip, ``.npy`` or ``.npz``; images are taken as they are.
+        fakes: folder, zip, ``.npy`` or ``.npz``; images are taken as they are. Also an array, tensor, torch data set or
+            table of paths, where floats must lie in [0, 1] or [-1, 1] (``zoo.data.sources.memory``).
         reals: the same, of real images.
         evaluation: metrics, extractors, weights and device; ``data`` and ``num_samples`` are ignored.
         unseen: real images of subjects that are not in ``reals``, by which copies are recognised.
@@ -72,12 +80,21 @@ def compare(
     # Before images are read: errors in arguments are reported at once.
     config = _fit_config(fit, resolution, channels)
     black_white = _check_window(window, config)
-    paths = [path for path in (fakes, reals, unseen) if path is not None]
+    paths = [path for path in map(as_source, (fakes, reals, unseen)) if path is not None]
+    names = [path.label if isinstance(path, Source) else str(path) for path in paths]
+    for path in paths:
+        if not isinstance(path, Source):
+            _refuse_generator(path, names[1])
     fake_images, real_images, *others = _read_sets(paths, config, black_white, display)
     for images in (fake_images, *others):
         check_shapes(images, real_images)  # first: loading or downloading weights takes longer
     unseen_images = others[0] if others else None
-    notes: list[str] = []
+    notes = [
+        *_describe_common(names[0], fake_images, names[1], real_images),
+        *(_describe_common(names[2], others[0], names[1], real_images) if others else ()),
+    ]
+    for note in notes:
+        display.say(note)
     extractors = select_extractors(
         options.extractors, options.metrics, weights=options.weights, device=device, reporter=display, notes=notes
     )
@@ -122,8 +139,33 @@ def as_group(document: dict[str, Any]) -> dict[str, Any]:
     return {"name": document["shape"], "rows": rows, "baselines": baselines}
 
 
+def _refuse_generator(path: str | Path, reals: str) -> None:
+    """Check that a path is not a generator, which has to be sampled first."""
+    place = Path(path)
+    is_generator = is_file(place / "run.json") or place.suffix == ".safetensors"
+    if not (is_file(place) or is_folder(place)):
+        known = {*load_named_weights(), *list_models(), *(run.name for run in find_runs(Path("runs")))}
+        is_generator = is_generator or str(path) in known
+    if is_generator:
+        raise ZooError(
+            f"{path}: is a generator, not a set of images. `zoo bench {path} --data {reals}` evaluates it; "
+            f"`zoo sample {path} -n 2000 --out fakes/` writes images to compare"
+        )
+
+
+def _describe_common(path: str, images: ImageSet, reals: str, real_images: ImageSet) -> list[str]:
+    """Say how many images of a set are in ``reals`` too, pixel by pixel; such values tell nothing about a generator."""
+    own, real = ([hashlib.sha256(image.tobytes()).digest() for image in some.images] for some in (images, real_images))
+    common = sum(map(set(real).__contains__, own))
+    if not common:
+        return []
+    if set(own) == set(real):
+        return [f"{path} and {reals} hold the same images: FID is about 0, and SSIM with the nearest image 1, for that"]
+    return [f"{common} of {len(own)} images of {path} are in {reals} too, pixel by pixel"]
+
+
 def _read_sets(
-    paths: Sequence[str | Path], config: DataConfig | None, window: IntensityWindow | None, display: Display
+    paths: Sequence[str | Path | Source], config: DataConfig | None, window: IntensityWindow | None, display: Display
 ) -> list[ImageSet]:
     """Read fakes, reals and others; those of more than 8 bits through a window that suits all sets."""
     if config is None:
@@ -133,6 +175,7 @@ def _read_sets(
     deep = [index for index, images in enumerate(sets) if images.window is not None]
     ranges: dict[int, ValueRange] = {}
     if window is None:
+        deep = [index for index in deep if not _has_window(paths[index])]
         ranges = {index: measure_range(paths[index], config, display) for index in deep}
     for index in deep:
         own = window or _choose_window(ranges[index], ranges.get(1), sets[1].window)
@@ -140,6 +183,11 @@ def _read_sets(
             sets[index] = read_images(paths[index], fit=replace(config, window=own), reporter=QuietReporter(display))
         display.say(f"{paths[index]}: {own[0]:g} is black, {own[1]:g} white; --window BLACK WHITE changes this")
     return match_image_sets(sets)
+
+
+def _has_window(path: str | Path | Source) -> bool:
+    """Return whether a set in memory says itself which values are black and white."""
+    return isinstance(path, MemorySource) and path.window is not None
 
 
 def _choose_window(own: ValueRange, reals: ValueRange | None, percentiles: IntensityWindow | None) -> IntensityWindow:
@@ -186,7 +234,8 @@ def _fit_config(fit: str | None, resolution: int | None, channels: int | None) -
     return DataConfig(resolution=resolution, channels=channels or 3, fit=fit, holdout=0.0)  # type: ignore[arg-type]
 
 
-def _describe_set(path: str | Path, images: ImageSet) -> dict[str, Any]:
+def _describe_set(path: Any, images: ImageSet) -> dict[str, Any]:
     subjects = len(set(images.subjects)) if images.subjects else None
-    facts = {"path": str(path), "label": images.label, "n": len(images), "subjects": subjects}
+    place = str(path) if isinstance(path, str | Path) else images.label.partition(":")[0]
+    facts = {"path": place, "label": images.label, "n": len(images), "subjects": subjects}
     return facts if images.window is None else facts | {"window": list(images.window)}

@@ -1,4 +1,4 @@
-"""Evaluate generators, grouped and ranked by image shape."""
+"""Evaluate generators, grouped and ranked by image shape and data set."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import statistics
 import time
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,6 +27,8 @@ from zoo.core.files import atomic_file, cache_folder, replace_file
 from zoo.core.options import EvaluationOptions
 from zoo.data.dataset import Dataset, load_dataset
 from zoo.data.image_set import ImageSet, describe_shape, train_and_heldout
+from zoo.data.sources.memory import as_source
+from zoo.data.sources.source import Source
 from zoo.evaluation.results import ResultRow, merge_seeds, rank_rows, row_from_json
 from zoo.evaluation.targets import AnyTarget, FailedTarget, Target
 from zoo.hub.load import LoadedGenerator, load_generator
@@ -53,11 +56,12 @@ _DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFi
 
 @dataclass(kw_only=True)
 class EvaluatedGroup:
-    """Results for generators of one image shape.
+    """Results for generators of one image shape and data set.
 
     Attributes:
         shape: (C, H, W).
         data: the images they were evaluated against.
+        data_name: of the images, where other groups have the same shape; else empty.
         rows: best first, failed ones last.
         baselines: held-out images first, if there are any.
         ranked_by: name of the metric; None: they could not be ranked.
@@ -67,6 +71,7 @@ class EvaluatedGroup:
 
     shape: tuple[int, int, int]
     data: Dataset
+    data_name: str = ""
     rows: list[ResultRow] = field(default_factory=list)
     baselines: list[ResultRow] = field(default_factory=list)
     ranked_by: str | None = None
@@ -75,7 +80,7 @@ class EvaluatedGroup:
 
     @property
     def name(self) -> str:
-        return describe_shape(self.shape)
+        return describe_shape(self.shape) + (f" ({self.data_name})" if self.data_name else "")
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data, as the page takes it."""
@@ -105,7 +110,7 @@ class GeneratorEvaluator:
     """Evaluates generators group by group.
 
     Attributes:
-        data: images to evaluate against; None: those that the first run of a group was trained on.
+        data: images to evaluate against; None: those that the runs were trained on.
         metrics: names of metrics.
         extractors: feature extractors; the first one ranks.
         num_samples: generated images per generator.
@@ -114,7 +119,7 @@ class GeneratorEvaluator:
         notes: lines that readers of the results should know.
     """
 
-    data: str | Path | None
+    data: str | Path | Source | None
     metrics: Sequence[str]
     extractors: Sequence[FeatureExtractor]
     num_samples: int
@@ -132,7 +137,8 @@ class GeneratorEvaluator:
         """Evaluate ``targets``.
 
         Returns:
-            One group per image shape, and the failed rows that belong to none; the last group contains them too.
+            One group per image shape and data set, and the failed rows that belong to none; the last group contains
+            them too.
         """
         by_shape: dict[tuple[int, int, int], list[AnyTarget]] = {}
         failed = []
@@ -142,29 +148,62 @@ class GeneratorEvaluator:
                 continue
             config = target.recipe.data
             by_shape.setdefault((config.channels, config.resolution, config.resolution), []).append(target)
-        if len(by_shape) > 1:
-            parts = []
-            for shape, members in sorted(by_shape.items()):
-                names = dict.fromkeys(target.name for target in members)
-                parts.append(f"{describe_shape(shape)}: {', '.join(names)}")
+        parts = [(shape, part) for shape, members in sorted(by_shape.items()) for part in self._split_by_data(members)]
+        if len(parts) > 1:
+            texts = [f"{describe_shape(shape)}: {', '.join(_names(members))}" for shape, members in parts]
+            kinds = "sizes" if len(parts) == len(by_shape) else "data sets" if len(by_shape) == 1 else "sizes and data"
             self.display.say(
-                f"values of different sizes do not compare, so each size is ranked separately: {'; '.join(parts)}"
+                f"values of different {kinds} do not compare, so there is one table for each: {'; '.join(texts)}"
             )
         groups = []
-        for shape, members in sorted(by_shape.items()):
+        for shape, members in parts:
             try:
                 groups.append(self._evaluate_group(shape, members))
-            except ZooError as error:  # no data: nothing of this shape can be evaluated
-                self.display.warn(f"{describe_shape(shape)}: {error}")
+            except ZooError as error:  # no data: nothing of this group can be evaluated
                 failed += [_failed_row(target, str(error)) for target in members]
+        _name_data(groups)
         for row in failed:
             row.facts |= {"group": None, "data_digest": None}
         if groups:
             groups[-1].rows += failed  # the end of the last table, where they are seen
         return groups, failed
 
+    def _split_by_data(self, targets: Sequence[AnyTarget]) -> list[list[AnyTarget]]:
+        """Split generators of one shape by the images they were trained on.
+
+        A run that was trained on a part of another one's images is compared with it; files of unknown images, and runs
+        that failed, are in the first part.
+        """
+        by_digest: dict[str, list[AnyTarget]] = {}
+        others: list[AnyTarget] = []
+        for target in targets:
+            if isinstance(target, Target) and target.run is not None:
+                by_digest.setdefault(target.run.info["data_digest"], []).append(target)
+            else:
+                others.append(target)
+        if self.data is not None or len(by_digest) < 2:
+            return [[*targets]]
+        parts: list[list[AnyTarget]] = []
+        for members in by_digest.values():
+            part = next((part for part in parts if self._is_part(members[0], part)), None)
+            if part is None:
+                parts.append(members)
+            else:
+                part += members
+        parts[0] += others
+        return parts
+
+    def _is_part(self, target: AnyTarget, others: Sequence[AnyTarget]) -> bool:
+        """Return whether ``target`` was trained on a part of the images that ``others`` are evaluated against."""
+        assert isinstance(target, Target)
+        try:
+            self._check_training_images(target, *self._load_data(others))
+        except ZooError:
+            return False
+        return True
+
     def _evaluate_group(self, shape: tuple[int, int, int], targets: Sequence[AnyTarget]) -> EvaluatedGroup:
-        """Evaluate generators of one shape.
+        """Evaluate generators of one shape and data set.
 
         Raises:
             ZooError: there are no images to evaluate against.
@@ -220,9 +259,7 @@ class GeneratorEvaluator:
         except Interrupted:
             raise
         except Exception as error:  # no memory, a damaged log, a bug in one network
-            reason = describe_error(error)
-            self.display.warn(f"{target.name}: {reason}")
-            return _failed_row(target, reason)
+            return _failed_row(target, describe_error(error))
         if note:
             row.facts["trained_on"] = note
         row.facts |= {"data_digest": group.data.digest, "data": group.data.description}
@@ -356,7 +393,7 @@ def create_evaluator(options: EvaluationOptions, *, cache: Path, display: Displa
         options.extractors, options.metrics, weights=options.weights, device=device, reporter=display, notes=notes
     )
     return GeneratorEvaluator(
-        data=options.data,
+        data=as_source(options.data),
         metrics=metrics,
         extractors=extractors,
         num_samples=options.num_samples or NUM_SAMPLES,
@@ -381,6 +418,21 @@ def evaluate_one(
         if row.error is not None:
             raise ZooError(f"{target.name}: {row.error}")
     return evaluator, groups[0]
+
+
+def _names(targets: Sequence[AnyTarget]) -> list[str]:
+    """Return the names of targets, each once."""
+    return list(dict.fromkeys(target.name for target in targets))
+
+
+def _name_data(groups: Sequence[EvaluatedGroup]) -> None:
+    """Name the images of groups that have the shape of another group: by their source, and its digest if need be."""
+    for shape, count in Counter(group.shape for group in groups).items():
+        equal = [group for group in groups if group.shape == shape]
+        sources = [group.data.description.partition(": ")[0] for group in equal]
+        for group, source in zip(equal, sources, strict=True):
+            if count > 1:
+                group.data_name = source if sources.count(source) == 1 else f"{source}, {group.data.digest[:8]}"
 
 
 def _result_row(name: str, kind: str, evaluation: Evaluation) -> ResultRow:

@@ -1,4 +1,4 @@
-"""Write the model card of a published generator: README.md for people, card.json for the catalogue."""
+"""Write the model card of a published generator: README.md and LICENSE.md for people, card.json for the catalogue."""
 
 from __future__ import annotations
 
@@ -11,20 +11,15 @@ from zoo.core.config import Recipe
 from zoo.core.schema import to_plain
 from zoo.core.version import version
 from zoo.evaluation.evaluate_generators import EvaluatedGroup, GeneratorEvaluator
+from zoo.hub.model_repository import LICENCE_FILE, card_header
 from zoo.hub.pretrained import CARD, PretrainedWeights
+from zoo.metrics.registry import metric_columns
 from zoo.report.number_format import join_words
-from zoo.report.table import markdown_table, quality_table
+from zoo.report.table import describe_no_alarm, markdown_table, quality_table, unevaluated_alarms
 
 SAMPLE_IMAGES = 16  # in samples.png
 
-CARD_TEXT = """---
-license: other
-license_name: see-below
-library_name: gan-zoo
-pipeline_tag: {task}
-tags: [gan, {arch}, medical-imaging]
----
-
+CARD_TEXT = """{header}
 # {name}
 
 A generator of images of {shape}: `{arch}`, trained by the recipe `{recipe}` (`recipe.yaml`, digest {digest}) on {nimg}
@@ -79,7 +74,7 @@ def write_card(
     folder: Path,
     to: str,
 ) -> None:
-    """Write README.md and card.json into ``folder``.
+    """Write README.md, LICENSE.md and card.json into ``folder``.
 
     Args:
         group: the results, of this generator only.
@@ -98,8 +93,9 @@ def write_card(
     }
     (folder / CARD).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     table = markdown_table(*quality_table(document, [metric.to_json() for metric in evaluator.columns], intervals=True))
-    text = format_card(entry, recipe, _alarm_lines(entry, row["alarms"]), table.rstrip(), evaluator.notes, to)
+    text = format_card(entry, recipe, _alarm_lines(entry, row), table.rstrip(), evaluator.notes, to)
     (folder / "README.md").write_text(text, encoding="utf-8")
+    (folder / LICENCE_FILE).write_text(f"# Licence of {entry.name}\n\n{entry.licence}\n", encoding="utf-8")
 
 
 def format_card(
@@ -111,7 +107,7 @@ def format_card(
     file, side = f"{entry.name}.safetensors", entry.resolution
     load = f'path = "{file}"  # in this folder'
     if to.startswith("hf:"):
-        load = f'from huggingface_hub import hf_hub_download\n\npath = hf_hub_download("{to[3:]}", "{file}")'
+        load = f'path = "{to}"'
     # The third part of a note names paths of this machine, which are of no use to others.
     remarks = [f"- {': '.join(note.split(': ')[:2])}" for note in notes]
     classes = list(recipe.data.classes)
@@ -119,7 +115,7 @@ def format_card(
     return CARD_TEXT.format(
         **{key: getattr(entry, key) for key in ("name", "recipe", "sha256", "data", "licence")},
         arch=recipe.generator.arch,
-        task="image-generation" if classes else "unconditional-image-generation",
+        header=_header(entry, recipe),
         classes=example,
         shape=f"{side} x {side} pixels, {'grey' if entry.channels == 1 else 'RGB'}",
         array=f"({SAMPLE_IMAGES}, {entry.channels}, {side}, {side})",
@@ -140,8 +136,22 @@ def format_card(
     )
 
 
-def _alarm_lines(entry: PretrainedWeights, alarms: Sequence[dict[str, Any]]) -> list[str]:
-    lines = [f"- **{alarm['name']}**: {alarm['text']}" for alarm in alarms] or ["- None was triggered."]
+def _header(entry: PretrainedWeights, recipe: Recipe) -> str:
+    titles = {metric.name: metric.title for metric in metric_columns(entry.metrics, [])}
+    space = f" ({entry.judged.space})" if entry.judged is not None and entry.judged.space else ""
+    metrics = {}
+    for name, value in entry.metrics.items():
+        suffix = space if name in ("fid", "kid") else ""
+        metrics[name] = (f"{titles.get(name, name)}{suffix}", value.value)
+    # Phantoms are drawn: a search for medical images must not find them.
+    tags = [] if "phantom" in entry.data.lower() else ["medical-imaging"]
+    return card_header(recipe, name=entry.name, tags=tags, data=entry.data, metrics=metrics)
+
+
+def _alarm_lines(entry: PretrainedWeights, row: dict[str, Any]) -> list[str]:
+    lines = [f"- **{alarm['name']}**: {alarm['text']}" for alarm in row["alarms"]]
+    if not lines:
+        lines = [f"- {describe_no_alarm([row])}" if unevaluated_alarms([row]) else "- None was triggered."]
     if entry.judged is not None and not entry.judged.copies_told:
         lines.append("- There were too few held-out images to recognise copies: whether it copies is not known.")
     return lines

@@ -2,7 +2,9 @@
 
 <name>.safetensors   the averaged generator in fp16, with its recipe
 recipe.yaml          how it was trained
+config.json          the recipe and the hash of the weights, by which `zoo.load_generator` loads the folder
 README.md            the model card
+LICENSE.md           the terms of use of the weights
 samples.png          generated images 0 to 15 of seed 0
 card.json            the entry for the catalogue (see ``zoo.hub.pretrained``), and all metrics
 """
@@ -11,7 +13,6 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -29,19 +30,18 @@ from zoo.evaluation.evaluate_generators import LATENT_SEED, EvaluatedGroup, Gene
 from zoo.evaluation.model_card import SAMPLE_IMAGES, write_card
 from zoo.evaluation.targets import Target, find_target
 from zoo.hub.load import load_generator
+from zoo.hub.model_repository import RECIPE_FILE, write_config
 from zoo.hub.pretrained import CARD, EvaluationFacts, MeasuredValue, PretrainedWeights, SampleCheck
+from zoo.hub.save_pretrained import DEFAULT_LICENCE, hide_paths
 from zoo.hub.upload import ModelRepository
 from zoo.metrics.evaluate_images import COPY_METRICS
-from zoo.recipes import override_recipe
 from zoo.report.image_grid import make_grid, save_png
+from zoo.report.table import describe_no_alarm
 from zoo.runtime.torch_defaults import torch_defaults
 from zoo.training.generator_file import load_generator_file, save_generator
 
 CATALOGUE_METRICS = ("fid", "kid", "precision", "recall", "coverage", "ssim_nearest", "ssim_pairwise")
 ALARMS = ("collapse", "memorisation", "untrained")
-DEFAULT_LICENCE = (
-    "Weights: for research, under the terms of the images they were trained on. The code that loads them: Apache-2.0."
-)
 
 
 @torch_defaults()
@@ -53,6 +53,7 @@ def publish(
     name: str | None = None,
     best: bool = False,
     force: bool = False,
+    private: bool = False,
     data_statement: str | None = None,
     licence: str | None = None,
     despite_alarm: Sequence[str] = (),
@@ -71,6 +72,7 @@ def publish(
         name: of the model; default: its recipe's.
         best: publish the run's ``generator-best.safetensors``.
         force: replace what was published there before.
+        private: make a new repository private.
         data_statement: statement on the training images, or a text file; default: what the run knows.
         licence: terms of use of the weights, or a text file.
         despite_alarm: alarms that do not prevent publication: ``memorisation``.
@@ -100,7 +102,7 @@ def publish(
     # All input is checked before the evaluation, which takes minutes.
     statement = _read_text(data_statement, "--data-statement") or _describe_training_data(source)
     licence = _read_text(licence, "--licence") or DEFAULT_LICENCE
-    place = ModelRepository(to, force) if to.startswith("hf:") else _OutputFolder(to, force)
+    place = ModelRepository(to, force, private) if to.startswith("hf:") else _OutputFolder(to, force)
     try:
         with temporary_folder(place.prefix, place.workspace) as workspace:
             folder = Path(workspace) / "new"
@@ -115,7 +117,11 @@ def publish(
                 display.warn("too few held-out images to recognise copies of training images; the card says so")
             entry = _write_samples(entry, folder)
             write_card(entry, published.recipe, evaluator, group, folder, to)
-            return place.accept(folder)
+            files = sorted(path.name for path in folder.iterdir())
+            address = place.accept(folder)
+            _report_alarms(group, display)
+            display.say(f"{address}: {', '.join(files)}")
+            return address
     except OSError as error:
         raise ZooError(f"{to}: cannot be written ({error_reason(error)})") from None
 
@@ -157,12 +163,12 @@ def _describe_training_data(target: Target) -> str:
 def _write_weights(target: Target, name: str, folder: Path) -> Target:
     """Write fp16 weights and the recipe; return the written file as a target."""
     generator, recipe, nimg = load_generator_file(target.weights)
-    if recipe.train.init_from is not None:  # the name only, for the same reason
-        recipe = override_recipe(recipe, f"train.init_from={json.dumps(Path(recipe.train.init_from).name)}")
+    recipe = hide_paths(recipe)
     path = folder / f"{name}.safetensors"
     save_generator(path, generator, recipe=recipe, nimg=nimg, dtype=torch.float16)
     text = f"# As trained, every default filled in. Digest {recipe.digest}.\n{recipe.to_yaml()}"
-    (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+    (folder / RECIPE_FILE).write_text(text, encoding="utf-8")
+    write_config(folder, path, recipe, nimg)
     # With the run: the published file is evaluated against the images of its training.
     return Target(name=name, kind="file", group=name, weights=path, recipe=recipe, run=target.run)
 
@@ -174,6 +180,15 @@ def _refuse_copies(name: str, group: EvaluatedGroup) -> None:
                 f"{name}: not published, because it copies training images: {alarm['text']} "
                 "To publish it nevertheless, use --despite-alarm memorisation."
             )
+
+
+def _report_alarms(group: EvaluatedGroup, display: Display) -> None:
+    """Report every alarm that the card tells of, or that there is none."""
+    alarms = group.rows[0].alarms
+    for alarm in alarms:
+        display.warn(f"{alarm['name']}: {alarm['text']} The card says so.")
+    if not alarms:
+        display.say(describe_no_alarm([group.rows[0].to_json()]))
 
 
 def _catalogue_entry(

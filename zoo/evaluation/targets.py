@@ -12,6 +12,7 @@ from zoo.core.console import Display
 from zoo.core.errors import ZooError, shorten, suggest
 from zoo.core.files import is_file, is_folder
 from zoo.hub.load import explain_missing_weights, require_weights
+from zoo.hub.model_repository import fetch_weights, is_hub_address
 from zoo.hub.pretrained import load_named_weights
 from zoo.recipes import list_models, load_recipe
 from zoo.training.generator_file import load_generator_file
@@ -84,6 +85,9 @@ def open_target(word: str, runs: Path, *, recipes: Sequence[str] = ()) -> AnyTar
     Raises:
         ZooError: nothing of this name.
     """
+    if is_hub_address(word):  # before paths, which no address is
+        weights = fetch_weights(word)
+        return Target(name=word, kind="file", group=word, weights=weights, recipe=load_generator_file(weights)[1])
     path = Path(word)
     # A path comes before a name in `runs`, as for load_generator().
     if not (is_file(path) or is_folder(path)) and is_folder(runs / word):

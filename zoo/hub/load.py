@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,10 +20,12 @@ from zoo.core.errors import ZooError, shorten, suggest
 from zoo.core.files import is_file, is_folder
 from zoo.core.plugins import load_plugins
 from zoo.data.pixel_range import to_uint8
+from zoo.hub.model_repository import CONFIG, fetch_weights, find_weights, is_hub_address
 from zoo.hub.pretrained import load_named_weights
+from zoo.hub.save_pretrained import write_pretrained
 from zoo.models import sampling
-from zoo.models.base import Generator, StyleGenerator
-from zoo.recipes import list_models, load_recipe, override_recipe
+from zoo.models.base import Discriminator, Generator, StyleGenerator
+from zoo.recipes import build_networks, list_models, load_recipe, override_recipe
 from zoo.runtime import rng
 from zoo.runtime.device import choose_device
 from zoo.runtime.speed import Speed
@@ -43,10 +47,14 @@ class LoadedGenerator(nn.Module):
         recipe: how it was trained.
         nimg: number of images it was trained on.
         speed: precision and other switches of :meth:`sample`; a plain call ignores them.
+        weights: the file it was loaded from; None: from none.
     """
 
-    def __init__(self, generator: Generator, recipe: Recipe, nimg: int, speed: Speed | None = None) -> None:
+    def __init__(
+        self, generator: Generator, recipe: Recipe, nimg: int, speed: Speed | None = None, weights: Path | None = None
+    ) -> None:
         super().__init__()
+        self.weights = weights
         # The CPU by default: a generator is loaded there, and moves only where its caller asks for it.
         self.speed = speed or choose_measured_speed(recipe, torch.device("cpu"))
         self.generator = self.speed.network(generator)
@@ -56,6 +64,78 @@ class LoadedGenerator(nn.Module):
     def train(self, mode: bool = True) -> LoadedGenerator:
         """Stay in eval mode: in training mode images would depend on each other, and overwrite batch statistics."""
         return super().train(False)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+        precision: str | None = None,
+    ) -> LoadedGenerator:
+        """Load a folder of :meth:`save_pretrained`, or ``OWNER/NAME`` from the Hugging Face Hub.
+
+        Args:
+            name: folder, repository, or anything that :func:`load_generator` takes.
+            revision: branch, tag or commit of the repository; None: its newest commit.
+            device, precision: as for :func:`load_generator`.
+
+        Raises:
+            ZooError: as :func:`load_generator`.
+        """
+        text = os.fspath(name)
+        if not is_folder(Path(text)) and re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not Path(text).exists():
+            text = f"hf:{text}"
+        if revision is not None:
+            if not is_hub_address(text):
+                raise ZooError(f"revision={revision!r}: {text} is no repository. Leave it out")
+            text = f"{text}@{revision}"
+        return load_generator(text, device=device, precision=precision)
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, licence: str | None = None) -> Path:
+        """Write weights, ``config.json``, recipe, card and licence to a folder, and return it.
+
+        Nothing is evaluated; :meth:`push_to_hub` and ``zoo publish`` do that before they share a generator.
+
+        Args:
+            folder: made if it is missing; files of these names are replaced.
+            licence: terms of use of the weights.
+
+        Raises:
+            ZooError: it cannot be written.
+        """
+        return write_pretrained(Path(folder), self.generator, self.recipe, self.nimg, licence)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, force: bool = False, **keywords: Any) -> str:
+        """Evaluate the generator and publish it on the Hugging Face Hub; return its address.
+
+        The same as ``zoo.publish(weights, "hf:OWNER/NAME", ...)``: a generator that copies its training images is
+        refused, since these may be of patients.
+
+        Args:
+            repo_id: ``OWNER/NAME``.
+            private: make a new repository private.
+            force: replace what was published there before.
+            **keywords: of :func:`zoo.publish`, such as ``data=`` and ``data_statement=``.
+
+        Raises:
+            ZooError: as :func:`zoo.publish`; or the weights are not those of a file, because they were changed.
+        """
+        from zoo.evaluation.publish import publish  # here: of a higher level, which evaluates what this package loads
+
+        if self.weights is None or not self._has_weights_of(self.weights):
+            raise ZooError(
+                f"{repo_id}: the weights are not those of a file. Write them with save_pretrained(folder), and publish "
+                "that with zoo.publish(folder, to, data_statement=...)"
+            )
+        repo_id = repo_id.removeprefix("hf:")
+        return publish(self.weights, f"hf:{repo_id}", private=private, force=force, **keywords)
+
+    def _has_weights_of(self, path: Path) -> bool:
+        stored = load_generator_file(path)[0].state_dict()
+        own = self.generator.state_dict()
+        return all(torch.equal(own[name].cpu().to(value.dtype), value) for name, value in stored.items())
 
     @property
     def latent(self) -> LatentSpec:
@@ -86,6 +166,10 @@ class LoadedGenerator(nn.Module):
             ZooError: latents of another shape.
         """
         return self.ready()(self._check_latents(z), label)
+
+    if TYPE_CHECKING:  # nn.Module's own returns Any
+
+        def __call__(self, z: Tensor, label: Tensor | None = None) -> Tensor: ...
 
     def ready(self) -> Generator:
         """Return the generator in eval mode, also after ``train()`` of one of its own parts."""
@@ -306,9 +390,9 @@ def load_generator(
     """Load a trained generator.
 
     Args:
-        source: a run or its folder, a ``generator.safetensors`` file, or a name: of a recipe that was trained in
-            ``runs`` (its newest run), else a name or alias of pretrained weights, downloaded if necessary (see
-            ``zoo.hub.pretrained``).
+        source: a run or its folder, a ``generator.safetensors`` file, a published folder, ``hf:OWNER/NAME[@REVISION]``
+            on the Hugging Face Hub, or a name: of a recipe that was trained in ``runs`` (its newest run), else a name
+            or alias of pretrained weights, downloaded if necessary (see ``zoo.hub.pretrained``).
         device: ``auto``, ``cpu``, ``cuda[:INDEX]`` or ``mps``, or a ``torch.device``.
         runs: folder in which names are looked up.
         precision: ``auto``, ``fp32`` or ``bf16``; default: the recipe's. Another one changes images by rounding.
@@ -318,10 +402,40 @@ def load_generator(
         ZooError: no such generator, not trained yet, or a damaged file.
     """
     load_plugins(plugins)
-    generator, recipe, nimg = load_generator_file(_locate_weights(source, Path(runs)))
+    path = _locate_weights(source, Path(runs))
+    generator, recipe, nimg = load_generator_file(path)
     # Only the switches follow `precision`: the recipe keeps saying how the generator was trained.
     sampled_as = recipe if precision is None else override_recipe(recipe, f"train.precision={precision}")
-    return LoadedGenerator(generator, recipe, nimg, choose_measured_speed(sampled_as, choose_device(device)))
+    return LoadedGenerator(generator, recipe, nimg, choose_measured_speed(sampled_as, choose_device(device)), path)
+
+
+def load_pretrained_networks(
+    name: str, overrides: Sequence[str], device: str | None = None
+) -> tuple[Generator, Discriminator]:
+    """Build the networks of pretrained weights, G with these weights and D with fresh ones, to train them further.
+
+    Args:
+        name: a name or alias of pretrained weights, or ``hf:OWNER/NAME``.
+        overrides: of the recipe in their file; they may change all but G.
+        device: None: torch's default device.
+
+    Raises:
+        ZooError: there are no such weights, or G is another network.
+    """
+    entries = load_named_weights()
+    if not is_hub_address(name) and name not in entries:
+        raise ZooError(
+            f"{name}: no pretrained weights of this name{suggest(name, entries)}. zoo.list_weights() has all"
+        )
+    path = fetch_weights(name) if is_hub_address(name) else entries[name].path(Display())
+    generator, recipe, _ = load_generator_file(path)
+    recipe = override_recipe(recipe, *overrides) if overrides else recipe
+    G, D = build_networks(recipe, device)
+    try:
+        G.load_state_dict(generator.state_dict())
+    except RuntimeError:
+        raise ZooError(f"{name}: {', '.join(overrides)}: the pretrained weights fit another generator") from None
+    return G, D
 
 
 def require_weights(run: Run) -> Path:
@@ -337,11 +451,13 @@ def require_weights(run: Run) -> Path:
 
 def _locate_weights(source: str | os.PathLike[str], runs: Path) -> Path:
     path, name = Path(source), os.fspath(source)
+    if is_hub_address(name):
+        return fetch_weights(name)
     if is_file(path):
         return path
     if is_folder(path):
-        return require_weights(open_run(path))
-    if path.suffix or "/" in name:  # a path: it is not looked up as a name
+        return find_weights(path) if is_file(path / CONFIG) else require_weights(open_run(path))
+    if path.suffix or any(separator in name for separator in ("/", os.sep)):  # a path: it is not looked up as a name
         raise ZooError(f"{source}: no run or file of this name")
     for run in reversed(find_runs(runs, name)):  # the newest that has reached a checkpoint
         if run.generator_file.is_file():

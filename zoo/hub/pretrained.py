@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -24,10 +23,11 @@ import yaml
 
 from zoo.core.errors import ZooError, error_message, error_reason
 from zoo.core.files import atomic_file, cache_folder, replace_file
-from zoo.core.network import call_with_deadline, download_seconds, offline_reason
+from zoo.core.network import call_with_deadline, download_seconds, hub_endpoint, offline_reason
 from zoo.core.progress import Reporter, SilentReporter
 from zoo.core.schema import Count, NonNegative, Range, from_plain, to_plain
 from zoo.core.yaml_io import read_yaml
+from zoo.recipes import match_names
 
 CATALOGUE = Path(__file__).with_name("pretrained.yaml")
 ROOT = CATALOGUE.parents[2]  # of a checkout; for an installed package, the folder that contains it
@@ -228,6 +228,11 @@ def load_catalogue(path: Path | None = None) -> dict[str, PretrainedWeights]:
     return entries
 
 
+def list_weights(filter: str | Sequence[str] = "*") -> list[str]:
+    """List the names and aliases of pretrained weights that match a shell pattern, sorted."""
+    return sorted(match_names(load_named_weights(), filter))
+
+
 def load_named_weights() -> dict[str, PretrainedWeights]:
     """Return the entries of the catalogue under each name and alias by which they load."""
     entries = load_catalogue()
@@ -325,8 +330,7 @@ def _address(url: str) -> str:
     """Return ``url`` as an address for a browser."""
     if not (parts := _split_hub_url(url)):
         return url
-    endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-    return f"{endpoint}/{parts[0]}/resolve/main/{parts[1]}"
+    return f"{hub_endpoint()}/{parts[0]}/resolve/main/{parts[1]}"
 
 
 def _fetch(url: str, path: Path, seconds: float) -> None:
@@ -340,9 +344,10 @@ def _fetch(url: str, path: Path, seconds: float) -> None:
         if parts := _split_hub_url(url):
             from huggingface_hub import hf_hub_download
 
-            endpoint = os.environ.get("HF_ENDPOINT") or None  # read here: the library reads it only when imported
             with tempfile.TemporaryDirectory(prefix=f"{path.name}.", dir=path.parent) as folder:
-                file = call_with_deadline(hf_hub_download, *parts, local_dir=folder, endpoint=endpoint, seconds=seconds)
+                file = call_with_deadline(
+                    hf_hub_download, *parts, local_dir=folder, endpoint=hub_endpoint(), seconds=seconds
+                )
                 shutil.move(file, path)
         else:
             import torch.hub

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from zoo.core.errors import ZooError, error_message
-from zoo.core.network import offline_reason
+from zoo.core.network import hub_endpoint, offline_reason
 from zoo.core.version import version
 from zoo.hub.pretrained import CARD
 
@@ -19,6 +19,7 @@ class ModelRepository:
     Args:
         to: ``hf:owner/name``.
         force: replace what was published there before.
+        private: make a new repository private.
 
     Raises:
         ZooError: a malformed name, no network, no token, no rights, or weights that are there already.
@@ -27,7 +28,8 @@ class ModelRepository:
     workspace: Path | None = None  # where the folder is prepared; None: the system's temporary folder
     prefix = ".zoo-publish-"
 
-    def __init__(self, to: str, force: bool) -> None:
+    def __init__(self, to: str, force: bool, private: bool = False) -> None:
+        self.private = private
         self.name = to.removeprefix("hf:")
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.name):
             raise ZooError(f"--to {to}: must read hf:owner/name")
@@ -37,7 +39,7 @@ class ModelRepository:
 
         if not huggingface_hub.get_token():
             raise ZooError(f"--to {to}: no token for Hugging Face. Run `hf auth login` or set HF_TOKEN.")
-        self.api = huggingface_hub.HfApi()
+        self.api = huggingface_hub.HfApi(endpoint=hub_endpoint())
         try:
             published = self.api.repo_exists(self.name) and self.api.file_exists(self.name, CARD)
         except Exception as error:  # of many kinds: no network, no rights, no such owner
@@ -53,8 +55,8 @@ class ModelRepository:
         """
         message = f"Published by zoo {version()}"
         try:
-            self.api.create_repo(self.name, exist_ok=True)
+            self.api.create_repo(self.name, exist_ok=True, private=self.private or None)
             self.api.upload_folder(repo_id=self.name, folder_path=str(folder), commit_message=message)
         except Exception as error:
             raise ZooError(f"hf:{self.name}: cannot be uploaded ({error_message(error)})") from None
-        return f"https://huggingface.co/{self.name}"
+        return f"{hub_endpoint()}/{self.name}"

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from zoo.core.registry import Registry
+from zoo.losses.restoration import restoration
 from zoo.losses.step_outputs import StepOutputs
 from zoo.runtime import distributed, rng
 from zoo.runtime.precision import upcast
@@ -33,7 +34,7 @@ class Penalty:
         weight: returns the default for a resolution and a batch size.
         phase: whose objective it belongs to.
         differentiates: what it takes a gradient with respect to; training it then needs second derivatives.
-        needs_styles: G must have a mapping network.
+        needs: a method that G must have, and what it says of a network; None: any G.
         estimate: returns the same value of a step by finite differences (see :func:`finite_difference`); None for most.
     """
 
@@ -41,7 +42,7 @@ class Penalty:
     weight: Callable[[int, int], float]
     phase: Literal["D", "G"] = "D"
     differentiates: Differentiated | None = None
-    needs_styles: bool = False
+    needs: tuple[str, str] | None = None
     estimate: Callable[..., Tensor] | None = None
 
 
@@ -245,7 +246,7 @@ def register_penalty(
     weight: float | Callable[[int, int], float] = 1.0,
     phase: Literal["D", "G"] = "D",
     differentiates: Differentiated | None = None,
-    needs_styles: bool = False,
+    needs: tuple[str, str] | None = None,
     estimate: Callable[..., Tensor] | None = None,
 ) -> None:
     """Register a regulariser as a key of ``penalties:`` in recipes.
@@ -256,7 +257,7 @@ def register_penalty(
         weight: the default; or a function of the resolution and the batch size that returns it.
         phase: whose objective it belongs to.
         differentiates: what it takes a gradient with respect to; training it then needs second derivatives.
-        needs_styles: G must have a mapping network.
+        needs: a method that G must have, and what it says of a network; None: any G.
         estimate: returns the same value by finite differences (see :func:`finite_difference`).
 
     Raises:
@@ -267,7 +268,7 @@ def register_penalty(
         weight=weight if callable(weight) else lambda size, batch: weight,
         phase=phase,
         differentiates=differentiates,
-        needs_styles=needs_styles,
+        needs=needs,
         estimate=estimate,
     )
     PENALTIES.register(name, entry, penalty)
@@ -289,7 +290,15 @@ register_penalty("gp0", partial(interpolated_penalty, centre=0.0), weight=10.0, 
 register_penalty("centre", centre, weight=0.01)
 register_penalty("lecam", LeCam, weight=0.1)
 register_penalty("mode_seeking", mode_seeking, phase="G")
-register_penalty("path_length", PathLength, weight=2.0, phase="G", differentiates="styles", needs_styles=True)
+register_penalty(
+    "path_length",
+    PathLength,
+    weight=2.0,
+    phase="G",
+    differentiates="styles",
+    needs=("mapping", "styles (a mapping network)"),
+)
+register_penalty("restoration", restoration, phase="G", needs=("enlarge", "step that enlarges images"))
 
 
 def _squared_gradient_norms(images: Tensor, logits: Tensor) -> Tensor:

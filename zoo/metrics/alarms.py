@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.metrics.value import MetricValue, missing_value
+from zoo.report.number_format import format_distinct
 
 _Floats = npt.NDArray[np.float64]
 _Values = Mapping[str, float | None]  # by metric
@@ -42,7 +43,7 @@ MIN_COVERAGE_BALLS = 64  # balls of real images that fakes lie in, in total
 
 BASELINE_PHRASES = {"dataset mean": "the mean image", "black": "a black image", "noise": "noise"}
 MIN_SSIM_SHARE = 0.25  # of the way from noise to held-out images; the worst trained networks measured are at 0.35
-MIN_NCC_SHARE = 0.5  # of the correlation of held-out images; black images have 0, noise up to 0.16
+MIN_NCC_SHARE = 0.9  # of the correlation of held-out images; chequerboards have up to 0.89, trained networks 0.96
 ONE_IMAGE_SSIM = 0.999  # mean SSIM of pairs above which fakes are one image
 ROUNDING = 1e-6  # between values of equal images
 
@@ -182,9 +183,10 @@ def _pairwise_alarm(inputs: CollapseInputs) -> Alarm | None:
     if not _is_known(fake) or not _is_known(real) or inputs.paired < MIN_PAIRED_FAKES:
         return None
     edge = real + MAX_LIKENESS * (1 - real)
+    fake_text, real_text, edge_text = format_distinct((fake, real, edge), 2)
     text = (
-        f"The fakes are nearly all one image: two of them have an SSIM of {fake:.2f} on average, "
-        f"two real images {real:.2f}; above {edge:.2f} is collapse."
+        f"The fakes are nearly all one image: two of them have an SSIM of {fake_text} on average, "
+        f"two real images {real_text}; above {edge_text} is collapse."
     )
     return _collapse("ssim_pairwise", fake, edge, text) if fake > edge else None
 
@@ -199,9 +201,10 @@ def _duplicates_alarm(inputs: CollapseInputs) -> Alarm | None:
     edge = most_by_chance(pairs, expected) / pairs
     if share <= edge:
         return None
+    share_text, edge_text = format_distinct((100 * share, 100 * edge), 0)
     text = (
-        f"{share:.0%} of the pairs of fakes are the same image (SSIM above {DUPLICATE_SSIM:g}), as if the "
-        f"generator could make about {max(1, round(1 / share))}; more than {edge:.0%} is collapse."
+        f"{share_text}% of the pairs of fakes are the same image (SSIM above {DUPLICATE_SSIM:g}), as if the "
+        f"generator could make about {max(1, round(1 / share))}; more than {edge_text}% is collapse."
     )
     return _collapse("ssim_twins", share, edge, text)
 
@@ -216,9 +219,10 @@ def _recall_alarm(inputs: CollapseInputs) -> Alarm | None:
         if precision < MIN_PRECISION:  # fakes unlike real images have no recall either, which is no collapse
             return None
         look = f"though {precision:.0%} of them look like real images"
+    recall_text, edge_text = format_distinct((recall, MIN_RECALL), 3)
     text = (
-        f"Recall is {recall:.3f}: {n} fakes reach almost none of the training images, {look}, so they are a few "
-        f"images, or few kinds of images, again and again; below {MIN_RECALL:g} is collapse."
+        f"Recall is {recall_text}: {n} fakes reach almost none of the training images, {look}, so they are a few "
+        f"images, or few kinds of images, again and again; below {edge_text} is collapse."
     )
     return _collapse("recall", recall, MIN_RECALL, text)
 
@@ -231,9 +235,10 @@ def _coverage_alarm(inputs: CollapseInputs) -> Alarm | None:
     edge = MIN_COVERAGE_SHARE * spread_coverage(n, inputs.reals, density)
     if K_COVERAGE * n * density < MIN_COVERAGE_BALLS or coverage >= edge:
         return None
+    coverage_text, edge_text = format_distinct((coverage, edge), 3)
     text = (
-        f"Coverage is {coverage:.3f}: the fakes that look like real images are near to the same few training "
-        f"images, where as many different ones would cover {edge / MIN_COVERAGE_SHARE:.2f}; below {edge:.3f} is "
+        f"Coverage is {coverage_text}: the fakes that look like real images are near to the same few training "
+        f"images, where as many different ones would cover {edge / MIN_COVERAGE_SHARE:.2f}; below {edge_text} is "
         "collapse."
     )
     return _collapse("coverage", coverage, edge, text)
@@ -262,7 +267,8 @@ def _distance_alarm(values: _Values, baselines: Mapping[str, _Values]) -> Alarm 
         best = min(known, key=known.__getitem__)
         if value < known[best] * (1 - ROUNDING):
             return None
-        reason = f"{metric.upper()} is {value:.4g}, no better than that of {BASELINE_PHRASES[best]}, {known[best]:.4g}"
+        text, edge_text = format_distinct((value, known[best]), 1 if metric == "fid" else 4)
+        reason = f"{metric.upper()} is {text}, no better than that of {BASELINE_PHRASES[best]}, {edge_text}"
         return _untrained(metric, value, known[best], reason)
     return None
 
@@ -275,8 +281,10 @@ def _noise_alarm(values: _Values, baselines: Mapping[str, _Values]) -> Alarm | N
     edge = noise + MIN_SSIM_SHARE * max((real if _is_known(real) else noise) - noise, 0.0)
     if value > edge:
         return None
-    known = f", held-out images {real:.2f}" if _is_known(real) else ""
-    reason = f"Fakes have an SSIM of {value:.2f} with their nearest training image, noise {noise:.2f}{known}"
+    text, noise_text, edge_text = format_distinct((value, noise, edge), 2)
+    reason = f"Fakes have an SSIM of {text} with their nearest training image, noise {noise_text}"
+    if _is_known(real) and real > noise:
+        reason += f", held-out images {real:.2f}: up to {edge_text} is little better than noise"
     return _untrained("ssim_nearest", value, edge, reason)
 
 
@@ -285,11 +293,13 @@ def _correlation_alarm(values: _Values, baselines: Mapping[str, _Values]) -> Ala
     value, real = (row.get("ncc_nearest") for row in (values, *_rows(baselines, "unseen subjects")))
     if not _is_known(value) or not _is_known(real) or value > MIN_NCC_SHARE * real:
         return None
+    edge = MIN_NCC_SHARE * real
+    text, real_text, edge_text = format_distinct((value, real, edge), 2)
     reason = (
-        f"Fakes correlate with their nearest training image by {value:.2f}, held-out images by {real:.2f}, "
-        "a black image not at all"
+        f"Fakes correlate with their nearest training image by {text}, held-out images by {real_text}: up to "
+        f"{edge_text}, noise or a chequerboard in the shape of the mean image has as much"
     )
-    return _untrained("ncc_nearest", value, MIN_NCC_SHARE * real, reason)
+    return _untrained("ncc_nearest", value, edge, reason)
 
 
 def _same_image_alarm(values: _Values, baselines: Mapping[str, _Values]) -> Alarm | None:
@@ -305,9 +315,10 @@ def _same_image_alarm(values: _Values, baselines: Mapping[str, _Values]) -> Alar
     best = max(edges, key=edges.__getitem__)
     if value > edges[best] + ROUNDING:
         return None
+    text, edge_text = format_distinct((value, edges[best]), 2)
     reason = (
-        f"Fakes are all one image, with an SSIM of {value:.2f} with the nearest training image; "
-        f"{BASELINE_PHRASES[best]} has {edges[best]:.2f}"
+        f"Fakes are all one image, no nearer to training images than {BASELINE_PHRASES[best]} is (SSIM {text} and "
+        f"{edge_text})"
     )
     return _untrained("ssim_nearest", value, edges[best], reason)
 
@@ -317,7 +328,7 @@ def _rows(baselines: Mapping[str, _Values], *names: str) -> list[_Values]:
 
 
 def _untrained(metric: str, value: float, threshold: float, reason: str) -> Alarm:
-    text = f"{reason}: no better than a black image, noise or the mean image, so the generator needs more training."
+    text = f"{reason}. The generator needs more training."
     return Alarm(name="untrained", metric=metric, value=value, threshold=threshold, text=text)
 
 

@@ -265,7 +265,7 @@ def check_shapes(images: ImageSet, reals: ImageSet) -> None:
         raise ZooError(
             f"{images.label} has images of {describe_shape(images.shape)}, {reals.label} of "
             f"{describe_shape(reals.shape)}. They are compared as they are and must share one shape: add "
-            "--fit pad --resolution R to resize them"
+            f"--fit pad --resolution {min(max(images.shape[1:]), max(reals.shape[1:]))} to resize them"
         )
 
 

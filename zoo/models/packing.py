@@ -23,7 +23,7 @@ class PackedDiscriminator(Discriminator):
     def __init__(self, network: Discriminator, image: ImageSpec, packing: int) -> None:
         nn.Module.__init__(self)  # the size was validated when `network` was built
         self.image, self.packing = image, packing
-        self.auxiliary = network.auxiliary
+        self.auxiliary = dict(network.auxiliary)  # a copy, since a class's own cannot be pickled
         self.pretrained = {f"network.{part}": name for part, name in network.pretrained.items()}
         self.network = network
 

@@ -112,13 +112,21 @@ def truncate_styles(generator: Generator, w: Tensor, psi: float) -> Tensor:
 
     The truncation trick (Karras et al. 2019, appendix B).
     """
+    mean = mean_style(generator, w)
+    return torch.lerp(mean.expand_as(w), w, psi)
+
+
+@torch.no_grad()
+def mean_style(generator: Generator, like: Tensor) -> Tensor:
+    """Return the mean style (dim,) of fixed latents, so that no running mean has to be stored.
+
+    Its type and device are those of ``like``.
+    """
     assert isinstance(generator, StyleGenerator)
-    # Of fixed latents, so that no running mean has to be stored.
     draws = rng.seeded_generator("mean style")
     z = torch.randn(_MEAN_STYLE_LATENTS, generator.latent.dim, generator=draws, dtype=torch.float32, device="cpu")
     label = rng.fixed_labels(0, len(z), generator.image.shares)
-    mean = generator.mapping(z.to(w), None if label is None else label.to(w.device)).mean(0)
-    return torch.lerp(mean.expand_as(w), w, psi)
+    return generator.mapping(z.to(like), None if label is None else label.to(like.device)).mean(0)
 
 
 def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:

@@ -165,7 +165,7 @@ class StyleGANGenerator(Generator):
         size = self.image.resolution
         noise = draw_noise(len(w), 1, size, size, like=w)
         constant = self.constant(self.constant.weight.new_ones(1))
-        x = repeat(constant, "(c h w) -> n c h w", n=len(w), h=4, w=4)
+        x = constant.view(1, -1, 4, 4).expand(w.shape[0], -1, -1, -1)  # traced by zoo export, unlike len(w)
         for block, style in zip(self.blocks, w.unbind(1), strict=True):
             x = block(x, style, noise)
         return 2 * torch.sigmoid(self.to_image(x)) - 1  # the original works in [0, 1]

@@ -174,7 +174,7 @@ class StyleGAN2Generator(Generator):
 
         ``w`` is (N, num_styles, style).
         """
-        x = self.constant.expand(len(w), -1, -1, -1)
+        x = self.constant.expand(w.shape[0], -1, -1, -1)  # traced by zoo export, unlike len(w)
         image = None
         for index, layer in enumerate(self.layers):
             x = layer(x, w[:, index])

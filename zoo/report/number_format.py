@@ -35,14 +35,15 @@ def format_value(value: float, decimals: int, digits: int = VALUE_DIGITS) -> str
 
 
 def format_interval(ends: Sequence[float], decimals: int) -> str:
-    """Write ``131-144`` with an en dash; nothing if there are no ends or both are equal.
+    """Write ``131-144`` with an en dash; nothing if there are no ends or both look equal.
 
     Both ends have as many decimals as the larger has room for.
     """
     if not ends or ends[0] == ends[1]:
         return ""
     places = max(0, min(decimals, INTERVAL_DIGITS - _integer_digits(max(abs(end) for end in ends))))
-    return f"{NARROW}{DASH}{NARROW}".join(_with_sign(end, places) for end in ends)
+    texts = [_with_sign(end, places) for end in ends]
+    return f"{NARROW}{DASH}{NARROW}".join(texts) if len(set(texts)) > 1 else ""
 
 
 def format_whole(value: float) -> str:
@@ -78,6 +79,16 @@ def format_duration(seconds: float) -> str:
 def format_rate(value: float) -> str:
     """Write a number per second: ``1,250``, ``43.2``, ``0.213``."""
     return _with_sign(value, max(0, 3 - _integer_digits(value)))
+
+
+def format_distinct(values: Sequence[float], decimals: int) -> list[str]:
+    """Write numbers with ``decimals`` decimals, or with up to four more where different ones would look equal."""
+    texts: list[str] = []
+    for places in range(decimals, decimals + 5):
+        texts = [f"{value:.{places}f}" for value in values]
+        if len(set(texts)) == len(set(values)):
+            break
+    return texts
 
 
 def join_words(items: Sequence[str]) -> str:

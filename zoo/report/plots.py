@@ -26,9 +26,11 @@ _Row = Mapping[str, Any]
 
 BLUE, ORANGE = "#0072B2", "#D55E00"  # from Okabe and Ito's colour-blind-safe set: D and real images, G and fakes
 TEXT_GREY, AXIS_GREY, GRID_GREY = "#333333", "#8A8A8A", "#E6E6E6"
+TITLE_STYLE: dict[str, Any] = {"fontsize": 13, "fontweight": "bold", "color": TEXT_GREY}
 REFERENCE_DASHES = (0, (4, 3))
 PLOT_MAX_POINTS = 2000  # a longer series is drawn from the medians of as many blocks
 MIN_SMOOTHED_POINTS = 10  # a series of fewer points is drawn point by point
+MAX_LEGEND_LINE = 75  # characters of a legend on one line
 MANY_TICKS_RATIO = 300  # a logarithmic axis over more than this ratio has ticks at powers of ten only
 
 
@@ -39,7 +41,7 @@ def plot_losses(rows: Sequence[_Row], path: Path, title: str, equilibrium: tuple
     are), it is linear around zero and logarithmic beyond.
 
     Args:
-        equilibrium: losses of D and G where D can only guess, drawn as thin lines in their colours.
+        equilibrium: losses of D and G where D can only guess, drawn as thin lines in their colours, or one if equal.
     """
     lines = [(_series(rows, "loss_d"), BLUE, "D loss"), (_series(rows, "loss_g"), ORANGE, "G loss")]
     values = np.concatenate([y for (_, y), _, _ in lines])
@@ -50,11 +52,13 @@ def plot_losses(rows: Sequence[_Row], path: Path, title: str, equilibrium: tuple
         _draw_series(axes, series, colour, label)
     _set_log_scale(axes, values)  # losses of GANs span decades, above all after a collapse
     if equilibrium is not None:
-        for level, (_, colour, _) in zip(equilibrium, lines, strict=True):
+        levels = [(level, colour, label) for level, (_, colour, label) in zip(equilibrium, lines, strict=True)]
+        if equilibrium[0] == equilibrium[1]:  # one line for both, in the colour of neither
+            levels = [(equilibrium[0], AXIS_GREY, "both")]
+        for level, colour, label in levels:
             if level > 0 or axes.get_yscale() != "log":
-                axes.axhline(level, color=colour, linewidth=0.9, linestyle=REFERENCE_DASHES, zorder=1)
-        levels = " and ".join(f"{level:.3g}" for level in dict.fromkeys(equilibrium))
-        _add_legend_line(axes, f"equilibrium, {levels}: D can only guess")
+                text = f"{label} where D can only guess, {level:.3g}"
+                axes.axhline(level, color=colour, linewidth=0.9, linestyle=REFERENCE_DASHES, zorder=1, label=text)
     axes.set_ylabel("loss (linear near 0, then log)" if axes.get_yscale() == "symlog" else "loss (log scale)")
     _save_figure(figure, path)
     return True
@@ -87,8 +91,7 @@ def plot_accuracy(rows: Sequence[_Row], path: Path, title: str) -> bool:
         _draw_series(lower, series, colour, name)
     # 50 % accuracy, and a score in the middle, are what guessing gives.
     for axes, chance in ((upper, 50), (lower, middle)):
-        axes.axhline(chance, color=AXIS_GREY, linewidth=1.1, linestyle=REFERENCE_DASHES, zorder=1)
-    _add_legend_line(upper, "guessing")
+        axes.axhline(chance, color=AXIS_GREY, linewidth=1.1, linestyle=REFERENCE_DASHES, zorder=1, label="guessing")
     upper.set(ylim=(-3, 103), yticks=[0, 25, 50, 75, 100], ylabel="D accuracy")
     upper.yaxis.set_major_formatter("{x:.0f} %")
     lower.set_ylabel(label)
@@ -116,9 +119,8 @@ def plot_ssim(rows: Sequence[_Row], path: Path, title: str, reals: Mapping[str, 
     for series, level, colour, label in lines:
         axes.plot(*series, color=colour, linewidth=2, marker="o", markersize=4, label=label)
         if np.isfinite(level):
-            axes.axhline(level, color=colour, linewidth=1.3, linestyle=REFERENCE_DASHES, zorder=1)
-    if any(np.isfinite(level) for _, level, *_ in lines):
-        _add_legend_line(axes, "the same of real images")
+            text = f"the same of real images, {level:.3g}"
+            axes.axhline(level, color=colour, linewidth=1.3, linestyle=REFERENCE_DASHES, zorder=1, label=text)
     axes.set_ylabel("mean SSIM")
     axes.margins(y=0.12)
     _save_figure(figure, path)
@@ -217,11 +219,6 @@ def _draw_series(axes: Axes, series: Series, colour: Any, label: str) -> None:
     axes.plot(x, rounded, color=colour, linewidth=2, label=label, solid_capstyle="round")
 
 
-def _add_legend_line(axes: Axes, label: str) -> None:
-    """Add one entry to the legend for all reference lines, whatever their colours."""
-    axes.plot([], [], color=AXIS_GREY, linewidth=1.3, linestyle=REFERENCE_DASHES, label=label)
-
-
 def _set_log_scale(axes: Axes, values: np.ndarray) -> None:
     """Choose a logarithmic scale and readable ticks; symmetric around zero where some values are negative."""
     from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator, SymmetricalLogLocator
@@ -255,7 +252,7 @@ def _new_figure(title: str, heights: Sequence[int]) -> tuple[Figure, list[Axes]]
     # The constrained layout keeps titles and labels apart whatever their lengths.
     figure.set_layout_engine("constrained", w_pad=0.14, h_pad=0.1)
     panels = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0].tolist()
-    panels[0].set_title(title, loc="left", fontsize=13, fontweight="bold", color=TEXT_GREY, pad=30)
+    panels[0].set_title(title, loc="left")
     return figure, panels
 
 
@@ -273,10 +270,14 @@ def _save_figure(figure: Figure, path: Path) -> None:
         axes.spines["bottom"].set_visible(axes is last)  # the panels share one axis of images seen
         axes.set_axisbelow(True)
         axes.yaxis.label.set(color=TEXT_GREY, fontsize=11)
-    first.legend(
+    _, labels = first.get_legend_handles_labels()
+    columns = 3 if len(labels) <= 3 and sum(map(len, labels)) <= MAX_LEGEND_LINE else 2
+    lines = -(-len(labels) // columns)
+    first.set_title(first.get_title(loc="left"), loc="left", pad=14 + 16 * lines, **TITLE_STYLE)  # above the legend
+    legend = first.legend(
         loc="lower left",
         bbox_to_anchor=(0, 1.03),
-        ncols=3,
+        ncols=columns,
         frameon=False,
         fontsize=10.5,
         labelcolor=TEXT_GREY,
@@ -284,6 +285,7 @@ def _save_figure(figure: Figure, path: Path) -> None:
         borderaxespad=0,
         handlelength=1.6,
     )
+    legend.set_in_layout(False)  # its width must not make the axes narrower; the title holds its height free
     last.margins(x=0.01)
     last.set_xlim(left=0)
     last.xaxis.set_major_formatter("{x:,g}")

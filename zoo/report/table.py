@@ -13,6 +13,7 @@ from zoo.report.number_format import (
     format_duration,
     format_rate,
     format_whole,
+    join_words,
     value_and_ends,
 )
 
@@ -20,9 +21,17 @@ _Plain = Mapping[str, Any]
 _Table = tuple[list[str], list[list[str]]]  # headings, those of right-aligned columns ending in ">"; rows
 
 NONE = "-"
+# Metrics that can trigger each alarm; without a value of one of them it was not evaluated.
+ALARM_METRICS = {
+    "collapse": ("ssim_pairwise", "ssim_twins", "recall", "coverage"),
+    "memorisation": ("copies_ssim", "copies_ncc", "copies_features"),
+    "untrained": ("fid", "kid", "ssim_nearest", "ncc_nearest"),
+}
 ASYMMETRY = 0.2  # an interval is shown by its ends where its halves differ by more than this share of its width
+INTERVAL_NOTE = "±: half of the 95 % interval, or (low to high) where it is asymmetric"
+SEEDS_NOTE = "± ... sd: standard deviation over training seeds, instead of the interval"
 READING_NOTE = (
-    "±: half of the 95 % interval, or its two ends where it is asymmetric; sd: standard deviation over training seeds. "
+    f"{INTERVAL_NOTE}; {SEEDS_NOTE}. "
     "Names in brackets are baselines. FID falls with the number of images (n, that of the first metric; metrics on "
     "pairs use at most 256 images): compare FID at equal n, or compare KID.\n"
 )
@@ -35,6 +44,7 @@ def quality_tables(group: _Plain, metrics: Sequence[_Plain], width: int) -> list
     """
     tables: list[_Table] = []
     chosen: list[_Plain] = []
+    metrics = measured_metrics(group, metrics)
     for metric in metrics:
         is_last = metric is metrics[-1]
         if chosen and _table_width(_terminal_table(group, [*chosen, metric], alarms=is_last)) > width:
@@ -68,6 +78,7 @@ def quality_table(group: _Plain, metrics: Sequence[_Plain], *, intervals: bool) 
     Args:
         intervals: add the interval, or the standard deviation over training seeds, to each value.
     """
+    metrics = measured_metrics(group, metrics)
     headings = ["", *(f"{metric['title']}>" for metric in metrics), "n>", "alarms"]
     rows = []
     for row in [*group["rows"], *group["baselines"]]:
@@ -82,6 +93,50 @@ def quality_table(group: _Plain, metrics: Sequence[_Plain], *, intervals: bool) 
     return headings, rows
 
 
+def measured_metrics(group: _Plain, metrics: Sequence[_Plain]) -> list[_Plain]:
+    """Return the metrics that any row of the group has a value of; the others would be columns of dashes."""
+    rows = [*group["rows"], *group["baselines"]]
+    return [metric for metric in metrics if any(value_and_ends(row["figures"].get(metric["name"])) for row in rows)]
+
+
+def describe_notes(group: _Plain, metrics: Sequence[_Plain]) -> list[str]:
+    """Say which metrics have no value, or a value with a note, and why: one line for all that share a reason."""
+    notes: dict[str, list[str]] = {}
+    for row in group["rows"]:
+        for metric in metrics:
+            if note := (row["figures"].get(metric["name"]) or {}).get("note"):
+                notes.setdefault(note, []).append(metric["title"])
+    return [f"{', '.join(dict.fromkeys(titles))}: {note}" for note, titles in notes.items()]
+
+
+def describe_signs(group: _Plain) -> str:
+    """Say what ± means in the quality table; both meanings only where both are there."""
+    seeds = any(spread["sd"] is not None for row in group["rows"] for spread in row.get("spread", {}).values())
+    return f"{INTERVAL_NOTE}; {SEEDS_NOTE}" if seeds else INTERVAL_NOTE
+
+
+def unevaluated_alarms(rows: Sequence[_Plain]) -> list[str]:
+    """Return the names of the alarms that no row has a value for; rows that failed do not count."""
+    figures = [row["figures"] for row in rows if not row.get("error")]
+    return [
+        alarm
+        for alarm, metrics in ALARM_METRICS.items()
+        if not any(value_and_ends(values.get(metric)) for values in figures for metric in metrics)
+    ]
+
+
+def describe_no_alarm(rows: Sequence[_Plain]) -> str:
+    """Say that no alarm was triggered, and which were not evaluated."""
+    missing = unevaluated_alarms(rows)
+    if all(row.get("error") for row in rows):
+        return "No generator could be evaluated."
+    if len(missing) == len(ALARM_METRICS):
+        return "Alarms were not evaluated: no metric that triggers one was measured."
+    if missing:
+        return f"No alarm was triggered; not evaluated: {join_words(missing)}."
+    return "No alarm was triggered."
+
+
 def format_value_cell(figure: _Plain | None, decimals: int, *, interval: bool) -> str:
     """Write ``"137.7 ±6.4"``, or ``"0.016 (0 to 0.078)"`` for an asymmetric interval; a dash for a missing value."""
     numbers = value_and_ends(figure)
@@ -90,6 +145,8 @@ def format_value_cell(figure: _Plain | None, decimals: int, *, interval: bool) -
     value, *ends = numbers
     text = f"{value:.{decimals}f}"
     if not interval or not ends:
+        return text
+    if ends[0] == ends[1]:  # of one image again and again
         return text
     below, above = value - ends[0], ends[1] - value
     low, high = (f"{end:.{decimals}f}".rstrip("0").rstrip(".") for end in ends)
@@ -163,8 +220,9 @@ COST_COLUMNS = (
 
 def _costs_table(group: _Plain) -> _Table:
     """Make the table of each generator's size, speed and training time."""
-    headings = ["", *(f"{column.title} {column.unit}".rstrip() + ">" for column in COST_COLUMNS)]
-    return headings, [[row["name"], *(column.cell(row)[0] or NONE for column in COST_COLUMNS)] for row in group["rows"]]
+    columns = [column for column in COST_COLUMNS if any(column.cell(row)[0] for row in group["rows"])]
+    headings = ["", *(f"{column.title} {column.unit}".rstrip() + ">" for column in columns)]
+    return headings, [[row["name"], *(column.cell(row)[0] or NONE for column in columns)] for row in group["rows"]]
 
 
 def bench_markdown(document: _Plain) -> str:
@@ -176,10 +234,10 @@ def bench_markdown(document: _Plain) -> str:
         parts.append(f"### {group['name']}\n\nCompared with {images} ({data['description']}).\n")
         parts.append(markdown_table(*quality_table(group, document["metrics"], intervals=True)))
         parts.append(READING_NOTE)
+        parts += [f"{line}\n" for line in describe_notes(group, document["metrics"])]
         triggered = [f"- **{row['name']}**: {alarm['text']}\n" for row in group["rows"] for alarm in row["alarms"]]
-        evaluated = any(row["error"] is None for row in group["rows"])
-        nothing = "No alarm was triggered.\n" if evaluated else "No generator could be evaluated.\n"
-        parts.append("".join(triggered) or nothing)  # "no alarm" would mislead if nothing was evaluated
+        # "no alarm" would mislead if nothing was evaluated
+        parts.append("".join(triggered) or f"{describe_no_alarm(group['rows'])}\n")
         parts.append(markdown_table(*_costs_table(group)))
     if document["notes"]:
         parts.append("".join(f"- {note}\n" for note in document["notes"]))

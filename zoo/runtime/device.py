@@ -66,7 +66,9 @@ def reset_peak_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
         return
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: sets VmHWM to the current use, see proc(5)
+        Path("/proc/self/clear_refs").write_text(
+            "5", encoding="utf-8"
+        )  # Linux: sets VmHWM to the current use, see proc(5)
 
 
 def peak_memory(device: torch.device) -> int | None:
@@ -78,7 +80,7 @@ def peak_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     try:

@@ -150,7 +150,7 @@ def _sum(path: Path) -> Path:
 
 def _is_whole(path: Path) -> bool:
     try:
-        expected = _sum(path).read_text().split()[0]
+        expected = _sum(path).read_text(encoding="utf-8").split()[0]
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() == expected
     except (OSError, IndexError, ValueError):

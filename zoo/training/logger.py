@@ -1,8 +1,7 @@
-"""Scalars of training: means summed on the device, rows in ``log.jsonl``, and TensorBoard."""
+"""Scalars of training: means summed on the device, and rows in ``log.jsonl``."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
@@ -11,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.core.errors import ZooError
 from zoo.runtime import distributed
 from zoo.training.run_folder import Run
 
@@ -126,28 +124,3 @@ class LogFile:
 
     def close(self) -> None:
         self._file.close()
-
-
-class TensorBoardWriter:
-    """The same scalars for TensorBoard, in the run's folder ``tensorboard``.
-
-    Raises:
-        ZooError: the package tensorboard is not installed.
-    """
-
-    def __init__(self, run: Run, nimg: int) -> None:
-        self.require()
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(run.path / "tensorboard", purge_step=nimg + 1)
-
-    @staticmethod
-    def require() -> None:
-        if importlib.util.find_spec("tensorboard") is None:
-            raise ZooError("--tensorboard needs the package tensorboard: pip install 'gan-zoo[tensorboard]'")
-
-    def write(self, row: dict[str, Any]) -> None:
-        for key, value in row.items():
-            if isinstance(value, int | float) and key != "nimg":
-                self._writer.add_scalar(key, value, row["nimg"])
-        self._writer.flush()

@@ -21,8 +21,9 @@ from zoo.core.errors import Interrupted, ZooError, error_reason
 from zoo.runtime import distributed
 from zoo.runtime.device import describe_environment, peak_memory, reset_peak_memory
 from zoo.training import checkpoint
+from zoo.training.callbacks import CALLBACK_FAILED, Callbacks
 from zoo.training.generator_file import save_generator
-from zoo.training.logger import LogFile, TensorBoardWriter
+from zoo.training.logger import LogFile
 from zoo.training.run_folder import Run
 from zoo.training.run_length import TIME_IS_UP, EndForecast
 from zoo.training.sample_grids import SampleGrids
@@ -90,7 +91,7 @@ class TrainingLoop:
     Args:
         elapsed: seconds of training before this process.
         validation: state of the validator in the checkpoint that is resumed; None at the start.
-        writer: also receives every row of the log.
+        callbacks: receive rows, images and checkpoints, in the process that writes.
         stop: called after every step; a true value ends training with everything saved.
     """
 
@@ -102,10 +103,10 @@ class TrainingLoop:
         *,
         elapsed: float,
         validation: dict[str, Any] | None,
-        writer: TensorBoardWriter | None,
+        callbacks: Callbacks,
         stop: Stop | None,
     ) -> None:
-        self.trainer, self.run, self.display, self.writer = trainer, run, display, writer
+        self.trainer, self.run, self.display, self.callbacks = trainer, run, display, callbacks
         self.stop = stop or (lambda: None)
         self.is_first = distributed.current_world().first  # the process that writes, validates and prints
         self.is_alone = distributed.current_world().size == 1
@@ -133,8 +134,16 @@ class TrainingLoop:
                 up is no interruption.
             DivergedError: a loss or weight is NaN or infinite.
             CollapsedError: the generator collapsed, and the recipe says to stop then.
-            ZooError: the run folder cannot be written.
+            ZooError: the run folder cannot be written, or a callback raised; everything is saved then.
         """
+        try:
+            self._train_and_finish()
+        finally:
+            self.callbacks.end(self.run)
+        if self.callbacks.failure is not None:
+            raise self._callback_error()
+
+    def _train_and_finish(self) -> None:
         try:
             self._write_info(status="running", kimg=self.config.kimg)
             log = LogFile(self.run) if self.is_first else None
@@ -143,6 +152,8 @@ class TrainingLoop:
                 self._train()
             if self.is_first:
                 self.grids.draw_animation(self.display.warn)
+            if self.stopped_by == CALLBACK_FAILED:
+                raise self._callback_error()
             self._write_info(status="interrupted" if self.stopped_by else "finished")
             distributed.barrier()
         except ZooError as error:
@@ -165,6 +176,7 @@ class TrainingLoop:
     def _train(self) -> None:
         if self.trainer.nimg == 0 and self.is_first:
             self.grids.save_first()
+            self.callbacks.images(0, self.grids.latest)
         self.display.start(f"training {self.run.name}", self.total_nimg)
         forecast = EndForecast(self.trainer, self.total_nimg, self.stop, self.display.say)
         try:
@@ -202,8 +214,9 @@ class TrainingLoop:
             row |= self._snapshot(last=done)
         if self.log is not None:
             self.log.write(row)
-        if self.writer is not None:
-            self.writer.write(row)
+        self.callbacks.log(row)
+        if (snapshot_due or done) and self.is_first:
+            self.callbacks.images(nimg, self.grids.latest)
         self.display.moved(nimg, row)
         if row_due:  # the last row of a run that is extended later does not start a new mean
             self.trainer.meters.reset()
@@ -263,7 +276,7 @@ class TrainingLoop:
     def _save_if_due(self, before: int, *, seconds: float) -> None:
         """Save a checkpoint where one is due by images or by the clock; ask all processes whether to stop."""
         late = time.monotonic() - self.clock.saved_at > 60 * self.config.checkpoint_minutes
-        stop = self.stop()
+        stop = self.callbacks.stop_reason or self.stop()
         if self.is_alone:
             self.stopped_by = stop
         else:
@@ -318,8 +331,9 @@ class TrainingLoop:
                 "window": self.trainer.data.window,
                 "environment": describe_environment(self.trainer.device, self.trainer.speed.precision),
             }
-            checkpoint.save_checkpoint(self.run.state, nimg, content, keep=self.config.keep)
+            path = checkpoint.save_checkpoint(self.run.state, nimg, content, keep=self.config.keep)
             self.run.write_info(nimg=nimg, peak_memory_bytes=peak_memory(self.trainer.device))
+            self.callbacks.checkpoint(path)
             curves = self.clock.curves + self.clock.last_curves  # what they took, and would take once more
             if last or curves <= self.config.evaluate_share * self.clock.here:
                 self._draw_curves()
@@ -354,6 +368,11 @@ class TrainingLoop:
             "validations fakes were nearly the same image, without becoming more varied. Everything is saved; "
             f"`zoo train --resume {self.run.path} --set train.stop_on_collapse=false` continues anyway"
         )
+
+    def _callback_error(self) -> ZooError:
+        cause = self.callbacks.failure or "a callback of the first process failed"
+        nimg, path = self.trainer.nimg, self.run.path
+        return ZooError(f"{path}: {cause}. Everything is saved at nimg {nimg}; `zoo train --resume {path}` continues")
 
     def _interruption(self) -> Interrupted:
         is_signal = isinstance(self.stopped_by, int) and not isinstance(self.stopped_by, bool)

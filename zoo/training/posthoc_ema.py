@@ -15,7 +15,7 @@ from zoo.models.base import Generator
 from zoo.runtime.device import choose_device
 from zoo.training.ema import Ema, power_exponent
 from zoo.training.generator_file import load_generator_file, save_generator
-from zoo.training.run_folder import Run, open_run
+from zoo.training.run_folder import Run, find_run
 
 MAX_ERROR = 0.25  # of a profile, relative to its norm; beyond it the result would not be the average that was asked for
 
@@ -61,7 +61,7 @@ def reconstruct_ema(
     """Write the generator that ``ema.power_std: std`` would have given, and return its file and the profile's error.
 
     Args:
-        source: folder of a run with ``ema.snapshot_stds``.
+        source: folder or name of a run with ``ema.snapshot_stds``.
         std: deviation of the average relative to the training so far.
         kimg: thousands of images after which it is taken; default: those of the newest snapshot.
         out: default: ``ema-<std>.safetensors`` in the run's folder.
@@ -69,7 +69,7 @@ def reconstruct_ema(
     Raises:
         ZooError: no snapshots; or ``std`` or ``kimg`` is out of their range.
     """
-    run = open_run(source)
+    run = find_run(source, Path("runs"))
     if not 0.001 <= std < 0.28:
         raise ZooError(f"--std {std:g}: must be at least 0.001 and below 0.28, the deviation of nearly a plain mean")
     files = _list_snapshots(run)

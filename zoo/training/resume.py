@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,15 +17,17 @@ from zoo.core.errors import ZooError, error_reason
 from zoo.core.plugins import loaded_plugins
 from zoo.core.version import version
 from zoo.data.dataset import Dataset, load_dataset
-from zoo.data.sources.registry import data_address
+from zoo.data.sources.memory import address_of
+from zoo.data.sources.source import Source
 from zoo.recipes import load_recipe, override_recipe
 from zoo.runtime import distributed
 from zoo.runtime.device import describe_environment, environment_changes, is_same_machine
 from zoo.runtime.speed import AutoChoice, Speed, choose_speed
 from zoo.training import checkpoint
 from zoo.training.auto_speed import choose_measured_speed
+from zoo.training.callbacks import Callbacks
 from zoo.training.checkpoint_content import check_content
-from zoo.training.logger import TensorBoardWriter
+from zoo.training.log_writers import open_loggers
 from zoo.training.loop import Stop, TrainingLoop
 from zoo.training.run_folder import Run, create_run, find_equal_runs, open_run
 from zoo.training.trainer import Trainer
@@ -40,11 +43,12 @@ class Session:
     device: torch.device
     display: Display
     announce: TextIO
-    tensorboard: bool
     stop: Stop | None
+    loggers: Sequence[str] = ()
+    callbacks: Sequence[Any] = ()
     epochs: float | None = None
 
-    def start(self, recipe: Recipe, data: str | Path | None, out: Path, *, new: bool, restarted: bool) -> Run:
+    def start(self, recipe: Recipe, data: str | Path | Source | None, out: Path, *, new: bool, restarted: bool) -> Run:
         """Train ``recipe`` in a new run, or continue the newest unfinished one of the same numbers and images.
 
         Args:
@@ -75,7 +79,7 @@ class Session:
             self.display.say(f"{run.path}: {recipe.name}, {recipe.train.kimg:g} kimg, on {self.device}{processes}")
             return self._train(run, trainer, None)
 
-    def resume(self, run: Run, overrides: list[str], data: str | Path | None) -> Run:
+    def resume(self, run: Run, overrides: list[str], data: str | Path | Source | None) -> Run:
         """Continue ``run``, longer or with other cadences where ``overrides`` say so.
 
         Raises:
@@ -113,7 +117,7 @@ class Session:
             return recipe
         return replace(recipe, train=replace(recipe.train, kimg=self.epochs * len(images.train) / 1000))
 
-    def _load_images(self, data: str | Path | None, recipe: Recipe) -> Dataset:
+    def _load_images(self, data: str | Path | Source | None, recipe: Recipe) -> Dataset:
         if distributed.local_rank() > 0:  # one process per host builds the cache, the others wait and read it
             distributed.barrier()
         images = load_dataset(data, recipe.data, reporter=self.display)
@@ -136,13 +140,13 @@ class Session:
                 print(f"resuming {run.path} at nimg {_nimg(state)}", file=self.announce, flush=True)
         return state
 
-    def _describe(self, run: Run, recipe: Recipe, images: Dataset, data: str | Path | None) -> None:
+    def _describe(self, run: Run, recipe: Recipe, images: Dataset, data: str | Path | Source | None) -> None:
         """Write what the folder of a new run says about itself."""
         run.write_recipe(recipe)
         run.write_info(
             recipe=recipe.name,
             recipe_digest=recipe.digest,
-            data=data_address(data),
+            data=address_of(data),
             data_digest=images.digest,
             data_description=images.description,
             window=images.window,
@@ -213,7 +217,9 @@ class Session:
         if self._is_first:
             now = describe_environment(self.device, trainer.speed.precision)
             run.write_info(device=str(self.device), environment=now, speed=trainer.speed.to_json())
-        writer = TensorBoardWriter(run, trainer.nimg) if self.tensorboard and self._is_first else None
+        callbacks: list[Any] = []
+        if self._is_first:
+            callbacks = [*self.callbacks, *open_loggers(self.loggers, run, trainer.recipe, trainer.nimg)]
         before = state or {"elapsed": 0.0}
         # A context manager installs what it watches (signal handlers) only for as long as steps are taken.
         watching = self.stop if isinstance(self.stop, contextlib.AbstractContextManager) else contextlib.nullcontext()
@@ -223,7 +229,7 @@ class Session:
             self.display,
             elapsed=before["elapsed"],
             validation=before.get("watch"),
-            writer=writer,
+            callbacks=Callbacks(callbacks, self.device),
             stop=self.stop,
         )
         with watching:

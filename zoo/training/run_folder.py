@@ -27,6 +27,7 @@ from zoo.core.errors import ZooError, error_reason, shorten, suggest
 from zoo.core.files import atomic_file, is_file, is_folder, temporary_folder
 from zoo.core.locks import hold_lock, is_locked
 
+MAX_LISTED_RUNS = 8  # in an error
 MAX_NIMG = 10**15  # images that a network can have seen
 
 # Types of the keys of run.json that are read; the first of them are always there.
@@ -52,6 +53,12 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a small table with the newest grid."""
+        from zoo.training.notebook import run_html
+
+        return run_html(self)
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -288,6 +295,26 @@ def find_equal_runs(out: Path, name: str, recipe_digest: str, data_digest: str) 
             continue
         if (info["recipe_digest"], info["data_digest"]) == (recipe_digest, data_digest):
             yield old, info
+
+
+def find_run(word: str | Path, runs: Path) -> Run:
+    """Return the run that ``word`` names: its folder, its name in ``runs``, or its recipe, which means the newest.
+
+    Raises:
+        ZooError: no such run, with the nearest one and those that there are.
+    """
+    path = Path(word)
+    if is_folder(path):
+        return open_run(path)
+    if is_folder(runs / path):
+        return open_run(runs / path)
+    if of_recipe := find_runs(runs, str(word)):
+        return open_run(of_recipe[-1].path)
+    folder = path.parent if is_folder(path.parent) and path.parent != Path() else runs
+    names = [run.name for run in find_runs(folder)]
+    listed = f"runs in {folder}: {', '.join(names[-MAX_LISTED_RUNS:])}" if names else f"there are no runs in {folder}"
+    more = f" and {len(names) - MAX_LISTED_RUNS} older" if len(names) > MAX_LISTED_RUNS else ""
+    raise ZooError(f"no run {shorten(str(word), 200)}{suggest(path.name, names)}; {listed}{more}")
 
 
 def open_run(path: str | Path) -> Run:

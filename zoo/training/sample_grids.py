@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
 from zoo.core.errors import ZooError
@@ -24,6 +25,7 @@ class SampleGrids:
 
     def __init__(self, trainer: Trainer, run: Run) -> None:
         self.trainer, self.run = trainer, run
+        self.latest = torch.zeros(0)  # images of the grid that was saved last, uint8 (N, C, R, R)
         resolution = trainer.recipe.data.resolution
         self.count = next((count for size, count in GRID_COUNTS if resolution <= size), LARGE_GRID_COUNT)
 
@@ -35,7 +37,7 @@ class SampleGrids:
         image_grid.save_png(
             image_grid.make_grid(data.take(positions)), self.run.samples / "reals.png", caption="real images"
         )
-        fakes = self.generate(self.count)
+        fakes = self.latest = self.generate(self.count)
         path = self.run.samples / "fakes_init.png"
         image_grid.save_png(image_grid.make_grid(fakes), path, caption=self._caption("untrained"))
 
@@ -48,7 +50,8 @@ class SampleGrids:
     def save(self, fakes: Tensor) -> None:
         """Save a grid of the first of ``fakes`` under the images seen so far."""
         nimg = self.trainer.nimg
-        grid = image_grid.make_grid(fakes[: self.count])
+        self.latest = fakes[: self.count]
+        grid = image_grid.make_grid(self.latest)
         path = self.run.samples / f"fakes-{nimg / 1000:010.3f}.png"
         caption = self._caption(f"{nimg / 1000:.1f} kimg")
         image_grid.save_png(grid, path, {"nimg": nimg, "seed": self._seed}, caption=caption)

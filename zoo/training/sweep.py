@@ -29,7 +29,7 @@ from zoo.report.plots import plot_sweep
 from zoo.training import run_folder
 from zoo.training.resume import with_classes
 from zoo.training.run_folder import Run
-from zoo.training.train import train
+from zoo.training.train import resolve_data, train
 
 DEFAULT_FACTORS = (0.25, 1.0, 4.0)
 DEFAULT_KIMG = 10.0
@@ -81,6 +81,7 @@ def tune(
     if options.epochs is not None or options.hours is not None:
         raise ZooError("the runs of a sweep are equally long: give their length as kimg, not as epochs or hours")
     kimg = DEFAULT_KIMG if options.kimg is None else options.kimg
+    options = resolve_data(options)
     options = replace(options, kimg=kimg, data=options.data or os.environ.get("ZOO_DATA") or None)
     # Everything is resolved before anything is trained, so that a mistake is reported at once.
     variants = _variants(name, param, _parse_factors(factors), options)
@@ -100,6 +101,7 @@ def tune(
                 runs.append(run)
                 rows.append(_row(variant, run, error))
             document = {"recipe": recipe.name, "param": param, "kimg": kimg, "rows": rows, "picture": str(picture)}
+            document["mean_image"] = _score_mean_image(runs)
             with atomic_file(folder / "tune.json", "w") as file:
                 json.dump(document, file, indent=2)
                 file.write("\n")
@@ -112,16 +114,30 @@ def tune(
 def best_factors(document: _Row) -> list[_Row]:
     """The rows with the best validation, best first, and those that differ from it by no more than seeds do.
 
-    Rows with an alarm are left out unless all have one. Empty where not all were validated by the same metric.
+    Rows with an alarm are left out unless all have one, and those that are untrained always. Empty where not all were
+    validated by the same metric.
     """
     rows = [row for row in document["rows"] if row["best"] is not None and row["error"] is None]
     if len({row["best"]["metric"] for row in rows}) != 1:
         return []
+    rows = [row for row in rows if not _is_untrained(row)]
     rows = [row for row in rows if not row["alarms"]] or rows
+    if not rows:
+        return []
     rows.sort(key=lambda row: row["best"]["value"])
     best = rows[0]["best"]
     noise = SSIM_SEED_NOISE if best["metric"] == "ssim" else DISTANCE_SEED_NOISE * abs(best["value"])
     return [row for row in rows if row["best"]["value"] <= best["value"] + noise]
+
+
+def have_not_learned(document: _Row) -> bool:
+    """Return whether the last images of every run that did not fail are little better than noise."""
+    rows = [row for row in document["rows"] if row["error"] is None]
+    return bool(rows) and all(map(_is_untrained, rows))
+
+
+def _is_untrained(row: _Row) -> bool:
+    return any(alarm["name"] == "untrained" for alarm in row["alarms"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,6 +309,16 @@ def _row(variant: _Variant, run: Run | None, error: str | None) -> _Row:
         "best": run.info.get("best") if run is not None else None,
         "alarms": last.get("alarms", []),
     }
+
+
+def _score_mean_image(runs: Sequence[Run | None]) -> float | None:
+    """Return the SSIM distance of the mean image, which no generator made, from real images; None: not measured."""
+    keys = ("ssim_nearest_mean", "ssim_nearest_unseen", "ssim_pairwise_real")
+    for row in (row for run in runs if run is not None for row in reversed(run.rows())):
+        if all(row.get(key) is not None for key in keys):
+            nearest, unseen, pairwise = (row[key] for key in keys)
+            return abs(nearest - unseen) + abs(1 - pairwise)
+    return None
 
 
 def _draw(variants: Sequence[_Variant], runs: Sequence[Run | None], path: Path, *, title: str) -> None:

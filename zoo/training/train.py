@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,15 +18,18 @@ from zoo.core.errors import ZooError
 from zoo.core.files import cache_folder
 from zoo.core.options import TrainOptions, with_keywords
 from zoo.data.dataset import load_dataset
-from zoo.recipes import load_recipe, override_recipe
+from zoo.data.sources.memory import LABEL_COLUMN, as_source
+from zoo.recipes import keyword_overrides, load_recipe, override_recipe
 from zoo.runtime import distributed
 from zoo.runtime.device import choose_device, keep_thread_count
 from zoo.runtime.speed import Speed, set_compile_cache
 from zoo.runtime.torch_defaults import torch_defaults
-from zoo.training.logger import TensorBoardWriter
+from zoo.training.callbacks import check_callbacks
+from zoo.training.log_writers import check_loggers
+from zoo.training.notebook import NotebookDisplay, choose_display
 from zoo.training.profiling.profiler import StepProfile, profile_steps
 from zoo.training.resume import Session, with_classes
-from zoo.training.run_folder import Run, open_run
+from zoo.training.run_folder import Run, find_run
 from zoo.training.run_length import StopAtTime
 from zoo.training.trainer import Trainer
 
@@ -49,9 +51,9 @@ def train(
 
     Args:
         recipe: name of a recipe, path of a YAML file, or a :class:`Recipe`; None with ``resume``.
-        resume: folder of a run to continue, finished or not; a larger ``kimg`` extends a finished one.
+        resume: folder or name of a run to continue, finished or not; a larger ``kimg`` extends a finished one.
         options: how to train. Signals are left to the caller, whose ``stop`` is asked after every step.
-        display: where progress is shown; default: stderr.
+        display: where progress is shown; default: stderr, or below the cell of a notebook.
         announce: where the line ``resuming RUN at nimg N`` goes; default: stdout.
         **keywords: fields of :class:`TrainOptions` (``data="slices/"``, ``kimg=100``), and overrides of the recipe with
             double underscores for dots (``train__batch=32``).
@@ -60,40 +62,42 @@ def train(
         ZooError: bad input, in one line; or the run diverged.
         zoo.core.errors.Interrupted: ``stop`` returned a true value.
     """
-    options = _merge_keywords(options, keywords)
+    options = resolve_data(_merge_keywords(options, keywords))
     overrides = _overrides(options)
     if options.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if options.deterministic != torch.are_deterministic_algorithms_enabled():  # the call takes seconds of imports
         torch.use_deterministic_algorithms(options.deterministic)
-    if options.tensorboard:
-        TensorBoardWriter.require()
+    loggers = check_loggers(options.loggers, *(["tensorboard"] if options.tensorboard else []))
+    check_callbacks(options.callbacks)
     if recipe is not None and resume is not None:
         raise ZooError("Give a recipe or --resume RUN, not both.")
     if recipe is None and resume is None:
         raise ZooError("Give a recipe's name or file, or --resume RUN. `zoo list` shows the recipes.")
     _check_length(options)
     device = choose_device(options.device)
-    display = display or Display()
+    display = display or choose_display()
     set_compile_cache(cache_folder() / "compiled", display.warn)
     with distributed.join_world(device) as world:
         session = Session(
             device=device,
             display=display if world.first else Display(quiet=True),
             announce=announce or sys.stdout,
-            tensorboard=options.tensorboard,
+            loggers=loggers,
+            callbacks=[*options.callbacks, *([display] if isinstance(display, NotebookDisplay) else [])],
             stop=options.stop if options.hours is None else StopAtTime(3600 * options.hours, options.stop),
             epochs=options.epochs,
         )
         with _explain_lost_peers(world), keep_thread_count():
             if resume is not None:
-                return session.resume(open_run(resume), overrides, options.data)
+                return session.resume(find_run(resume, Path(options.out)), overrides, options.data)
             assert recipe is not None
             resolved = _resolve(recipe, overrides)
             # torchrun starts a group again after a crash: it must continue, and not start a new run once more.
             restarted = distributed.was_restarted()
             new = options.new and not restarted
-            return session.start(resolved, _data_source(options.data), Path(options.out), new=new, restarted=restarted)
+            data = options.data or _default_data()
+            return session.start(resolved, data, Path(options.out), new=new, restarted=restarted)
 
 
 @torch_defaults(gradients=True)
@@ -117,11 +121,11 @@ def profile_recipe(
     Raises:
         ZooError: bad input, in one line.
     """
-    options = _merge_keywords(options, keywords)
+    options = resolve_data(_merge_keywords(options, keywords))
     resolved = _resolve(recipe, _overrides(options))
     display = display or Display()
     set_compile_cache(cache_folder() / "compiled", display.warn)
-    images = load_dataset(_data_source(options.data), resolved.data, reporter=display)
+    images = load_dataset(options.data or _default_data(), resolved.data, reporter=display)
     images.require(max(resolved.train.batches.sizes))
     resolved = with_classes(resolved, images)
     with keep_thread_count():
@@ -141,19 +145,10 @@ def _check_length(options: TrainOptions) -> None:
 
 
 def _merge_keywords(options: TrainOptions | None, keywords: dict[str, Any]) -> TrainOptions:
-    fields, overrides = {}, []
-    for key, value in keywords.items():
-        if "__" in key:
-            overrides.append(f"{key.replace('__', '.')}={json.dumps(value, default=_plain_value)}")
-        else:
-            fields[key] = value
+    fields = {key: value for key, value in keywords.items() if "__" not in key}
+    overrides = keyword_overrides({key: value for key, value in keywords.items() if "__" in key}, "train")
     options = with_keywords(options or TrainOptions(), fields, function="train", depth=4)
     return replace(options, set=[*options.set, *overrides])
-
-
-def _plain_value(value: Any) -> Any:
-    """Return numpy's and torch's numbers and arrays as Python's, and paths as text."""
-    return value.tolist() if hasattr(value, "tolist") else os.fspath(value)
 
 
 def _overrides(options: TrainOptions) -> list[str]:
@@ -169,9 +164,22 @@ def _resolve(recipe: str | Path | Recipe, overrides: Sequence[str]) -> Recipe:
     return override_recipe(recipe, *overrides) if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
 
 
-def _data_source(data: str | Path | None) -> str | Path | None:
-    """The source that was given, else $ZOO_DATA; None stands for phantoms."""
-    return data or os.environ.get("ZOO_DATA") or None
+def resolve_data(options: TrainOptions) -> TrainOptions:
+    """Return options whose data are a path or a source, with the subjects and labels in it.
+
+    Raises:
+        ZooError: arrays or lists that do not fit.
+    """
+    data = as_source(options.data, subjects=options.subjects, labels=options.labels)
+    overrides = list(options.set)
+    if options.labels is not None and options.labels is not False:
+        overrides.append(f"data.labels={LABEL_COLUMN}")
+    return replace(options, data=data, subjects=None, labels=None, set=overrides)
+
+
+def _default_data() -> str | None:
+    """Return ``$ZOO_DATA``; None stands for phantoms."""
+    return os.environ.get("ZOO_DATA") or None
 
 
 @contextlib.contextmanager

@@ -174,7 +174,7 @@ def digest_weights_file(path: Path) -> str:
     place, status = path.resolve(), path.stat()
     memo = cache_folder() / "weights" / f"{hashlib.blake2b(os.fsencode(place), digest_size=16).hexdigest()}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        entry = json.loads(memo.read_text())
+        entry = json.loads(memo.read_text(encoding="utf-8"))
         if (entry["size"], entry["mtime_ns"]) == (status.st_size, status.st_mtime_ns):
             return str(entry["digest"])
     digest = digest_state_dict(read_state_dict(path))

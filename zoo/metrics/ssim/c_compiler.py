@@ -104,7 +104,7 @@ def _compiler_name(version: str) -> str:
 def _processor() -> bytes:
     """Identify the processor, on which ``-march=native`` depends: machines may share a cache."""
     with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         facts = {line for line in lines if line.split("\t")[0].strip() in ("model name", "flags", "Features", "isa")}
         if facts:
             return repr(sorted(facts)).encode()

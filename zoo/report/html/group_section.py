@@ -21,7 +21,7 @@ from zoo.report.html.svg_charts import (
     read_curve,
 )
 from zoo.report.number_format import finite_or_none, format_interval, format_value, format_whole, value_and_ends
-from zoo.report.table import COST_COLUMNS, CostColumn
+from zoo.report.table import COST_COLUMNS, CostColumn, describe_no_alarm, describe_notes, measured_metrics
 
 _Plain = Mapping[str, Any]
 _Log = tuple[int, str, Sequence[_Plain]]  # slot of the curve, name, rows
@@ -115,16 +115,16 @@ class GroupSection:
         self.footnotes: list[str] = []  # filled by the cells, in the order of the table
         self.ceiling = ceiling(group)
         data = [row for row in group["rows"] if not row.get("error")]
-        self.columns = []
-        for metric in document["metrics"]:
-            column = self._make_column(metric, [*data, *group["baselines"]])
-            # A metric that no row has is shown only if there is a reason to give.
-            if column.axis is not None or any(_figure(row, metric).get("note") for row in data):
-                self.columns.append(column)
+        rows = [*data, *group["baselines"]]
+        self.columns = [self._make_column(metric, rows) for metric in measured_metrics(group, document["metrics"])]
+        shown = [column.metric for column in self.columns]
+        # Metrics that no row has a value of, with the reason.
+        self.missing = describe_notes(group, [metric for metric in document["metrics"] if metric not in shown])
         self.rows = [self._make_row(index, row) for index, row in enumerate(group["rows"])]
         self.baselines = [self._make_row(index, row, baseline=True) for index, row in enumerate(group["baselines"])]
         self.evaluated = [row for row in self.rows if not row.error]
         self.alarmed = [row for row in self.evaluated if row.alarms]
+        self.no_alarm = describe_no_alarm(group["rows"])
         self.alarmed_baselines = [row.name for row in self.baselines if row.alarms]
         ranked = [column for column in self.columns if column.metric["name"] == group.get("ranked_by")]
         self.ranked = ranked[0] if ranked else None
@@ -269,7 +269,7 @@ def _format_spread(spread: _Plain, value: float, decimals: int) -> str:
         return ""
     # Two significant digits: a standard deviation over a few seeds is not known better.
     text = f"± {format_value(sd, decimals + 2, 2)}"
-    return text if mean == value else f"{format_value(mean, decimals)} {text}"
+    return f"{text} sd" if mean == value else f"{format_value(mean, decimals)} {text} sd"
 
 
 def _remarks(row: _Plain) -> list[str]:
@@ -277,7 +277,7 @@ def _remarks(row: _Plain) -> list[str]:
     if spread := row.get("spread"):
         notes = Counter(figure["note"] for figure in row["figures"].values() if figure.get("note"))
         seeds = f"mean of {max(each['seeds'] for each in spread.values())} training seeds"
-        remarks.append(f"{notes.most_common(1)[0][0] if notes else seeds}; ± their standard deviation")
+        remarks.append(f"{notes.most_common(1)[0][0] if notes else seeds}; ± sd: their standard deviation")
     return remarks + [f"a training seed failed: {reason}" for reason in row.get("failed", [])]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from zoo.report.number_format import finite_or_none, format_interval, format_value, join_words, value_and_ends
+from zoo.report.table import describe_no_alarm
 
 _Plain = Mapping[str, Any]
 
@@ -162,7 +163,7 @@ def _describe_alarms(rows: Sequence[_Plain], kind: str) -> list[Markup]:
         for name in _alarm_names(row):
             triggered.setdefault(name, []).append(row["name"])
     if not triggered:
-        return [Markup("No alarm was triggered.")] if any(not row.get("error") for row in rows) else []
+        return [Markup("{}").format(describe_no_alarm(rows))] if any(not row.get("error") for row in rows) else []
     if kind == "report":
         return [Markup("Triggered alarms: {}.").format(_BOLD.format(join_words(list(triggered))))]
     parts = []

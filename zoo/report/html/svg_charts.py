@@ -25,6 +25,7 @@ _Kind = Literal["linear", "log", "symlog"]
 DRAWING_UNITS = 1000  # width and height of a drawing
 CURVE_MAX_POINTS = 400  # a longer curve is drawn from the medians of as many blocks
 UNSMOOTHED_POINTS = 12  # a curve of up to as many points is drawn with its points and not smoothed
+END_ROOM = 1.015  # of an axis of images seen, for the dot at its end
 MIN_TICK_DISTANCE = 0.09  # as a share of the axis; labels of closer ticks would touch
 LOG_AXIS_RATIO = 30.0  # positive values that differ by more than this factor have a logarithmic axis
 CURVE_COLOURS, CURVE_DASHES = 5, 4  # in the style sheet; without a common divisor, so that 20 curves all differ
@@ -141,9 +142,9 @@ def draw_whisker(
     """
     parts = []
     if ceiling is not None and (numbers := value_and_ends(ceiling)):
-        # At least one unit wide, so that a narrow interval stays visible.
         left, right = _x(axis, min(numbers)), _x(axis, max(numbers))
-        parts.append(_band(left, 0, max(right - left, 1), DRAWING_UNITS))
+        if left < right:
+            parts.append(_band(left, 0, right - left, DRAWING_UNITS))
         parts.append(_stroke("ceiling", f"M{_x(axis, numbers[0])} 0V{DRAWING_UNITS}"))
     for other in others:
         parts += _dot(axis, value_and_ends(other)[:1], hollow=True)
@@ -155,8 +156,9 @@ def _dot(axis: Axis, numbers: Sequence[float], *, hollow: bool) -> list[str]:
         return []
     middle, x = DRAWING_UNITS // 2, _x(axis, numbers[0])
     parts = [_stroke("ring" if hollow else "dot", f"M{x} {middle}h0")]
-    if len(numbers) > 1:
-        parts.insert(0, _stroke("reach", f"M{_x(axis, min(numbers))} {middle}H{_x(axis, max(numbers))}"))
+    left, right = _x(axis, min(numbers)), _x(axis, max(numbers))
+    if left < right:
+        parts.insert(0, _stroke("reach", f"M{left} {middle}H{right}"))
     if hollow:
         parts.append(_stroke("hole", f"M{x} {middle}h0"))  # a smaller dot in the page's colour
     return parts
@@ -240,7 +242,8 @@ def draw_curves(
         kind = "log"
     up = make_axis([*values.tolist(), *(reference or ())], kind)
     assert up is not None
-    across = Axis(low=0.0, high=max(float(curve.x.max()) for curve in curves) or 1.0)
+    last = max(float(curve.x.max()) for curve in curves) or 1.0
+    across = Axis(low=0.0, high=last * END_ROOM)
     heights = [DRAWING_UNITS - round(place * DRAWING_UNITS) for place, _ in up.ticks(5)]
     parts = [_stroke("rule", f"M0 {height}H{DRAWING_UNITS}") for height in heights]
     if reference is not None:
@@ -256,7 +259,7 @@ def draw_curves(
         across=[(across.place(value), _format_images(value)) for value in across.round_values(5)],
         up=up.ticks(5),
         slots=[(curve.slot, curve.name) for curve in curves],
-        words=f"{title} against images seen, up to {format_count(across.high)}: {ends}.",
+        words=f"{title} against images seen, up to {format_count(last)}: {ends}.",
         scale="" if kind == "linear" else "logarithmic",
         reference=reference_name if reference is not None else "",
     )
