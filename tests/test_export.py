@@ -26,7 +26,6 @@ TINY = {
     "dcgan": ("dcgan-64", ["generator.width=0.1", "data.resolution=16"]),
     "dcgan_dense": ("dcgan-256", ["generator.width=0.1"]),
     "fastgan": ("fastgan-64", ["generator.width=0.1"]),
-    "haar": ("haar-128", ["generator.width=0.1"]),
     "lean": ("lean-256", ["generator.width=0.1"]),
     "multires": ("multires-28", ["generator.width=0.1"]),
     "r3gan": ("r3gan-64", ["generator.width=0.2", "data.resolution=16"]),
@@ -35,6 +34,7 @@ TINY = {
         ["generator.width=0.2", "data.resolution=16", "data.labels=folder", "data.classes={a: 0.5, b: 0.3, c: 0.2}"],
     ),
     "r3gan of few latents": ("r3gan-64", ["generator.width=0.2", "data.resolution=16", "generator.latent=10"]),
+    "upscale": ("upscale-128", ["generator.width=0.1"]),
     "stylegan": ("stylegan-256", ["generator.width=0.1", "data.resolution=16"]),
     "stylegan2": ("stylegan2-64", ["generator.width=0.1", "data.resolution=16"]),
     "stylegan2 with classes": (

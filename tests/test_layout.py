@@ -35,8 +35,7 @@ LEVELS = {
 }
 
 
-# Extras whose packages are imported where they are needed.
-OPTIONAL = ("tensorboard", "wandb", "mlflow", "hub", "export")
+OPTIONAL = ("tensorboard", "wandb", "mlflow", "hub", "export")  # extras, imported where they are needed
 
 
 def modules():
@@ -144,4 +143,6 @@ def test_the_wheel_ships_the_recipes(tmp_path):
     assert {"zoo/hub/pretrained.yaml", "zoo/core/measurements.json"} <= set(inside)
     for weights in (PACKAGE / "hub" / "_weights").glob("*"):
         assert f"zoo/hub/_weights/{weights.name}" in inside
-    assert not [name for name in inside if name.startswith(("tests/", "benchmarks/"))]
+    for part in (PACKAGE / "hub" / "_explorer").rglob("*.*"):
+        assert part.relative_to(ROOT).as_posix() in inside
+    assert not [name for name in inside if name.startswith(("tests/", "benchmarks/", "examples/"))]

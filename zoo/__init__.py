@@ -29,12 +29,14 @@ if TYPE_CHECKING:  # for type checkers and editors; must list the same names as 
     from zoo.hub.pretrained import list_weights as list_weights
     from zoo.losses.adversarial import register_loss as register_loss
     from zoo.losses.penalties import register_penalty as register_penalty
+    from zoo.metrics.registry import register_metric as register_metric
     from zoo.models.registry import list_architectures as list_architectures
     from zoo.models.registry import register_architecture as register_architecture
     from zoo.recipes import create as create
     from zoo.recipes import is_model as is_model
     from zoo.recipes import list_models as list_models
     from zoo.recipes import load_recipe as load_recipe
+    from zoo.report.notebook import show as show
     from zoo.training.run_folder import Run as Run
     from zoo.training.train import train as train
 
@@ -51,9 +53,9 @@ _MODULES = {
     "compare": "zoo.evaluation.compare",
     "create": "zoo.recipes",
     "create_discriminator": "zoo.hub.create_discriminator",
-    "is_model": "zoo.recipes",
     "explore": "zoo.hub.explorer",
     "export": "zoo.hub.export",
+    "is_model": "zoo.recipes",
     "list_architectures": "zoo.models.registry",
     "list_models": "zoo.recipes",
     "list_weights": "zoo.hub.pretrained",
@@ -63,8 +65,10 @@ _MODULES = {
     "publish": "zoo.evaluation.publish",
     "register_architecture": "zoo.models.registry",
     "register_loss": "zoo.losses.adversarial",
+    "register_metric": "zoo.metrics.registry",
     "register_penalty": "zoo.losses.penalties",
     "register_source": "zoo.data.sources.registry",
+    "show": "zoo.report.notebook",
     "train": "zoo.training.train",
 }
 __all__ = sorted(_MODULES)

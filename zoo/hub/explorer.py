@@ -83,7 +83,6 @@ def explore(
     require_onnx("zoo explore")
     generator = copy_to_cpu(loaded.ready())
     networks, shapes, parity = _export_networks(generator)
-    card = card_items(None if isinstance(source, LoadedGenerator) else source, loaded, Path(runs))
     content = {
         "name": name,
         "recipe": loaded.recipe.name,
@@ -97,7 +96,7 @@ def explore(
         "batch": SAMPLING_BATCH,
         **find_directions(generator),
     }
-    page = _render(content, networks, card).encode("utf-8", "replace")
+    page = _render(content, networks, card_items(loaded)).encode("utf-8", "replace")
     try:
         with atomic_file(path) as file:
             file.write(page)

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 
 from zoo.core.errors import ZooError
-from zoo.hub.load import LoadedGenerator, locate_weights
+from zoo.hub.load import LoadedGenerator
 from zoo.hub.pretrained import PretrainedWeights, load_catalogue
 from zoo.training.run_folder import open_run
 from zoo.training.validation import NUM_RANKING_IMAGES
 
 
-def card_items(source: str | os.PathLike[str] | None, loaded: LoadedGenerator, runs: Path) -> list[tuple[str, str]]:
-    """Return headings and texts: network, recipe, length of training, FID, data, licence, use.
-
-    Args:
-        source: what the generator was loaded from; None: nothing but the generator is known.
-        loaded: the generator.
-        runs: folder in which names are looked up.
-    """
+def card_items(loaded: LoadedGenerator) -> list[tuple[str, str]]:
+    """Return headings and texts: network, recipe, length of training, FID, data, licence, use."""
     recipe, image = loaded.recipe, loaded.image
     items = [
         (
@@ -31,12 +24,14 @@ def card_items(source: str | os.PathLike[str] | None, loaded: LoadedGenerator, r
         ("Trained on", f"{loaded.nimg / 1000:,.1f} kimg (thousands of images seen)"),
         ("Images", f"{image.resolution} x {image.resolution} pixels, {'grey' if image.channels == 1 else 'colour'}"),
     ]
-    path = None if source is None else locate_weights(source, runs)
-    entry = _find_entry(path)
+    entry = _find_entry(loaded.weights)
     if entry is not None:
         items += [("FID", _published_fid(entry)), ("Data", entry.data), ("Licence", entry.licence)]
     else:
-        items += [("FID", _logged_fid(path)), ("Licence", "that of the images it was trained on; none is stated")]
+        items += [
+            ("FID", _logged_fid(loaded.weights)),
+            ("Licence", "that of the images it was trained on; none is stated"),
+        ]
     return [*items, ("Use", "For research, not for diagnosis.")]
 
 

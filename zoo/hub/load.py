@@ -402,7 +402,7 @@ def load_generator(
         ZooError: no such generator, not trained yet, or a damaged file.
     """
     load_plugins(plugins)
-    path = locate_weights(source, Path(runs))
+    path = _locate_weights(source, Path(runs))
     generator, recipe, nimg = load_generator_file(path)
     # Only the switches follow `precision`: the recipe keeps saying how the generator was trained.
     sampled_as = recipe if precision is None else override_recipe(recipe, f"train.precision={precision}")
@@ -449,12 +449,7 @@ def require_weights(run: Run) -> Path:
     return run.generator_file
 
 
-def locate_weights(source: str | os.PathLike[str], runs: Path) -> Path:
-    """Return the file of what :func:`load_generator` takes.
-
-    Raises:
-        ZooError: no such generator, or not trained yet.
-    """
+def _locate_weights(source: str | os.PathLike[str], runs: Path) -> Path:
     path, name = Path(source), os.fspath(source)
     if is_hub_address(name):
         return fetch_weights(name)

@@ -54,6 +54,12 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a small table with the newest grid."""
+        from zoo.training.notebook import run_html
+
+        return run_html(self)
+
     def __fspath__(self) -> str:
         return str(self.path)
 

@@ -26,6 +26,7 @@ from zoo.runtime.speed import Speed, set_compile_cache
 from zoo.runtime.torch_defaults import torch_defaults
 from zoo.training.callbacks import check_callbacks
 from zoo.training.log_writers import check_loggers
+from zoo.training.notebook import NotebookDisplay, choose_display
 from zoo.training.profiling.profiler import StepProfile, profile_steps
 from zoo.training.resume import Session, with_classes
 from zoo.training.run_folder import Run, find_run
@@ -52,7 +53,7 @@ def train(
         recipe: name of a recipe, path of a YAML file, or a :class:`Recipe`; None with ``resume``.
         resume: folder or name of a run to continue, finished or not; a larger ``kimg`` extends a finished one.
         options: how to train. Signals are left to the caller, whose ``stop`` is asked after every step.
-        display: where progress is shown; default: stderr.
+        display: where progress is shown; default: stderr, or below the cell of a notebook.
         announce: where the line ``resuming RUN at nimg N`` goes; default: stdout.
         **keywords: fields of :class:`TrainOptions` (``data="slices/"``, ``kimg=100``), and overrides of the recipe with
             double underscores for dots (``train__batch=32``).
@@ -75,7 +76,7 @@ def train(
         raise ZooError("Give a recipe's name or file, or --resume RUN. `zoo list` shows the recipes.")
     _check_length(options)
     device = choose_device(options.device)
-    display = display or Display()
+    display = display or choose_display()
     set_compile_cache(cache_folder() / "compiled", display.warn)
     with distributed.join_world(device) as world:
         session = Session(
@@ -83,7 +84,7 @@ def train(
             display=display if world.first else Display(quiet=True),
             announce=announce or sys.stdout,
             loggers=loggers,
-            callbacks=options.callbacks,
+            callbacks=[*options.callbacks, *([display] if isinstance(display, NotebookDisplay) else [])],
             stop=options.stop if options.hours is None else StopAtTime(3600 * options.hours, options.stop),
             epochs=options.epochs,
         )
