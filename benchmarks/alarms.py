@@ -29,8 +29,8 @@ import zoo
 from zoo.core.config import DataConfig
 from zoo.data.dataset import load_dataset
 from zoo.metrics import alarms, feature_metrics, nearest_image
-from zoo.metrics.evaluate_images import SSIM_PAIRED_IMAGES
 from zoo.metrics.ssim import ssim
+from zoo.metrics.ssim.pairs import SSIM_PAIRED_IMAGES
 
 RESULTS = Path(__file__).parent / "results" / "alarms.jsonl"
 SHIFTS = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if (down, right) != (0, 0)]

@@ -35,8 +35,7 @@ LEVELS = {
 }
 
 
-# extras whose packages are imported where they are needed
-OPTIONAL = ("tensorboard", "wandb", "mlflow", "hub", "export")
+OPTIONAL = ("tensorboard", "wandb", "mlflow", "hub", "export")  # extras, imported where they are needed
 
 
 def modules():

@@ -21,7 +21,12 @@ SMALL = {
     "dcgan-256": ["data.resolution=32", "generator.width=0.05", "discriminator.width=0.05"],
     "multires-28": ["generator.width=0.1", "discriminator.width=0.1"],
     "lean-256": ["data.resolution=32", "generator.width=0.1", "discriminator.width=0.1"],
-    "upscale-256": ["data.resolution=32", "generator.width=0.1", "discriminator.width=0.1"],
+    "upscale-256": [
+        "data.resolution=32",
+        "generator.frozen_body=false",
+        "generator.width=0.1",
+        "discriminator.width=0.1",
+    ],
     "stylegan2-64": ["data.resolution=16", "generator.width=0.05", "discriminator.width=0.05"],
     "stylegan-256": ["data.resolution=16", "generator.width=0.05", "discriminator.width=0.1", "train.batch=8"],
 }

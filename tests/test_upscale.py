@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+import zoo
 from zoo.core.config import ImageSpec
 from zoo.core.errors import ZooError
 from zoo.data.resize import resize_image
@@ -199,3 +201,23 @@ def test_restoration_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_restoration_is_refused_where_nothing_enlarges() -> None:
     with pytest.raises(ZooError, match=r"penalties\.restoration: dcgan has no step that enlarges images"):
         load_recipe("dcgan-64", ["penalties.restoration.weight=1"])
+
+
+def test_training_starts_from_weights_with_a_name(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    small = [
+        "data.resolution=16",
+        "generator.factor=2",
+        "discriminator.patch=2",
+        "train.batch=2",
+        "train.precision=fp32",
+    ]
+    keywords = {"data": "phantoms:2", "out": tmp_path, "kimg": 0.004}
+    with pytest.raises(ZooError, match=r"^train\.init_from: a part of this generator stays as it is"):
+        zoo.train("upscale-128", set=small, **keywords)
+    with pytest.raises(ZooError, match=r"train\.init_from: brain-65 does not exist, and no pretrained"):
+        zoo.train("upscale-128", set=[*small, "train.init_from=brain-65"], **keywords)
+    assert not list(tmp_path.iterdir())
+    run = zoo.train("upscale-128", set=[*small, "train.init_from=brain-64"], **keywords)
+    assert "tensors from brain-64" in capfd.readouterr().err
+    body = zoo.load_generator(run.path).generator.body.start[1].weight
+    torch.testing.assert_close(body, zoo.load_generator("brain-64").generator.body.start[1].weight)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # for type checkers and editors; must list the same names as 
     from zoo.hub.pretrained import list_weights as list_weights
     from zoo.losses.adversarial import register_loss as register_loss
     from zoo.losses.penalties import register_penalty as register_penalty
+    from zoo.metrics.registry import register_metric as register_metric
     from zoo.models.registry import list_architectures as list_architectures
     from zoo.models.registry import register_architecture as register_architecture
     from zoo.recipes import create as create
@@ -38,6 +39,8 @@ if TYPE_CHECKING:  # for type checkers and editors; must list the same names as 
     from zoo.report.notebook import show as show
     from zoo.training.run_folder import Run as Run
     from zoo.training.train import train as train
+
+    __version__: str
 
 # Public name: module that defines it.
 _MODULES = {
@@ -62,6 +65,7 @@ _MODULES = {
     "publish": "zoo.evaluation.publish",
     "register_architecture": "zoo.models.registry",
     "register_loss": "zoo.losses.adversarial",
+    "register_metric": "zoo.metrics.registry",
     "register_penalty": "zoo.losses.penalties",
     "register_source": "zoo.data.sources.registry",
     "show": "zoo.report.notebook",
@@ -71,6 +75,8 @@ __all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":  # looked up when asked for: reading metadata takes time
+        return importlib.import_module("zoo.core.version").version()
     if name not in _MODULES:
         raise AttributeError(f"module 'zoo' has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES[name]), name)

@@ -312,12 +312,12 @@ def _build_recipe(content: dict[str, Any]) -> Recipe:
 
 def _current_plugins(recorded: Iterable[Plugin], used: Iterable[Plugin]) -> tuple[Plugin, ...]:
     """Return the plug-ins of a recipe as they are loaded now; a changed one is reported."""
-    plugins = {plugin.name: plugin for plugin in recorded}
+    plugins = {plugin.key: plugin for plugin in recorded}
     for plugin in plugins.values():
         report_change(plugin)
-    plugins |= {plugin.name: plugin for plugin in loaded_plugins() if plugin.name in plugins}
-    plugins |= {plugin.name: plugin for plugin in used}
-    return tuple(plugins[name] for name in sorted(plugins))
+    plugins |= {plugin.key: plugin for plugin in loaded_plugins() if plugin.key in plugins}
+    plugins |= {plugin.key: plugin for plugin in used}
+    return tuple(plugins[key] for key in sorted(plugins))
 
 
 def _check_batch(recipe: Recipe) -> None:

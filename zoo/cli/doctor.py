@@ -33,15 +33,13 @@ def add_doctor_command(commands: Commands) -> None:
     """Add ``doctor``."""
     text = "show versions, devices, measured speed, weights, cache, and what auto means here"
     p = add_command(commands, _doctor, "doctor", text, "zoo doctor --json")
-    recipe = p.add_argument(
-        "recipe", nargs="?", default=DEFAULT_RECIPE, metavar="NAME|FILE", help="whose auto is shown"
-    )
+    recipe = p.add_argument("name", nargs="?", default=DEFAULT_RECIPE, metavar="NAME|FILE", help="whose auto is shown")
     recipe.completer = complete_recipes  # type: ignore[attr-defined]
     add_shared(p, "--device")
 
 
 def _doctor(arguments: Namespace) -> None:
-    document = hide_names(examine_machine(arguments.recipe, arguments.device))
+    document = hide_names(examine_machine(arguments.name, arguments.device))
     if arguments.json:
         return print_json(document)
     for section, facts in document.items():

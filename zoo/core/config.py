@@ -178,7 +178,7 @@ class TrainConfig:
     precision: Precision = "auto"  # of forward passes; auto: on a CPU the faster one, on a GPU bf16 if it has it
     sync_batch_norm: bool = True  # batch norms use the statistics of the batches of all processes
     seed: Annotated[int, Range(low=-(2**63), high=2**63 - 1)] = 0  # of weights, image order and every random draw
-    init_from: str | None = None  # run folder or weights file whose weights are the start
+    init_from: str | None = None  # run folder, weights file, or name of pretrained weights that are the start
     log_kimg: Positive = 1.0  # kimg from one row of the log to the next
     sample_kimg: Positive = 10.0  # kimg from one sample grid and its metrics to the next
     checkpoint_kimg: Positive = 10.0  # kimg from one checkpoint to the next

@@ -60,6 +60,11 @@ class Plugin:
             return cls(**data)
         raise ValueError(f"must be {cls.described}, not {shorten(data)}")
 
+    @property
+    def key(self) -> str:
+        """The name that a file and its import as a module share."""
+        return self.name.removesuffix(".py").rpartition(".")[2]
+
     def plain(self) -> dict[str, str]:
         """Return the mapping for YAML."""
         return {"name": self.name, "sha256": self.sha256}
@@ -108,7 +113,7 @@ def load_installed_plugins() -> None:
                 entry.load()
             _loaded[name] = Plugin(name, _hash_module(sys.modules[name]))
         except Exception as error:
-            _warn(f"the installed plug-in {entry.name!r} ({name}) is left out: {_explain(error)}")
+            _warn(f"the installed plug-in {entry.name!r} ({name}) is left out: {explain_error(error)}")
 
 
 def import_modules(package: ModuleType) -> None:
@@ -118,7 +123,7 @@ def import_modules(package: ModuleType) -> None:
         try:
             importlib.import_module(name)
         except Exception as error:
-            _warn(f"{name} is left out: {_explain(error)}")
+            _warn(f"{name} is left out: {explain_error(error)}")
 
 
 def current_plugin() -> str | None:
@@ -144,7 +149,8 @@ def code_version(module: str) -> str:
 
 def explain_missing(plugins: Iterable[Plugin]) -> str:
     """Return how to load those of some recorded plug-ins that are not loaded, or an empty string."""
-    names = [plugin.name for plugin in plugins if plugin.name not in {loaded.name for loaded in _loaded.values()}]
+    loaded = {plugin.key for plugin in _loaded.values()}
+    names = [plugin.name for plugin in plugins if plugin.key not in loaded]
     if not names:
         return ""
     flags = " ".join(f"--plugin {name if _is_module(name) else f'PATH/{name}'}" for name in names)
@@ -155,7 +161,7 @@ def explain_missing(plugins: Iterable[Plugin]) -> str:
 def report_change(recorded: Plugin) -> None:
     """Report on stderr, once, that a plug-in is not the one that was recorded."""
     for plugin in _loaded.values():
-        if plugin.name == recorded.name and recorded.sha256 and plugin.sha256 != recorded.sha256:
+        if plugin.key == recorded.key and recorded.sha256 and plugin.sha256 != recorded.sha256:
             _warn(
                 f"the plug-in {plugin.name} has changed since the run was trained "
                 f"(sha256 {recorded.sha256[:12]}, now {plugin.sha256[:12]}); results may differ"
@@ -189,7 +195,7 @@ def _load_file(path: Path, text: str) -> Plugin:
             del sys.modules[name]
         else:
             sys.modules[name] = before
-        raise ZooError(f"plug-in {text}: {_explain(error, str(path))}") from error
+        raise ZooError(f"plug-in {text}: {explain_error(error, str(path))}") from error
     _loaded[name] = plugin
     return plugin
 
@@ -204,14 +210,14 @@ def _load_module(name: str) -> Plugin:
             module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):  # one that the plug-in itself imports
-            raise ZooError(f"plug-in {name}: {_explain(error)}") from error
+            raise ZooError(f"plug-in {name}: {explain_error(error)}") from error
         files = [str(path) for path in Path().glob("*.py")]
         hint = f" (did you mean ./{name}.py?)" if f"{name}.py" in files else ""
         raise ZooError(f"plug-in {name}: Python finds no such module{hint}. Install it, or give a .py file") from None
     except ZooError:
         raise
     except Exception as error:
-        raise ZooError(f"plug-in {name}: {_explain(error)}") from error
+        raise ZooError(f"plug-in {name}: {explain_error(error)}") from error
     _loaded[name] = Plugin(name, _hash_module(module))
     return _loaded[name]
 
@@ -235,7 +241,7 @@ def _register_as(name: str) -> Iterator[None]:
         _loading.reset(token)
 
 
-def _explain(error: Exception, file: str = "") -> str:
+def explain_error(error: Exception, file: str = "") -> str:
     """Return an error of a plug-in as one line, with the line of its file that raised it."""
     if isinstance(error, SyntaxError):
         return f"{Path(error.filename or '?').name}, line {error.lineno}: {type(error).__name__}: {error.msg}"

@@ -106,7 +106,7 @@ def organise_files(
     problems = _count_unread([file for file in visible if not file[0].lower().endswith(suffixes)])
     if not everything:
         images = _drop(images, find_own_output(name for name, _ in visible), OWN_OUTPUT, problems)
-        images = _drop(images, _find_masks([name for name, _ in images]), MASKS, problems)
+        images = _drop(images, _find_masks([name for name, _ in images], suffixes), MASKS, problems)
     if not images:
         raise _no_images_error(visible, label, problems, suffixes)
     # Cut the leading folder while it is common to all, as in an archive that holds one folder.
@@ -242,12 +242,13 @@ def _drop(images: list[_File], dropped: set[str], reason: str, problems: list[Pr
     return kept
 
 
-def _find_masks(names: list[str]) -> set[str]:
+def _find_masks(names: list[str], suffixes: tuple[str, ...]) -> set[str]:
     """Return the images named like a mask of another one (x_mask.png; masks/x.png)."""
     stems = {}
     for name in names:
         folder, _, file = name.rpartition("/")
-        stems[name] = folder, file.rpartition(".")[0].removesuffix(".nii")
+        suffix = max((suffix for suffix in suffixes if file.lower().endswith(suffix)), key=len)
+        stems[name] = folder, file[: -len(suffix)].removesuffix(".nii")
     in_mask_folder = {name for name in names if any(map(MASK_FOLDER.fullmatch, name.split("/")[:-1]))}
     images = {stem for name, stem in stems.items() if name not in in_mask_folder}
     image_stems = {stem for _, stem in images}

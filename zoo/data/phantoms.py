@@ -28,6 +28,7 @@ _Knots = Sequence[float]  # a quantity at equal steps from the lowest slice to t
 
 MIN_POINTS = 128  # per side: smaller images are painted larger, then averaged down
 EDGE_WIDTH = 0.016  # of the transition at an edge: about one pixel of 128
+INSULA, INSULA_RADIUS = (0, 0, 0.1, 0.3, 0.3), 0.02  # how far it is closed, by height, and its radius at most
 DEEP_HALF_WIDTH, DEEP_HALF_HEIGHT = 0.5, 0.62  # what is painted of structures inside lies within
 WARP = 0.007  # of the head's coordinates, where half an image is 1
 SLICE_SPAN = 0.5  # from the lowest slice to the highest, where half an image is 1
@@ -198,22 +199,31 @@ def _cover(inside: _Field, softness: float = EDGE_WIDTH) -> _Field:
     """Return how much of each point a shape covers, 0 to 1, from the depth inside it."""
     share = inside / softness
     share += 0.5
-    return np.clip(share, 0, 1, out=share)
+    return np.minimum(np.maximum(share, 0, out=share), 1, out=share)
 
 
 def _tube(x: _Field, y: _Field, start: _Knots, end: _Knots) -> _Field:
     """Return the depth inside a straight tube between two (x, y, radius)."""
     dx, dy, dr = (b - a for a, b in zip(start, end, strict=True))
     u, v = x - start[0], y - start[1]
-    along = np.clip((u * dx + v * dy) / (dx * dx + dy * dy), 0, 1)
-    return start[2] + along * dr - _length(u - along * dx, v - along * dy)
+    square = dx * dx + dy * dy
+    along = u * (dx / square) + v * (dy / square)
+    along = np.minimum(np.maximum(along, 0, out=along), 1, out=along)
+    u -= along * dx
+    v -= along * dy
+    depth = along * dr
+    depth -= _length(u, v)
+    depth += start[2]
+    return depth
 
 
 def _ellipse(x: _Field, y: _Field, centre: _Knots, radii: _Knots, tilt: float = 0.0) -> _Field:
     """Return the approximate depth inside an ellipse."""
     c, s = math.cos(tilt), math.sin(tilt)
     u, v = x - centre[0], y - centre[1]
-    return (1 - _length((c * u + s * v) / radii[0], (c * v - s * u) / radii[1])) * min(radii)
+    across = u * (c / radii[0]) + v * (s / radii[0])
+    length = _length(across, v * (c / radii[1]) - u * (s / radii[1]))
+    return (1 - length) * min(radii)
 
 
 def _smooth_maximum(p: _Field, q: _Field, blend: float = 0.04) -> _Field:
@@ -308,8 +318,13 @@ def _distance_to_insula(x: _Field, y: _Field, z: float, bend: _Field) -> _Field:
     # One more sulcus, long and set deep.
     side = np.abs(x)
     floor = _tube(side + bend, y, (0.47, 0.0, 0.0), (0.42, 0.33, 0.01))
-    mouth = _tube(side, y + bend, (0.46, 0.25, 0.0), (0.75, 0.4, 0.02))
-    return _at(z, (0, 0, 0.1, 0.3, 0.3)) - np.maximum(floor, mouth)
+    mouth = _tube(side, y + bend, (0.46, 0.25, 0.0), (0.75, 0.4, INSULA_RADIUS))
+    return _at(z, INSULA) - np.maximum(floor, mouth)
+
+
+def _white_depth(a: Anatomy) -> float:
+    """Return the distance to the surface of the cortex from which on everything is white matter."""
+    return a.ribbon + 0.08 + a.atrophy
 
 
 def _cortex(a: Anatomy, pial: _Field) -> _Field:
@@ -404,8 +419,10 @@ def phantom(subject: int, slice_: int, resolution: int, *, seed: int = 0) -> nda
     x, y, below, branches = x[box].copy(), y[box].copy(), below[box].copy(), a.branches(part)
     depth = np.minimum(below + 0.028, _distance_to_fissure(x, y, z))
     sulci = _distance_to_sulci(a, x, y, part, depth, branches)
-    insula = _distance_to_insula(x, y, z, 0.02 * branches)
-    image = _cortex(a, np.minimum(np.minimum(depth, sulci), insula))
+    pial = np.minimum(depth, sulci, out=sulci)
+    if _at(z, INSULA) - INSULA_RADIUS < _white_depth(a):  # above it there is white matter, whatever its distance
+        np.minimum(pial, _distance_to_insula(x, y, z, 0.02 * branches), out=pial)
+    image = _cortex(a, pial)
     _paint_deep_structures(image, a, x, y, z, 0.005 * branches)
     image *= 1 + a.bias * a.shading(part)
 

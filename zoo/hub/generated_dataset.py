@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -18,7 +18,13 @@ from zoo.runtime.torch_defaults import torch_defaults
 MAX_IMAGES = 10**9
 
 
-class GeneratedDataset(Dataset):
+Item = TypeVar("Item", covariant=True)
+Image = TypeVar("Image")
+Source: TypeAlias = str | os.PathLike[str] | LoadedGenerator
+Device: TypeAlias = str | torch.device
+
+
+class GeneratedDataset(Dataset[Item]):
     """``n`` generated images; image ``i`` equals ``sample(n, seed)[i]`` of the generator.
 
     Images are generated when they are first used, in chunks, and kept as uint8. Each worker of a ``DataLoader`` keeps
@@ -30,22 +36,83 @@ class GeneratedDataset(Dataset):
         seed: seed of the latents.
         transform: maps a uint8 tensor (C, H, W) to an item's image; None: float32 in [0, 1].
         label: of every image; items are then pairs of image and label. For a generator with classes, one of these, and
-            images are of that class; None: classes as frequent as in training, each item with its number.
+            images are of that class; None: classes as frequent as in training, each item with its number (type
+            checkers see images alone then).
         device: where images are generated; CUDA does not work in forked workers.
 
     Raises:
         ZooError: no such generator, or ``n`` below 1.
     """
 
+    @overload
     def __init__(
-        self,
-        source: str | os.PathLike[str] | LoadedGenerator,
+        self: GeneratedDataset[Tensor],
+        source: Source,
+        n: int,
+        seed: int = 0,
+        transform: None = None,
+        label: None = None,
+        *,
+        device: Device = "cpu",
+        runs: str | os.PathLike[str] = "runs",
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: GeneratedDataset[Image],
+        source: Source,
+        n: int,
+        seed: int = 0,
+        *,
+        transform: Callable[[Tensor], Image],
+        label: None = None,
+        device: Device = "cpu",
+        runs: str | os.PathLike[str] = "runs",
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: GeneratedDataset[tuple[Tensor, Any]],
+        source: Source,
+        n: int,
+        seed: int = 0,
+        transform: None = None,
+        *,
+        label: Any,
+        device: Device = "cpu",
+        runs: str | os.PathLike[str] = "runs",
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: GeneratedDataset[tuple[Image, Any]],
+        source: Source,
+        n: int,
+        seed: int = 0,
+        *,
+        transform: Callable[[Tensor], Image],
+        label: Any,
+        device: Device = "cpu",
+        runs: str | os.PathLike[str] = "runs",
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: GeneratedDataset[Any],
+        source: Source,
         n: int,
         seed: int = 0,
         transform: Callable[[Tensor], Any] | None = None,
         label: Any = None,
         *,
-        device: str | torch.device = "cpu",
+        device: Device = "cpu",
+        runs: str | os.PathLike[str] = "runs",
+    ) -> None: ...
+    def __init__(
+        self,
+        source: Source,
+        n: int,
+        seed: int = 0,
+        transform: Callable[[Tensor], Any] | None = None,
+        label: Any = None,
+        *,
+        device: Device = "cpu",
         runs: str | os.PathLike[str] = "runs",
     ) -> None:
         n, seed = rng.check_whole("GeneratedDataset: number of images", n, 1, MAX_IMAGES), rng.check_seed(seed)
@@ -59,19 +126,21 @@ class GeneratedDataset(Dataset):
     def __len__(self) -> int:
         return self.n
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> Item:
         """Return the image, or image and label; a negative index counts from the end."""
         position = index + self.n if index < 0 else index
         if not 0 <= position < self.n:
             raise IndexError(f"image {index} of {self.n}")
         # A copy: a transform that works in place must not change what the next epoch gets.
         image = self._chunk(position // SAMPLING_BATCH)[position % SAMPLING_BATCH].clone()
-        item = image.float() / 255 if self.transform is None else self.transform(image)
+        item: Any = image.float() / 255 if self.transform is None else self.transform(image)
         if self._classes is not None:
-            return item, int(self._classes[position])
-        return item if self.label is None else (item, self.label)
+            item = item, int(self._classes[position])
+        elif self.label is not None:
+            item = item, self.label
+        return item  # of the overload's type
 
-    def make(self, advance: Callable[[int], None] | None = None) -> GeneratedDataset:
+    def make(self, advance: Callable[[int], None] | None = None) -> GeneratedDataset[Item]:
         """Generate all images now and return the data set.
 
         Args:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -166,6 +166,10 @@ class LoadedGenerator(nn.Module):
             ZooError: latents of another shape.
         """
         return self.ready()(self._check_latents(z), label)
+
+    if TYPE_CHECKING:  # nn.Module's own returns Any
+
+        def __call__(self, z: Tensor, label: Tensor | None = None) -> Tensor: ...
 
     def ready(self) -> Generator:
         """Return the generator in eval mode, also after ``train()`` of one of its own parts."""

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from zoo.core.errors import ZooError
+from zoo.core.plugins import explain_error
 from zoo.core.progress import Reporter, SilentReporter
 from zoo.data.image_set import ImageSet, describe_shape
 from zoo.data.subjects import subject_indices
-from zoo.metrics import alarms, confidence, feature_metrics, nearest_image, registry, result_cache, spectrum
+from zoo.metrics import alarms, feature_metrics, nearest_image, registry, result_cache, spectrum
 from zoo.metrics.alarms import Alarm
 from zoo.metrics.baselines import baseline_images
+from zoo.metrics.comparison import Comparison, MetricOptions
 from zoo.metrics.features.extractor import FeatureExtractor
 from zoo.metrics.prdc import K_DENSITY, K_PRECISION
 from zoo.metrics.ssim import ssim
+from zoo.metrics.ssim.pairs import PAIR_REPLICATES, SSIM_PAIRED_IMAGES, compare_pairs
 from zoo.metrics.value import MetricValue, missing_value
 
 _Array = np.ndarray
 
-SSIM_PAIRED_IMAGES = 256  # images whose pairs are compared by SSIM: 32,640 pairs
 MAX_NOISE_IMAGES = 256
 SHOWN_PAIRS = 8  # nearest pairs kept for display
-PAIR_REPLICATES = 200  # half-samples of paired images
 # Part of the keys of cached values.
 DISTRIBUTION = (
     "Frechet distance of sample covariances; KID: cubic kernel, 100 subsets of up to 1,000; "
@@ -40,6 +41,12 @@ DISTRIBUTION = (
     "near 0 or 1, and of copies, from their number"
 )
 COPY_METRICS: dict[str, alarms.Direction] = {"copies_ssim": "higher", "copies_ncc": "lower", "copies_features": "lower"}
+# One score per image, by which copies are recognised; None: it is not available.
+COPY_SCORES: dict[str, Callable[[Comparison], _Array | None]] = {
+    "copies_ssim": lambda comparison: comparison.nearest_ssim[0],
+    "copies_ncc": lambda comparison: comparison.nearest_copy[2],
+    "copies_features": lambda comparison: comparison.feature_distance,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +104,13 @@ class ImageEvaluator:
         self.metrics, self.spaces = list(metrics), list(spaces)
         self.reporter = reporter or SilentReporter()
         self.folder, self.intervals = folder, intervals
+        self.options = MetricOptions(
+            metrics=self.metrics,
+            extractors=self.spaces,
+            intervals=intervals,
+            reporter=self.reporter,
+            folder=folder,
+        )
         if unseen is not None:
             check_shapes(unseen, reals)
 
@@ -107,15 +121,19 @@ class ImageEvaluator:
             ZooError: their shape is not that of the training images.
         """
         check_shapes(fakes, self.reals)
-        scores = self._nearest_scores(fakes, self.reals)
-        values = self._measure(fakes, self.reals, scores)
-        memorisation = []
-        for name in COPY_METRICS:
-            if name in self.metrics:
-                values[name], alarm = self._copies(name, scores, len(fakes))
-                memorisation += [alarm] if alarm is not None else []
+        memorisation: list[Alarm] = []
+
+        def copies(name: str, comparison: Comparison) -> MetricValue:
+            value, alarm = self._copies(name, comparison)
+            memorisation.extend([alarm] if alarm is not None else [])
+            return value
+
+        comparison = Comparison(fakes, self.reals, self.options, whole=self.reals, copies=copies)
+        values = compute_metrics(comparison)
         collapse = self._collapse(values, len(fakes), len(self.reals))
-        return Evaluation(figures=self._ordered(values), alarms=collapse + memorisation, pairs=_nearest_pairs(scores))
+        return Evaluation(
+            figures=self._ordered(values), alarms=collapse + memorisation, pairs=_nearest_pairs(comparison)
+        )
 
     def baselines(self) -> dict[str, Evaluation]:
         """Evaluate the baselines, cached by content.
@@ -151,7 +169,10 @@ class ImageEvaluator:
         """Mean SSIM of pairs of training images, and the share of pairs that are the same image."""
 
         def compute() -> dict[str, Any]:
-            return {name: self._pairwise(self.reals, name).value for name in ("ssim_pairwise", "ssim_twins")}
+            return {
+                name: compare_pairs(self.reals, name, intervals=self.intervals).value
+                for name in ("ssim_pairwise", "ssim_twins")
+            }
 
         digest = result_cache.digest_images(self.reals.images)
         key = ["pairs", digest, ssim.SSIM_DEFINITION, SSIM_PAIRED_IMAGES, alarms.DUPLICATE_SSIM]
@@ -166,17 +187,19 @@ class ImageEvaluator:
         missing = [None] * (2 - len(sets))
         extractors = [extractor.identity for extractor in self.spaces]
         texts = metric_definitions(self.spaces)
-        if not self._of_family("spectrum"):
+        if not registry.of_family(self.metrics, "spectrum"):
             del texts["spectrum"]  # values that were cached before spectra were measured stay valid
         definitions = list(texts.values())
-        return [*digests, *missing, subjects + missing, extractors, self.metrics, self.intervals, definitions]
+        plugins = [_code_digest(name) for name in self.metrics if not registry.METRICS.is_own(name)]
+        settings = [extractors, self.metrics, self.intervals, definitions, *plugins]
+        return [*digests, *missing, subjects + missing, *settings]
 
     def _baseline(self, name: str, images: ImageSet, reals: ImageSet) -> Evaluation:
         def compute() -> dict[str, Any]:
             self.reporter.say(f"evaluating the baseline {name!r}: {len(images)} images")
-            values = self._measure(images, reals, self._nearest_scores(images, reals))
+            values = compute_metrics(Comparison(images, reals, self.options, whole=self.reals))
             reason = "copies are recognised by these" if name == "unseen" else "nothing was generated"
-            for metric in self._of_family("copies"):
+            for metric in registry.of_family(self.metrics, "copies"):
                 values.setdefault(metric, missing_value(reason, len(images)))
             return {metric: value.to_json() for metric, value in values.items()}
 
@@ -199,115 +222,16 @@ class ImageEvaluator:
         columns = registry.metric_columns(self.metrics, [extractor.name for extractor in self.spaces])
         return {metric.name: values[metric.name] for metric in columns if metric.name in values}
 
-    def _of_family(self, family: str) -> list[str]:
-        return [name for name in self.metrics if registry.METRICS[name].family == family]
-
-    def _nearest_scores(self, images: ImageSet, reals: ImageSet) -> _NearestScores:
-        """Compare each image with the training image nearest to it, as far as the metrics need it."""
-        wanted, scores = set(self.metrics), _NearestScores()
-        same = _all_same(images.images)  # the mean or black image: one comparison serves for all
-        x = torch.from_numpy(np.array(images.images[:1] if same else images.images[:]))
-        count = len(images) if same else 1
-        if wanted & {"ssim_nearest", "copies_ssim"}:
-            nearest = ssim.nearest_ssim(x, reals.images, 255, reporter=self.reporter)
-            scores.ssim, scores.ssim_index = (column.numpy().repeat(count) for column in nearest)
-            scores.copies["copies_ssim"] = scores.ssim
-        if wanted & {"ncc_nearest", "copies_ncc"}:
-            copy = nearest_image.nearest_copy(x, reals.images, subjects=reals.subjects, reporter=self.reporter)
-            scores.ncc, scores.ncc_index, distance = (column.numpy().repeat(count) for column in copy)
-            scores.copies["copies_ncc"] = distance
-        if not wanted.isdisjoint([*self._of_family("features"), "copies_features"]):
-            for extractor in self.spaces:
-                pair = self._features(images, same, extractor), self._features(reals, False, extractor)
-                scores.features.append(pair)
-        if scores.features and "copies_features" in wanted:
-            ours, theirs = (torch.from_numpy(np.array(part)) for part in scores.features[0])
-            distances, _ = nearest_image.nearest_features(ours, theirs, subjects=reals.subjects)
-            scores.copies["copies_features"] = distances.numpy()
-        return scores
-
-    def _features(self, images: ImageSet, same: bool, extractor: FeatureExtractor) -> _Array:
-        if images.places is not None:  # a half of the training images, whose features are known
-            return self._features(self.reals, False, extractor)[images.places]
-        if same:
-            return np.repeat(extractor(np.array(images.images[:1])), len(images), axis=0)
-        return result_cache.cached_features(images.images, extractor, folder=self.folder, reporter=self.reporter)
-
-    def _measure(self, fakes: ImageSet, reals: ImageSet, scores: _NearestScores) -> dict[str, MetricValue]:
-        """Compute the metrics that are defined for any two sets."""
-        values: dict[str, MetricValue] = {}
-        names = self._of_family("features")
-        if not self.spaces:
-            values |= {name: missing_value("no feature network's weights", len(fakes)) for name in names}
-        options = feature_metrics.FeatureOptions(
-            fake_subjects=fakes.subjects,
-            real_subjects=reals.subjects,
-            replicates=feature_metrics.REPLICATES if self.intervals else 0,
-            use_cache=True,
-            cache_folder=self.folder,
-        )
-        for place, features in enumerate(scores.features if names else ()):
-            suffix = f"_{registry.short_extractor_name(self.spaces[place].name)}" if place else ""
-            distances = feature_metrics.feature_distances(*features, names, options=options, reporter=self.reporter)
-            values |= {name + suffix: value for name, value in distances.items()}
-        for name in self._of_family("ssim"):
-            if name != "ssim_nearest":
-                values[name] = self._pairwise(fakes, name)
-        if names := self._of_family("spectrum"):
-            values |= spectrum.compare_spectra(
-                fakes.images,
-                reals.images,
-                names,
-                fake_subjects=fakes.subjects,
-                real_subjects=reals.subjects,
-                intervals=self.intervals,
-            )
-        for name, similarities in (("ssim_nearest", scores.ssim), ("ncc_nearest", scores.ncc)):
-            if name in self.metrics and similarities is not None:
-                values[name] = self._mean(similarities, fakes)
-        return values
-
-    def _mean(self, similarities: _Array, images: ImageSet) -> MetricValue:
-        if not self.intervals:
-            return MetricValue(value=float(similarities.mean()), n=len(similarities))
-        return confidence.mean_with_interval(similarities, images.subjects, lowest=-1, highest=1)
-
-    def _pairwise(self, images: ImageSet, name: str) -> MetricValue:
-        """Compute a mean over the pairs of up to ``PAIRED`` images, with an interval from halves of these images."""
-        if len(images) < 2:
-            return missing_value("fewer than 2 images", len(images))
-        multi_scale = name == "ms_ssim_pairwise"
-        if multi_scale and min(images.shape[1:]) <= ssim.MS_SSIM_SMALLEST:
-            return missing_value(f"MS-SSIM takes images above {ssim.MS_SSIM_SMALLEST} pixels", len(images))
-        places = np.sort(np.random.default_rng(0).permutation(len(images))[:SSIM_PAIRED_IMAGES])
-        values, count = _pair_ssim(images.images, places, multi_scale), len(places)
-        is_share = name == "ssim_twins"
-        if is_share:
-            values = (values > alarms.DUPLICATE_SSIM).astype(np.float64)
-        point = float(values.mean())
-        groups = [images.subjects[i] for i in places] if images.subjects else count
-        note = confidence.too_few_note(groups)
-        if note or not self.intervals:
-            return MetricValue(value=point, n=count, note=note if self.intervals else "")
-        table = np.zeros((count, count))
-        table[np.triu_indices(count, 1)] = values
-        halves = confidence.draw_half_samples(groups, PAIR_REPLICATES, np.random.default_rng(0))
-        means = [table[mask][:, mask].sum() / (mask.sum() * (mask.sum() - 1) / 2) for mask in halves.masks]
-        if is_share:
-            low, high = confidence.share_interval(point, means, halves, of=halves)
-        else:
-            low, high = confidence.confidence_interval(point, means, halves, lowest=-1, highest=1)
-        return MetricValue(value=point, low=low, high=high, n=count)
-
-    def _copies(self, name: str, scores: _NearestScores, n: int) -> tuple[MetricValue, Alarm | None]:
+    def _copies(self, name: str, comparison: Comparison) -> tuple[MetricValue, Alarm | None]:
         """Compute the share of copies by one measure, and the alarm if it is too high."""
-        if name not in scores.copies:
+        scores, n = COPY_SCORES[name](comparison), len(comparison.fakes)
+        if scores is None:
             return missing_value("no feature network's weights", n), None
         if self.unseen is None:
             return missing_value("no held-out real images to recognise copies by", n), None
         return alarms.memorisation_alarm(
             name,
-            scores.copies[name],
+            scores,
             np.asarray(self._heldout_scores[name]),
             unseen_subjects=self.unseen.subjects,
             closer=COPY_METRICS[name],
@@ -321,22 +245,11 @@ class ImageEvaluator:
 
         def compute() -> dict[str, Any]:
             self.reporter.say(f"measuring how near held-out images are to training images: {len(heldout)}")
-            scores = self._nearest_scores(heldout, self.reals).copies
-            return {name: scores[name].tolist() for name in COPY_METRICS if name in self.metrics and name in scores}
+            comparison = Comparison(heldout, self.reals, self.options, whole=self.reals)
+            scores = {name: COPY_SCORES[name](comparison) for name in COPY_METRICS if name in self.metrics}
+            return {name: values.tolist() for name, values in scores.items() if values is not None}
 
         return result_cache.cached_result(["unseen", self.key], compute, folder=self.folder)
-
-
-@dataclass
-class _NearestScores:
-    """Scores of each image with the training image nearest to it; None or missing if no metric needs them."""
-
-    ssim: _Array | None = None
-    ssim_index: _Array | None = None
-    ncc: _Array | None = None
-    ncc_index: _Array | None = None
-    copies: dict[str, _Array] = field(default_factory=dict)  # scores by which copies are recognised
-    features: list[tuple[_Array, _Array]] = field(default_factory=list)  # of images and reals, by extractor
 
 
 def check_shapes(images: ImageSet, reals: ImageSet) -> None:
@@ -356,6 +269,13 @@ def check_shapes(images: ImageSet, reals: ImageSet) -> None:
         )
 
 
+def _code_digest(metric: str) -> str:
+    """Return what tells two definitions of a metric from outside the package apart in the cache."""
+    plugin = registry.METRICS.plugin_of(metric)
+    # Of a metric that a notebook defines nothing is known: its values are never taken from the cache.
+    return plugin.sha256 if plugin is not None and plugin.sha256 else uuid.uuid4().hex
+
+
 def metric_definitions(spaces: Sequence[FeatureExtractor]) -> dict[str, str]:
     """Return the exact definition of every metric."""
     texts = {"alarms": alarms.ALARM_DEFINITION, "ssim": ssim.SSIM_DEFINITION, "ms_ssim": ssim.MS_DEFINITION}
@@ -366,38 +286,40 @@ def metric_definitions(spaces: Sequence[FeatureExtractor]) -> dict[str, str]:
     return texts
 
 
-def _pair_ssim(images: _Array, places: _Array, multi_scale: bool) -> _Array:
-    """Compute the SSIM of all pairs of the images at these places."""
-    if _all_same(images):
-        return np.ones(len(places) * (len(places) - 1) // 2)
-    x = torch.from_numpy(np.array(images[places]))
-    if not multi_scale:
-        return ssim.pairwise_ssim(x, 255).double().numpy()
-    one, other = np.triu_indices(len(x), 1)
-    parts = [ssim.ms_ssim(x[one[i : i + 64]], x[other[i : i + 64]], 255) for i in range(0, len(one), 64)]
-    return torch.cat(parts).double().numpy()
+def compute_metrics(comparison: Comparison) -> dict[str, MetricValue]:
+    """Compute the metrics of a comparison; one of a plug-in that fails has no value, and the reason."""
+    values: dict[str, MetricValue] = {}
+    for name in comparison.options.metrics:
+        try:
+            value = registry.METRICS[name].compute(comparison)
+        except Exception as error:
+            if registry.METRICS.is_own(name):
+                raise
+            value = missing_value(explain_error(error), len(comparison.fakes))
+        if isinstance(value, dict):
+            values |= value
+        elif isinstance(value, MetricValue):
+            values[name] = value
+        elif value is not None:
+            values[name] = MetricValue(value=float(value), n=len(comparison.fakes))
+    return values
 
 
-def _nearest_pairs(scores: _NearestScores) -> list[NearestPair]:
+def _nearest_pairs(comparison: Comparison) -> list[NearestPair]:
     """Select the fakes most like a training image, most alike first: by correlation, else by SSIM."""
-    order, index = scores.ncc, scores.ncc_index
-    if order is None:
-        order, index = scores.ssim, scores.ssim_index
-    if order is None or index is None:
+    wanted = set(comparison.options.metrics)
+    ssim_scores = comparison.nearest_ssim if wanted & {"ssim_nearest", "copies_ssim"} else None
+    ncc_scores = comparison.nearest_copy if wanted & {"ncc_nearest", "copies_ncc"} else None
+    best = ncc_scores or ssim_scores
+    if best is None:
         return []
     pairs = []
-    for fake in np.argsort(-order, kind="stable")[:SHOWN_PAIRS].tolist():
-        similarity: dict[str, float] = {}
-        if scores.ncc is not None:
-            similarity["ncc"] = float(scores.ncc[fake])
+    for fake in np.argsort(-best[0], kind="stable")[:SHOWN_PAIRS].tolist():
+        real, similarity = int(best[1][fake]), dict[str, float]()
+        if ncc_scores is not None:
+            similarity["ncc"] = float(ncc_scores[0][fake])
         # SSIM was computed with its own nearest training image, which may be another.
-        if scores.ssim is not None and scores.ssim_index is not None and scores.ssim_index[fake] == index[fake]:
-            similarity["ssim"] = float(scores.ssim[fake])
-        pairs.append(NearestPair(fake=fake, real=int(index[fake]), **similarity))
+        if ssim_scores is not None and ssim_scores[1][fake] == real:
+            similarity["ssim"] = float(ssim_scores[0][fake])
+        pairs.append(NearestPair(fake=fake, real=real, **similarity))
     return pairs
-
-
-def _all_same(images: _Array) -> bool:
-    """Return whether all images are equal, so that values need be computed only once."""
-    first = np.asarray(images[:1])
-    return len(images) > 1 and all((images[i : i + 256] == first).all() for i in range(0, len(images), 256))

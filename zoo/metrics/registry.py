@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import importlib
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from zoo.core.errors import ZooError, suggest
+from zoo.core.registry import Registry
+
+if TYPE_CHECKING:
+    from zoo.metrics.comparison import Comparison
+    from zoo.metrics.value import MetricValue
 
 INCEPTION = "inception"  # the extractor that a bare "FID" or "KID" refers to
+GROUP_FAMILIES = ("features", "ssim", "copies")  # that the command line takes as names of groups
+
+# Of several values, by name: a metric of features has one per extractor.
+Result: TypeAlias = "MetricValue | dict[str, MetricValue] | float | None"
+Compute: TypeAlias = "Callable[[Comparison], Result]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +31,9 @@ class Metric:
         name: in JSON and on the command line.
         title: in tables.
         better: ``match``: best if it equals that of held-out real images.
-        family: computed from features of a network, SSIM, power spectra, or scores of nearest training images.
+        family: "features" of a network, "ssim", power "spectrum", "copies", or "other".
         sentence: how to read it.
+        compute: computes it.
         decimals: number of decimals shown.
         default: whether it is measured if no metrics are named.
     """
@@ -28,8 +41,9 @@ class Metric:
     name: str
     title: str
     better: Literal["lower", "higher", "match"]
-    family: Literal["features", "ssim", "spectrum", "copies"]
+    family: str
     sentence: str
+    compute: Compute
     decimals: int = 3
     default: bool = True
 
@@ -45,160 +59,68 @@ class Metric:
         return replace(self, name=name, title=f"{self.title} ({short})", sentence=sentence)
 
 
-METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric(
-            name="fid",
-            title="FID",
-            better="lower",
-            family="features",
-            decimals=1,
-            sentence="Frechet distance between Gaussians fitted to the Inception features of fakes and training images "
-            "(Heusel et al. 2017): 0 for equal sets, larger the fewer images there are, so compare at equal n.",
-        ),
-        Metric(
-            name="fid_infinity",
-            title="FID (infinite n)",
-            better="lower",
-            family="features",
-            decimals=1,
-            default=False,
-            sentence="FID extrapolated to infinitely many fakes (Chong and Forsyth 2020) from subsets of 1,000 and "
-            "more: comparable between numbers of fakes.",
-        ),
-        Metric(
-            name="kid",
-            title="KID",
-            better="lower",
-            family="features",
-            decimals=4,
-            sentence="Kernel distance between the same features (Binkowski et al. 2018): unbiased, so it may be "
-            "slightly negative, and fair for small sets.",
-        ),
-        Metric(
-            name="precision",
-            title="precision",
-            better="higher",
-            family="features",
-            sentence="Share of fakes that lie among the training images in feature space (Kynkaanniemi et al. 2019): "
-            "low is unrealistic.",
-        ),
-        Metric(
-            name="recall",
-            title="recall",
-            better="higher",
-            family="features",
-            sentence="Share of training images that lie among the fakes (Kynkaanniemi et al. 2019): near zero is "
-            "collapse, or fakes far from every real image.",
-        ),
-        Metric(
-            name="density",
-            title="density",
-            better="higher",
-            family="features",
-            sentence="How densely training images surround the fakes (Naeem et al. 2020): precision that an outlier "
-            "cannot inflate; it may exceed 1.",
-        ),
-        Metric(
-            name="coverage",
-            title="coverage",
-            better="higher",
-            family="features",
-            sentence="Share of training images with a fake among their nearest neighbours (Naeem et al. 2020): "
-            "recall that an outlier cannot inflate.",
-        ),
-        Metric(
-            name="ssim_nearest",
-            title="SSIM nearest",
-            better="match",
-            family="ssim",
-            sentence="SSIM of each fake with the most similar of all training images, on average: below that of "
-            "held-out subjects is blur or noise, above it is copying.",
-        ),
-        Metric(
-            name="ssim_pairwise",
-            title="SSIM pairwise",
-            better="match",
-            family="ssim",
-            sentence="SSIM of fakes with one another, on average: above that of real images they are too alike, near 1 "
-            "is collapse.",
-        ),
-        Metric(
-            name="ssim_twins",
-            title="SSIM twins",
-            better="match",
-            family="ssim",
-            sentence="Share of pairs of fakes that are the same image, SSIM above 0.99 (Arora and Zhang "
-            "2017): one over it estimates how many images the generator can make.",
-        ),
-        Metric(
-            name="ms_ssim_pairwise",
-            title="MS-SSIM pairwise",
-            better="match",
-            family="ssim",
-            default=False,
-            sentence="Multi-scale SSIM of fakes with one another (Wang et al. 2003; Odena et al. 2017), for images "
-            "above 160 pixels.",
-        ),
-        Metric(
-            name="spectrum",
-            title="spectrum",
-            better="lower",
-            family="spectrum",
-            default=False,
-            sentence="Largest deviation from 1 of the power of fakes over that of training images, in rings of "
-            "frequency up to 0.4 cycles per pixel: 0 is as sharp as real, above 0.2 is blur or noise.",
-        ),
-        Metric(
-            name="grid",
-            title="grid",
-            better="lower",
-            family="spectrum",
-            decimals=2,
-            default=False,
-            sentence="How far the power at the frequencies of patches of 2, 4 and 8 pixels stands out, over the same "
-            "of training images: about 1 is no grid.",
-        ),
-        Metric(
-            name="ncc_nearest",
-            title="NCC nearest",
-            better="match",
-            family="copies",
-            sentence="Highest correlation of each low-passed fake with any training image over shifts of 2 pixels: "
-            "near 1 is a copy, whatever its brightness, noise or place.",
-        ),
-        Metric(
-            name="copies_ssim",
-            title="copies (SSIM)",
-            better="match",
-            family="copies",
-            decimals=2,
-            sentence="Share of fakes that are copies by SSIM: less than half as far from a training image as the "
-            "nearest tenth of held-out real images.",
-        ),
-        Metric(
-            name="copies_ncc",
-            title="copies (NCC)",
-            better="match",
-            family="copies",
-            decimals=2,
-            sentence="The same by correlation, which shifts, brightness and noise do not hide.",
-        ),
-        Metric(
-            name="copies_features",
-            title="copies (features)",
-            better="match",
-            family="copies",
-            decimals=2,
-            sentence="The same by distance in feature space.",
-        ),
+def _discover() -> None:
+    # In this order: it is that of tables.
+    for name in ("features", "ssim", "spectrum", "copies"):
+        importlib.import_module(f"zoo.metrics.kinds.{name}")
+
+
+METRICS: Registry[Metric] = Registry("metric", _discover)
+
+
+def register_metric(
+    name: str,
+    compute: Compute,
+    *,
+    better: Literal["lower", "higher", "match"],
+    sentence: str,
+    title: str = "",
+    decimals: int = 3,
+    default: bool = True,
+    family: str = "other",
+) -> None:
+    """Register a metric of a set of images: the command line, tables, JSON and the page then have it.
+
+    Args:
+        name: in JSON and on the command line: lower case, digits and "_".
+        compute: function of a :class:`zoo.metrics.comparison.Comparison` (``fakes.images`` and ``reals.images``: uint8
+            (N, C, H, W) and (M, C, H, W)). It returns a number, or what ``comparison.with_interval(function)`` returns.
+        better: "match": best if it equals that of held-out real images.
+        sentence: how to read it.
+        title: in tables; default: the name.
+        decimals: number of decimals shown.
+        default: whether it is measured if no metrics are named.
+        family: "other", or a family of the package.
+
+    Raises:
+        ValueError: another metric or group has this name, or it is no name.
+    """
+    if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in ("all", *GROUP_FAMILIES):
+        raise ValueError(f"a metric cannot be called {name!r}: use lower case, digits and '_', and no group's name")
+    metric = Metric(
+        name=name,
+        title=title or name,
+        better=better,
+        family=family,
+        sentence=sentence,
+        decimals=decimals,
+        default=default,
+        compute=compute,
     )
-}
-GROUPS = {"all": list(METRICS)} | {
-    family: [metric.name for metric in METRICS.values() if metric.family == family and metric.default]
-    for family in ("features", "ssim", "copies")
-}
+    METRICS.register(name, metric, compute)
+
+
+def list_groups() -> dict[str, list[str]]:
+    """Return the names of metrics by group."""
+    groups = {"all": list(METRICS)}
+    for family in GROUP_FAMILIES:
+        groups[family] = [name for name in of_family(METRICS, family) if METRICS[name].default]
+    return groups
+
+
+def of_family(names: Iterable[str], family: str) -> list[str]:
+    """Return those of some metrics that belong to a family."""
+    return [name for name in names if METRICS[name].family == family]
 
 
 def short_extractor_name(extractor: str) -> str:
@@ -213,7 +135,7 @@ def split_names(words: Iterable[str]) -> list[str]:
 
 def requires_features(names: Sequence[str] | None) -> bool:
     """Return whether feature metrics were asked for by name, so that missing weights are an error."""
-    needing = [metric.name for metric in METRICS.values() if metric.family == "features"]
+    needing = of_family(METRICS, "features")
     return not {"all", "features", "copies_features", *needing}.isdisjoint(split_names(names or ()))
 
 
@@ -225,13 +147,14 @@ def choose_metrics(names: Sequence[str] | None) -> list[str]:
     """
     if names is None:
         return [metric.name for metric in METRICS.values() if metric.default]
-    choices = [*METRICS, *GROUPS]
+    groups = list_groups()
+    choices = [*METRICS, *groups]
     chosen: set[str] = set()
     for name in split_names(names):
         if name not in choices:
             hint = suggest(name, choices)
             raise ZooError(f"--metrics {name}: unknown metric{hint}. Choose from {', '.join(choices)}")
-        chosen.update(GROUPS.get(name, [name]))
+        chosen.update(groups.get(name, [name]))
     if not chosen:
         raise ZooError(f"--metrics: no metric is named. Choose from {', '.join(choices)}")
     return [name for name in METRICS if name in chosen]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -42,6 +42,10 @@ class Generator(nn.Module):
             label: (N,) int64; None where there are no classes.
         """
         return self.layers(z)
+
+    if TYPE_CHECKING:  # nn.Module's own returns Any
+
+        def __call__(self, z: Tensor, label: Tensor | None = None) -> Tensor: ...
 
 
 class Discriminator(nn.Module):
@@ -79,6 +83,10 @@ class Discriminator(nn.Module):
         From one forward pass, in D's own phase.
         """
         return self(x, label), {}
+
+    if TYPE_CHECKING:  # nn.Module's own returns Any
+
+        def __call__(self, x: Tensor, label: Tensor | None = None) -> Tensor: ...
 
 
 @runtime_checkable

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,10 @@ class DiscriminatorFeatures(nn.Module):
             return [self._maps[info["module"]] for info in self.feature_info]
         finally:
             self._maps.clear()  # or they would keep a graph alive
+
+    if TYPE_CHECKING:  # nn.Module's own returns Any
+
+        def __call__(self, x: Tensor, label: Tensor | None = None) -> list[Tensor]: ...
 
     def _keep(self, name: str) -> Any:
         def hook(module: nn.Module, arguments: Any, output: Tensor) -> None:

@@ -24,6 +24,7 @@ from zoo.models.registry import register_architecture
 from zoo.models.skip_layer_excitation import FastGANBody
 
 SLOPE = 0.2  # of leaky ReLUs below zero
+GAIN = 2.0  # of the step's details: that of an orthonormal transform
 
 
 def check_factor(image: ImageSpec, factor: int, key: str) -> int:
@@ -56,7 +57,8 @@ class ResidualBlock(nn.Module):
 class Enlarger(nn.Module):
     """Add learned details to a bilinear enlargement.
 
-    Residual blocks at the small size, then one bilinear doubling after the other, each with half the channels.
+    Residual blocks at the small size, bilinear doublings up to half the large size, each with half the channels, and
+    one Haar transform of 2 x 2 pixels.
 
     Args:
         colours: channels of the images.
@@ -72,23 +74,24 @@ class Enlarger(nn.Module):
             nn.Conv2d(colours, channels, 5, padding=2), *(ResidualBlock(channels) for _ in range(blocks))
         )
         layers: list[nn.Module] = [nn.LeakyReLU(SLOPE)]
-        for doubling in range(factor.bit_length() - 1):
-            half = max(1, channels // 2)
-            # Bilinear: nearest neighbours and sub-pixel shuffling leave a grid of patches (see benchmarks/notes.md).
+        half = max(1, channels // 2)
+        for _ in range(factor.bit_length() - 2):
+            # Bilinear: nearest neighbours leave a grid of patches (see benchmarks/notes.md).
             layers += [nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(channels, half, 3, padding=1)]
             layers += [nn.LeakyReLU(SLOPE)]
-            if doubling == 0:
-                layers += [nn.Conv2d(half, half, 3, padding=1), nn.LeakyReLU(SLOPE)]
-            channels = half
+            channels, half = half, max(1, half // 2)
+        layers += [nn.Conv2d(channels, channels, 3, padding=1), nn.LeakyReLU(SLOPE)]
         self.details = nn.Sequential(*layers)
-        self.to_image = nn.Conv2d(channels, colours, 3, padding=1)
-        nn.init.zeros_(self.to_image.weight)  # training starts from the bilinear enlargement
-        nn.init.zeros_(self.to_image.get_parameter("bias"))
+        self.to_details = nn.Conv2d(channels, 4 * colours, 3, padding=1)
+        nn.init.zeros_(self.to_details.weight)  # training starts from the bilinear enlargement
+        nn.init.zeros_(self.to_details.get_parameter("bias"))
+        self.haar = HaarTransform(2, GAIN)
 
     def forward(self, small: Tensor) -> Tensor:
         """Map images (N, C, h, w) to (N, C, factor h, factor w), about as bright; the range is not limited."""
         enlarged = F.interpolate(small, scale_factor=self.factor, mode="bilinear")
-        return enlarged + self.to_image(self.details(self.trunk(small)))
+        # The last doubling as coefficients: maps of the large size would cost more than all others together.
+        return enlarged + self.haar.join(self.to_details(self.details(self.trunk(small))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +134,7 @@ class UpscaleGenerator(Generator):
 class UpscaleDiscriminatorConfig(NetworkConfig):
     channels: Count = 64  # of the first convolutions, in patches; twice as many later
     patch: Count = 4  # pixels per side of the patches of the Haar transform
-    gain: Positive = 4.0  # of details, see HaarTransform
+    gain: Positive = 32.0  # of details, see HaarTransform: fine ones are then about as large as the means
     shift: bool = True  # shift the images of a pass by less than a patch, in training
 
     def validate(self, image: ImageSpec) -> None:

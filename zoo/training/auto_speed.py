@@ -282,6 +282,11 @@ class _ConvolutionRecorder(TorchDispatchMode):
         super().__init__()
         self.convolutions: list[_Convolution] = []
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # torch would import its compiler, which takes seconds, to keep it away from a pass that is not compiled.
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func.overloadpacket is torch.ops.aten.convolution:

@@ -31,7 +31,7 @@ from zoo.training.log_writers import open_loggers
 from zoo.training.loop import Stop, TrainingLoop
 from zoo.training.run_folder import Run, create_run, find_equal_runs, open_run
 from zoo.training.trainer import Trainer
-from zoo.training.warm_start import load_pretrained_backbones, warm_start
+from zoo.training.warm_start import load_pretrained_backbones, require_start, warm_start
 
 _State = dict[str, Any]  # content of a checkpoint
 
@@ -207,6 +207,7 @@ class Session:
     ) -> Trainer:
         trainer = Trainer(recipe, images, self.device, reporter=self.display, speed=speed)
         if initialise:
+            require_start(trainer.G, recipe.train.init_from)
             load_pretrained_backbones(trainer.D, self.display)
         if initialise and recipe.train.init_from is not None:
             networks = {"G": trainer.G, "D": trainer.D, "ema": trainer.ema.module}

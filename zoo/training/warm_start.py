@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from zoo.core.errors import ZooError
 from zoo.core.files import is_file, is_folder
-from zoo.core.progress import Reporter
+from zoo.core.progress import Reporter, SilentReporter
 from zoo.metrics.features import backbone_weights
 from zoo.models.base import Discriminator
 from zoo.training import checkpoint
@@ -23,7 +23,8 @@ from zoo.training.run_folder import open_run
 def warm_start(source: str, networks: dict[str, nn.Module], say: Callable[[str], None]) -> None:
     """Start ``networks`` (``G``, ``D``, ``ema``) from another run's newest checkpoint, or G and ema from a file.
 
-    Tensors that do not match by name and shape keep their fresh weights and are listed.
+    A source that is neither is the name of pretrained weights. Tensors that do not match by name and shape keep their
+    fresh weights and are listed.
 
     Raises:
         ZooError: nothing to load, or nothing that matches.
@@ -48,13 +49,13 @@ def _read_tensors(source: str, say: Callable[[str], None]) -> dict[str, dict[str
         state = checkpoint.load_newest_checkpoint(open_run(path).state, say)
         if state is None:
             raise ZooError(f"train.init_from: the run {source} has no checkpoint yet")
-    elif not is_file(path):
-        raise ZooError(f"train.init_from: {source} does not exist")
+    elif not is_file(path) and (path := _find_pretrained(source)) is None:  # type: ignore[assignment]
+        raise ZooError(f"train.init_from: {source} does not exist, and no pretrained weights have this name")
     elif path.suffix == ".safetensors":
         try:
             state = safetensors.torch.load_file(path)
         except (OSError, safetensors.SafetensorError):
-            raise ZooError(f"train.init_from: {source} is not a safetensors file, or damaged") from None
+            raise ZooError(f"train.init_from: {path} is not a safetensors file, or damaged") from None
     else:
         state = checkpoint.load_tensors(path)
     sides: Any = {"G": state, "ema": state}
@@ -64,6 +65,26 @@ def _read_tensors(source: str, say: Callable[[str], None]) -> dict[str, dict[str
         if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
             raise ZooError(f"train.init_from: {source} holds no tensors of a network")
     return sides
+
+
+def _find_pretrained(name: str) -> Path | None:
+    from zoo.hub.pretrained import load_named_weights  # here: of a higher level, and only for this
+
+    entry = load_named_weights().get(name)
+    return None if entry is None else entry.path(SilentReporter())
+
+
+def require_start(network: nn.Module, source: str | None) -> None:
+    """Check that a generator, part of which is not trained, starts from weights that were.
+
+    Raises:
+        ZooError: ``train.init_from`` is not set.
+    """
+    if source is None and any(not parameter.requires_grad for parameter in network.parameters()):
+        raise ZooError(
+            "train.init_from: a part of this generator stays as it is at the start, which would be noise. Set it to a "
+            "run, a file, or the name of pretrained weights (`zoo weights`)"
+        )
 
 
 def load_pretrained_backbones(network: Discriminator, reporter: Reporter) -> None:

@@ -1,0 +1,1 @@
+"""The metrics of the package: a file per family, which registers each with its computation."""
