@@ -141,6 +141,8 @@ def test_the_examples_run(path, tmp_path, monkeypatch):
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
     html = [output["data"]["text/html"] for output in outputs if "text/html" in output.get("data", {})]
     assert sum("<progress" in text for text in html) >= 1
-    assert sum("generated images after 0.6 kimg" in text for text in html) == 1
+    assert (
+        sum(re.search(r"generated images after 0\.6\d* kimg", text) is not None for text in html) == 1
+    )  # whole batches
     assert (tmp_path / "explorer.html").stat().st_size < 20e6
     assert (tmp_path / "generator.onnx").is_file()
