@@ -109,8 +109,8 @@ def test_every_import_is_declared():
                 name = distributions.get(top, top).lower()
                 assert name in names, f"{path} imports {top}, which is not declared"
                 used.add(name)
-    # torch.utils.tensorboard and pydicom import these
-    assert used == names - {"tensorboard", "python_gdcm"}, "declared, and imported by nothing"
+    indirect = {"tensorboard", "python_gdcm"}  # torch.utils.tensorboard and pydicom import these
+    assert used == names - indirect, "declared, and imported by nothing"
 
 
 @pytest.mark.parametrize("code", ["import zoo", "zoo --help", "zoo list", "zoo list --json", "zoo runs --help"])

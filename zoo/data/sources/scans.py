@@ -79,6 +79,8 @@ class ScanSource(VolumeSource):
 
     def read(self, path: Path) -> ndarray:
         scan = self.read_scan(path)
+        if scan.affine is None and self.options.axis != SourceOptions.axis:
+            raise UnreadableError("it does not say how it lies in the body, so data.axis cannot be applied")
         slices, spacing, positions = cut_slices(scan, self.options.axis)
         if slices.size > MAX_VOXELS:
             raise too_large_error(slices.shape)
