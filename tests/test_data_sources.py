@@ -300,13 +300,13 @@ def test_missing_paths(tmp_path):
 
 
 def test_unsupported_files(tmp_path):
-    write(tmp_path, ["a.png", "b.nii", "c"])
+    write(tmp_path, ["a.png", "b.psd", "c"])
     assert "a single image is not a set. Use a folder of images, a .zip" in refused(tmp_path / "a.png")
-    assert ".nii is not a supported kind of data" in refused(tmp_path / "b.nii")
+    assert ".psd is not a supported kind of data" in refused(tmp_path / "b.psd")
     assert "a file without a suffix" in refused(tmp_path / "c")
     (tmp_path / "empty").mkdir()
     assert "no images, it is empty. Supported are .png" in refused(tmp_path / "empty")
-    assert "2 files of other kinds (.dcm)" in refused(write(tmp_path / "dicom", ["a.dcm", "b.dcm"]))
+    assert "2 files of other kinds (.svs)" in refused(write(tmp_path / "svs", ["a.svs", "b.svs"]))
     with zipfile.ZipFile(tmp_path / "empty.zip", "w"):
         pass
     assert "no images" in refused(tmp_path / "empty.zip")

@@ -49,8 +49,12 @@ class DataConfig:
     channels: Annotated[int, Range(low=1, high=1024)] = 1  # 1: grey, 3: RGB
     fit: Literal["pad", "crop", "stretch"] = "pad"  # how an image becomes square before it is resized
     # Intensities of images with more than 8 bits that become black and white: [low, high]; dtype: the data type's
-    # full range; null: the 0.5th and 99.5th percentile of all pixels.
-    window: Literal["dtype"] | tuple[float, float] | None = None
+    # full range; volume: the 0.5th and 99.5th percentile of each volume; null: those of all pixels.
+    window: Literal["dtype", "volume"] | tuple[float, float] | None = None
+    axis: Literal["axial", "coronal", "sagittal"] = "axial"  # along which volumes that have an orientation are cut
+    # Slices of volumes: all, or a range such as 40..120 (indices), 20%..80% or -30mm..50mm; null: those that are not
+    # almost empty.
+    slices: str | None = None
     holdout: Share = 0.1  # share of the subjects held out from training, if the data has no splits
     subjects: Literal["folder", "none"] | None = None  # what one person's images share; null: read from names
     files: Literal["images", "all"] = "images"  # all: masks and this package's own output inside the set too

@@ -69,17 +69,18 @@ class DecodedImage:
 
 @contextlib.contextmanager
 def silence_pillow() -> Iterator[None]:
-    """Silence warnings of Pillow and tifffile about odd metadata and refused files.
+    """Silence warnings of readers of images about odd metadata and refused files.
 
     Enter it once around a whole job, in the thread that starts it: warning filters belong to the process.
     """
-    logs = [logging.getLogger("PIL"), logging.getLogger("tifffile")]
+    logs = [logging.getLogger(name) for name in ("PIL", "tifffile", "nibabel.global", "pydicom")]
     levels = [log.level for log in logs]
     for log in logs:
         log.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"PIL\.")
+            for module in ("PIL", "pydicom", "nibabel"):  # pydicom's would print values such as names
+                warnings.filterwarnings("ignore", module=rf"{module}\.")
             yield
     finally:
         for log, level in zip(logs, levels, strict=True):

@@ -27,8 +27,9 @@ SPLIT_FOLDERS = {
     "testing": "test",
 }
 # Formats of images that are not read; files that have them are counted, so that none is missed without a word.
+VOLUME_SUFFIXES = (".dcm", ".dicom", ".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".mgz")  # read in folders of their own
 UNREAD_SUFFIXES = (
-    *(".dcm", ".dicom", ".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".mgz", ".img", ".svs", ".ndpi", ".czi", ".psd"),
+    *(*VOLUME_SUFFIXES, ".img", ".svs", ".ndpi", ".czi", ".psd"),
     *(".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".tga", ".exr", ".hdr", ".ico", ".svg", ".apng", ".eps"),
 )
 _MASK = r"(?:masks?|seg|segmentations?|labels?|labelmap|annotations?|annot|gt|ground[ _-]?truth)"
@@ -269,8 +270,14 @@ def _count_unread(files: list[_File]) -> list[Problem]:
         suffix = next((suffix for suffix in (".nii.gz", PurePosixPath(lower).suffix) if lower.endswith(suffix)), "")
         if suffix in UNREAD_SUFFIXES:
             counts[suffix] += 1
-    reason = "a format that is not read; convert them to PNG or TIFF"
-    return [Problem(f"{count} {suffix} files", reason, count) for suffix, count in sorted(counts.items())]
+    reasons = {
+        True: "a format that is not read next to other images; keep them in a folder of their own",
+        False: "a format that is not read; convert them to PNG or TIFF",
+    }
+    return [
+        Problem(f"{count} {suffix} files", reasons[suffix in VOLUME_SUFFIXES], count)
+        for suffix, count in sorted(counts.items())
+    ]
 
 
 def _top_folder(name: str) -> str:

@@ -175,6 +175,11 @@ def abbreviate_list(items: Iterable[str], count: int = 3) -> str:
     return ", ".join(texts[:count]) + (f" and {len(texts) - count} more" if len(texts) > count else "")
 
 
+def hash_subject(subject: object) -> str:
+    """Return a name for a subject that does not show who it is."""
+    return f"s{hashlib.blake2b(str(subject).encode('utf-8', 'surrogateescape'), digest_size=6).hexdigest()}"
+
+
 def subject_indices(groups: Iterable[Hashable]) -> list[int]:
     """Number the groups in order of appearance, so that names do not matter."""
     numbers: dict[Hashable, int] = {}

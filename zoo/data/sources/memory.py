@@ -35,6 +35,7 @@ from zoo.data.resize import IntensityWindow
 from zoo.data.sources.array import ArraySource
 from zoo.data.sources.registry import data_address, open_source, register_source
 from zoo.data.sources.source import Source, SourceOptions
+from zoo.data.subjects import hash_subject
 
 PREFIX = "memory"  # of addresses
 LABEL_COLUMN = "label"  # data.labels of labels that are given as an array
@@ -143,7 +144,7 @@ class MemorySource(ArraySource):
         width = len(str(self._count - 1))  # equal widths sort in the order of the images
         names = [f"{index:0{width}d}" for index in range(self._count)]
         if subjects is not None:
-            names = [f"{_hide(subject)}/{name}" for subject, name in zip(subjects, names, strict=True)]
+            names = [f"{hash_subject(subject)}/{name}" for subject, name in zip(subjects, names, strict=True)]
         return _Facts(
             digests=[look.digest for look in looks],
             names=names,
@@ -371,11 +372,6 @@ def _class_names(labels: list[Any]) -> list[str]:
         width = len(str(max(int(label) for label in labels)))
         return [f"{int(label):0{width}d}" for label in labels]
     return [str(label).strip() for label in labels]
-
-
-def _hide(subject: Any) -> str:
-    """Return a name for a subject that does not show who it is."""
-    return f"s{hashlib.blake2b(str(subject).encode('utf-8', 'surrogateescape'), digest_size=6).hexdigest()}"
 
 
 def _find_window(label: str, looks: Sequence[_Look]) -> IntensityWindow | None:

@@ -41,16 +41,33 @@ class SourceOptions:
         resolution: pixels per side of images that are drawn at any size, such as phantoms.
         channels: the number of channels an array should have; None: any.
         everything: use masks and this package's own output too.
+        axis, slices: how volumes are cut, as ``data.axis`` and ``data.slices`` say.
+        window: "volume": windows volumes one by one; anything else is left to the set.
     """
 
     resolution: int = 64
     channels: int | None = None
     everything: bool = False
+    axis: str = "axial"
+    slices: str | None = None
+    window: str | None = None
 
     @classmethod
     def from_config(cls, config: DataConfig) -> SourceOptions:
         """Return the options of a ``data:`` section."""
-        return cls(resolution=config.resolution, channels=config.channels, everything=config.files == "all")
+        return cls(
+            resolution=config.resolution,
+            channels=config.channels,
+            everything=config.files == "all",
+            axis=config.axis,
+            slices=config.slices,
+            window=config.window if isinstance(config.window, str) else None,
+        )
+
+    def volume_keys(self) -> list[str]:
+        """Return the keys of the recipe that were set and are for volumes alone."""
+        values = {"axis": self.axis != "axial", "slices": self.slices, "window=volume": self.window == "volume"}
+        return [f"data.{name}" for name, used in values.items() if used]
 
 
 class Source:
@@ -67,6 +84,7 @@ class Source:
         location: where it lies: what the index of the cache knows it by; None: its content is computed at every start.
         strict: whether one bad image is an error of the whole set (arrays) or is left out (files).
         any_channels: whether images may have other numbers of channels than 1 and 3.
+        cuts_volumes: whether ``data.axis``, ``data.slices`` and ``data.window=volume`` apply to it.
         chunk: number of images in one job of a worker thread.
         cacheable: False once a file could not be read for a reason that may pass, such as its permissions.
     """
@@ -77,6 +95,7 @@ class Source:
     cacheable = True
     strict = False
     any_channels = False
+    cuts_volumes = False
     chunk = 16
 
     @property
@@ -113,6 +132,10 @@ class Source:
     def file_name(self, name: str) -> str:
         """Return the file that an image lies in, by which the rows of a table of labels call it."""
         return name
+
+    def note(self) -> str:
+        """Return in one line what was decided on how it is read, and by which keys; empty: nothing to decide."""
+        return ""
 
     def signature(self) -> str:
         """Return a digest of sizes and times (and options that change images): cheap, changes when content may have."""
