@@ -14,6 +14,7 @@ from zoo.core.errors import Interrupted, ZooError
 from zoo.core.locks import hold_lock, is_locked
 from zoo.training import checkpoint
 from zoo.training.run_folder import Run, find_run, find_runs, open_run
+from zoo.training.validation import Validator
 
 SMALL = [
     "data.resolution=16",
@@ -262,6 +263,15 @@ def test_a_closed_terminal_stops_like_sigterm_except_under_nohup(tmp_path):
             assert stop() is None
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_stop_before_the_first_validation_does_not_wait_for_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(Validator, "reference", lambda self: pytest.fail("real images are compared"))
+    with pytest.raises(Interrupted, match="everything is saved"):
+        train(tmp_path, kimg=0.08, set=[*SMALL, "train.log_kimg=0.008"], stop=at_step_then_stop(2, lambda: None))
+    path = tmp_path / "dcgan-64-000"
+    assert (path / "losses.png").is_file()
+    assert not (path / "ssim.png").exists()
 
 
 def edited(*keys, value):

@@ -33,6 +33,7 @@ from zoo.training.validation import COLLAPSE_PATIENCE_CHECKS, NUM_VALIDATION_IMA
 
 MIN_SNAPSHOTS = 32  # grids and checkpoints written whatever they cost; later ones only within their share of the time
 AGREE_EVERY_S = 2.0  # processes exchange clocks and stop signals this often: torchrun gives them half a minute to end
+REFERENCE_KEYS = {"ssim_nearest": "ssim_nearest_unseen", "ssim_pairwise": "ssim_pairwise_real"}
 DEFAULT_EVALUATE_SHARE = 0.05  # of the time, for grids and checkpoints of runs without validation
 
 Stop = Callable[[], Any]
@@ -343,10 +344,11 @@ class TrainingLoop:
         if not self.is_first or self.drawn_nimg == self.trainer.nimg:
             return
         start = time.monotonic()
-        reference = self.validator.reference()
-        self.grids.draw_curves(
-            {"ssim_nearest": reference["ssim_nearest_unseen"], "ssim_pairwise": reference["ssim_pairwise_real"]}
-        )
+        real_values = {}
+        if any("ssim_nearest" in row for row in self.run.rows()):  # else no curve needs what may take minutes
+            reference = self.validator.reference()
+            real_values = {name: reference[key] for name, key in REFERENCE_KEYS.items()}
+        self.grids.draw_curves(real_values)
         self.clock.last_curves = time.monotonic() - start
         self.clock.curves += self.clock.last_curves
         self.drawn_nimg = self.trainer.nimg
