@@ -81,3 +81,29 @@ def test_a_stack_has_no_axis_and_no_mm(tmp_path):
         open_source(tmp_path / "x.tif", SourceOptions(axis="coronal"))
     with pytest.raises(ZooError, match=r"data\.slices: TIFF .* has no positions"):
         open_source(tmp_path / "x.tif", SourceOptions(slices="1mm..2mm"))
+
+
+def test_medmnist_keeps_its_splits_and_classes(tmp_path):
+    counts = {"train": 12, "val": 4, "test": 6}
+    arrays = {f"{part}_images": stack(n, (n, 16, 16), np.uint8) for part, n in counts.items()}
+    arrays |= {f"{part}_labels": np.arange(n)[:, None] % 3 for part, n in counts.items()}
+    np.savez(tmp_path / "mnist.npz", **arrays)
+    data = load_dataset(tmp_path / "mnist.npz", DataConfig(resolution=16, labels="label"), cache_dir=tmp_path / "c")
+    assert np.array_equal(data.images[:, 0], np.concatenate([arrays[f"{part}_images"] for part in counts]))
+    assert data.train.tolist() == list(range(12))
+    assert data.unseen.tolist() == list(range(12, 22))
+    assert data.labels.tolist() == [index % 3 for n in counts.values() for index in range(n)]
+    arrays["train_labels"] = np.zeros((12, 5), int)
+    np.savez(tmp_path / "many.npz", **arrays)
+    with pytest.raises(ZooError, match="5 labels per image"):
+        load_dataset(tmp_path / "many.npz", DataConfig(resolution=16, labels="label"), cache_dir=tmp_path / "c")
+
+
+def test_volumes_of_medmnist_are_subjects(tmp_path):
+    arrays = {f"{part}_images": stack(n, (n, 6, 16, 16), np.uint8) for part, n in (("train", 3), ("test", 2))}
+    np.savez(tmp_path / "organ3d.npz", **arrays)
+    data = load_dataset(tmp_path / "organ3d.npz", DataConfig(resolution=16), cache_dir=tmp_path / "c")
+    assert data.images.shape == (30, 1, 16, 16)
+    assert np.array_equal(data.images[:, 0], np.concatenate([a.reshape(-1, 16, 16) for a in arrays.values()]))
+    assert len(set(data.subjects)) == 5
+    assert len(data.train) == 18
