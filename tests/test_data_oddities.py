@@ -512,8 +512,7 @@ def test_a_check_without_a_usable_image_ends_with_two(tmp_path, capsys, monkeypa
     for flags in ([], ["--json"]):
         assert main(["data", "check", "set", *flags]) == 2
         assert (
-            "none of its 1 image files is usable (a.png: animated or with several pages (2))"
-            in capsys.readouterr().err
+            "none of its 1 image files is usable (a.png: animated or with several pages (2))" in capsys.readouterr().err
         )
 
 

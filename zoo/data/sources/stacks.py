@@ -10,7 +10,7 @@ import numpy as np
 
 from zoo.core.errors import ZooError
 from zoo.data.decode import UnreadableError
-from zoo.data.folder_layout import holds_only, walk_files
+from zoo.data.folder_layout import VOLUME_SUFFIXES, holds_only, walk_files
 from zoo.data.sources.registry import register_source
 from zoo.data.sources.scans import Scan, ScanSource
 from zoo.data.sources.source import READ_ERRORS, SourceOptions
@@ -133,7 +133,9 @@ def _open_npy_folder(path: Path, options: SourceOptions) -> NpySource:
 
 
 def _is_folder_of_arrays(path: Path) -> bool:
-    return path.is_dir() and holds_only(path, NpySource.suffixes)
+    # Next to volumes of a known format, arrays are rather something derived from them.
+    volumes = path.is_dir() and any(name.lower().endswith(VOLUME_SUFFIXES) for name, _ in walk_files(path))
+    return path.is_dir() and not volumes and holds_only(path, NpySource.suffixes)
 
 
 register_source("npy-folder", _open_npy_folder, recognise=_is_folder_of_arrays)
