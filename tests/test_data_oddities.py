@@ -508,12 +508,11 @@ def test_a_check_without_a_usable_image_ends_with_two(tmp_path, capsys, monkeypa
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "set").mkdir()
-    GREY.save(tmp_path / "set" / "a.tiff", save_all=True, append_images=[GREY])
+    GREY.save(tmp_path / "set" / "a.png", save_all=True, append_images=[GREY])
     for flags in ([], ["--json"]):
         assert main(["data", "check", "set", *flags]) == 2
         assert (
-            "none of its 1 image files is usable (a.tiff: animated or with several pages (2))"
-            in capsys.readouterr().err
+            "none of its 1 image files is usable (a.png: animated or with several pages (2))" in capsys.readouterr().err
         )
 
 

@@ -119,12 +119,15 @@ def test_scale_and_bytes_are_kept(tmp_path):
 
 
 def test_windows_per_set_volume_and_range(tmp_path):
+    (tmp_path / "set").mkdir()
     for number, scale in enumerate((1, 10)):
-        save_nifti(tmp_path / f"sub-{number}.nii", (ramp((16, 16, 16)) * 1.0 * scale).astype(np.float32))
+        save_nifti(tmp_path / "set" / f"sub-{number}.nii", (ramp((16, 16, 16)) * 1.0 * scale).astype(np.float32))
     config = DataConfig(resolution=16, slices="all", holdout=0.0)
     means = {}
     for window in (None, "volume", (0.0, 40960.0)):
-        data = load_dataset(tmp_path, DataConfig(**{**vars(config), "window": window}), cache_dir=tmp_path / "cache")
+        data = load_dataset(
+            tmp_path / "set", DataConfig(**{**vars(config), "window": window}), cache_dir=tmp_path / "cache"
+        )
         means[window] = data.images[:16].mean(), data.images[16:].mean()
         assert (data.window is None) == (window == "volume")
     assert means["volume"][0] == means["volume"][1]
@@ -182,3 +185,28 @@ def test_new_keys_leave_digests_as_they_were():
     assert (
         len({plain, *(load_recipe("dcgan-64", [key]).digest for key in ("data.axis=coronal", "data.slices=all"))}) == 3
     )
+
+
+def test_a_check_shows_a_row_of_slices_per_volume(tmp_path):
+    from PIL import Image
+
+    from zoo.data.check import check_images
+
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for number, level in enumerate((250, 40, 120)):
+        volume = np.zeros((16, 16, 20), np.uint8)
+        volume[2:14, 2:14, 4:16] = level
+        save_nifti(folder / f"sub-{number}.nii", volume)
+    report = check_images(folder, out=tmp_path / "check", resolution=16)
+    assert (report.images, report.subjects) == (36, 3)
+    sheet = np.asarray(Image.open(tmp_path / "check" / "contact_sheet.png").convert("L"))
+    assert sheet.shape == (3 * 18 + 2, 8 * 18 + 2)
+    assert [sheet[10 + 18 * row, 10 + 18 * column] for row in range(3) for column in (0, 7)] == [
+        250,
+        250,
+        40,
+        40,
+        120,
+        120,
+    ]

@@ -35,15 +35,7 @@ LEVELS = {
 }
 
 
-OPTIONAL = (
-    "tensorboard",
-    "wandb",
-    "mlflow",
-    "hub",
-    "export",
-    "medical",
-    "formats",
-)  # extras, imported where they are needed
+OPTIONAL = ("tensorboard", "wandb", "mlflow", "hub", "export", "medical", "formats")  # extras, imported where needed
 
 
 def modules():

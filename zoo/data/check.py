@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from zoo.data.near_duplicates import difference_hash
 from zoo.data.resize import IntensityWindow, resize_image, to_8_bit
 from zoo.data.sources.registry import is_path, open_source
 from zoo.data.sources.source import Source, SourceOptions
+from zoo.data.sources.volumes import SLICE_MARK
 from zoo.data.subjects import abbreviate_list, describe_missing_subjects, printable_name, subject_indices
 from zoo.data.windowing import DeepError, percentile_window
 
@@ -195,8 +197,7 @@ def _inspect(
     source: Source, resolution: int, window: IntensityWindow | None, span: IntensityWindow, reporter: Reporter
 ) -> tuple[list[Row], list[_Image], ndarray]:
     """Return a row per image, the measurements of usable ones, and their histogram."""
-    # Evenly spaced over the set, so that the contact sheet covers all of its folders.
-    on_sheet = set(np.linspace(0, len(source.names) - 1, CONTACT_SHEET_COLUMNS**2).astype(int).tolist())
+    on_sheet = _choose_for_sheet(source)
     # Both ends of the range are the centre of a bin; a set of one intensity has no width to divide by.
     scale = (HISTOGRAM_BINS - 1) / (span[1] - span[0] or 1)
 
@@ -228,6 +229,28 @@ def _inspect(
             histogram += image.histogram
             images.append(image._replace(histogram=histogram))  # to keep one per image would take memory
     return rows, images, histogram
+
+
+def _choose_for_sheet(source: Source) -> set[int]:
+    """Return the positions of images that are evenly spaced over the set, so that all of its folders are covered.
+
+    Of volumes, each of up to 8 fills a row with slices that are evenly spaced over it.
+    """
+
+    def spread(positions: Sequence[int], count: int) -> list[int]:
+        return [positions[index] for index in np.linspace(0, len(positions) - 1, count).astype(int)]
+
+    everything = range(len(source.names))
+    if not source.cuts_volumes:
+        return set(spread(everything, CONTACT_SHEET_COLUMNS**2))
+    volumes: dict[str, list[int]] = {}
+    for index in everything:
+        volumes.setdefault(source.names[index].rpartition(SLICE_MARK)[0], []).append(index)
+    deep = [positions for positions in volumes.values() if len(positions) >= CONTACT_SHEET_COLUMNS]
+    if len(deep) < len(volumes):  # rows would not be full
+        return set(spread(everything, CONTACT_SHEET_COLUMNS**2))
+    rows = spread(range(len(deep)), min(len(deep), CONTACT_SHEET_COLUMNS))
+    return {index for row in rows for index in spread(deep[row], CONTACT_SHEET_COLUMNS)}
 
 
 def _build_report(

@@ -122,7 +122,7 @@ def load_dataset(
                 f"data.channels: {source.label} has images of 1 or 3 channels, not {config.channels}. "
                 "Other numbers are supported for .npy and .npz files"
             )
-        if not source.cuts_volumes and (unused := source.options.volume_keys()):
+        if not source.cuts_volumes and (unused := SourceOptions.from_config(config).volume_keys()):
             raise ZooError(f"{' and '.join(unused)}: {source.label} has no volumes that could be cut or windowed")
         if note := source.note():
             reporter.say(f"{source.label}: {note}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from zoo.data.decode import MAX_IMAGE_PIXELS
 from zoo.data.files import require_whole
 from zoo.data.folder_layout import Listing
 from zoo.data.sources.files import PathSource
+from zoo.data.sources.medmnist import MedMnistSource, is_medmnist
 from zoo.data.sources.registry import register_source
-from zoo.data.sources.source import READ_ERRORS
+from zoo.data.sources.source import READ_ERRORS, Source, SourceOptions
 
 
 class ArraySource(PathSource):
@@ -95,4 +97,11 @@ class ArraySource(PathSource):
         return np.asarray(self._array[index])
 
 
-register_source("array", ArraySource, suffixes=(".npy", ".npz"))
+def open_array(path: Path, options: SourceOptions) -> Source:
+    """Open a file of images, or an archive of MedMNIST."""
+    if path.suffix.lower() == ".npz" and is_medmnist(path):
+        return MedMnistSource(path, options)
+    return ArraySource(path, options)
+
+
+register_source("array", open_array, suffixes=(".npy", ".npz"))

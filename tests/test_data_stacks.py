@@ -1,0 +1,109 @@
+"""Stacks without an orientation, and volumes of SimpleITK."""
+
+import numpy as np
+import pytest
+import tifffile
+
+from zoo.core.config import DataConfig
+from zoo.core.errors import ZooError
+from zoo.data.dataset import load_dataset
+from zoo.data.sources.registry import open_source
+from zoo.data.sources.source import SourceOptions
+
+
+def stack(seed=0, shape=(6, 16, 20), dtype=np.uint16):
+    return np.random.default_rng(seed).integers(100, 250, shape).astype(dtype)
+
+
+def slices_of(path, **options):
+    source = open_source(path, SourceOptions(**{"slices": "all", **options}))
+    return np.stack([source.raw(index) for index in range(len(source.names))])
+
+
+def test_folders_of_arrays_hold_images_or_volumes(tmp_path):
+    for folder, shape, count in (("flat", (16, 20), 4), ("deep", (6, 16, 20), 24)):
+        (tmp_path / folder).mkdir()
+        for number in range(4):
+            np.save(tmp_path / folder / f"{number}.npy", stack(number, shape))
+        (tmp_path / folder / "bad.npy").write_bytes(b"damaged")
+        found = slices_of(tmp_path / folder)
+        assert np.array_equal(found, np.concatenate([np.reshape(stack(n, shape), (-1, 16, 20)) for n in range(4)]))
+        data = load_dataset(tmp_path / folder, DataConfig(resolution=16), cache_dir=tmp_path / "c")
+        assert len(data.names) == count
+        assert [problem.name for problem in data.problems] == ["bad.npy"]
+        assert (data.subjects is None) == (folder == "flat")
+
+
+def test_a_tiff_of_several_pages_is_a_volume(tmp_path):
+    for number in range(2):
+        (tmp_path / "set").mkdir(exist_ok=True)
+        tifffile.imwrite(tmp_path / "set" / f"{number}.tif", stack(number), photometric="minisblack")
+    assert np.array_equal(slices_of(tmp_path / "set" / "0.tif"), stack(0))
+    assert np.array_equal(slices_of(tmp_path / "set"), np.concatenate([stack(0), stack(1)]))
+    assert np.array_equal(slices_of(tmp_path / "set", slices="2..4"), np.concatenate([stack(0)[2:4], stack(1)[2:4]]))
+    tifffile.imwrite(tmp_path / "one.tif", stack()[0])
+    with pytest.raises(ZooError, match="a single image is not a set"):
+        open_source(tmp_path / "one.tif", SourceOptions())
+    tifffile.imwrite(tmp_path / "set" / "one.tif", stack()[0])  # as ordinary images, stacks are left out
+    assert open_source(tmp_path / "set", SourceOptions()).kind == "folder"
+
+
+def test_hdf5(tmp_path):
+    h5py = pytest.importorskip("h5py", reason="HDF5 needs the extra [formats]")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["group/images"] = stack()
+        file["masks"] = stack() > 120
+    assert np.array_equal(slices_of(tmp_path / "a.h5"), stack())
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file["one"], file["two"] = stack(), stack()
+    with pytest.raises(ZooError, match="holds one, two; expected one array"):
+        slices_of(tmp_path / "b.h5")
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".mhd"])
+@pytest.mark.parametrize("direction", ["LPS", "RAS", "SPR"])
+def test_simpleitk_volumes_are_cut_as_others_are(tmp_path, suffix, direction):
+    itk = pytest.importorskip("SimpleITK", reason="NRRD and MHA need the extra [formats]")
+    volume = np.arange(1, 5 * 6 * 7 + 1, dtype=np.int16).reshape(5, 6, 7)  # in RAS, at -10, -20, -30 mm
+    image = itk.GetImageFromArray(volume[::-1, ::-1].transpose(2, 1, 0))
+    image.SetOrigin((10 - 4, 20 - 5, -30))  # LPS
+    itk.WriteImage(itk.DICOMOrient(image, direction), str(tmp_path / f"v{suffix}"))
+    axial = np.stack([volume[::-1, ::-1, z].T for z in range(7)])
+    assert np.array_equal(slices_of(tmp_path / f"v{suffix}"), axial)
+    assert np.array_equal(slices_of(tmp_path / f"v{suffix}", slices="-29mm..-27mm"), axial[1:4])
+    coronal = np.stack([volume[::-1, y, ::-1].T for y in range(6)])
+    assert np.array_equal(slices_of(tmp_path / f"v{suffix}", axis="coronal", slices="-20mm..-19mm"), coronal[:2])
+
+
+def test_a_stack_has_no_axis_and_no_mm(tmp_path):
+    tifffile.imwrite(tmp_path / "x.tif", stack(), photometric="minisblack")
+    with pytest.raises(ZooError, match=r"data\.axis: TIFF .* has no orientation"):
+        open_source(tmp_path / "x.tif", SourceOptions(axis="coronal"))
+    with pytest.raises(ZooError, match=r"data\.slices: TIFF .* has no positions"):
+        open_source(tmp_path / "x.tif", SourceOptions(slices="1mm..2mm"))
+
+
+def test_medmnist_keeps_its_splits_and_classes(tmp_path):
+    counts = {"train": 12, "val": 4, "test": 6}
+    arrays = {f"{part}_images": stack(n, (n, 16, 16), np.uint8) for part, n in counts.items()}
+    arrays |= {f"{part}_labels": np.arange(n)[:, None] % 3 for part, n in counts.items()}
+    np.savez(tmp_path / "mnist.npz", **arrays)
+    data = load_dataset(tmp_path / "mnist.npz", DataConfig(resolution=16, labels="label"), cache_dir=tmp_path / "c")
+    assert np.array_equal(data.images[:, 0], np.concatenate([arrays[f"{part}_images"] for part in counts]))
+    assert data.train.tolist() == list(range(12))
+    assert data.unseen.tolist() == list(range(12, 22))
+    assert data.labels.tolist() == [index % 3 for n in counts.values() for index in range(n)]
+    arrays["train_labels"] = np.zeros((12, 5), int)
+    np.savez(tmp_path / "many.npz", **arrays)
+    with pytest.raises(ZooError, match="5 labels per image"):
+        load_dataset(tmp_path / "many.npz", DataConfig(resolution=16, labels="label"), cache_dir=tmp_path / "c")
+
+
+def test_volumes_of_medmnist_are_subjects(tmp_path):
+    arrays = {f"{part}_images": stack(n, (n, 6, 16, 16), np.uint8) for part, n in (("train", 3), ("test", 2))}
+    np.savez(tmp_path / "organ3d.npz", **arrays)
+    data = load_dataset(tmp_path / "organ3d.npz", DataConfig(resolution=16), cache_dir=tmp_path / "c")
+    assert data.images.shape == (30, 1, 16, 16)
+    assert np.array_equal(data.images[:, 0], np.concatenate([a.reshape(-1, 16, 16) for a in arrays.values()]))
+    assert len(set(data.subjects)) == 5
+    assert len(data.train) == 18

@@ -1,0 +1,53 @@
+"""Volumes that SimpleITK reads: NRRD and MetaImage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from zoo.data.decode import UnreadableError
+from zoo.data.sources.registry import register_source
+from zoo.data.sources.scans import Scan, ScanSource, check_shape
+
+
+class ItkSource(ScanSource):
+    """A ``.nrrd``, ``.nhdr``, ``.mha`` or ``.mhd``, or a folder of them."""
+
+    kind = "NRRD/MHA"
+    suffixes = (".nrrd", ".nhdr", ".mha", ".mhd")
+    extra = ("formats", ("SimpleITK",))
+
+    def read_scan(self, path: Path) -> Scan:
+        import SimpleITK
+
+        SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+        try:
+            reader = SimpleITK.ImageFileReader()
+            reader.SetFileName(str(path))
+            reader.ReadImageInformation()
+            check_shape(reader.GetSize())
+            image = reader.Execute()
+        except RuntimeError as error:  # of many lines, with paths of the machine it was built on
+            raise UnreadableError(f"damaged, or no {path.suffix[1:].upper()} file") from error
+        if image.GetNumberOfComponentsPerPixel() > 1 or image.GetDimension() < 3:
+            raise UnreadableError(
+                f"{image.GetDimension()}-D with {image.GetNumberOfComponentsPerPixel()} values a voxel"
+            )
+        if image.GetDimension() > 3:
+            image = image[:, :, :, 0]
+        image = SimpleITK.DICOMOrient(image, "LPS")  # axes that grow to the left, to the back and to the top
+        values = SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0)
+        affine = np.eye(4)
+        affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())
+        affine[:3, 3] = image.GetOrigin()
+        # To RAS: the first two axes change their sign, in space and in the array.
+        last = np.array([values.shape[0] - 1, values.shape[1] - 1, 0])
+        affine[:3, 3] += affine[:3, :3] @ last
+        affine[:, :2] *= -1
+        affine[:2] *= -1
+        values = values[::-1, ::-1]
+        return Scan(values if values.dtype == np.uint8 else values.astype(np.float32), affine)
+
+
+register_source("itk", ItkSource, folders=True)
