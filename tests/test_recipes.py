@@ -1,6 +1,7 @@
 """Recipes: all of them build, mistakes are explained in one line, digests cover what changes results."""
 
 import dataclasses
+import re
 
 import pytest
 import yaml
@@ -84,6 +85,22 @@ def test_unknown_name_and_file():
         recipes.load_recipe("leen-256")
     with pytest.raises(ZooError, match=r"no recipe file nowhere/x\.yaml"):
         recipes.load_recipe("nowhere/x.yaml")
+
+
+def test_a_missing_file_is_explained_by_what_is_near(tmp_path):
+    run = tmp_path / "runs" / "lean-256-000"
+    run.mkdir(parents=True)
+    (run / "recipe.yaml").touch()
+    (tmp_path / "mine.yaml").touch()
+    for path, explanation in (
+        (run, f"{run} is the folder of a run: its recipe is {run}/recipe.yaml, and `zoo train --resume {run}` "),
+        (tmp_path / "mime.yaml", "mime.yaml (did you mean 'mine.yaml'?)"),
+        (tmp_path / "lean-256.yaml", "lean-256.yaml (did you mean 'lean-256'?)"),
+        (tmp_path / "a\0b.yaml", "no recipe file "),
+        (tmp_path / "none" / "x.yaml", f"no recipe file {tmp_path}/none/x.yaml"),
+    ):
+        with pytest.raises(ZooError, match=re.escape(explanation)):
+            recipes.load_recipe(str(path))
 
 
 @pytest.mark.parametrize(

