@@ -344,7 +344,7 @@ class TrainingLoop:
         if not self.is_first or self.drawn_nimg == self.trainer.nimg:
             return
         start = time.monotonic()
-        real_values = {}
+        real_values: dict[str, float | None] = {}
         if any("ssim_nearest" in row for row in self.run.rows()):  # else no curve needs what may take minutes
             reference = self.validator.reference()
             real_values = {name: reference[key] for name, key in REFERENCE_KEYS.items()}
