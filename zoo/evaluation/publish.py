@@ -157,7 +157,7 @@ def _describe_training_data(target: Target) -> str:
         raise ZooError(f"{target.name}: its file does not say what it was trained on. Give --data-statement.")
     source, _, counts = target.run.info["data_description"].partition(": ")
     # Of the source only that it is phantoms: paths of folders can be confidential.
-    return f"Trained on {'phantoms: ' if source.startswith('phantoms') else ''}{counts}."
+    return f"Trained on {'phantoms, ' if source.startswith('phantoms') else ''}a set of {counts}."
 
 
 def _write_weights(target: Target, name: str, folder: Path) -> Target:
