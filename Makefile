@@ -11,7 +11,7 @@ LOWEST := .venv-lowest
 .PHONY: demo test test-slow test-all test-lowest lint clean
 
 demo: $(VENV)/installed
-	$(BIN)/zoo train multires-28-stable --data phantoms --kimg 24 --set train.sample_kimg=2 --set ema.halflife_kimg=2
+	$(BIN)/zoo train multires-28-stable --data phantoms --kimg 24 --set train.sample_kimg=4
 	@echo "Pictures: samples/ and training.gif in the folder named above. Next: $(BIN)/zoo list"
 
 test: $(VENV)/installed-dev lint
