@@ -1,8 +1,12 @@
 """Stacks without an orientation, and volumes of SimpleITK."""
 
+import io
+import tarfile
+
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from zoo.core.config import DataConfig
 from zoo.core.errors import ZooError
@@ -107,3 +111,60 @@ def test_volumes_of_medmnist_are_subjects(tmp_path):
     assert np.array_equal(data.images[:, 0], np.concatenate([a.reshape(-1, 16, 16) for a in arrays.values()]))
     assert len(set(data.subjects)) == 5
     assert len(data.train) == 18
+
+
+def encode(image, form="PNG"):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, form)
+    return file.getvalue()
+
+
+def write_tar(path, images, classes):
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for number, image in enumerate(images):
+            for suffix, content in (("png", encode(image)), ("cls", str(classes[number]).encode())):
+                info = tarfile.TarInfo(f"{number:04d}.{suffix}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+
+
+def write_parquet(path, images, classes):
+    pa = pytest.importorskip("pyarrow", reason="parquet needs the extra [formats]")
+    from pyarrow import parquet
+
+    path.parent.mkdir(exist_ok=True)
+    rows = [{"bytes": encode(image), "path": None} for image in images]
+    parquet.write_table(pa.table({"image": rows, "label": classes}), path, row_group_size=2)
+
+
+@pytest.mark.parametrize(("write", "suffix"), [(write_tar, "tar"), (write_parquet, "parquet")])
+def test_shards_hold_encoded_images_and_classes(write, suffix, tmp_path):
+    images, classes = stack(shape=(6, 16, 20), dtype=np.uint8), [3, 12, 3, 12, 3, 12]
+    write(tmp_path / f"one.{suffix}", images, classes)
+    assert np.array_equal([np.asarray(Image.open(io.BytesIO(raw))) for raw in raws(tmp_path / f"one.{suffix}")], images)
+    for part, name in ((slice(3), "train-000"), (slice(3, 6), "train-001")):
+        write(tmp_path / "shards" / f"{name}.{suffix}", images[part], classes[part])
+    config = DataConfig(resolution=16, labels="label")
+    one = load_dataset(tmp_path / f"one.{suffix}", config, cache_dir=tmp_path / "c")
+    many = load_dataset(tmp_path / "shards", config, cache_dir=tmp_path / "c")
+    for data in (one, many):
+        assert list(data.classes) == ["03", "12"]
+        assert len(data.names) == 6
+    (tmp_path / f"bad.{suffix}").write_bytes(b"damaged" * 200)
+    with pytest.raises(ZooError, match=rf"^[^\n]*bad\.{suffix}: not a readable"):
+        load_dataset(tmp_path / f"bad.{suffix}", config, cache_dir=tmp_path / "c")
+
+
+def raws(path):
+    source = open_source(path, SourceOptions())
+    return [source.raw(index) for index in range(len(source.names))]
+
+
+def test_parquet_files_by_name_are_splits(tmp_path):
+    for name in ("train-0", "validation-0", "test-0"):
+        write_parquet(tmp_path / "set" / f"{name}.parquet", stack(shape=(3, 16, 20), dtype=np.uint8), [0, 1, 0])
+    listing = open_source(tmp_path / "set", SourceOptions()).listing
+    assert listing.splits == [split for split in ("test", "train", "validate") for _ in range(3)]
+    write_parquet(tmp_path / "set" / "other.parquet", stack(shape=(3, 16, 20), dtype=np.uint8), [0, 1, 0])
+    assert open_source(tmp_path / "set", SourceOptions()).listing.splits is None

@@ -1,0 +1,128 @@
+"""Parquet tables of encoded images, as the Hugging Face Hub keeps image data sets."""
+
+from __future__ import annotations
+
+import csv
+import io
+import threading
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from zoo.core.errors import ZooError, error_message
+from zoo.data.digest import hash_bytes
+from zoo.data.folder_layout import Listing
+from zoo.data.sources.files import PathSource, check_file_size
+from zoo.data.sources.registry import register_source
+from zoo.data.sources.scans import require_extra
+from zoo.data.sources.source import READ_ERRORS, SourceOptions
+
+IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img", "jpg", "png"), ("label", "class", "target")
+SPLITS = {"train": "train", "valid": "validate", "val": "validate", "test": "test"}  # by how a file's name starts
+ROW_GROUPS = 4  # kept in memory
+
+
+class ParquetSource(PathSource):
+    """A ``.parquet`` with a column of encoded images, or a folder of such files.
+
+    Images are bytes, or ``{"bytes": ..., "path": ...}``. Files called train..., val... and test... are splits.
+    """
+
+    kind = "parquet"
+    suffixes = (".parquet",)
+    splits: ClassVar[dict[str, str]] = SPLITS
+
+    def __init__(self, path: Path, options: SourceOptions) -> None:
+        super().__init__(path, options)
+        require_extra(self.label, "formats", ("pyarrow",))
+        self._lock = threading.Lock()
+        self._read_group = lru_cache(maxsize=ROW_GROUPS)(self._read)
+
+    @cached_property
+    def _places(self) -> list[Path]:
+        return [self.path] if self.path.is_file() else sorted(self.path.rglob("*.[pP][aA][rR][qQ][uU][eE][tT]"))
+
+    def signature(self) -> str:
+        places = [(str(place.relative_to(self.path.parent)), place.stat()) for place in self._places]
+        return hash_bytes(*(f"{name}\n{status.st_size}\n{status.st_mtime_ns}" for name, status in places))
+
+    @cached_property
+    def _files(self) -> list[Any]:
+        from pyarrow import ArrowException, parquet
+
+        files = []
+        for place in self._places:
+            try:
+                files.append(parquet.ParquetFile(place))
+            except (*READ_ERRORS, ArrowException) as error:
+                raise ZooError(f"{place}: not a readable parquet file ({error_message(error)})") from error
+            self._column(len(files) - 1, files[-1], IMAGE_COLUMNS)
+        return files
+
+    def _column(self, number: int, file: Any, names: tuple[str, ...]) -> str:
+        columns = file.schema_arrow.names
+        found = next((name for name in names if name in columns), None)
+        if found is None:
+            raise ZooError(f"{self._places[number]}: has no column {' or '.join(names)}, only {', '.join(columns)}")
+        return found
+
+    @cached_property
+    def layout(self) -> Listing:
+        listing = Listing([])
+        splits: list[str] = []
+        for number, file in enumerate(self._files):
+            place = self._places[number]
+            split = next((split for start, split in self.splits.items() if place.name.lower().startswith(start)), "")
+            width = len(str(max(0, file.metadata.num_rows - 1)))
+            row = 0
+            for group in range(file.num_row_groups):
+                for index in range(file.metadata.row_group(group).num_rows):
+                    listing.names.append(f"{place.stem}/{row:0{width}d}")
+                    listing.entries.append((number, group, index))
+                    splits.append(split)
+                    row += 1
+        if not listing.names:
+            raise ZooError(f"{self.label}: holds no image")
+        if all(splits) and len(set(splits)) > 1:
+            listing.splits = splits
+        return listing
+
+    def _read(self, number: int, group: int) -> list[Any]:
+        file = self._files[number]
+        column = self._column(number, file, IMAGE_COLUMNS)
+        return file.read_row_group(group, columns=[column]).column(0).to_pylist()
+
+    def raw(self, index: int) -> bytes:
+        number, group, row = self.listing.entries[index]
+        with self._lock:
+            value = self._read_group(number, group)[row]
+        content = value.get("bytes") if isinstance(value, dict) else value
+        if not isinstance(content, bytes):
+            raise ValueError("no encoded image in this row")
+        check_file_size(len(content))
+        return content
+
+    def manifests(self) -> list[tuple[str, bytes]]:
+        labels: list[Any] = []
+        for file in self._files:
+            name = next((name for name in LABEL_COLUMNS if name in file.schema_arrow.names), None)
+            labels += (
+                [None] * file.metadata.num_rows if name is None else file.read(columns=[name]).column(0).to_pylist()
+            )
+        if all(label is None for label in labels):
+            return []
+        whole = all(isinstance(label, int) for label in labels if label is not None)
+        width = max(len(str(label)) for label in labels if label is not None) if whole else 0  # numbers sort by value
+        text = io.StringIO()
+        table = csv.writer(text)
+        table.writerow(("file", "label"))
+        rows = zip(self.layout.names, labels, strict=True)
+        table.writerows((name, str(label).zfill(width)) for name, label in rows if label is not None)
+        return [("labels", text.getvalue().encode())]
+
+    def close(self) -> None:
+        for file in self.__dict__.get("_files", ()):
+            file.close()
+
+
+register_source("parquet", ParquetSource, suffixes=ParquetSource.suffixes, folders=True)

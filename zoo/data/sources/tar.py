@@ -1,0 +1,104 @@
+"""Tar archives of images, such as the shards of webdataset."""
+
+from __future__ import annotations
+
+import csv
+import io
+import tarfile
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from zoo.core.errors import ZooError, error_message
+from zoo.data.digest import hash_bytes
+from zoo.data.folder_layout import Listing, organise_files
+from zoo.data.own_images import HEAD_BYTES
+from zoo.data.sources.files import FileSource, check_file_size
+from zoo.data.sources.registry import register_source
+from zoo.data.sources.source import READ_ERRORS
+
+COLUMN = "label"  # data.labels=label makes the `.cls` members the classes
+CLASS_SUFFIX = ".cls"
+MAX_CLASS_BYTES = 1000
+
+
+class _Member(NamedTuple):
+    """Where a file lies in an uncompressed archive."""
+
+    shard: Path
+    key: str  # its path up to the first dot of its name: files of one key are one sample
+    offset: int
+    size: int
+
+    def read(self, size: int | None = None) -> bytes:
+        with self.shard.open("rb") as file:  # each call its own: threads share no position
+            file.seek(self.offset)
+            return file.read(self.size if size is None else min(size, self.size))
+
+
+class TarSource(FileSource):
+    """A ``.tar`` of images, or a folder of them; ``.cls`` members are classes, as webdataset writes them."""
+
+    kind = "tar"
+    suffixes = (".tar",)
+
+    @cached_property
+    def _shards(self) -> list[Path]:
+        return [self.path] if self.path.is_file() else sorted(self.path.rglob("*.[tT][aA][rR]"))
+
+    def signature(self) -> str:
+        places = [(str(shard.relative_to(self.path.parent)), shard.stat()) for shard in self._shards]
+        return hash_bytes(*(f"{name}\n{status.st_size}\n{status.st_mtime_ns}" for name, status in places))
+
+    @cached_property
+    def _members(self) -> list[tuple[str, _Member]]:
+        members = []
+        for shard in self._shards:
+            # One archive keeps its own names; of several, each is a folder.
+            folder = "" if shard == self.path else f"{shard.relative_to(self.path).with_suffix('').as_posix()}/"
+            try:
+                with tarfile.open(shard, "r:") as archive:
+                    files = [info for info in archive if info.isreg()]
+            except (*READ_ERRORS, tarfile.TarError) as error:
+                raise ZooError(
+                    f"{shard}: not a readable, uncompressed tar ({error_message(error)}). Unpack it, or make it anew"
+                ) from error
+            for info in files:
+                head, slash, name = info.name.rpartition("/")
+                key = f"{head}{slash}{name.partition('.')[0]}"
+                members.append((folder + info.name, _Member(shard, key, info.offset_data, info.size)))
+        return members
+
+    @cached_property
+    def layout(self) -> Listing:
+        files = [file for file in self._members if not file[0].lower().endswith(CLASS_SUFFIX)]
+        return organise_files(files, self.label, everything=self.options.everything)
+
+    def raw(self, index: int) -> bytes:
+        member: _Member = self.listing.entries[index]
+        check_file_size(member.size)
+        return member.read()
+
+    def read_head(self, entry: _Member) -> bytes:
+        return entry.read(HEAD_BYTES)
+
+    def manifests(self) -> list[tuple[str, bytes]]:
+        classes = {
+            (member.shard, member.key): member.read(MAX_CLASS_BYTES).decode("utf-8", "replace").strip()
+            for name, member in self._members
+            if name.lower().endswith(CLASS_SUFFIX)
+        }
+        if not classes:
+            return []
+        # Numbers of one width sort by value.
+        width = max(map(len, classes.values())) if all(map(str.isdecimal, classes.values())) else 0
+        file = io.StringIO()
+        table = csv.writer(file)
+        table.writerow(("file", COLUMN))
+        for name, member in zip(self.listing.names, self.listing.entries, strict=True):
+            if (label := classes.get((member.shard, member.key))) is not None:
+                table.writerow((name, label.zfill(width)))
+        return [("labels", file.getvalue().encode())]
+
+
+register_source("tar", TarSource, suffixes=TarSource.suffixes, folders=True)
