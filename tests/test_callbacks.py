@@ -120,6 +120,7 @@ class Failing:
         ("on_end", 1, 32, "finished"),
     ],
 )
+@pytest.mark.slow
 def test_a_callback_that_raises_stops_the_run_with_everything_saved(plain, tmp_path, name, at, nimg, status):
     other = Recorder()
     with pytest.raises(ZooError, match=f"Failing.{name} failed .RuntimeError: no space on the server.*") as caught:
@@ -167,6 +168,7 @@ def test_a_missing_package_names_its_extra(monkeypatch):
     assert check_loggers("csv,csv") == ["csv"]
 
 
+@pytest.mark.slow
 def test_csv_holds_the_log_also_after_a_resume(tmp_path):
     run = train(tmp_path, loggers=["csv"], kimg=0.016)
     run = zoo.train(resume=run.path, kimg=0.032, loggers="csv", device="cpu")
@@ -180,6 +182,7 @@ def test_csv_holds_the_log_also_after_a_resume(tmp_path):
         }
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_scalars_images_and_the_recipe(tmp_path):
     pytest.importorskip("tensorboard", reason="tensorboard is an extra")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -211,6 +214,7 @@ def test_mlflow_gets_one_run_also_after_a_resume(tmp_path, monkeypatch):
     assert len(files) == 3
 
 
+@pytest.mark.slow
 def test_wandb_gets_one_run_also_after_a_resume(tmp_path, monkeypatch):
     """By a stand-in module: the package itself is tried by hand, since it starts a process and wants an account."""
     calls = []

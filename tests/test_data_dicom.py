@@ -182,6 +182,7 @@ def test_a_missing_decoder_is_named(tmp_path, monkeypatch):
         _ = open_source(get_testdata_file("MR_small_RLE.dcm", download=False), SourceOptions()).layout
 
 
+@pytest.mark.slow
 def test_nothing_shows_who_the_patients_are(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for number in range(4):

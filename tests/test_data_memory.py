@@ -136,6 +136,7 @@ def test_a_random_data_set_is_refused():
         load_dataset(as_source(Items(lambda i: noise.random((16, 16)))), CONFIG)
 
 
+@pytest.mark.slow
 def test_train_on_an_array_and_continue_by_its_content(tmp_path, capsys):
     options = {"out": tmp_path, "device": "cpu", "set": [*TINY, "train.evaluate_share=0"]}
     calls = []
@@ -162,6 +163,7 @@ def test_train_on_an_array_and_continue_by_its_content(tmp_path, capsys):
         load_dataset(address, DataConfig(resolution=32))
 
 
+@pytest.mark.slow
 def test_train_with_classes(tmp_path):
     options = {"out": tmp_path, "device": "cpu", "kimg": 0.008, "set": [*TINY, "train.evaluate_share=0"]}
     pairs = Items(lambda index: (IMAGES[index], index % 2))

@@ -203,6 +203,7 @@ def test_restoration_is_refused_where_nothing_enlarges() -> None:
         load_recipe("dcgan-64", ["penalties.restoration.weight=1"])
 
 
+@pytest.mark.slow
 def test_training_starts_from_weights_with_a_name(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     small = [
         "data.resolution=16",
