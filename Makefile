@@ -22,7 +22,7 @@ test-slow: $(VENV)/installed-dev
 
 test-all: test test-slow
 
-# In an environment of its own (7 GB), by uv, which can resolve to the lowest versions that pyproject.toml allows.
+# In a separate environment (7 GB), by uv, which can resolve to the lowest versions that pyproject.toml allows.
 test-lowest:
 	test -x $(LOWEST)/bin/uv || { $(PYTHON) -m venv $(LOWEST) && $(LOWEST)/bin/pip install --quiet uv; }
 	$(LOWEST)/bin/uv pip install --quiet --resolution lowest-direct --python $(LOWEST)/bin/python --editable '.[dev]'

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.test_data_scans import SHAPE, axial, coronal, ramp, sagittal
 from zoo.core.config import DataConfig
 from zoo.core.errors import ZooError
 from zoo.core.progress import SilentReporter
@@ -15,11 +16,6 @@ pydicom = pytest.importorskip("pydicom", reason="DICOM needs the extra [medical]
 pytest.importorskip("nibabel", reason="DICOM needs the extra [medical]")
 
 NAME, NUMBER = "Doe^Jonathan", "MRN-4711"
-SHAPE = (5, 6, 7)  # right, front, top
-
-
-def ramp(shape=SHAPE):
-    return np.arange(1, np.prod(shape) + 1).reshape(shape).astype(np.int16)
 
 
 def write_file(path, pixels, *, number=1, orientation=None, position=None, patient=NUMBER, series="1.2.3", **more):
@@ -69,18 +65,6 @@ def write_series(folder, volume, plane="axial", suffix=".dcm", **more):
 def slices_of(path, **options):
     source = open_source(path, SourceOptions(slices="all", **options))
     return np.stack([source.raw(index) for index in range(len(source.names))])
-
-
-def axial(volume):
-    return np.stack([volume[::-1, ::-1, z].T for z in range(volume.shape[2])])
-
-
-def coronal(volume):
-    return np.stack([volume[::-1, y, ::-1].T for y in range(volume.shape[1])])
-
-
-def sagittal(volume):
-    return np.stack([volume[x, ::-1, ::-1].T for x in range(volume.shape[0])])
 
 
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])

@@ -27,7 +27,7 @@ class Recorder(SilentReporter):
 
 
 def ramp(shape=SHAPE):
-    """A volume in RAS in which each voxel has a value of its own."""
+    """A volume in RAS in which each voxel has another value."""
     return np.arange(1, np.prod(shape) + 1).reshape(shape).astype(np.int16)
 
 

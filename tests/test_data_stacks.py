@@ -168,3 +168,13 @@ def test_parquet_files_by_name_are_splits(tmp_path):
     assert listing.splits == [split for split in ("test", "train", "validate") for _ in range(3)]
     write_parquet(tmp_path / "set" / "other.parquet", stack(shape=(3, 16, 20), dtype=np.uint8), [0, 1, 0])
     assert open_source(tmp_path / "set", SourceOptions()).listing.splits is None
+
+
+def test_classes_of_medmnist_have_one_name_in_all_parts(tmp_path):
+    """A part that lacks the largest class does not write the others with fewer digits."""
+    images = np.full((2, 8, 8), 7, np.uint8)
+    parts = {f"{part}_images": images for part in ("train", "val", "test")}
+    labels = {"train_labels": [[3], [11]], "val_labels": [[3], [3]], "test_labels": [[3], [9]]}
+    np.savez(tmp_path / "m.npz", **parts, **{name: np.array(values) for name, values in labels.items()})
+    ((_, table),) = open_source(tmp_path / "m.npz", SourceOptions()).manifests()
+    assert [line.rpartition(",")[2] for line in table.decode().split()[1:]] == ["03", "11", "03", "03", "03", "09"]

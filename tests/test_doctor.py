@@ -1,4 +1,4 @@
-"""`zoo doctor`: what it says is so, and names nobody."""
+"""`zoo doctor`: what it says is so, and no user is named."""
 
 import json
 import os

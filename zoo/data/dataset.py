@@ -24,7 +24,7 @@ from zoo.data.files import require_whole
 from zoo.data.folder_layout import Problem
 from zoo.data.labels import FOLDER, choose_manifest, index_classes, read_labels
 from zoo.data.resize import IntensityWindow
-from zoo.data.sources.memory import MemorySource, StoredSource, open_data
+from zoo.data.sources.memory import open_data
 from zoo.data.sources.source import READ_ERRORS, Source, SourceOptions
 from zoo.data.subjects import abbreviate_list, assign_subjects, describe_missing_subjects, hold_out_subjects
 
@@ -115,8 +115,7 @@ def load_dataset(
         if not (np.isfinite([low, high]).all() and low < high):
             raise ZooError(f"data.window: [{low}, {high}] is not a range from black to white")
     with closing(open_data(path, SourceOptions.from_config(config))) as source, silence_pillow():
-        if isinstance(source, MemorySource | StoredSource):
-            config = source.adapt(config, reporter)
+        config = source.adapt(config, reporter)
         if config.channels not in (1, 3) and not source.any_channels:
             raise ZooError(
                 f"data.channels: {source.label} has images of 1 or 3 channels, not {config.channels}. "

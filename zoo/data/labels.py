@@ -6,8 +6,9 @@ import codecs
 import csv
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 from numpy import ndarray
@@ -21,6 +22,27 @@ MANIFESTS = (MANIFEST, "metadata.csv", "labels.csv")  # of which the first with 
 MAX_MANIFEST_BYTES = 128 << 20  # a million images take less
 FILE_COLUMNS = ("file", "filename", "file_name", "path", "image", "image_id", "name", "id")  # the first that exists
 DELIMITERS = ",;\t|"
+LABEL_COLUMN = "label"  # data.labels of classes that a source holds itself
+
+
+def name_classes(labels: Sequence[Any]) -> list[str]:
+    """Return the names of classes; whole numbers of equal width, so that they sort by value."""
+    if all(isinstance(label, int) or (isinstance(label, float) and label.is_integer()) for label in labels):
+        width = len(str(max(int(label) for label in labels)))
+        return [f"{int(label):0{width}d}" for label in labels]
+    return [str(label).strip() for label in labels]
+
+
+def write_labels(rows: Iterable[tuple[str, str]]) -> list[tuple[str, bytes]]:
+    """Return the table of classes that a source holds itself, as ``Source.manifests`` does; none without rows.
+
+    Args:
+        rows: names of images or their files, each with its class.
+    """
+    rows = list(rows)
+    file = io.StringIO()
+    csv.writer(file).writerows([("file", LABEL_COLUMN), *rows])
+    return [("labels", file.getvalue().encode())] if rows else []
 
 
 def read_labels(

@@ -18,7 +18,8 @@ from zoo.core.errors import ZooError
 from zoo.core.files import cache_folder
 from zoo.core.options import TrainOptions, with_keywords
 from zoo.data.dataset import load_dataset
-from zoo.data.sources.memory import LABEL_COLUMN, as_source
+from zoo.data.labels import LABEL_COLUMN
+from zoo.data.sources.memory import as_source
 from zoo.recipes import keyword_overrides, load_recipe, override_recipe
 from zoo.runtime import distributed
 from zoo.runtime.device import choose_device, keep_thread_count

@@ -94,6 +94,19 @@ def read_manifests(folder: Path) -> list[tuple[str, bytes]]:
     ]
 
 
+def find_shards(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Return a file, or the files in a folder with one of ``suffixes`` (in lower case), sorted."""
+    if path.is_file():
+        return [path]
+    return sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes)
+
+
+def hash_shards(path: Path, shards: list[Path]) -> str:
+    """Return the signature (see :meth:`Source.signature`) of a source of the files ``shards`` at ``path``."""
+    places = [(str(shard.relative_to(path.parent)), shard.stat()) for shard in shards]
+    return hash_bytes(*(f"{name}\n{status.st_size}\n{status.st_mtime_ns}" for name, status in places))
+
+
 def check_file_size(size: int) -> None:
     """Raise UnreadableError for a file larger than any image."""
     if size > MAX_FILE_BYTES:  # this text enters the content digest: see Source.read_and_hash

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import zipfile
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +12,10 @@ from numpy import ndarray
 
 from zoo.core.errors import ZooError, error_message
 from zoo.data.folder_layout import Listing
+from zoo.data.labels import name_classes, write_labels
 from zoo.data.sources.files import PathSource
 from zoo.data.sources.source import READ_ERRORS
 from zoo.data.sources.volumes import SLICE_MARK
-
-COLUMN = "label"  # data.labels=label makes the archive's labels the classes
 
 
 class MedMnistSource(PathSource):
@@ -72,9 +69,8 @@ class MedMnistSource(PathSource):
         return name.partition(SLICE_MARK)[0]
 
     def manifests(self) -> list[tuple[str, bytes]]:
-        file = io.StringIO()
-        table = csv.writer(file)
-        table.writerow(("file", COLUMN))
+        names: list[str] = []
+        classes: list[int] = []
         for split, part in self.parts.items():
             labels = self._arrays.get(f"{part}_labels")
             if labels is None:
@@ -82,10 +78,10 @@ class MedMnistSource(PathSource):
             if labels.size != len(labels):
                 raise ZooError(f"{self.path}: {labels.shape[1]} labels per image; data.labels needs one class for each")
             width = len(str(max(0, len(labels) - 1)))
-            digits = len(str(int(labels.max(initial=0))))
-            rows = enumerate(labels.ravel().tolist())
-            table.writerows((f"{split}/{index:0{width}d}", f"{int(label):0{digits}d}") for index, label in rows)
-        return [("labels", file.getvalue().encode())]
+            names += [f"{split}/{index:0{width}d}" for index in range(len(labels))]
+            classes += map(int, labels.ravel().tolist())
+        # Of all parts together: a number has one name, also where a part lacks the largest.
+        return write_labels(zip(names, name_classes(classes), strict=True)) if classes else []
 
 
 def is_medmnist(path: Path) -> bool:

@@ -9,9 +9,7 @@ The content is the identity: the same images give the same digest, and a run of 
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
-import io
 import json
 import threading
 from collections.abc import Mapping, Sequence
@@ -30,7 +28,7 @@ from zoo.core.threads import map_chunks
 from zoo.data.decode import MAX_FILE_BYTES
 from zoo.data.files import read_file
 from zoo.data.folder_layout import Listing
-from zoo.data.labels import FILE_COLUMNS
+from zoo.data.labels import FILE_COLUMNS, LABEL_COLUMN, name_classes, write_labels
 from zoo.data.resize import IntensityWindow
 from zoo.data.sources.array import ArraySource
 from zoo.data.sources.registry import data_address, open_source, register_source
@@ -38,7 +36,6 @@ from zoo.data.sources.source import Source, SourceOptions
 from zoo.data.subjects import hash_subject
 
 PREFIX = "memory"  # of addresses
-LABEL_COLUMN = "label"  # data.labels of labels that are given as an array
 SUBJECT_COLUMNS = ("subject", "subject_id", "patient", "patient_id")
 IMAGE_KEYS, LABEL_KEYS = ("image", "img", "images"), ("label", "class", "target")  # of an item that is a mapping
 UNIT_RANGES = ((0.0, 1.0), (-1.0, 1.0))  # conventions of float images, in the order in which they are tried
@@ -148,7 +145,7 @@ class MemorySource(ArraySource):
         return _Facts(
             digests=[look.digest for look in looks],
             names=names,
-            labels=None if labels is None else _class_names(labels),
+            labels=None if labels is None else name_classes(labels),
             grouped=subjects is not None,
             window=None if has_window else _find_window(self.label, looks),
         )
@@ -366,14 +363,6 @@ def _require_all(name: str, column: list[Any]) -> list[Any]:
     return column
 
 
-def _class_names(labels: list[Any]) -> list[str]:
-    """Return the names of classes; whole numbers of equal width, so that they sort by value."""
-    if all(isinstance(label, int) or (isinstance(label, float) and label.is_integer()) for label in labels):
-        width = len(str(max(int(label) for label in labels)))
-        return [f"{int(label):0{width}d}" for label in labels]
-    return [str(label).strip() for label in labels]
-
-
 def _find_window(label: str, looks: Sequence[_Look]) -> IntensityWindow | None:
     """Return the values of black and white of float images, which have one of two conventional ranges."""
     kinds = {look.dtype.kind if look.dtype is not None else "file" for look in looks}
@@ -398,11 +387,7 @@ def _adapt(config: DataConfig, facts: _Facts) -> DataConfig:
 
 
 def _write_manifest(facts: _Facts) -> list[tuple[str, bytes]]:
-    if facts.labels is None:
-        return []
-    file = io.StringIO()
-    csv.writer(file).writerows([("file", LABEL_COLUMN), *zip(facts.names, facts.labels, strict=True)])
-    return [("labels", file.getvalue().encode())]
+    return [] if facts.labels is None else write_labels(zip(facts.names, facts.labels, strict=True))
 
 
 def _facts_file(digest: str) -> Path:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import threading
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from zoo.core.errors import ZooError, error_message
-from zoo.data.digest import hash_bytes
 from zoo.data.folder_layout import Listing
-from zoo.data.sources.files import PathSource, check_file_size
+from zoo.data.labels import name_classes, write_labels
+from zoo.data.sources.files import PathSource, check_file_size, find_shards, hash_shards
 from zoo.data.sources.registry import register_source
 from zoo.data.sources.scans import require_extra
 from zoo.data.sources.source import READ_ERRORS, SourceOptions
@@ -30,7 +28,6 @@ class ParquetSource(PathSource):
 
     kind = "parquet"
     suffixes = (".parquet",)
-    splits: ClassVar[dict[str, str]] = SPLITS
 
     def __init__(self, path: Path, options: SourceOptions) -> None:
         super().__init__(path, options)
@@ -40,11 +37,10 @@ class ParquetSource(PathSource):
 
     @cached_property
     def _places(self) -> list[Path]:
-        return [self.path] if self.path.is_file() else sorted(self.path.rglob("*.[pP][aA][rR][qQ][uU][eE][tT]"))
+        return find_shards(self.path, self.suffixes)
 
     def signature(self) -> str:
-        places = [(str(place.relative_to(self.path.parent)), place.stat()) for place in self._places]
-        return hash_bytes(*(f"{name}\n{status.st_size}\n{status.st_mtime_ns}" for name, status in places))
+        return hash_shards(self.path, self._places)
 
     @cached_property
     def _files(self) -> list[Any]:
@@ -72,7 +68,7 @@ class ParquetSource(PathSource):
         splits: list[str] = []
         for number, file in enumerate(self._files):
             place = self._places[number]
-            split = next((split for start, split in self.splits.items() if place.name.lower().startswith(start)), "")
+            split = next((split for start, split in SPLITS.items() if place.name.lower().startswith(start)), "")
             width = len(str(max(0, file.metadata.num_rows - 1)))
             row = 0
             for group in range(file.num_row_groups):
@@ -109,16 +105,10 @@ class ParquetSource(PathSource):
             labels += (
                 [None] * file.metadata.num_rows if name is None else file.read(columns=[name]).column(0).to_pylist()
             )
-        if all(label is None for label in labels):
-            return []
-        whole = all(isinstance(label, int) for label in labels if label is not None)
-        width = max(len(str(label)) for label in labels if label is not None) if whole else 0  # numbers sort by value
-        text = io.StringIO()
-        table = csv.writer(text)
-        table.writerow(("file", "label"))
+        known = [label for label in labels if label is not None]
+        classes = iter(name_classes(known) if known else ())
         rows = zip(self.layout.names, labels, strict=True)
-        table.writerows((name, str(label).zfill(width)) for name, label in rows if label is not None)
-        return [("labels", text.getvalue().encode())]
+        return write_labels((name, next(classes)) for name, label in rows if label is not None)
 
     def close(self) -> None:
         for file in self.__dict__.get("_files", ()):

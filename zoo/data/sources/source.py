@@ -121,6 +121,10 @@ class Source:
         """Relative names of the images."""
         return self.listing.names
 
+    def adapt(self, config: DataConfig, reporter: Reporter) -> DataConfig:
+        """Return ``config`` with what the images say about themselves; most sources say nothing."""
+        return config
+
     def manifests(self) -> list[tuple[str, bytes]]:
         """Return name and content of the set's uppermost tables of labels, in the order of ``MANIFESTS``.
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import tarfile
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from zoo.core.errors import ZooError, error_message
-from zoo.data.digest import hash_bytes
 from zoo.data.folder_layout import Listing, organise_files
+from zoo.data.labels import write_labels
 from zoo.data.own_images import HEAD_BYTES
-from zoo.data.sources.files import FileSource, check_file_size
+from zoo.data.sources.files import FileSource, check_file_size, find_shards, hash_shards
 from zoo.data.sources.registry import register_source
 from zoo.data.sources.source import READ_ERRORS
 
-COLUMN = "label"  # data.labels=label makes the `.cls` members the classes
-CLASS_SUFFIX = ".cls"
+CLASS_SUFFIX = ".cls"  # data.labels=label makes such members the classes
 MAX_CLASS_BYTES = 1000
 
 
@@ -44,11 +41,10 @@ class TarSource(FileSource):
 
     @cached_property
     def _shards(self) -> list[Path]:
-        return [self.path] if self.path.is_file() else sorted(self.path.rglob("*.[tT][aA][rR]"))
+        return find_shards(self.path, self.suffixes)
 
     def signature(self) -> str:
-        places = [(str(shard.relative_to(self.path.parent)), shard.stat()) for shard in self._shards]
-        return hash_bytes(*(f"{name}\n{status.st_size}\n{status.st_mtime_ns}" for name, status in places))
+        return hash_shards(self.path, self._shards)
 
     @cached_property
     def _members(self) -> list[tuple[str, _Member]]:
@@ -88,17 +84,11 @@ class TarSource(FileSource):
             for name, member in self._members
             if name.lower().endswith(CLASS_SUFFIX)
         }
-        if not classes:
-            return []
         # Numbers of one width sort by value.
-        width = max(map(len, classes.values())) if all(map(str.isdecimal, classes.values())) else 0
-        file = io.StringIO()
-        table = csv.writer(file)
-        table.writerow(("file", COLUMN))
-        for name, member in zip(self.listing.names, self.listing.entries, strict=True):
-            if (label := classes.get((member.shard, member.key))) is not None:
-                table.writerow((name, label.zfill(width)))
-        return [("labels", file.getvalue().encode())]
+        width = max(map(len, classes.values()), default=0) if all(map(str.isdecimal, classes.values())) else 0
+        keys = [(member.shard, member.key) for member in self.listing.entries]
+        rows = zip(self.listing.names, keys, strict=True)
+        return write_labels((name, classes[key].zfill(width)) for name, key in rows if key in classes)
 
 
 register_source("tar", TarSource, suffixes=TarSource.suffixes, folders=True)
