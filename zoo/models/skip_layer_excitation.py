@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch
 from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
 from zoo.models.batch_norm import update_running_statistics
 from zoo.models.layers import count_doublings, glorot_uniform, scale_channels, with_batch_norm
+from zoo.runtime.convolution import convolve_doubled
 from zoo.runtime.kernels import LANES, NormGate, can_read
+
+LEAST_MERGED = 8  # pixels a side before a doubling that is merged with its convolution: below, kernels cost more
 
 
 class GatedLinearUnit(nn.Module):
@@ -27,20 +31,23 @@ class GatedLinearUnit(nn.Module):
 
 
 class GatedSequential(nn.Sequential):
-    """Layers in which gated linear units follow batch norms; where ``fused``, training on a CPU joins the two."""
+    """Layers of gated blocks; where ``fused``, training on a CPU joins norm and gate, doubling and convolution."""
 
     fused = False
 
     def forward(self, input: Tensor) -> Tensor:
-        layers = list(self)
-        joined = set()
-        if self.fused and self.training:
-            joined = {n for n, layer in enumerate(layers) if n and isinstance(layer, GatedLinearUnit)}
-        x = input
-        for index, layer in enumerate(layers):
-            if index + 1 in joined and isinstance(layer, nn.BatchNorm2d):
-                x = norm_gate(layer, layers[index + 1], x)
-            elif index not in joined:
+        if not (self.fused and self.training) or torch.is_autocast_enabled("cpu"):
+            return super().forward(input)
+        x, layers = input, list(self)
+        while layers:
+            layer = layers.pop(0)
+            following = layers[0] if layers else None
+            if isinstance(layer, nn.BatchNorm2d) and isinstance(following, GatedLinearUnit):
+                x = norm_gate(layer, layers.pop(0), x)
+            elif isinstance(layer, nn.Upsample) and isinstance(following, nn.Conv2d) and x.shape[2] >= LEAST_MERGED:
+                x = convolve_doubled(x, following.weight, following.bias)
+                layers.pop(0)
+            else:
                 x = layer(x)
         return x
 

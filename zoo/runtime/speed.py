@@ -27,7 +27,7 @@ from zoo.core.config import Recipe
 from zoo.core.errors import error_message
 from zoo.core.files import is_private
 from zoo.runtime import distributed
-from zoo.runtime.convolution import FastDoubleBackward
+from zoo.runtime.convolution import FastDoubleBackward, use_fast_convolutions
 from zoo.runtime.kernels import load_kernels
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -77,6 +77,8 @@ class Speed:
                 module.fused = self.fused_layers
             if isinstance(module, nn.Sequential) and self.fused_layers:
                 _activate_in_place(module)
+        if self.fused_layers:
+            use_fast_convolutions(network)
         network.to(self.device)
         return network.to(memory_format=torch.channels_last) if self.channels_last else network
 
