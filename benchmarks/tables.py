@@ -31,6 +31,7 @@ BENCH_METRICS = [
 _PRECISION_COLUMNS = [(precision, layout) for precision in ("fp32", "bf16") for layout in ("NHWC", "NCHW")]
 MEASUREMENTS = ROOT / "zoo" / "core" / "measurements.json"
 UNMEASURED_STARTS = {256: "fastgan-256"}  # no run of this size was long enough; the family is the best at 64 and 128
+EARLIER_CPU = "AMD with AVX512_BF16"  # of rows from before the CPU was recorded
 SHOWN_BASELINES = ("unseen subjects", "train half against half", "black")
 
 
@@ -152,31 +153,44 @@ def _size_of_group(row: Row) -> int:
 
 
 def train_speed() -> str:
-    rows = []
-    for row in results("train_speed"):
-        rows.append(
-            [
-                f"`{row['name']}`",
-                f"{row['environment']['device']}, {row['environment']['hardware']}",
-                str(row["batch"]),
-                f"**{row['ratio']:.2f}**",
-                f"{min(row['ratios']):.2f} to {max(row['ratios']):.2f}",
-                f"{row['ours_img_per_s']:.3g} / {row['plain_img_per_s']:.3g}",
-                f"{row['share_of_floor']:.0%}",
-                f"{row['macs_per_image'] / 1e9:.3g}",
-                " / ".join(f"{count / 1e6:.1f}" for count in row["parameters"]),
-            ]
-        )
-    headings = [
-        "recipe",
-        "device",
-        "batch>",
-        "times plain>",
-        "lowest to highest>",
-        "images a second, ours / plain>",
-        "of the roofline>",
+    """Return the latest row of each recipe on each kind of CPU or GPU, one kind next to the other."""
+    latest = {(row["name"], hardware_name(row["environment"])): row for row in results("train_speed")}
+    kinds = sorted({kind for _, kind in latest})
+    lines = []
+    for name in sorted({name for name, _ in latest}, key=lambda name: _work_of_recipe(name, latest)):
+        line = [f"`{name}`"]
+        for kind in kinds:
+            line += _speed_cells(latest.get((name, kind)))
+        row = next(row for (recipe, _), row in latest.items() if recipe == name)
+        parameters = " / ".join(f"{count / 1e6:.1f}" for count in row["parameters"])
+        lines.append([*line, f"{row['macs_per_image'] / 1e9:.3g}", parameters])
+    columns = ("batch, precision>", "times plain>", "images a second, ours / plain>", "of the roofline>")
+    headings = [f"{kind}: {columns[0]}" if column == columns[0] else column for kind in kinds for column in columns]
+    return markdown_table(["recipe", *headings, "billion multiply-adds an image>", "million parameters, G / D>"], lines)
+
+
+def _work_of_recipe(name: str, rows: dict[tuple[str, str], Row]) -> float:
+    return min(row["macs_per_image"] for (recipe, _), row in rows.items() if recipe == name)
+
+
+def _speed_cells(row: Row | None) -> list[str]:
+    if row is None:
+        return [NONE] * 4
+    cut = f" of {row['recipe_batch']}" if row.get("recipe_batch", row["batch"]) != row["batch"] else ""
+    return [
+        f"{row['batch']}{cut}, {row['environment']['precision']}",
+        f"**{row['ratio']:.2f}** ({min(row['ratios']):.2f} to {max(row['ratios']):.2f})",
+        f"{row['ours_img_per_s']:.3g} / {row['plain_img_per_s']:.3g}",
+        f"{row['share_of_floor']:.0%}",
     ]
-    return markdown_table([*headings, "billion multiply-adds an image>", "million parameters, G / D>"], rows)
+
+
+def hardware_name(environment: Row) -> str:
+    """Return a short name of the CPU or GPU that a row was measured on."""
+    if environment["device"] != "cpu":
+        return environment["hardware"]
+    cpu = environment.get("cpu") or EARLIER_CPU
+    return cpu.replace("(R)", "").replace(" Processor", "")
 
 
 def precision() -> str:

@@ -37,7 +37,7 @@ def after(trainer, steps=3):
     return {f"{side}.{key}": value for side in "GD" for key, value in getattr(trainer, side).state_dict().items()}
 
 
-@pytest.mark.parametrize("switch", ["channels_last", "fused", "reuse_memory"])
+@pytest.mark.parametrize("switch", ["channels_last", "fused", "fused_layers", "reuse_memory"])
 @pytest.mark.parametrize("name", ["dcgan-64", "stylegan-256", "multires-64"])
 def test_a_switch_changes_rounding_alone(switch, name):
     """Two SGD steps: Adam would magnify rounding."""

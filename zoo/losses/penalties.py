@@ -20,6 +20,7 @@ from zoo.core.registry import Registry
 from zoo.losses.restoration import restoration
 from zoo.losses.step_outputs import StepOutputs
 from zoo.runtime import distributed, rng
+from zoo.runtime.convolution import image_gradients
 from zoo.runtime.precision import upcast
 
 Differentiated = Literal["real", "fake", "between", "styles"]
@@ -304,5 +305,6 @@ register_penalty("restoration", restoration, phase="G", needs=("enlarge", "step 
 def _squared_gradient_norms(images: Tensor, logits: Tensor) -> Tensor:
     """Return the squared norm of d logits / d images for each image, (N,)."""
     # The sum's gradient is each image's own, as long as no image's logit depends on another image.
-    (gradient,) = torch.autograd.grad(upcast(logits).sum(), images, create_graph=True)
+    with image_gradients():
+        (gradient,) = torch.autograd.grad(upcast(logits).sum(), images, create_graph=True)
     return upcast(gradient).square().sum(dim=(1, 2, 3))

@@ -245,7 +245,8 @@ class Trainer:
         self, phase: Phase, terms: list[Term], outputs: StepOutputs, share: float, *, retain_graph: bool = False
     ) -> None:
         """Accumulate the gradients of a phase's terms, and its scalars for the log."""
-        total, values = evaluate_terms(terms, outputs)
+        with self.speed.double_backward(enabled=_differentiates(terms)):
+            total, values = evaluate_terms(terms, outputs)
         (total * share).backward(inputs=self._parameters(phase), retain_graph=retain_graph)
         if phase == "D" and outputs.real_logits is not None:
             real, fake = upcast(outputs.real_logits.detach()), upcast(outputs.fake_logits.detach())
@@ -300,9 +301,9 @@ class Trainer:
             torch.manual_seed(rng.derive_seed(self.recipe.train.seed, "inside", name, self.nimg, part.index))
             yield
 
-    def _forward_precision(self, terms: list[Term]) -> torch.autocast:
-        """Autocast of a forward pass; gradient penalties and the losses that share their pass are in fp32."""
-        return self.speed.autocast(enabled=not _differentiates(terms))
+    def _forward_precision(self, terms: list[Term]) -> contextlib.AbstractContextManager[None]:
+        """Context of a forward pass; gradient penalties and the losses that share their pass are in fp32."""
+        return self.speed.forward_pass(differentiated=_differentiates(terms))
 
     @property
     def _dtype(self) -> torch.dtype:
