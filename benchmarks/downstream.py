@@ -37,17 +37,21 @@ from zoo.runtime.device import describe_environment
 
 RESULTS = Path(__file__).parent / "results" / "downstream.jsonl"
 RESOLUTION = 32
-RECIPE = "r3gan-64"
+RECIPE = "dcgan-64-stable"
 # Every key in which the generators differ from the recipe.
 SETTINGS = (
     f"data.resolution={RESOLUTION}",
     "data.holdout=0",
+    "generator.base=32",
+    "discriminator.base=32",
+    "train.batch=16",
+    "train.precision=fp32",
     "train.best=none",
     "train.evaluate_share=0",
     "train.sample_kimg=10",
 )
 GENERATED_IMAGES = 4096  # per generator
-STEPS, BATCH = 800, 64  # of every classifier
+STEPS, BATCH = 400, 64  # of every classifier
 SHIFT_PIXELS, ANGLE, SCALE, CONTRAST = 2, 0.15, 0.1, 0.2  # largest of the augmentation; radians, and shares
 
 
@@ -120,7 +124,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--groups", type=int, default=8, help="classes of neighbouring numbers; 0: values as they are (default: 8)")
     add("--subjects", type=int, nargs="+", default=[5, 20, 0], help="subjects, 0 for all (default: 5 20 0)")
     add("--seeds", type=int, default=3, help="of classifiers, and of the choice of subjects (default: 3)")
-    add("--kimg", type=float, default=30, help="length of the generators' training (default: 30)")
+    add("--kimg", type=float, default=25, help="length of the generators' training (default: 25)")
     add("--steps", type=int, default=STEPS, help="of each classifier (default: %(default)s)")
     add("--work", type=Path, default=Path("downstream"), metavar="DIR", help="generators (default: downstream)")
     add_output_arguments(parser, RESULTS)

@@ -268,7 +268,7 @@ def read_idx(folder: Path, name: str) -> np.ndarray:
     sizes = np.frombuffer(content[4 : 4 + 4 * content[3]], ">i4") if content[:3] == b"\0\0\x08" else np.zeros(0)
     if not len(sizes) or len(content) != 4 + 4 * len(sizes) + int(np.prod(sizes)):
         raise ZooError(f"{path}: is not an idx file of bytes, or is cut off. Download it again")
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * len(sizes)).reshape(sizes)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * len(sizes)).reshape(sizes).copy()  # which torch may write to
 
 
 def read_digits(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
@@ -311,7 +311,9 @@ def describe_row(row: Row) -> str:
 
 def draw_curves(rows: Sequence[Row], work: Path, path: Path) -> None:
     """Draw modes and KL divergence against images seen, and generated images of each loss at its last length."""
-    losses = {row["loss"]: row["kimg"] for row in sorted(rows, key=lambda row: row["kimg"]) if row["kimg"]}
+    losses = {
+        row["loss"]: row["kimg"] for row in sorted(rows, key=lambda row: row["kimg"]) if "modes" in row and row["kimg"]
+    }
     strips = {loss: strip for loss, kimg in losses.items() if (strip := strip_path(work, loss, kimg)).exists()}
     figure = Figure(figsize=(9, 3.4 + 0.95 * len(strips)), dpi=110, layout="constrained")
     grid = figure.add_gridspec(1 + len(strips), 2, height_ratios=[3.4, *[0.95] * len(strips)])
@@ -321,7 +323,8 @@ def draw_curves(rows: Sequence[Row], work: Path, path: Path) -> None:
             line = sorted((row["kimg"], row[key]) for row in rows if row["loss"] == loss and key in row)
             axes.plot(*zip(*line, strict=True), marker="o", label=loss)
         axes.set(title=title, xlabel="thousands of images seen", xlim=(0, None), ylim=(0, None))
-    axes.legend(frameon=False)
+    if losses:
+        axes.legend(frameon=False)
     for number, (loss, strip) in enumerate(strips.items(), start=1):
         axes = figure.add_subplot(grid[number, :])
         axes.imshow(Image.open(strip))
