@@ -17,8 +17,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import leaderboard_table
+import numpy as np
 from common import Row, make_parser, read_rows
 
+from zoo.metrics.confidence import mean_with_interval
 from zoo.metrics.registry import METRICS, short_extractor_name
 from zoo.report.table import NONE, format_alarms, format_value_cell, markdown_table
 
@@ -32,6 +34,13 @@ _PRECISION_COLUMNS = [(precision, layout) for precision in ("fp32", "bf16") for 
 MEASUREMENTS = ROOT / "zoo" / "core" / "measurements.json"
 UNMEASURED_STARTS = {256: "fastgan-256"}  # no run of this size was long enough; the family is the best at 64 and 128
 EARLIER_CPU = "AMD with AVX512_BF16"  # of rows from before the CPU was recorded
+ALL_SUBJECTS = 10**9  # in place of 0, so that it sorts last
+PAPER_MODES = {  # Huang et al. 2024, arXiv:2501.05441, table 1
+    "RpGAN + R1 + R2": ("1,000", "0.078"),
+    "GAN + R1 + R2": ("693", "0.927"),
+    "RpGAN + R1": ("fails", NONE),
+    "GAN + R1": ("fails", NONE),
+}
 SHOWN_BASELINES = ("unseen subjects", "train half against half", "black")
 
 
@@ -263,6 +272,52 @@ def cards() -> str:
     return markdown_table(headings, lines)
 
 
+def stacked_mnist() -> str:
+    """One line per loss and seed, at the greatest length that all of them have."""
+    rows = results("stacked_mnist")
+    lengths: dict[str, set[float]] = {}
+    for row in rows:
+        if row["kimg"]:
+            lengths.setdefault(row["digest"], set()).add(row["kimg"])
+    last = max(set.intersection(*lengths.values()), default=0) if lengths else 0
+    lines = []
+    for row in rows:
+        if row["kimg"] in (0, last):
+            counted = [f"{row['modes']:,}", f"{row['kl']:.3f}"] if "modes" in row else ["diverged", NONE]
+            paper = PAPER_MODES.get(row["loss"], (NONE, NONE))
+            lines.append([row["loss"], f"{row['kimg']:g}" if row["kimg"] else NONE, *counted, *paper])
+    headings = ["loss", "kimg>", "modes of 1,000>", "KL>", "modes in the paper>", "KL in the paper>"]
+    return markdown_table(headings, lines)
+
+
+def downstream() -> str:
+    """One line per number of real subjects and kind of training, over all seeds."""
+    groups: dict[tuple[int, str], list[Row]] = {}
+    for row in results("downstream"):
+        groups.setdefault((row["subjects"] or ALL_SUBJECTS, row["arm"]), []).append(row)
+    lines = []
+    for (subjects, arm), rows in sorted(groups.items(), key=lambda item: item[0][0]):  # stable: arms as measured
+        accuracies = [row["accuracy"] for row in rows]
+        compared = [_gain(rows, groups.get((subjects, base), [])) for base in ("real", "real, augmented")]
+        count = "all" if subjects == ALL_SUBJECTS else str(subjects)
+        spread = f"{min(accuracies):.1%} to {max(accuracies):.1%}"
+        mean = f"{sum(accuracies) / len(accuracies):.1%}"
+        lines.append([count, f"{rows[0]['slices']:,}", arm, mean, spread, *compared])
+    headings = ["real subjects>", "real slices>", "trained on", "accuracy>", "lowest to highest seed>"]
+    return markdown_table([*headings, "more than real alone, points>", "than real, augmented>"], lines)
+
+
+def _gain(rows: Sequence[Row], base: Sequence[Row]) -> str:
+    """Return by how many points rows are more accurate, with the interval over test subjects of the seeds' mean."""
+    by_seed = {row["seed"]: row["subject_accuracies"] for row in base}
+    pairs = [(row["subject_accuracies"], by_seed[row["seed"]]) for row in rows if row["seed"] in by_seed]
+    if not pairs or rows[0]["arm"] == base[0]["arm"]:
+        return ""
+    gains = np.mean([100 * (np.array(ours) - np.array(theirs)) for ours, theirs in pairs], axis=0)
+    gain = mean_with_interval(gains)
+    return f"{gain.value:+.1f} ({gain.low:+.1f} to {gain.high:+.1f})"
+
+
 def leaderboard(*groups: str) -> str:
     """Rows of the groups, ranked within each size, followed by the held-out subjects of that size."""
     every_row = results("leaderboard")
@@ -395,6 +450,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "memory": memory,
     "startup": startup,
     "kill": kill,
+    "stacked_mnist": stacked_mnist,
+    "downstream": downstream,
     "leaderboard": lambda: leaderboard("64", "long"),
     "leaderboard_128": lambda: leaderboard("128"),
     "leaderboard_ablation": lambda: leaderboard("ablation"),
