@@ -30,7 +30,7 @@ test-lowest:
 	$(LOWEST)/bin/pytest -n 2 -m "not slow"
 
 docs: $(VENV)/installed-dev
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "Open build/site/index.html"
 
 lint: $(VENV)/installed-dev

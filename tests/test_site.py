@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import inspect
 import re
 import subprocess
 import sys
@@ -14,13 +15,14 @@ from zoo.core.measurements import load_measurements
 from zoo.hub.pretrained import load_catalogue
 from zoo.models.registry import get_architecture, list_architectures
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "docs" / "hooks"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "docs" / "hooks"))
 
 import api_pages
 import architecture_pages
 import command_page
 import site_links
+
+ROOT = site_links.ROOT
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +45,10 @@ def test_every_architecture_has_a_page_with_its_options(pages):
             }
             for option, row in rows.items():
                 kind, default, comment = row.split(" | ", 2)
-                assert kind and default.startswith("`") and comment, (name, option)
-                own = option in config.__dict__.get("__annotations__", {})
+                assert kind, (name, option)
+                assert default.startswith("`"), (name, option)
+                assert comment, (name, option)
+                own = option in inspect.get_annotations(config)
                 assert not own or comment.replace("\\", "").replace("`", "")[:20] in source.replace("`", "")
 
 
@@ -93,7 +97,7 @@ def test_every_public_name_and_contract_is_in_the_reference():
         place, _, attribute = name.rpartition(".")
         assert getattr(importlib.import_module(place), attribute).__module__ == place
     contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    mentioned = {word for word in re.findall(r"`(?:zoo\.[\w.]+\.)?([A-Z][a-z]+\w*[a-z])`", contributing)}
+    mentioned = set(re.findall(r"`(?:zoo\.[\w.]+\.)?([A-Z][a-z]+\w*[a-z])`", contributing))
     assert mentioned - {"ZooError"} <= {name.rpartition(".")[2] for name in names}
     with pytest.raises(ValueError, match=r"zoo\.x is of zoo\.runtime\.rng, which no group"):
         api_pages._find_group("x", "zoo.runtime.rng")

@@ -11,8 +11,8 @@ from zoo.cli.options import Parser
 USAGE_WIDTH = 100  # characters
 INTRODUCTION = """# Command line
 
-`zoo COMMAND --help` prints what stands here. Exit codes: 0; 1 for an error of the program, whose traceback is in a file that
-the message names; 2 for an error that you can fix; 128 + N after signal N (130 after Ctrl-C).
+`zoo COMMAND --help` prints what stands here. Exit codes: 0; 1 for an error of the program, whose traceback is in a file
+that the message names; 2 for an error that you can fix; 128 + N after signal N (130 after Ctrl-C).
 
 | variable | meaning |
 |---|---|

@@ -1,7 +1,7 @@
 """A hook of hatchling: the README as the package index shows it, which has no other file of the repository.
 
-With ``Repository`` among ``[project.urls]`` relative links become absolute, to the tag of the version; without it images
-are left out and links become plain text, so that none is broken.
+With ``Repository`` among ``[project.urls]`` relative links become absolute, to the tag of the version; without it
+images are left out and links become plain text, so that none is broken.
 """
 
 from __future__ import annotations
