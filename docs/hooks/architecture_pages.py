@@ -23,6 +23,7 @@ from zoo.models.registry import get_architecture, list_architectures
 from zoo.recipes import RECIPES, list_models, load_recipe
 
 OVERVIEW = "benchmarks/pictures/leaderboard-64.png"
+LINE_WIDTH = 120  # of comments in recipes
 OVERVIEW_RESOLUTIONS = (28, 64)  # of the recipes in it
 # Options of NetworkConfig that only discriminators have.
 DISCRIMINATOR_OPTIONS = ("minibatch_std", "packing", "san")
@@ -168,11 +169,17 @@ def _describe_run(run: MeasuredRun) -> str:
 
 
 def split_recipe(name: str) -> tuple[str, str]:
-    """Return the header comment of a recipe's file as lines of text, and its keys as YAML."""
+    """Return the header comment of a recipe's file as paragraphs, and its keys as YAML."""
     lines = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     count = next(index for index, line in enumerate(lines) if not line.startswith("#"))
-    header = "\n".join(line.removeprefix("#").strip() for line in lines[:count])
-    return header, "\n".join(lines[count:]).strip()
+    header = ""
+    for line, following in zip(lines[:count], [*lines[1:count], ""], strict=True):
+        words = line.removeprefix("#").split()
+        # Lines are filled: one that the next word would still fit on ends a paragraph.
+        first = (following.removeprefix("#").split() or [""])[0]
+        ends = words[-1].endswith(".") and len(line) + 1 + len(first) <= LINE_WIDTH
+        header += " ".join(words) + ("\n\n" if ends else "\n")
+    return header.strip(), "\n".join(lines[count:]).strip()
 
 
 def _option_table(architecture: str, side: str) -> str:

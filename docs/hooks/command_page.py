@@ -54,12 +54,17 @@ def _section(parser: argparse.ArgumentParser) -> str:
     formatter.add_usage(parser.usage, parser._actions, parser._mutually_exclusive_groups, prefix="")
     example = (parser.epilog or "").removeprefix("example: ")
     lines = ["| argument | meaning |", "|---|---|"]
-    for action in parser._actions:
+    for action in sorted(parser._actions, key=_rank):
         if not isinstance(action, argparse._HelpAction):
             lines.append(f"| {_name(action)} | {_escape(formatter._expand_help(action))} |")
     usage = formatter.format_help().strip()
     parts = [f"### {parser.prog}", parser.description or "", f"```sh\n{example}\n```", "\n".join(lines)]
     return "\n\n".join([*parts, f'??? note "Usage"\n\n    ```text\n{_indent(usage)}\n    ```'])
+
+
+def _rank(action: argparse.Action) -> int:
+    """Order positional arguments before flags, and flags of every command last."""
+    return 0 if not action.option_strings else 2 if action.option_strings[0] in ("--plugin", "--json") else 1
 
 
 def _name(action: argparse.Action) -> str:
