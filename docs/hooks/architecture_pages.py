@@ -49,13 +49,14 @@ def architecture_page(name: str) -> str:
     module = importlib.import_module(get_architecture(name).generator.__module__)
     title, text = _split_docstring(inspect.getdoc(module) or "")
     recipes = recipes_of(name)
+    own = [recipe for recipe in recipes if recipe.generator.arch == name]
     conditional = all(getattr(get_architecture(name), f"{side}_config").conditional for side in SIDES)
     facts = [
         f"- File: `{module.__name__.replace('.', '/')}.py`",
         f"- In a recipe: `arch: {name}`",
         f"- Classes: {'yes' if conditional else 'no'}",
     ]
-    parts = [f"# {title} (`{name}`)", text, "\n".join(facts), "## Samples", _samples(recipes)]
+    parts = [f"# {title} (`{name}`)", text, "\n".join(facts), "## Samples", _samples(own)]
     parts += ["## Recipes", _recipe_table(recipes), *(_recipe_section(name, recipe) for recipe in recipes)]
     for side in SIDES:
         parts += [f"## Options of the {side}", _option_table(name, side)]
@@ -72,7 +73,7 @@ def recipes_of(architecture: str) -> list[Recipe]:
 def _split_docstring(docstring: str) -> tuple[str, str]:
     """Return the title of a module's docstring, and all of it as Markdown."""
     title = re.split(r" \(|[:.,]", docstring, maxsplit=1)[0]
-    text = re.sub(r"\s+(Notable|Differs from [^:]*?):", r"\n\n**\1:**", _as_markdown(docstring))
+    text = re.sub(r"\s+(Notable|Differs\s+from [^:]*?):", r"\n\n**\1:**", _as_markdown(docstring))
     return title, text
 
 
