@@ -1,6 +1,7 @@
 # make demo       set up, train a small net on built-in phantom brains (two minutes on 2 cores, pictures from the start), say where they are
 # make test       set up, then lint, types and the fast tests (at most five minutes on 2 cores)
 # make test-all   the same with the slow tests; this is what CI runs
+# make docs       the documentation site, in build/site
 # make test-lowest   the fast tests with the lowest versions that pyproject.toml declares
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 
-.PHONY: demo test test-slow test-all test-lowest lint clean
+.PHONY: demo test test-slow test-all test-lowest docs lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/zoo train multires-28-stable --data phantoms --kimg 24 --set train.sample_kimg=4
@@ -27,6 +28,10 @@ test-lowest:
 	test -x $(LOWEST)/bin/uv || { $(PYTHON) -m venv $(LOWEST) && $(LOWEST)/bin/pip install --quiet uv; }
 	$(LOWEST)/bin/uv pip install --quiet --resolution lowest-direct --python $(LOWEST)/bin/python --editable '.[dev]'
 	$(LOWEST)/bin/pytest -n 2 -m "not slow"
+
+docs: $(VENV)/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Open build/site/index.html"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -161,13 +161,13 @@ def _build_union(kind: Any, arguments: tuple[Any, ...], data: Any, path: str) ->
             if len(choices) == 1:  # `X | None`: X's own error says more than a list of types
                 raise
     words = [word for choice in choices if typing.get_origin(choice) is Literal for word in typing.get_args(choice)]
-    raise SchemaError(path, f"must be {_describe(kind)}, not {shorten(data)}{suggest(_word(data), words)}")
+    raise SchemaError(path, f"must be {describe_type(kind)}, not {shorten(data)}{suggest(_word(data), words)}")
 
 
 def _build_tuple(kind: Any, arguments: tuple[Any, ...], data: Any, path: str) -> tuple[Any, ...]:
     any_length = arguments[-1] is Ellipsis
     if not isinstance(data, list | tuple) or not (any_length or len(data) == len(arguments)):
-        raise SchemaError(path, f"must be {_describe(kind)}, not {shorten(data)}")
+        raise SchemaError(path, f"must be {describe_type(kind)}, not {shorten(data)}")
     if any_length:
         arguments = arguments[:1] * len(data)
     return tuple(from_plain(a, item, f"{path}[{i}]") for i, (a, item) in enumerate(zip(arguments, data, strict=True)))
@@ -180,26 +180,26 @@ def _build_scalar(kind: Any, data: Any, path: str) -> Any:
     if kind is bool and isinstance(data, str):
         data = _BOOLEANS.get(data.lower(), data)  # text to zoo.core.yaml_io: they may also name a column or a class
     if not isinstance(data, kind) or (kind is int and isinstance(data, bool)):
-        raise SchemaError(path, f"must be {_describe(kind)}, not {shorten(data)}")
+        raise SchemaError(path, f"must be {describe_type(kind)}, not {shorten(data)}")
     if kind is float and not math.isfinite(data):
         raise SchemaError(path, f"must be a finite number, not {data}")
     return data
 
 
-def _describe(kind: Any) -> str:
-    """Name a type in words for an error."""
+def describe_type(kind: Any) -> str:
+    """Name a type in words, for an error or a table."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if hasattr(kind, "described"):
         return kind.described
     if origin is typing.Annotated:
-        return _describe(arguments[0])
+        return describe_type(arguments[0])
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(map(_describe, arguments))
+        return " or ".join(map(describe_type, arguments))
     if origin is Literal:
         return " or ".join(map(repr, arguments))
     if origin is tuple:
         if arguments[-1] is Ellipsis:
-            return f"a list, each item {_describe(arguments[0])}"
+            return f"a list, each item {describe_type(arguments[0])}"
         return f"a list of {len(arguments)}"
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
     return names.get(kind, str(kind))

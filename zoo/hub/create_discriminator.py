@@ -42,7 +42,9 @@ def create_discriminator(
     """Build a recipe's discriminator: ``create_discriminator("dcgan-64", features_only=True)``.
 
     Args:
-        name, overrides, keywords: as for :func:`zoo.create`.
+        name: of a recipe, the path of a YAML file, or a recipe.
+        *overrides: as on the command line, ``"discriminator.width=0.5"``.
+        **keywords: the same as ``discriminator__width=0.5``.
         features_only: return a module that maps images to a list of feature maps.
         init_from: run folder or checkpoint whose discriminator it becomes; None: fresh weights.
         device: None: torch's default device.

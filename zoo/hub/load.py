@@ -79,7 +79,8 @@ class LoadedGenerator(nn.Module):
         Args:
             name: folder, repository, or anything that :func:`load_generator` takes.
             revision: branch, tag or commit of the repository; None: its newest commit.
-            device, precision: as for :func:`load_generator`.
+            device: as for :func:`load_generator`.
+            precision: as for :func:`load_generator`.
 
         Raises:
             ZooError: as :func:`load_generator`.
