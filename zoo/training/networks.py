@@ -8,7 +8,7 @@ from torch import nn
 from zoo.core.config import Recipe
 from zoo.core.errors import ZooError
 from zoo.models.base import Discriminator, Generator
-from zoo.models.batch_norm import has_dense_norm
+from zoo.models.batch_norm import batch_norms, has_dense_norm
 from zoo.models.encoder import Encoder
 from zoo.models.scales import ImageHeads, ScaleDiscriminators
 from zoo.models.summary import count_parameters
@@ -38,7 +38,19 @@ def build_trained_networks(recipe: Recipe, speed: Speed, world: World) -> tuple[
     for size in sizes:
         if size % packing:
             raise ZooError(f"discriminator.packing: {packing} does not divide the {size} images of each process")
+    if batch_norms(D):
+        _check_shares(recipe, min(sizes) // packing)
     return G, D
+
+
+def _check_shares(recipe: Recipe, count: int) -> None:
+    """Check that a share of ``count`` images, on which a finite difference is taken, has statistics."""
+    for name, penalty in recipe.penalties.items():
+        if penalty.step and round(penalty.share * count) < 2:
+            raise ZooError(
+                f"penalties.{name}.share: {penalty.share:g} of {count} images leaves fewer than 2, and the "
+                f"discriminator normalises over the batch; set at least {2 / count:.2g}"
+            )
 
 
 def build_helpers(recipe: Recipe, latent: int) -> dict[str, nn.Module]:
