@@ -46,9 +46,9 @@ def build_trained_networks(recipe: Recipe, speed: Speed, world: World) -> tuple[
 def _check_shares(recipe: Recipe, count: int) -> None:
     """Check that a share of ``count`` images, on which a finite difference is taken, has statistics."""
     for name, penalty in recipe.penalties.items():
-        if penalty.step and round(penalty.share * count) < 2:
+        if penalty.step and round(penalty.share * count) < min(2, count):
             raise ZooError(
-                f"penalties.{name}.share: {penalty.share:g} of {count} images leaves fewer than 2, and the "
+                f"penalties.{name}.share: {penalty.share:g} of {count} images leaves 1, and the "
                 f"discriminator normalises over the batch; set at least {2 / count:.2g}"
             )
 
