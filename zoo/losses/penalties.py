@@ -83,7 +83,8 @@ def finite_difference(step: StepOutputs, side: Literal["real", "fake"], *, scale
     """Estimate :func:`gradient_penalty` without a gradient of a gradient.
 
     The mean of ((D(x + scale n) - D(x)) / scale)^2 / 2 over normal noise n (Hyun et al. 2025, arXiv:2509.24935; Lin et
-    al. 2025, arXiv:2511.22475). Both passes are in fp32: a small difference loses its digits in bf16.
+    al. 2025, arXiv:2511.22475). Both passes are in fp32: a small difference loses its digits in bf16. Where D
+    normalises over the batch, slopes of an image's logits are those with respect to all images, not to this one alone.
 
     Args:
         side: images on which it is taken.

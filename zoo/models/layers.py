@@ -107,6 +107,25 @@ def doubling_conv(channels: int, out: int, kernel: int) -> nn.ConvTranspose2d:
     return nn.ConvTranspose2d(channels, out, kernel, stride=2, padding=padding, output_padding=kernel % 2, bias=False)
 
 
+def halving_layers(channels: int, size: int, width: int) -> tuple[list[nn.Module], int]:
+    """Return convolutions of stride 2 down to 4 x 4 pixels, with their activations, and the features they end in.
+
+    The first has ``width`` channels, and each later one twice as many as the one before, up to 8 times ``width``.
+
+    Args:
+        channels: of the input (N, channels, size, size).
+        size: pixels per side.
+        width: channels of the first convolution.
+    """
+    layers: list[nn.Module] = []
+    count = 0
+    while size > 4:
+        out = width * min(8, 2**count)
+        layers += [halving_conv(channels, out, 3, bias=True), nn.LeakyReLU(0.2)]
+        channels, size, count = out, (size + 1) // 2, count + 1
+    return layers, channels * size**2
+
+
 def with_batch_norm(
     convolution: nn.Conv2d | nn.ConvTranspose2d, *following: nn.Module, **options: Any
 ) -> list[nn.Module]:
