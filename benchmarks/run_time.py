@@ -56,8 +56,8 @@ def measure(name: str, data: str, device: str) -> Row:
         first = zoo.train(name, data=data, out=out, device=device, display=display, kimg=EVENTS * every, set=overrides)
         before = first.info["seconds"]
         run = zoo.train(resume=first.path, device=device, display=display, kimg=2 * EVENTS * every)
-        after, num_grids = run.info["seconds"], len(run.grids())
-        description = run.info["data_description"]
+        info, num_grids = run.info, len(run.grids())
+    after, description = info["seconds"], info["data_description"]
     seconds = {part: (after[part] - before.get(part, 0.0)) / EVENTS for part in after}
     seconds["steps"] /= STEPS_PER_EVENT
     # Frames are read again at every end, so all of them belong to the second animation.
@@ -65,7 +65,7 @@ def measure(name: str, data: str, device: str) -> Row:
     row: Row = {"name": name, "data": description, "batch": recipe.train.batches.at(0), "seconds": seconds}
     row |= {"reference_s": after["reference"], "evaluate_share": recipe.train.evaluate_share}
     row |= hour_shares(recipe, seconds)
-    return {**row, "environment": run.info["environment"]}
+    return {**row, "environment": info["environment"]}
 
 
 def hour_shares(recipe: Recipe, seconds: dict[str, float]) -> Row:
