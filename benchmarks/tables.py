@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import leaderboard_table
 import numpy as np
@@ -41,6 +42,7 @@ PAPER_MODES = {  # Huang et al. 2024, arXiv:2501.05441, table 1
     "RpGAN + R1": ("fails", NONE),
     "GAN + R1": ("fails", NONE),
 }
+FAKES, REALS = 5000, 5472  # of the evaluation that SSIM's speed is stated for
 SHOWN_BASELINES = ("unseen subjects", "train half against half", "black")
 
 
@@ -73,32 +75,46 @@ def results(name: str) -> list[Row]:
     return read_rows(HERE / "results" / f"{name}.jsonl")
 
 
+def latest_by_cpu(name: str, key: Callable[[Row], Any]) -> list[tuple[str, Row]]:
+    """Return the latest row of each CPU with equal ``key``, with the CPU; rows of equal keys stand together."""
+    latest: dict[Any, dict[str, Row]] = {}
+    for row in results(name):
+        # Rows of the first versions do not name the CPU; all are of one machine.
+        cpu = row.get("environment", {}).get("cpu") or "AMD EPYC"
+        latest.setdefault(key(row), {})[cpu.replace("(R)", "").replace(" Processor", "")] = row
+    return [(cpu, row) for rows in latest.values() for cpu, row in rows.items()]
+
+
 def ssim_speed() -> str:
     rows = [
         [
             str(row["size"]),
+            cpu,
             f"{row['fakes']} x {row['reals']:,}",
             row["engine"],
             f"{row['ratio']:.0f}",
             f"{row['ours_us_per_pair']:.2f}",
+            f"{row['ours_us_per_pair'] * FAKES * REALS / 1e6:,.0f}",
             f"{row['skimage_us_per_pair']:.0f}",
             f"{row['agreement']:.0e}",
             f"{row['peak_mb'] / 1000:.2f} GB",
         ]
-        for row in results("ssim_speed")
+        for cpu, row in latest_by_cpu("ssim_speed", lambda row: (row["size"], row["engine"].split(" (")[0]))
     ]
-    headings = ["pixels>", "fakes x reals", "engine", "times scikit-image>", "us a pair>", "scikit-image, us>"]
-    return markdown_table([*headings, "agreement>", "peak memory>"], rows)
+    headings = ["pixels>", "CPU", "fakes x reals", "engine", "times scikit-image>", "us a pair>"]
+    headings += [f"{FAKES:,} x {REALS:,}, s>", "scikit-image, us>", "agreement>", "peak memory>"]
+    return markdown_table(headings, rows)
 
 
 def fid_speed() -> str:
     rows = []
-    for row in results("fid_speed"):
+    for cpu, row in latest_by_cpu("fid_speed", lambda row: (row["n"], row["size"])):
         cold, warm = row["cold_s"], row["warm_s"]
         rows.append(
             [
                 f"{row['n']:,}",
                 str(row["size"]),
+                cpu,
                 f"{cold['theirs']:.0f} / {cold['ours']:.0f}",
                 f"**{row['cold_ratio']:.2f}**",
                 f"{warm['theirs']:.1f} / {warm['ours']:.1f}",
@@ -107,7 +123,16 @@ def fid_speed() -> str:
                 f"{row['difference']:.0e}",
             ]
         )
-    headings = ["images a side>", "pixels>", "cold, s: torch-fidelity / zoo>", "ratio>", "warm, s>", "ratio>", "FID>"]
+    headings = [
+        "images a side>",
+        "pixels>",
+        "CPU",
+        "cold, s: torch-fidelity / zoo>",
+        "ratio>",
+        "warm, s>",
+        "ratio>",
+        "FID>",
+    ]
     return markdown_table([*headings, "difference>"], rows)
 
 
@@ -233,21 +258,57 @@ def scaling() -> str:
     return markdown_table([*headings, "batch norms' share at 512>"], rows)
 
 
+def scaling_check() -> str:
+    rows = []
+    for row in results("scaling"):
+        if "processes" not in row:
+            continue
+        sending = [f"{row.get('transfer_s', row['all_reduce_s']):.3g}", f"{row['all_reduce_s']:.3g}"]
+        steps = [f"{row[key]:.3g}" for key in ("step_alone_s", "predicted_s", "measured_without_norms_s", "measured_s")]
+        mbit = f"{row['mbit']:,}" if row.get("mbit") else "unlimited"
+        rows.append(
+            [f"`{row['name']}`", str(row["processes"]), mbit, f"{row['bytes'] / 1e6:.0f}", " / ".join(sending), *steps]
+        )
+    headings = ["recipe", "processes>", "Mbit/s of each>", "MB>", "sending, s: model / measured>", "step alone, s>"]
+    return markdown_table([*headings, "T(n), s>", "measured, no synchronised norms>", "measured>"], rows)
+
+
+def run_time() -> str:
+    rows = []
+    for cpu, row in latest_by_cpu("run_time", lambda row: row["name"]):
+        shares = row["shares"]
+        parts = ("validation", "grids", "checkpoints", "curves", "animation")
+        counts = [f"{row[key]:,.0f}" for key in ("snapshots", "checkpoints")]
+        times = [f"{1000 * row['seconds'][part]:,.0f}" for part in ("steps", *parts)]
+        percentages = [f"{shares[part]:.2%}" for part in parts]
+        rows.append(
+            [f"`{row['name']}`", cpu, *counts, " / ".join(times), *percentages, f"**{sum(shares.values()):.1%}**"]
+        )
+    headings = [
+        "recipe",
+        "CPU",
+        "grids an hour>",
+        "checkpoints>",
+        "ms: step / validation / grid / checkpoint / curves / frame>",
+    ]
+    return markdown_table([*headings, "validation>", "grids>", "checkpoints>", "curves>", "animation>", "all>"], rows)
+
+
 def memory() -> str:
     rows = []
-    for row in results("memory"):
+    for cpu, row in latest_by_cpu("memory", lambda row: (row["recipe"], row["images"])):
         mb = [f"{row[key] / 1e6:,.0f}" for key in ("set_bytes", "own_bytes", "peak_bytes")]
-        rows.append([f"`{row['recipe']}`", f"{row['images']:,}", f"{row['nimg']:,}", *mb])
-    headings = ["recipe", "images>", "images seen>", "image set, MB>", "own memory, MB>", "peak resident, MB>"]
+        rows.append([f"`{row['recipe']}`", cpu, f"{row['images']:,}", f"{row['nimg']:,}", *mb])
+    headings = ["recipe", "CPU", "images>", "images seen>", "image set, MB>", "own memory, MB>", "peak resident, MB>"]
     return markdown_table(headings, rows)
 
 
 def startup() -> str:
     rows = []
-    for row in results("startup"):
+    for cpu, row in latest_by_cpu("startup", lambda row: row["recipe"]):
         seconds = [f"{row[key]:.2g}" for key in ("imports_s", "to_first_step_s", "first_step_s", "step_s")]
-        rows.append([f"`{row['recipe']}`", *seconds])
-    headings = ["recipe", "imports, s>", "imports to first step, s>", "first step, s>", "later step, s>"]
+        rows.append([f"`{row['recipe']}`", cpu, *seconds])
+    headings = ["recipe", "CPU", "imports, s>", "imports to first step, s>", "first step, s>", "later step, s>"]
     return markdown_table(headings, rows)
 
 
@@ -447,6 +508,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "train_speed": train_speed,
     "precision": precision,
     "scaling": scaling,
+    "scaling_check": scaling_check,
+    "run_time": run_time,
     "memory": memory,
     "startup": startup,
     "kill": kill,

@@ -59,6 +59,9 @@ def _check_progress(state: Any, recipe: Recipe) -> None:
     if nimg != recipe.train.batches.end(int(nimg)):
         raise ValueError(f"nimg is {nimg}, which is not the end of a step")
     _number("elapsed", state["elapsed"])
+    for part, seconds in _mapping("seconds", state.get("seconds", {})).items():
+        _word("seconds", part)
+        _number("seconds", seconds)
     _number("threads", environment["threads"], low=1, high=_MAX_THREADS, whole=True)
     watch = _mapping("watch", state.get("watch") or {})
     for key in ("spent", "last"):

@@ -193,7 +193,7 @@ class Trainer:
         self, phase: Phase, terms: list[Term], outputs: StepOutputs, share: float, *, retain_graph: bool = False
     ) -> None:
         """Accumulate the gradients of a phase's terms, and its scalars for the log."""
-        with self.speed.double_backward(enabled=_differentiates(terms)):
+        with self.speed.double_backward(enabled=differentiates(terms)):
             total, values = evaluate_terms(terms, outputs)
         (total * share).backward(inputs=self._parameters(phase), retain_graph=retain_graph)
         if phase == "D" and outputs.real_logits is not None:
