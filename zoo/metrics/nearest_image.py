@@ -8,7 +8,7 @@ typical image is near to many. See docs/alarms.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,11 +42,13 @@ class Nearest(NamedTuple):
         real: (N,) int64, index of that training image.
         distance: (N,) float32, 0 or more: 1 - ncc; if two subjects or more are known, divided by the same of the
             nearest image of all other subjects. It then is at most 1: as near to one subject as to another.
+        real_ncc: (M,) float32, the highest correlation of each training image with any of the N images.
     """
 
     ncc: Tensor
     real: Tensor
     distance: Tensor
+    real_ncc: Tensor
 
 
 @torch.no_grad()
@@ -56,6 +58,7 @@ def nearest_copy(
     reals: Tensor | np.ndarray,
     *,
     subjects: Sequence[str] | None = None,
+    own: Sequence[str] | None = None,
     chunk: int = 256,
     reporter: Reporter | None = None,
 ) -> Nearest:
@@ -66,15 +69,17 @@ def nearest_copy(
         reals: (M, C, H, W) tensor or array, such as a uint8 memory map; read once, ``chunk`` images at a time, and
             kept low-passed: about 4 kB per image and channel.
         subjects: of each of ``reals``; None: unknown.
+        own: subject of each of ``x``, with whose images it is not compared (correlation -1); None: with all.
         reporter: shows progress.
 
     Raises:
         ZooError: no reals, or images too small to be shifted and averaged.
-        ValueError: images of two shapes, or the number of subjects is not that of ``reals``.
+        ValueError: images of two shapes, or a number of subjects that is not that of the images.
     """
     if x.ndim != 4 or tuple(x.shape[1:]) != tuple(reals.shape[1:]):
         raise ValueError(f"nearest_copy compares images of one shape, not {tuple(x.shape)} with {tuple(reals.shape)}")
     subject_ids = _subject_ids(subjects, len(reals), x.device)
+    same_subject = None if own is None else _same_subject(own, subjects or (), len(x), len(reals))
     _box_grid(x)  # raises for small images before anything is read
     reporter = reporter or SilentReporter()
     reporter.start("searching for copies", len(reals) + len(x))
@@ -86,15 +91,21 @@ def nearest_copy(
         reporter.advance(len(tile))
     table = torch.cat(rows)
     results = [[torch.zeros(0, device=x.device, dtype=dtype) for dtype in (torch.float, torch.int64, torch.float)]]
+    real_ncc = torch.full((len(reals),), -1.0, device=x.device)
     step = max(1, min(chunk, _TABLE_VALUES // ((2 * _MAX_SHIFT + 1) ** 2 * len(table))))
-    for images in x.split(step):
+    for start in range(0, len(x), step):
+        images = x[start : start + step]
         shifted = torch.stack(_low_pass(images, shifts=True), dim=1)  # (n, 25, D)
         ncc = (shifted.flatten(0, 1) @ table.T).view(*shifted.shape[:2], len(table)).amax(dim=1).clamp_(-1, 1)
+        if same_subject is not None:
+            ncc = ncc.masked_fill_(same_subject(start, start + len(images)).to(x.device), -1)
+        real_ncc = torch.maximum(real_ncc, ncc.nan_to_num(-1).amax(dim=0))
         best, real, distance = _nearest(1 - ncc, subject_ids, rounding=_ROUNDING)
         results.append([1 - best, real, distance])
         reporter.advance(len(images))
     reporter.stop()
-    return Nearest(*(torch.cat(column) for column in zip(*results, strict=True)))
+    ncc, real, distance = (torch.cat(column) for column in zip(*results, strict=True))
+    return Nearest(ncc, real, distance, real_ncc)
 
 
 @torch.no_grad()
@@ -176,6 +187,14 @@ def _box_grid(x: Tensor) -> tuple[int, tuple[int, int], tuple[int, int]]:
         least = 2 * _MAX_SHIFT + 2 * _MIN_BOX_PIXELS
         raise ZooError(f"NCC needs images of at least {least}x{least} pixels, not {height}x{width}")
     return side, ((height - high * side) // 2, high), ((width - wide * side) // 2, wide)
+
+
+def _same_subject(own: Sequence[str], subjects: Sequence[str], count: int, reals: int) -> Callable[[int, int], Tensor]:
+    """Return a function of rows: bool (rows, M), whether a real image is of the row's own subject."""
+    if len(own) != count or len(subjects) != reals:
+        raise ValueError(f"{len(own)} subjects of {count} images, {len(subjects)} of {reals} real images")
+    rows, columns = np.asarray(own), np.asarray(subjects)
+    return lambda start, end: torch.from_numpy(rows[start:end, None] == columns)
 
 
 def _subject_ids(subjects: Sequence[str] | None, count: int, device: torch.device) -> Tensor | None:
