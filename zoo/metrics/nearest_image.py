@@ -30,6 +30,7 @@ NCC_DEFINITION = (
     "with a flat image; distance: (1 - NCC) over 1 - the highest NCC with other subjects than the nearest image's"
 )
 
+_TABLE_ROWS = 64  # images of a table that are compared at once
 _TABLE_VALUES = 2**24  # correlations in memory at once: 64 MB
 _ROUNDING = 1e-6  # of 1 - NCC in float32
 
@@ -83,20 +84,13 @@ def nearest_copy(
     _box_grid(x)  # raises for small images before anything is read
     reporter = reporter or SilentReporter()
     reporter.start("searching for copies", len(reals) + len(x))
-    rows = []
-    for start in range(0, len(reals), chunk):
-        tile = reals[start : start + chunk]
-        tile = torch.from_numpy(np.array(tile)) if isinstance(tile, np.ndarray) else tile
-        rows += _low_pass(tile.to(x.device), shifts=False)
-        reporter.advance(len(tile))
-    table = torch.cat(rows)
+    table = _low_pass_all(reals, x.device, chunk, reporter)
     results = [[torch.zeros(0, device=x.device, dtype=dtype) for dtype in (torch.float, torch.int64, torch.float)]]
     real_ncc = torch.full((len(reals),), -1.0, device=x.device)
     step = max(1, min(chunk, _TABLE_VALUES // ((2 * _MAX_SHIFT + 1) ** 2 * len(table))))
     for start in range(0, len(x), step):
         images = x[start : start + step]
-        shifted = torch.stack(_low_pass(images, shifts=True), dim=1)  # (n, 25, D)
-        ncc = (shifted.flatten(0, 1) @ table.T).view(*shifted.shape[:2], len(table)).amax(dim=1).clamp_(-1, 1)
+        ncc = _correlate(images, table)
         if same_subject is not None:
             ncc = ncc.masked_fill_(same_subject(start, start + len(images)).to(x.device), -1)
         real_ncc = torch.maximum(real_ncc, ncc.nan_to_num(-1).amax(dim=0))
@@ -106,6 +100,31 @@ def nearest_copy(
     reporter.stop()
     ncc, real, distance = (torch.cat(column) for column in zip(*results, strict=True))
     return Nearest(ncc, real, distance, real_ncc)
+
+
+@torch.no_grad()
+@torch_defaults()
+def correlation_table(x: Tensor, reals: Tensor) -> Tensor:
+    """Compute the highest correlation over shifts of all of ``x`` (N, C, H, W) with all of ``reals``: (N, M)."""
+    table = _low_pass_all(reals, x.device, _TABLE_ROWS, SilentReporter())
+    return torch.cat([_correlate(images, table) for images in x.split(_TABLE_ROWS)])
+
+
+def _low_pass_all(reals: Tensor | np.ndarray, device: torch.device, chunk: int, reporter: Reporter) -> Tensor:
+    """Return low-passed images (M, D), read ``chunk`` at a time."""
+    rows = []
+    for start in range(0, len(reals), chunk):
+        tile = reals[start : start + chunk]
+        tile = torch.from_numpy(np.array(tile)) if isinstance(tile, np.ndarray) else tile
+        rows += _low_pass(tile.to(device), shifts=False)
+        reporter.advance(len(tile))
+    return torch.cat(rows)
+
+
+def _correlate(images: Tensor, table: Tensor) -> Tensor:
+    """Return the highest correlation (n, M) over shifts of images with low-passed ones (M, D)."""
+    shifted = torch.stack(_low_pass(images, shifts=True), dim=1)  # (n, 25, D)
+    return (shifted.flatten(0, 1) @ table.T).view(*shifted.shape[:2], len(table)).amax(dim=1).clamp_(-1, 1)
 
 
 @torch.no_grad()
