@@ -157,6 +157,39 @@ def alarms() -> str:
     return markdown_table([*headings, "one, mean, ten images>", "varied real images>"], lines)
 
 
+def privacy() -> str:
+    """One line per size and kind of set: extremes of each value, and how often its alarm is triggered."""
+    every_row = results("privacy")
+    kinds = {
+        "held-out images": "unseen$",
+        "blurred": "blurred [0-9.]+$",
+        "generators": "(?!unseen|blurred|shifted|brightened|noisy)[^,]+$",
+        "a tenth copies, n 64": ".*a tenth",
+        "a tenth copies, n 500": ".*a tenth",
+        "a tenth copies, n 2,000": ".*a tenth",
+        "copies alone": "(shifted|brightened|noisy) copies$",
+    }
+    lines = []
+    for size in sorted({row["size"] for row in every_row}):
+        for kind, pattern in kinds.items():
+            n = kind.partition(", n ")[2].replace(",", "")
+            rows = [row for row in every_row if row["size"] == size and re.match(pattern, row["case"])]
+            rows = [row for row in rows if not n or row["n"] == int(n)]
+            if rows:
+                lines.append([str(size), kind, *_privacy_cells([row["measures"] for row in rows])])
+    return markdown_table(["pixels>", "set", "authenticity>", "distance ratio>", "membership (distance)>"], lines)
+
+
+def _privacy_cells(measures: Sequence[Row]) -> list[str]:
+    cells = []
+    for name in ("authenticity", "distance_ratio", "membership_distance"):
+        low, high = min(row[name]["lowest"] for row in measures), max(row[name]["highest"] for row in measures)
+        rates = sorted(row[name]["rings"] for row in measures)
+        rate = f"{rates[0]:.0%}" if rates[0] == rates[-1] else f"{rates[0]:.0%} to {rates[-1]:.0%}"
+        cells.append(f"{rate} ({low:.2f} to {high:.2f})")
+    return cells
+
+
 def worst_rate(rows: Sequence[Row], *, lowest: bool = False) -> str:
     """Return how often any measure was triggered: the highest rate of the rows, or the lowest."""
     rate = (min if lowest else max)(row["rings"] for row in rows)
@@ -503,6 +536,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ssim_speed": ssim_speed,
     "fid_speed": fid_speed,
     "alarms": alarms,
+    "privacy": privacy,
     "bench": bench,
     "cards": cards,
     "train_speed": train_speed,
