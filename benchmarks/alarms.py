@@ -133,7 +133,7 @@ class MemorisationBenchmark:
 
     def rows(self) -> Iterator[Row]:
         """Measure images that copy nothing, then the same with a tenth of copies."""
-        for name, pool, subjects in self._make_pools():
+        for name, pool, subjects in self.make_pools():
             self.pools[name] = (self._score(pool), subjects)
         subjects = np.unique(self.images.heldout_subjects)
         num_splits = self.images.options.splits
@@ -147,7 +147,7 @@ class MemorisationBenchmark:
                 for n in SAMPLE_SIZES:
                     yield self._measure(f"{rest}, a tenth {kind} copies", splits, {kind: 0.1, rest: 0.9}, n)
 
-    def _make_pools(self) -> Iterator[tuple[str, Tensor, np.ndarray | None]]:
+    def make_pools(self) -> Iterator[tuple[str, Tensor, np.ndarray | None]]:
         """Yield name, images and subjects (None: not held-out images) of each pool."""
         images, size = self.images, self.images.options.pool
         # The draws below come in a fixed order, so that results of earlier versions can be repeated.

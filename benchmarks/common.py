@@ -56,6 +56,20 @@ def read_rows(path: Path) -> list[Row]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
+def find_row(path: Path, identity: Row) -> Row | None:
+    """Return the first row of a JSONL file that has these values; None if there is none."""
+    return next((row for row in read_rows(path) if identity.items() <= row.items()), None)
+
+
+def measure_once(path: Path, identity: Row, measure: Callable[[], Row]) -> Row:
+    """Return the row of a file that has the values ``identity``; if there is none, measure it and append it."""
+    row = find_row(path, identity)
+    if row is None:
+        row = identity | measure()
+        append_row(path, row)
+    return row
+
+
 def last_line(text: str) -> str:
     """Return the last line that is not empty, without surrounding spaces; ``""`` if there is none."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]

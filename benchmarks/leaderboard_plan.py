@@ -109,6 +109,7 @@ VARIETY: dict[str, tuple[str, ...]] = {
     "san": ("discriminator.san=true",),
     "autoencoder": ("autoencoder={weight: [[0, 10], [5, 0]]}",),
     "mode-seeking": ("penalties.mode_seeking.weight=0.1",),
+    "scales": ("scales={sizes: [16, 32]}",),
 }
 
 

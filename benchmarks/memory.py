@@ -50,7 +50,7 @@ def measure_training(name: str, subjects: int, kimg: float) -> Row:
 
     from zoo import recipes
     from zoo.data.dataset import load_dataset
-    from zoo.runtime.device import peak_memory, reset_peak_memory
+    from zoo.runtime.device import describe_environment, peak_memory, reset_peak_memory
     from zoo.training.trainer import Trainer
 
     cpu = torch.device("cpu")
@@ -70,6 +70,7 @@ def measure_training(name: str, subjects: int, kimg: float) -> Row:
         "set_bytes": data.images.nbytes,
         "own_bytes": own_bytes,
         "peak_bytes": peak_memory(cpu),
+        "environment": describe_environment(cpu, trainer.speed.precision),
     }
 
 

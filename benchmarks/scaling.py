@@ -1,13 +1,15 @@
 """Predict how training scales to many devices, from measured step times and message sizes.
 
-    python benchmarks/scaling.py [NAME ...] [--check NAME] [--json] [--save]
+    python benchmarks/scaling.py [NAME ...] [--json] [--save]
+    python benchmarks/scaling.py --check NAME [--processes 2] [--batch N] [--mbit 1000] [--save]
 
 docs/scaling.md states the model:
 
     T(n) = step + sum over messages of [2 (n - 1) / n x bytes / bandwidth(n) + 2 ceil(log2 n) x hop(n)]
 
-``--check`` compares the model with this machine: it measures a step of one process with one thread, an all-reduce of
-that network's gradients over loopback, and a step of two processes.
+``--check`` compares it with processes of one thread on this machine: steps of processes that do not know of each other,
+an all-reduce of that network's gradients, and steps of one group. With ``--mbit`` they run in a network namespace of
+their own, whose loopback carries so much per process (Linux; `unshare`, and `ip` and `tc` of iproute2).
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from zoo.core.errors import ZooError
 from zoo.data.dataset import load_dataset
 from zoo.models.batch_norm import batch_norms
 from zoo.models.summary import count_parameters
-from zoo.recipes import build_networks
+from zoo.recipes import build_networks, summarise_recipe
 from zoo.runtime import distributed
 from zoo.runtime.device import describe_environment
 from zoo.runtime.speed import Speed
@@ -42,7 +44,7 @@ from zoo.training.trainer import Trainer
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "scaling.jsonl"
-GPU_RESULTS = HERE / "results" / "gpu"  # written by gpu.py
+GPU_RESULTS = HERE / "results" / "train_speed.jsonl"
 NAMES = ("multires-28", "dcgan-64", "dcgan-256", "lean-256", "stylegan-256", "multires-256")
 DEVICE_COUNTS = (8, 64, 512)
 NVLINK_DEVICES = 8  # devices in one machine, linked by NVLink
@@ -53,13 +55,17 @@ NETWORK = {"bandwidth": 50e9, "hop": 5e-6}  # a 400 Gbit/s card per GPU
 MIN_STEP_SECONDS = 5e-4
 # 40 % of the stated bf16 multiply-adds/s, which is what training reaches; fp32 multiply-adds/s; bytes/s.
 H200 = DeviceRates(fp32=33e12, bf16=0.4 * 495e12, copy=4.8e12)
-TIMED_STEPS = 7  # of --check; the median counts
+TIMED_STEPS = 5  # of --check; the median counts
+NAMESPACE = "ZOO_SCALING_NAMESPACE"  # environment variable of a process that runs in its own network namespace
 
 
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", default=list(NAMES))
-    parser.add_argument("--check", metavar="NAME", help="compare the model with two processes on this machine")
+    parser.add_argument("--check", metavar="NAME", help="compare the model with processes on this machine")
+    parser.add_argument("--processes", type=int, default=2, metavar="N", help="of --check (default: 2)")
+    parser.add_argument("--batch", type=int, metavar="N", help="of each process (default: its part of the recipe's)")
+    parser.add_argument("--mbit", type=int, metavar="N", help="million bits per second that each process can send")
     add_output_arguments(parser, RESULTS)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -67,7 +73,9 @@ def main() -> None:
         if options.worker:
             print(json.dumps(measure_in_world(options.names[0])), flush=True)
         elif options.check:
-            measure_each([options.check], check_model, describe_row, options, RESULTS)
+            if options.mbit and NAMESPACE not in os.environ:
+                restart_in_namespace(options.processes * options.mbit)
+            measure_each([options.check], lambda name: check_model(name, options), describe_row, options, RESULTS)
         else:
             measure_each(options.names, predict, describe_row, options, RESULTS)
     except ZooError as error:
@@ -81,7 +89,10 @@ def describe_row(row: Row) -> str:
 
 
 def predict(name: str) -> Row:
-    """Return the efficiency at each count of devices: the time of a step alone over T(n)."""
+    """Return the efficiency at each count of devices: the time of a step alone over T(n).
+
+    ``efficiency_overlap_N`` is that of sending each gradient as soon as the backward pass has it.
+    """
     recipe = recipes.load_recipe(name)
     bytes_by_network, norm_messages = count_messages(recipe)
     step, source = step_seconds(name)
@@ -89,12 +100,33 @@ def predict(name: str) -> Row:
     row |= {"bytes_g": bytes_by_network["G"], "bytes_d": bytes_by_network["D"], "norm_messages": norm_messages}
     for count in DEVICE_COUNTS:
         link = NVLINK if count <= NVLINK_DEVICES else NETWORK  # the slowest link decides
-        transfer = sum(2 * (count - 1) / count * size / link["bandwidth"] for size in bytes_by_network.values())
+        byte_s = 2 * (count - 1) / count / link["bandwidth"]
         latency = 2 * (count - 1).bit_length() * link["hop"]
-        total = step + transfer + (2 + norm_messages) * latency
+        rest = step + (2 + norm_messages) * latency
+        total = rest + byte_s * sum(bytes_by_network.values())
         row[f"efficiency_{count}"] = step / total
+        row[f"efficiency_overlap_{count}"] = step / (rest + sum(exposed_seconds(recipe, step, byte_s)))
         row[f"norms_share_{count}"] = norm_messages * latency / total
     return row
+
+
+def exposed_seconds(recipe: Recipe, step: float, byte_s: float) -> list[float]:
+    """Return for G and D the seconds of sending that its backward pass cannot hide.
+
+    Gradients exist from the last layer to the first, and a layer's part of the pass is that of its multiply-adds. The
+    passes of a step: G forward and twice that backward; D on real and on generated images, and once more for G.
+    """
+    networks = summarise_recipe(recipe)
+    passes = 3, 8 if recipe.train.update == "alternating" else 7
+    work = sum(count * network.macs for count, network in zip(passes, networks, strict=True))
+    exposed = []
+    for network in networks:
+        computed = sent = 0.0
+        for layer in reversed(network.layers):
+            computed += step * 2 * layer.macs / work
+            sent = max(sent, computed) + 4 * layer.parameters * byte_s
+        exposed.append(sent - computed)
+    return exposed
 
 
 def count_messages(recipe: Recipe) -> tuple[dict[str, int], int]:
@@ -110,10 +142,9 @@ def count_messages(recipe: Recipe) -> tuple[dict[str, int], int]:
 
 def step_seconds(name: str) -> tuple[float, str]:
     """Return the seconds of a step and their source: a measured GPU, or else the roofline of an H200."""
-    for path in sorted(GPU_RESULTS.glob("*.jsonl")):
-        for row in read_rows(path):
-            if row.get("name") == name and "ours_img_per_s" in row and row["environment"]["device"] == "cuda":
-                return row["batch"] / row["ours_img_per_s"], row["environment"]["hardware"]
+    for row in read_rows(GPU_RESULTS):
+        if row["name"] == name and row["environment"]["device"] == "cuda":
+            return row["batch"] / row["ours_img_per_s"], row["environment"]["hardware"]
     recipe = recipes.load_recipe(name)
     speed = Speed(device=torch.device("cpu"), precision="bf16")
     work = count_work(recipe, load_dataset("phantoms:2", recipe.data))
@@ -123,43 +154,53 @@ def step_seconds(name: str) -> tuple[float, str]:
     return MIN_STEP_SECONDS, "launches alone"
 
 
-def check_model(name: str) -> Row:
-    """Compare T(2) of the model with this machine; each process has one thread and half the batch."""
-    half = recipes.load_recipe(name).train.batch // 2
-    alone = run_processes(name, 1, f"train.batch={half}")[0]
-    pair = run_processes(name, 2, f"train.batch={2 * half}")
-    without_norms = run_processes(name, 2, f"train.batch={2 * half} train.sync_batch_norm=false")
-    first = pair[0]
-    return {
-        "name": name,
-        "batch": 2 * half,
-        "processes": 2,
-        "step_alone_s": alone["step_s"],
+def restart_in_namespace(mbit: int) -> None:
+    """Replace this process by the same command in a network namespace whose loopback carries ``mbit`` million bits."""
+    link = f"ip link set lo up && tc qdisc add dev lo root tbf rate {mbit}mbit burst 1mb latency 400ms"
+    command = ["unshare", "--map-root-user", "--net", "sh", "-c", f'{link} && exec "$@"', "sh"]
+    os.environ[NAMESPACE] = "1"
+    os.execvp(command[0], [*command, sys.executable, *sys.argv])
+
+
+def check_model(name: str, options: argparse.Namespace) -> Row:
+    """Compare T(n) of the model with this machine."""
+    count = options.processes
+    local = options.batch or recipes.load_recipe(name).train.batch // count
+    separate = run_processes(name, [1] * count, f"train.batch={local}")
+    group = run_processes(name, [count], f"train.batch={count * local}")
+    without_norms = run_processes(name, [count], f"train.batch={count * local} train.sync_batch_norm=false")
+    alone, first = max(row["step_s"] for row in separate), group[0]
+    row: Row = {"name": name, "batch": count * local, "processes": count, "mbit": options.mbit}
+    transfer = first["reduce_s"]
+    if options.mbit:
+        transfer = 2 * (count - 1) / count * first["bytes"] / (options.mbit * 1e6 / 8)
+    return row | {
+        "step_alone_s": alone,
+        "transfer_s": transfer,
         "all_reduce_s": first["reduce_s"],
         "bytes": first["bytes"],
-        "predicted_s": alone["step_s"] + first["reduce_s"],
-        "measured_s": max(row["step_s"] for row in pair),
+        "predicted_s": alone + transfer,
+        "measured_s": max(row["step_s"] for row in group),
         "measured_without_norms_s": max(row["step_s"] for row in without_norms),
         "environment": describe_environment(torch.device("cpu"), first["precision"]),
     }
 
 
-def run_processes(name: str, processes: int, overrides: str) -> list[Row]:
-    """Run ``--worker`` in so many processes of one world; return the row of each."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))  # the system picks a free port
-        port = str(free.getsockname()[1])
-    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
-    environment = {**os.environ, **world, "OMP_NUM_THREADS": "1", "OVERRIDE": overrides}
-    group = [
-        subprocess.Popen(
-            [sys.executable, __file__, name, "--worker"],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(processes)
-    ]
+def run_processes(name: str, worlds: list[int], overrides: str) -> list[Row]:
+    """Run ``--worker`` in worlds of so many processes each, all at once; return the row of each process."""
+    group = []
+    for size in worlds:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))  # the system picks a free port
+            port = str(free.getsockname()[1])
+        world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(size)}
+        environment = {**os.environ, **world, "OMP_NUM_THREADS": "1", "OVERRIDE": overrides}
+        if NAMESPACE in os.environ:
+            environment["GLOO_SOCKET_IFNAME"] = "lo"  # the only one there; the host's name stands for none
+        for rank in range(size):
+            command = [sys.executable, __file__, name, "--worker"]
+            environment = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            group.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
     outputs = [process.communicate()[0] for process in group]
     return [json.loads(output.splitlines()[-1]) for output in outputs]
 

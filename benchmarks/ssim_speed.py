@@ -15,7 +15,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import random
 import statistics
 import tempfile
@@ -57,17 +56,16 @@ def serve_zoo(connection: Connection, folder: Path) -> None:
     import numpy as np
     import torch
 
-    from zoo.core.version import version
     from zoo.metrics.ssim import ssim
+    from zoo.runtime.device import describe_environment
 
     fakes = torch.from_numpy(np.load(folder / "fakes.npy"))
     reals = np.load(folder / "reals.npy", mmap_mode="r")
     ssim.nearest_ssim(fakes[:1], reals[:1], 255)  # compiles the kernel, which must not be timed
     facts = {
         "engine": ssim.engine(),
-        "threads": torch.get_num_threads(),
         "definition": ssim.SSIM_DEFINITION,
-        "versions": {"zoo": version(), "torch": str(torch.__version__), "numpy": np.__version__},
+        "environment": describe_environment(torch.device("cpu"), "fp32"),
     }
     while connection.recv():
         start, cpu_start = time.perf_counter(), time.process_time()
@@ -134,11 +132,9 @@ def measure(size: int, options: argparse.Namespace) -> Row:
         "fakes": len(ours["values"]),
         "reals": num_reals,
         "skimage_pairs": options.pairs,
-        "threads": ours["threads"],
-        "cores": os.cpu_count(),
-        "machine": platform.machine(),
-        "versions": {**ours["versions"], "skimage": theirs["version"]},
+        "skimage": theirs["version"],
         "definition": ours["definition"],
+        "environment": ours["environment"],
         **images,
     }
 

@@ -15,10 +15,13 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import leaderboard_table
+import numpy as np
 from common import Row, make_parser, read_rows
 
+from zoo.metrics.confidence import mean_with_interval
 from zoo.metrics.registry import METRICS, short_extractor_name
 from zoo.report.table import NONE, format_alarms, format_value_cell, markdown_table
 
@@ -31,6 +34,15 @@ BENCH_METRICS = [
 _PRECISION_COLUMNS = [(precision, layout) for precision in ("fp32", "bf16") for layout in ("NHWC", "NCHW")]
 MEASUREMENTS = ROOT / "zoo" / "core" / "measurements.json"
 UNMEASURED_STARTS = {256: "fastgan-256"}  # no run of this size was long enough; the family is the best at 64 and 128
+EARLIER_CPU = "AMD with AVX512_BF16"  # of rows from before the CPU was recorded
+ALL_SUBJECTS = 10**9  # in place of 0, so that it sorts last
+PAPER_MODES = {  # Huang et al. 2024, arXiv:2501.05441, table 1
+    "RpGAN + R1 + R2": ("1,000", "0.078"),
+    "GAN + R1 + R2": ("693", "0.927"),
+    "RpGAN + R1": ("fails", NONE),
+    "GAN + R1": ("fails", NONE),
+}
+FAKES, REALS = 5000, 5472  # of the evaluation that SSIM's speed is stated for
 SHOWN_BASELINES = ("unseen subjects", "train half against half", "black")
 
 
@@ -63,32 +75,46 @@ def results(name: str) -> list[Row]:
     return read_rows(HERE / "results" / f"{name}.jsonl")
 
 
+def latest_by_cpu(name: str, key: Callable[[Row], Any]) -> list[tuple[str, Row]]:
+    """Return the latest row of each CPU with equal ``key``, with the CPU; rows of equal keys stand together."""
+    latest: dict[Any, dict[str, Row]] = {}
+    for row in results(name):
+        # Rows of the first versions do not name the CPU; all are of one machine.
+        cpu = row.get("environment", {}).get("cpu") or "AMD EPYC"
+        latest.setdefault(key(row), {})[cpu.replace("(R)", "").replace(" Processor", "")] = row
+    return [(cpu, row) for rows in latest.values() for cpu, row in rows.items()]
+
+
 def ssim_speed() -> str:
     rows = [
         [
             str(row["size"]),
+            cpu,
             f"{row['fakes']} x {row['reals']:,}",
             row["engine"],
             f"{row['ratio']:.0f}",
             f"{row['ours_us_per_pair']:.2f}",
+            f"{row['ours_us_per_pair'] * FAKES * REALS / 1e6:,.0f}",
             f"{row['skimage_us_per_pair']:.0f}",
             f"{row['agreement']:.0e}",
             f"{row['peak_mb'] / 1000:.2f} GB",
         ]
-        for row in results("ssim_speed")
+        for cpu, row in latest_by_cpu("ssim_speed", lambda row: (row["size"], row["engine"].split(" (")[0]))
     ]
-    headings = ["pixels>", "fakes x reals", "engine", "times scikit-image>", "us a pair>", "scikit-image, us>"]
-    return markdown_table([*headings, "agreement>", "peak memory>"], rows)
+    headings = ["pixels>", "CPU", "fakes x reals", "engine", "times scikit-image>", "us a pair>"]
+    headings += [f"{FAKES:,} x {REALS:,}, s>", "scikit-image, us>", "agreement>", "peak memory>"]
+    return markdown_table(headings, rows)
 
 
 def fid_speed() -> str:
     rows = []
-    for row in results("fid_speed"):
+    for cpu, row in latest_by_cpu("fid_speed", lambda row: (row["n"], row["size"])):
         cold, warm = row["cold_s"], row["warm_s"]
         rows.append(
             [
                 f"{row['n']:,}",
                 str(row["size"]),
+                cpu,
                 f"{cold['theirs']:.0f} / {cold['ours']:.0f}",
                 f"**{row['cold_ratio']:.2f}**",
                 f"{warm['theirs']:.1f} / {warm['ours']:.1f}",
@@ -97,7 +123,16 @@ def fid_speed() -> str:
                 f"{row['difference']:.0e}",
             ]
         )
-    headings = ["images a side>", "pixels>", "cold, s: torch-fidelity / zoo>", "ratio>", "warm, s>", "ratio>", "FID>"]
+    headings = [
+        "images a side>",
+        "pixels>",
+        "CPU",
+        "cold, s: torch-fidelity / zoo>",
+        "ratio>",
+        "warm, s>",
+        "ratio>",
+        "FID>",
+    ]
     return markdown_table([*headings, "difference>"], rows)
 
 
@@ -120,6 +155,39 @@ def alarms() -> str:
     headings = ["pixels>", "held-out images>", "blurred, generated>"]
     headings += [f"a tenth {kind}>" for kind in ("shifted", "brightened", "noisy")]
     return markdown_table([*headings, "one, mean, ten images>", "varied real images>"], lines)
+
+
+def privacy() -> str:
+    """One line per size and kind of set: extremes of each value, and how often its alarm is triggered."""
+    every_row = results("privacy")
+    kinds = {
+        "held-out images": "unseen$",
+        "blurred": "blurred [0-9.]+$",
+        "generators": "(?!unseen|blurred|shifted|brightened|noisy)[^,]+$",
+        "a tenth copies, n 64": ".*a tenth",
+        "a tenth copies, n 500": ".*a tenth",
+        "a tenth copies, n 2,000": ".*a tenth",
+        "copies alone": "(shifted|brightened|noisy) copies$",
+    }
+    lines = []
+    for size in sorted({row["size"] for row in every_row}):
+        for kind, pattern in kinds.items():
+            n = kind.partition(", n ")[2].replace(",", "")
+            rows = [row for row in every_row if row["size"] == size and re.match(pattern, row["case"])]
+            rows = [row for row in rows if not n or row["n"] == int(n)]
+            if rows:
+                lines.append([str(size), kind, *_privacy_cells([row["measures"] for row in rows])])
+    return markdown_table(["pixels>", "set", "authenticity>", "distance ratio>", "membership (distance)>"], lines)
+
+
+def _privacy_cells(measures: Sequence[Row]) -> list[str]:
+    cells = []
+    for name in ("authenticity", "distance_ratio", "membership_distance"):
+        low, high = min(row[name]["lowest"] for row in measures), max(row[name]["highest"] for row in measures)
+        rates = sorted(row[name]["rings"] for row in measures)
+        rate = f"{rates[0]:.0%}" if rates[0] == rates[-1] else f"{rates[0]:.0%} to {rates[-1]:.0%}"
+        cells.append(f"{rate} ({low:.2f} to {high:.2f})")
+    return cells
 
 
 def worst_rate(rows: Sequence[Row], *, lowest: bool = False) -> str:
@@ -152,31 +220,44 @@ def _size_of_group(row: Row) -> int:
 
 
 def train_speed() -> str:
-    rows = []
-    for row in results("train_speed"):
-        rows.append(
-            [
-                f"`{row['name']}`",
-                f"{row['environment']['device']}, {row['environment']['hardware']}",
-                str(row["batch"]),
-                f"**{row['ratio']:.2f}**",
-                f"{min(row['ratios']):.2f} to {max(row['ratios']):.2f}",
-                f"{row['ours_img_per_s']:.3g} / {row['plain_img_per_s']:.3g}",
-                f"{row['share_of_floor']:.0%}",
-                f"{row['macs_per_image'] / 1e9:.3g}",
-                " / ".join(f"{count / 1e6:.1f}" for count in row["parameters"]),
-            ]
-        )
-    headings = [
-        "recipe",
-        "device",
-        "batch>",
-        "times plain>",
-        "lowest to highest>",
-        "images a second, ours / plain>",
-        "of the roofline>",
+    """Return the latest row of each recipe on each kind of CPU or GPU, one kind next to the other."""
+    latest = {(row["name"], hardware_name(row["environment"])): row for row in results("train_speed")}
+    kinds = sorted({kind for _, kind in latest})
+    lines = []
+    for name in sorted({name for name, _ in latest}, key=lambda name: _work_of_recipe(name, latest)):
+        line = [f"`{name}`"]
+        for kind in kinds:
+            line += _speed_cells(latest.get((name, kind)))
+        row = next(row for (recipe, _), row in latest.items() if recipe == name)
+        parameters = " / ".join(f"{count / 1e6:.1f}" for count in row["parameters"])
+        lines.append([*line, f"{row['macs_per_image'] / 1e9:.3g}", parameters])
+    columns = ("batch, precision>", "times plain>", "images a second, ours / plain>", "of the roofline>")
+    headings = [f"{kind}: {columns[0]}" if column == columns[0] else column for kind in kinds for column in columns]
+    return markdown_table(["recipe", *headings, "billion multiply-adds an image>", "million parameters, G / D>"], lines)
+
+
+def _work_of_recipe(name: str, rows: dict[tuple[str, str], Row]) -> float:
+    return min(row["macs_per_image"] for (recipe, _), row in rows.items() if recipe == name)
+
+
+def _speed_cells(row: Row | None) -> list[str]:
+    if row is None:
+        return [NONE] * 4
+    cut = f" of {row['recipe_batch']}" if row.get("recipe_batch", row["batch"]) != row["batch"] else ""
+    return [
+        f"{row['batch']}{cut}, {row['environment']['precision']}",
+        f"**{row['ratio']:.2f}** ({min(row['ratios']):.2f} to {max(row['ratios']):.2f})",
+        f"{row['ours_img_per_s']:.3g} / {row['plain_img_per_s']:.3g}",
+        f"{row['share_of_floor']:.0%}",
     ]
-    return markdown_table([*headings, "billion multiply-adds an image>", "million parameters, G / D>"], rows)
+
+
+def hardware_name(environment: Row) -> str:
+    """Return a short name of the CPU or GPU that a row was measured on."""
+    if environment["device"] != "cpu":
+        return environment["hardware"]
+    cpu = environment.get("cpu") or EARLIER_CPU
+    return cpu.replace("(R)", "").replace(" Processor", "")
 
 
 def precision() -> str:
@@ -210,21 +291,57 @@ def scaling() -> str:
     return markdown_table([*headings, "batch norms' share at 512>"], rows)
 
 
+def scaling_check() -> str:
+    rows = []
+    for row in results("scaling"):
+        if "processes" not in row:
+            continue
+        sending = [f"{row.get('transfer_s', row['all_reduce_s']):.3g}", f"{row['all_reduce_s']:.3g}"]
+        steps = [f"{row[key]:.3g}" for key in ("step_alone_s", "predicted_s", "measured_without_norms_s", "measured_s")]
+        mbit = f"{row['mbit']:,}" if row.get("mbit") else "unlimited"
+        rows.append(
+            [f"`{row['name']}`", str(row["processes"]), mbit, f"{row['bytes'] / 1e6:.0f}", " / ".join(sending), *steps]
+        )
+    headings = ["recipe", "processes>", "Mbit/s of each>", "MB>", "sending, s: model / measured>", "step alone, s>"]
+    return markdown_table([*headings, "T(n), s>", "measured, no synchronised norms>", "measured>"], rows)
+
+
+def run_time() -> str:
+    rows = []
+    for cpu, row in latest_by_cpu("run_time", lambda row: row["name"]):
+        shares = row["shares"]
+        parts = ("validation", "grids", "checkpoints", "curves", "animation")
+        counts = [f"{row[key]:,.0f}" for key in ("snapshots", "checkpoints")]
+        times = [f"{1000 * row['seconds'][part]:,.0f}" for part in ("steps", *parts)]
+        percentages = [f"{shares[part]:.2%}" for part in parts]
+        rows.append(
+            [f"`{row['name']}`", cpu, *counts, " / ".join(times), *percentages, f"**{sum(shares.values()):.1%}**"]
+        )
+    headings = [
+        "recipe",
+        "CPU",
+        "grids an hour>",
+        "checkpoints>",
+        "ms: step / validation / grid / checkpoint / curves / frame>",
+    ]
+    return markdown_table([*headings, "validation>", "grids>", "checkpoints>", "curves>", "animation>", "all>"], rows)
+
+
 def memory() -> str:
     rows = []
-    for row in results("memory"):
+    for cpu, row in latest_by_cpu("memory", lambda row: (row["recipe"], row["images"])):
         mb = [f"{row[key] / 1e6:,.0f}" for key in ("set_bytes", "own_bytes", "peak_bytes")]
-        rows.append([f"`{row['recipe']}`", f"{row['images']:,}", f"{row['nimg']:,}", *mb])
-    headings = ["recipe", "images>", "images seen>", "image set, MB>", "own memory, MB>", "peak resident, MB>"]
+        rows.append([f"`{row['recipe']}`", cpu, f"{row['images']:,}", f"{row['nimg']:,}", *mb])
+    headings = ["recipe", "CPU", "images>", "images seen>", "image set, MB>", "own memory, MB>", "peak resident, MB>"]
     return markdown_table(headings, rows)
 
 
 def startup() -> str:
     rows = []
-    for row in results("startup"):
+    for cpu, row in latest_by_cpu("startup", lambda row: row["recipe"]):
         seconds = [f"{row[key]:.2g}" for key in ("imports_s", "to_first_step_s", "first_step_s", "step_s")]
-        rows.append([f"`{row['recipe']}`", *seconds])
-    headings = ["recipe", "imports, s>", "imports to first step, s>", "first step, s>", "later step, s>"]
+        rows.append([f"`{row['recipe']}`", cpu, *seconds])
+    headings = ["recipe", "CPU", "imports, s>", "imports to first step, s>", "first step, s>", "later step, s>"]
     return markdown_table(headings, rows)
 
 
@@ -247,6 +364,52 @@ def cards() -> str:
         lines.append([f"`{row['name']}`", f"{row['samples']:,}", fid, kid, "yes" if row["holds"] else "**no**"])
     headings = ["", "images>", "FID, measured / card>", "KID, measured / card>", "within the interval"]
     return markdown_table(headings, lines)
+
+
+def stacked_mnist() -> str:
+    """One line per loss and seed, at the greatest length that all of them have."""
+    rows = results("stacked_mnist")
+    lengths: dict[str, set[float]] = {}
+    for row in rows:
+        if row["kimg"]:
+            lengths.setdefault(row["digest"], set()).add(row["kimg"])
+    last = max(set.intersection(*lengths.values()), default=0) if lengths else 0
+    lines = []
+    for row in rows:
+        if row["kimg"] in (0, last):
+            counted = [f"{row['modes']:,}", f"{row['kl']:.3f}"] if "modes" in row else ["diverged", NONE]
+            paper = PAPER_MODES.get(row["loss"], (NONE, NONE))
+            lines.append([row["loss"], f"{row['kimg']:g}" if row["kimg"] else NONE, *counted, *paper])
+    headings = ["loss", "kimg>", "modes of 1,000>", "KL>", "modes in the paper>", "KL in the paper>"]
+    return markdown_table(headings, lines)
+
+
+def downstream() -> str:
+    """One line per number of real subjects and kind of training, over all seeds."""
+    groups: dict[tuple[int, str], list[Row]] = {}
+    for row in results("downstream"):
+        groups.setdefault((row["subjects"] or ALL_SUBJECTS, row["arm"]), []).append(row)
+    lines = []
+    for (subjects, arm), rows in sorted(groups.items(), key=lambda item: item[0][0]):  # stable: arms as measured
+        accuracies = [row["accuracy"] for row in rows]
+        compared = [_gain(rows, groups.get((subjects, base), [])) for base in ("real", "real, augmented")]
+        count = "all" if subjects == ALL_SUBJECTS else str(subjects)
+        spread = f"{min(accuracies):.1%} to {max(accuracies):.1%}"
+        mean = f"{sum(accuracies) / len(accuracies):.1%}"
+        lines.append([count, f"{rows[0]['slices']:,}", arm, mean, spread, *compared])
+    headings = ["real subjects>", "real slices>", "trained on", "accuracy>", "lowest to highest seed>"]
+    return markdown_table([*headings, "more than real alone, points>", "than real, augmented>"], lines)
+
+
+def _gain(rows: Sequence[Row], base: Sequence[Row]) -> str:
+    """Return by how many points rows are more accurate, with the interval over test subjects of the seeds' mean."""
+    by_seed = {row["seed"]: row["subject_accuracies"] for row in base}
+    pairs = [(row["subject_accuracies"], by_seed[row["seed"]]) for row in rows if row["seed"] in by_seed]
+    if not pairs or rows[0]["arm"] == base[0]["arm"]:
+        return ""
+    gains = np.mean([100 * (np.array(ours) - np.array(theirs)) for ours, theirs in pairs], axis=0)
+    gain = mean_with_interval(gains)
+    return f"{gain.value:+.1f} ({gain.low:+.1f} to {gain.high:+.1f})"
 
 
 def leaderboard(*groups: str) -> str:
@@ -373,14 +536,19 @@ TABLES: dict[str, Callable[[], str]] = {
     "ssim_speed": ssim_speed,
     "fid_speed": fid_speed,
     "alarms": alarms,
+    "privacy": privacy,
     "bench": bench,
     "cards": cards,
     "train_speed": train_speed,
     "precision": precision,
     "scaling": scaling,
+    "scaling_check": scaling_check,
+    "run_time": run_time,
     "memory": memory,
     "startup": startup,
     "kill": kill,
+    "stacked_mnist": stacked_mnist,
+    "downstream": downstream,
     "leaderboard": lambda: leaderboard("64", "long"),
     "leaderboard_128": lambda: leaderboard("128"),
     "leaderboard_ablation": lambda: leaderboard("ablation"),

@@ -1,11 +1,12 @@
 """Compare training speed with a plain training loop on the same images, networks and batch.
 
-    python benchmarks/train_speed.py [NAME ...] [--device cpu] [--pairs 5] [--data PATH] [--json] [--save]
+    python benchmarks/train_speed.py [NAME ...] [--pairs 5] [--step-seconds 2] [--data PATH] [--json] [--save]
 
 The plain loop is what tutorials write: eager, fp32, NCHW, a DataLoader with workers, Adam, ``.item()`` every step, in
 the recipe's own update order. The other side is ``zoo train`` with the recipe's defaults, averages and meters included.
 Each side has its own process. They take turns of a second or more, and the ratio is the median over pairs of turns.
-The roofline is that of ``zoo train --profile``. ``--save`` appends to ``benchmarks/results/train_speed.jsonl``.
+The roofline is that of ``zoo train --profile``; a batch whose roofline is longer than ``--step-seconds`` is cut.
+``--save`` appends to ``benchmarks/results/train_speed.jsonl``.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from zoo import recipes
 from zoo.core.config import Recipe
 from zoo.core.errors import ZooError
 from zoo.data.dataset import Dataset, load_dataset
+from zoo.losses.objective import Objective, Phase, evaluate_terms
+from zoo.losses.step_outputs import StepOutputs
 from zoo.recipes import build_networks, summarise_recipe
 from zoo.runtime.device import choose_device, describe_environment
 from zoo.runtime.speed import Speed
@@ -36,7 +39,8 @@ from zoo.training.profiling import roofline
 from zoo.training.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results" / "train_speed.jsonl"
-NAMES = ("multires-28", "dcgan-64", "dcgan-128", "dcgan-256", "lean-256", "stylegan-256", "multires-256")
+NAMES = ("fastgan-r3-64", "upscale-256", "multires-28", "dcgan-64", "dcgan-128", "dcgan-256", "lean-256")
+NAMES += ("stylegan-256", "multires-256")
 TURN_SECONDS = 2.0  # of a turn, unless a single step takes longer
 CUDA_WARMUP_STEPS = 9  # torch.compile and its CUDA graphs are ready by then
 SLOW_STEP_SECONDS = 20.0  # a CPU step this long needs no second warm-up step
@@ -47,13 +51,16 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", default=list(NAMES))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--pairs", type=int, default=5, help="pairs of turns")
+    parser.add_argument("--step-seconds", type=float, default=2.0, help="longest roofline of a step, by its batch")
     parser.add_argument("--data", default="phantoms:16", metavar="PATH")
     add_output_arguments(parser, RESULTS)
     parser.add_argument("--worker", choices=("ours", "plain"), help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     try:
         if options.worker:
-            serve_steps(options.worker, options.names[0], options.data, choose_device(options.device))
+            recipe = load_with_batch(options.names[0], options.batch)
+            serve_steps(options.worker, recipe, options.data, choose_device(options.device))
             return
         for name in options.names:
             recipes.load_recipe(name)
@@ -68,43 +75,62 @@ def describe_row(row: Row) -> str:
     return f"{row['name']}: {ratio}; {row['share_of_floor']:.0%} of the roofline"
 
 
+def load_with_batch(name: str, batch: int) -> Recipe:
+    return recipes.load_recipe(name, [f"train.batch={batch}"])
+
+
 def measure(name: str, options: argparse.Namespace) -> Row:
     """Return one recipe's row."""
     recipe, device = recipes.load_recipe(name), choose_device(options.device)
-    warmup, pairs = _time_both_sides(name, options)
     work = roofline.count_work(recipe, load_dataset(options.data, recipe.data))
     rates = roofline.measure_rates(device)
+    full = recipe.train.batches.at(0)
+    batch = affordable_batch(full, work.macs / rates.fp32, options.step_seconds, recipe.discriminator.config.packing)
+    warmup, pairs = _time_both_sides(load_with_batch(name, batch), options)
+    # Once more: other programs can only lower a rate.
+    again = roofline.measure_rates(device)
+    rates = roofline.DeviceRates(**{key: max(rate, getattr(again, key)) for key, rate in vars(rates).items()})
     ours = statistics.median(ours for _, ours in pairs)
     plain = statistics.median(plain for plain, _ in pairs)
-    shortest = roofline.roofline_seconds(work, rates, Speed(device=device, **warmup["speed"]), recipe.train.batch)
+    speed = Speed(device=device, **warmup["speed"])
     return {
         "name": name,
         "ratio": statistics.median(plain / ours for plain, ours in pairs),
-        "ours_img_per_s": recipe.train.batch / ours,
-        "plain_img_per_s": recipe.train.batch / plain,
+        "ours_img_per_s": batch / ours,
+        "plain_img_per_s": batch / plain,
         "ratios": [plain / ours for plain, ours in pairs],
         "pairs": len(pairs),
-        "batch": recipe.train.batch,
+        "batch": batch,
+        "recipe_batch": full,
         "update": recipe.train.update,
-        "share_of_floor": shortest / ours,
-        "share_of_matrix_rate": work.macs * recipe.train.batch / ours / rates.bf16,
+        "share_of_floor": roofline.roofline_seconds(work, rates, speed, batch) / ours,
+        "share_of_matrix_rate": work.macs * batch / ours / getattr(rates, speed.precision),
         "macs_per_image": work.macs,
         "parameters": [network.parameters for network in summarise_recipe(recipe)],
         "first_step_s": warmup["first_step_s"],
         "speed": warmup["speed"],
         "rates": vars(rates),
         "data": options.data,
-        "environment": describe_environment(device, warmup["speed"]["precision"]),
+        "environment": describe_environment(device, speed.precision),
         "date": time.strftime("%Y-%m-%d"),
     }
 
 
-def _time_both_sides(name: str, options: argparse.Namespace) -> tuple[Row, list[tuple[float, float]]]:
+def affordable_batch(batch: int, image_seconds: float, step_seconds: float, packing: int) -> int:
+    """Return the batch, or the largest one whose step can take ``step_seconds``, of at least two packs of images."""
+    packs = max(2, int(step_seconds / image_seconds) // packing)
+    return min(batch, packs * packing)
+
+
+def _time_both_sides(recipe: Recipe, options: argparse.Namespace) -> tuple[Row, list[tuple[float, float]]]:
     """Return the warm-up of ``zoo``'s side, and seconds of a step (plain, ours) of each pair of turns."""
-    sides = {side: StepProcess(side, name, options) for side in ("plain", "ours")}
+    period = Objective(recipe).period  # a turn has whole periods of penalties that are not due in every step
+    sides = {side: StepProcess(side, recipe, options) for side in ("plain", "ours")}
     try:
         warmups = {side: process.read_warmup() for side, process in sides.items()}
-        steps = {side: max(1, round(TURN_SECONDS / warmup["step_s"])) for side, warmup in warmups.items()}
+        steps = {
+            side: period * max(1, round(TURN_SECONDS / warmup["step_s"] / period)) for side, warmup in warmups.items()
+        }
         pairs = []
         for number in range(max(1, options.pairs)):
             # The order alternates, so that a machine that slows down favours neither side.
@@ -120,8 +146,9 @@ def _time_both_sides(name: str, options: argparse.Namespace) -> tuple[Row, list[
 class StepProcess:
     """Process that takes training steps on request; see :func:`serve_steps`."""
 
-    def __init__(self, side: str, name: str, options: argparse.Namespace) -> None:
-        command = [sys.executable, __file__, name, "--worker", side, "--device", options.device, "--data", options.data]
+    def __init__(self, side: str, recipe: Recipe, options: argparse.Namespace) -> None:
+        command = [sys.executable, __file__, recipe.name, "--worker", side, "--batch", str(recipe.train.batches.at(0))]
+        command += ["--device", options.device, "--data", options.data]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def read_warmup(self) -> Row:
@@ -148,9 +175,8 @@ class StepProcess:
         return line
 
 
-def serve_steps(side: str, name: str, path: str, device: torch.device) -> None:
+def serve_steps(side: str, recipe: Recipe, path: str, device: torch.device) -> None:
     """Take warm-up steps, then as many steps as each line of stdin asks for; print their seconds."""
-    recipe = recipes.load_recipe(name)
     data = load_dataset(path, recipe.data)
     start = time.perf_counter()
     loop = ZooLoop(recipe, data, device) if side == "ours" else PlainLoop(recipe, data, device)
@@ -205,7 +231,7 @@ class PlainLoop:
         self.speed = {"precision": "fp32"}
         self.loader = torch.utils.data.DataLoader(
             TrainingImages(data),
-            recipe.train.batch,
+            recipe.train.batches.at(0),
             shuffle=True,
             drop_last=True,
             num_workers=2,
@@ -219,6 +245,9 @@ class PlainLoop:
             torch.optim.Adam(network.parameters(), lr=adam.lr.at(0), betas=adam.betas, eps=adam.eps)
             for network, adam in ((self.G, config.generator), (self.D, config.discriminator))
         )
+        self.objective = Objective(recipe)
+        self.own_loss = recipe.loss.name != "nonsaturating" or bool(recipe.penalties)
+        self.steps = 0
         self.losses: list[float] = []
 
     def step(self) -> None:
@@ -230,10 +259,30 @@ class PlainLoop:
             real = next(self.batches)
         real = real.to(self.device)
         z = torch.randn(len(real), self.G.latent.dim, device=self.device)
-        if self.update == "alternating":
+        if self.own_loss:
+            self.update_by_objective(real, z)
+        elif self.update == "alternating":
             self.update_in_turn(real, z)
         else:
             self.update_together(real, z)
+        self.steps += 1
+
+    def update_by_objective(self, real: Tensor, z: Tensor) -> None:
+        """Update D, then G, by the losses and penalties of a recipe whose loss is not binary cross-entropy alone."""
+        fake = self.G(z)
+        self.losses = []
+        phases: list[tuple[Phase, torch.optim.Optimizer]] = [("D", self.opt_d), ("G", self.opt_g)]
+        for phase, optimizer in phases:
+            terms = self.objective.due(phase, self.steps)
+            differentiated = {term.differentiates for term in terms}
+            x = real.detach().requires_grad_("real" in differentiated)
+            y = fake.detach().requires_grad_("fake" in differentiated) if phase == "D" else fake
+            optimizer.zero_grad()
+            outputs = StepOutputs(real=x, fake=y, real_logits=self.D(x), fake_logits=self.D(y), nimg=0, z=z, G=self.G)
+            loss, _ = evaluate_terms(terms, outputs)
+            loss.backward()
+            optimizer.step()
+            self.losses.append(loss.item())
 
     def update_in_turn(self, real: Tensor, z: Tensor) -> None:
         """Update D, then G through the new D, as in PyTorch's DCGAN tutorial."""

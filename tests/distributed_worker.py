@@ -36,9 +36,9 @@ def make_trainer(name, *overrides):
 def double(name, *overrides):
     """Gradients of both phases in the first of three steps, as the optimisers see them, and weights after all three."""
     trainer, results = make_trainer(name, *overrides), {}
-    for network in (trainer.G, trainer.D, trainer.ema.module):
+    networks = {"G": trainer.G, "D": trainer.D, **trainer.helpers}
+    for network in (*networks.values(), trainer.ema.module):
         network.double()
-    networks = {"G": trainer.G, "D": trainer.D}
     for phase, network in networks.items():
         original = trainer.optimizers[phase].step
 

@@ -79,9 +79,9 @@ def test_reconstruction_improves_then_stops(more: list[str]) -> None:
         trainer.step()
         losses.append(trainer.meters.means()["autoencoder"])
     assert losses[49] < 0.7 * losses[0]
-    assert trainer.encoder is not None
-    before = [parameter.clone() for parameter in trainer.encoder.parameters()]
+    encoder = trainer.helpers["encoder"]
+    before = [parameter.clone() for parameter in encoder.parameters()]
     trainer.meters.reset()
     trainer.step()
     assert trainer.meters.means()["autoencoder"] == 0
-    assert all(torch.equal(a, b) for a, b in zip(trainer.encoder.parameters(), before, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(encoder.parameters(), before, strict=True))

@@ -356,7 +356,7 @@ def test_profile_prints_step_parts_and_writes_nothing(capsys, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(profiler, "WARMUP_PERIODS", 1)
     original = profiler.profile_steps
-    monkeypatch.setattr("zoo.training.train.profile_steps", lambda trainer, seconds: original(trainer, 0.05))
+    monkeypatch.setattr(profiler, "profile_steps", lambda trainer, seconds: original(trainer, 0.05))
     small = [word for text in ("data.resolution=16", "train.batch=4") for word in ("--set", text)]
     arguments = ["train", "dcgan-64", "--data", "phantoms:2", "--device", "cpu", "--profile", *small]
     code, out, _ = call(capsys, *arguments)

@@ -34,6 +34,8 @@ DOUBLE = {
     for update in ("alternating", "simultaneous")
     for norm in (True, False)
 }
+SCALED = ["double", "dcgan-64", *SETTINGS, *SGD, "loss.name=relativistic", "scales={sizes: [4, 8]}"]
+DOUBLE["scales, batch norm in both"] = [*SCALED, "augment={name: diffaugment}"]
 UNSYNCHRONISED = ["double", "dcgan-64", *SETTINGS, *SGD, "train.sync_batch_norm=false"]
 LOSSES = ["losses", "dcgan-64", *SETTINGS]
 RANDOM_LAYERS = ["double", "stylegan-256", "data.resolution=16", *SETTINGS[1:], *SGD, "train.micro_batch=4"]
@@ -86,7 +88,8 @@ def test_two_processes_equal_one_in_double_precision(results, job):
     """Gradients of each phase, and weights after three SGD steps, to 1e-10; with R1 and R2, batch norm in G."""
     one, two = results[1][job], results[2][job]
     assert one.keys() == two.keys()
-    assert {key.split(".")[0] for key in one} == {"G", "D", "grad_G", "grad_D"}
+    names = {"G", "D", *(("heads", "scale_discriminators") if job.startswith("scales") else ())}
+    assert {key.split(".")[0] for key in one} == names | {f"grad_{name}" for name in names}
     for key, value in one.items():
         scale = value.double().abs().max().clamp(min=1e-3)
         assert (two[key].double() - value.double()).abs().max() <= 1e-10 * scale.clamp(min=1), key

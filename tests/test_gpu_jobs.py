@@ -1,61 +1,59 @@
-"""Jobs of benchmarks/gpu.py run in slices: what is done stays done, and a training continues."""
+"""Jobs of benchmarks/gpu.py run in slices: what is done stays done, and what does not fit waits."""
 
-import argparse
-import json
-import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+
+import pytest
+
+from zoo.recipes import list_models
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import gpu
-
-WAIT = "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\ntime.sleep(60)"
-
-
-def job(name, code="pass"):
-    return gpu.GpuJob(name=name, kind=name.split("-")[0], command=["-c", code])
+import other_packages
 
 
-def test_a_slice_resumes_where_the_last_one_ended(tmp_path, monkeypatch):
-    clock, calls = [0.0], []
-
-    def run_job(job, options, limit):
-        calls.append((job.name, limit))
-        clock[0] += limit if job.kind == "train" else 100.0
-        status = {"profile-bad": "failed", "train-long": "cut"}.get(job.name, "done")
-        return status, [{"ratio": 2.0}], None
-
-    monkeypatch.setattr(gpu, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    monkeypatch.setattr(gpu, "run_job", run_job)
-    jobs = [job("profile-good"), job("profile-bad"), job("train_speed-slow"), job("train-long")]
-    options = argparse.Namespace(out=tmp_path, retry=False, minutes=7.0)
-    gpu.run_slice(jobs, options, {})
-    # 420 s: 100 s for each profile; 220 s are too few for a speed job of 240 s; the training leaves 60 s to save.
-    assert calls == [("profile-good", 420.0), ("profile-bad", 320.0), ("train-long", 160.0)]
-    state = json.loads((tmp_path / "state.json").read_text())
-    assert {name: entry["status"] for name, entry in state.items()} == {
-        "profile-good": "done",
-        "profile-bad": "failed",
-        "train-long": "cut",
-    }
-    calls.clear()
-    gpu.run_slice(jobs, options, state)
-    assert calls == [("train_speed-slow", 420.0), ("train-long", 200.0)]  # of its 360 s it has had 160
-    assert state["train-long"]["status"] == "done"
+def job(name, code="pass", minutes=1.0):
+    return gpu.GpuJob(name=name, minutes=minutes, command=("-c", code))
 
 
-def test_a_job_ends_with_rows_an_error_or_its_limit(tmp_path):
-    options = argparse.Namespace(out=tmp_path)
-    code = "print('a line'); print('[{\"ratio\": 2.0}]')"
-    assert gpu.run_job(job("profile-good", code), options, 60) == ("done", [{"ratio": 2.0}], None)
-    code = "import sys; sys.exit('no such device')"
-    assert gpu.run_job(job("profile-bad", code), options, 60) == ("failed", [], "no such device")
-    assert gpu.run_job(job("train-long", WAIT), options, 0.5) == ("cut", [], None)
+def test_a_slice_continues_with_the_jobs_that_are_not_done(tmp_path, monkeypatch, capsys):
+    jobs = [
+        job("speed-long", minutes=20.0),
+        job("speed-good", "print('a line')"),
+        job("speed-bad", "import sys; sys.exit('no such device')"),
+        job("train-other"),
+    ]
+    monkeypatch.setattr(gpu, "list_jobs", lambda *options: jobs)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path), "--only", "speed"])
+    gpu.main()
+    assert [gpu.find_state(each, tmp_path) for each in jobs] == ["waiting", "done", "failed", "waiting"]
+    assert (tmp_path / "speed-good.done.txt").read_text() == "a line\n"
+    assert (tmp_path / "speed-bad.failed.txt").read_text() == "no such device\n"
+    capsys.readouterr()
+    gpu.main()
+    assert capsys.readouterr().out == ""  # what failed runs again once its file is gone
+    (tmp_path / "speed-bad.failed.txt").unlink()
+    gpu.main()
+    assert "speed-bad: failed" in capsys.readouterr().out
 
 
-def test_the_list_of_jobs_is_printed_without_a_gpu():
-    command = [sys.executable, gpu.__file__, "--list", "--only", "profile"]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "profile-multires-28-reduce-overhead" in output
-    assert "speed.compile=reduce-overhead" in output
+def test_jobs_are_commands_of_scripts_and_recipes_that_exist(tmp_path):
+    jobs = gpu.list_jobs(tmp_path, "phantoms:16", "cuda")
+    assert len({each.name for each in jobs}) == len(jobs) > 20
+    for each in jobs:
+        if each.command[0] == "-m":
+            assert each.command[:3] == ("-m", "zoo", "train")
+            assert each.command[3] in list_models()
+        else:
+            assert Path(each.command[0]).is_file()
+            assert each.command[1] in {*list_models(), *other_packages.NETWORKS}
+
+
+@pytest.mark.parametrize("kind", ["train_speed", "profile", "train", "other_packages"])
+def test_the_list_is_printed_without_a_gpu(kind, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--list", "--only", kind, "--out", str(tmp_path / "none")])
+    gpu.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines
+    assert all("waiting" in line and kind in line for line in lines)
+    assert not (tmp_path / "none").exists()

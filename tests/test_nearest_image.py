@@ -159,7 +159,9 @@ def test_nan_stays_and_nothing_is_nothing():
     assert found.real[0] == 2
     empty = nearest_copy(reals[:0], reals)
     assert isinstance(empty, Nearest)
-    assert [len(column) for column in empty] == [0, 0, 0]
+    assert [len(column) for column in empty] == [0, 0, 0, 3]
+    assert found.real_ncc[2] > 0.999
+    assert found.real_ncc[0] < 0.999  # a fake of NaN is like no real image
 
 
 def test_features_equal_numpy(monkeypatch):

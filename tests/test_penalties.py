@@ -142,6 +142,42 @@ def test_finite_differences_train_without_second_derivatives():
     assert {"r1", "r2", "centre"} <= trainer.meters.sums.keys()
 
 
+NORMALISED = ["data.resolution=16", "generator.width=0.1", "discriminator.width=0.1", "train.batch=8"]
+
+
+@pytest.mark.parametrize("penalty", ["r1: {step: 0.01, share: 0.5}", "r2: {step: 0.01}", "gp1: {}", "gp0: {}"])
+def test_running_statistics_are_those_of_whole_batches(penalty):
+    """Passes of a penalty on other images than the step's leave them alone, but use statistics of these images."""
+    statistics = []
+    for section in ("{}", f"{{{penalty}}}"):
+        still = ["optimizer.generator.lr=0", "optimizer.discriminator.lr=0", f"penalties={section}"]
+        resolved = recipes.load_recipe("dcgan-64", [*NORMALISED, *still])
+        trainer = Trainer(resolved, load_dataset("phantoms:2", resolved.data), torch.device("cpu"))
+        trainer.step()
+        statistics.append({name: x for name, x in trainer.D.state_dict().items() if "running" in name})
+    assert statistics[0]
+    assert all(torch.equal(x, statistics[1][name]) for name, x in statistics[0].items())
+
+
+def test_finite_difference_of_coupled_logits_by_hand():
+    """For logits J x that mix images, as batch norms do, the mean is half of |J|^2 over the images."""
+    torch.manual_seed(0)
+    couplings = torch.randn(64, 64, dtype=torch.float64)
+    x = torch.zeros(64, 1, 1, 1, dtype=torch.float64)
+    values = []
+    for seed in range(100):
+        torch.manual_seed(seed)
+        values.append(differences(lambda images: couplings @ images.flatten(), x).item())
+    assert sum(values) / 100 == pytest.approx(0.5 * couplings.square().sum().item() / 64, rel=0.08)
+
+
+def test_a_share_of_one_image_has_no_statistics():
+    overrides = [*NORMALISED, "penalties={r1: {step: 0.01, share: 0.125}}"]
+    resolved = recipes.load_recipe("dcgan-64", overrides)
+    with pytest.raises(ZooError, match=r"penalties\.r1\.share: 0\.125 of 8 images leaves 1,.*at least 0\.25$"):
+        Trainer(resolved, load_dataset("phantoms:2", resolved.data), torch.device("cpu"))
+
+
 def test_mode_seeking_is_the_inverse_slope_of_a_linear_generator():
     """For G(z) = s z the ratio of distances is |s|, and its gradient that of 1 / |s|."""
     scale = torch.tensor(-0.5, dtype=torch.float64, requires_grad=True)

@@ -40,8 +40,8 @@ def copying(monkeypatch):
     """An evaluator that takes everything for copies."""
     judge = ImageEvaluator.evaluate
 
-    def find_copies(self, fakes):
-        evaluation = judge(self, fakes)
+    def find_copies(self, *arguments):
+        evaluation = judge(self, *arguments)
         alarm = Alarm(name="memorisation", metric="copies_ssim", value=1.0, threshold=0.1, text="All are copies.")
         evaluation.alarms.append(alarm)
         return evaluation

@@ -30,6 +30,7 @@ SMALL = {
     "stylegan2-64": ["data.resolution=16", "generator.width=0.05", "discriminator.width=0.05"],
     "stylegan-256": ["data.resolution=16", "generator.width=0.05", "discriminator.width=0.1", "train.batch=8"],
 }
+SCALES = "scales={sizes: [4, 8], weight: [[0, 1], [0.1, 0.5]]}"
 LENGTHS = [
     "train.kimg=0.16",
     "train.batch=8",
@@ -92,7 +93,7 @@ def crash_after(monkeypatch, steps):
 # These run in `make test`: micro-batches in bf16, adaptive augmentation and plain batch norms.
 FAST_CASES = [
     ("dcgan-64", ["train.micro_batch=4", "train.precision=bf16", "data.xflip=true"]),
-    ("dcgan-64", ["augment={name: ada, speed_kimg: 0.1, target: 0.0}", "train.d_steps=2", "ema.power_std=0.1"]),
+    ("dcgan-64", ["augment={name: ada, speed_kimg: 0.1, target: 0.0}", "train.d_steps=2", "ema.power_std=0.1", SCALES]),
     ("multires-28", []),
 ]
 SLOW_CASES = [
@@ -116,6 +117,7 @@ SLOW_CASES = [
             "discriminator.minibatch_std=2",
             "penalties={r1: {step: 0.01, share: 0.5}}",
             "ema.snapshot_stds=[0.1]",
+            SCALES,
         ],
     ),
     *(("dcgan-64", [f"loss.name={loss}"]) for loss in LOSSES),

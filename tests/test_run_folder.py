@@ -318,6 +318,9 @@ for network in ("generator", "discriminator", "ema"):
 EDITS |= {
     "a clock of text": edited("elapsed", value="x"),
     "a clock of NaN": edited("elapsed", value=float("nan")),
+    "parts of the time of text": edited("seconds", value="x"),
+    "a part of the time of None": edited("seconds", "steps", value=None),
+    "a part of the time below 0": edited("seconds", "steps", value=-1.0),
     "no threads": edited("environment", "threads", value=...),
     "many threads": edited("environment", "threads", value=10**30),
     "negative threads": edited("environment", "threads", value=-1),

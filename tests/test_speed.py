@@ -37,7 +37,7 @@ def after(trainer, steps=3):
     return {f"{side}.{key}": value for side in "GD" for key, value in getattr(trainer, side).state_dict().items()}
 
 
-@pytest.mark.parametrize("switch", ["channels_last", "fused", "reuse_memory"])
+@pytest.mark.parametrize("switch", ["channels_last", "fused", "fused_layers", "reuse_memory"])
 @pytest.mark.parametrize("name", ["dcgan-64", "stylegan-256", "multires-64"])
 def test_a_switch_changes_rounding_alone(switch, name):
     """Two SGD steps: Adam would magnify rounding."""
@@ -179,7 +179,7 @@ class Scarce(nn.Module):
 
 def scarce(*overrides, room):
     trainer = make(*overrides)
-    trainer._compiled["D"].network = Scarce(trainer.D, room)
+    trainer.passes.compiled["D"].network = Scarce(trainer.D, room)
     return trainer
 
 
@@ -192,7 +192,7 @@ def test_out_of_memory_names_the_largest_micro_batch_that_fits(update):
     )
     with pytest.raises(ZooError, match=expected):
         trainer.step()
-    assert trainer._compiled["D"].network.seen[-1] == 2
+    assert trainer.passes.compiled["D"].network.seen[-1] == 2
 
 
 def test_out_of_memory_without_any_micro_batch_that_fits():

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from zoo.core.errors import ZooError
 from zoo.core.files import cache_folder
-from zoo.metrics.ssim import c_backend, c_compiler, torch_backend
+from zoo.metrics.ssim import c_backend, torch_backend
 from zoo.metrics.ssim.ssim import (
     DEFINITIONS,
     MS_DEFINITION,
@@ -31,6 +31,7 @@ from zoo.metrics.ssim.ssim import (
     pairwise_ssim,
     ssim,
 )
+from zoo.runtime import c_compiler
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 COMPILER = next((found for found in map(shutil.which, ("cc", "gcc", "clang")) if found), None)

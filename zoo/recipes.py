@@ -312,6 +312,8 @@ def _build_recipe(content: dict[str, Any]) -> Recipe:
             raise SchemaError(f"penalties.{name}.step", f"finite differences estimate {' and '.join(able)} only")
         if share < 1 and not step:
             raise SchemaError(f"penalties.{name}.share", "exact gradients are of all images; set step, such as 0.01")
+    if recipe.scales is not None and (large := max(recipe.scales.sizes)) >= data.resolution:
+        raise SchemaError("scales.sizes", f"must be below data.resolution, which is {data.resolution}, not {large}")
     _check_batch(recipe)
     archs = {networks[side].arch for side in _SIDES}
     used = [ARCHITECTURES.plugin_of(arch) for arch in sorted(archs)]

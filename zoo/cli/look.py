@@ -82,13 +82,16 @@ def _recipe_cells(recipe: dict[str, Any], measured: Measurements) -> list[str]:
 
 def _show(arguments: Namespace) -> None:
     from zoo.recipes import load_recipe, summarise_recipe
+    from zoo.training.networks import count_helper_parameters
 
     recipe = load_recipe(arguments.name, arguments.set)
     generator, discriminator = summarise_recipe(recipe)
     networks = {"generator": generator, "discriminator": discriminator}
+    helpers = count_helper_parameters(recipe)
     if arguments.json:
         layers = {side: asdict(network) for side, network in networks.items()}
-        return print_json({"recipe": recipe.to_dict(), "digest": recipe.digest, **layers})
+        more = {"helpers": helpers} if helpers else {}
+        return print_json({"recipe": recipe.to_dict(), "digest": recipe.digest, **layers, **more})
     print(f"# {recipe.name}, digest {recipe.digest}\n{recipe.to_yaml()}")
     for side, network in networks.items():
         rows = []
@@ -97,6 +100,9 @@ def _show(arguments: Namespace) -> None:
             rows.append([layer.name, layer.kind, shape, f"{layer.parameters:,}", f"{layer.macs:,}"])
         rows.append(["total for one image", "", "", f"{network.parameters:,}", f"{network.macs:,}"])
         print_table([f"{side} layer", "kind", "output", "parameters>", "multiply-adds>"], rows)
+    if helpers:
+        rows = [[name, f"{count:,}"] for name, count in helpers.items()]
+        print_table(["trained along, not part of either network", "parameters>"], rows)
     return None
 
 

@@ -74,6 +74,7 @@ def add_train_commands(commands: Commands) -> None:
 
 def _train(arguments: Namespace) -> None:
     from zoo.core.console import format_training_row
+    from zoo.training.run_clock import describe_seconds
     from zoo.training.train import train
 
     labels = vars(arguments).pop("classes")
@@ -89,6 +90,8 @@ def _train(arguments: Namespace) -> None:
     if arguments.json:
         return print_json({"run": str(run.path), **run.info, "last": last})
     print_line(f"{run.path}: {last.get('nimg', 0):,} images  {format_training_row(last)}")
+    if seconds := describe_seconds(run.info.get("seconds")):
+        print_line(f"  {seconds}")
     for name in ("training.gif", "losses.png", "d_accuracy.png", "samples", "generator.safetensors"):
         print_line(f"  {run.path / name}")
     return None

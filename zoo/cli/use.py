@@ -1,4 +1,4 @@
-"""Commands that use trained generators: ``sample``, ``interpolate``, ``ema``, ``weights``."""
+"""Commands that use trained generators: ``sample``, ``project``, ``interpolate``, ``ema``, ``weights``."""
 
 from __future__ import annotations
 
@@ -6,22 +6,34 @@ import re
 from argparse import Namespace
 from pathlib import Path
 
-from zoo.cli.options import Commands, add_command, add_generator, add_shared, call_keywords
-from zoo.cli.output import print_json, print_result, print_table
+from zoo.cli.options import GENERATOR, Commands, add_command, add_generator, add_shared, call_keywords
+from zoo.cli.output import format_cell, print_json, print_line, print_result, print_table
 from zoo.core.errors import ZooError
+from zoo.core.files import is_file
 
 DEFAULT_COUNT = 64  # images of `zoo sample`
 
 
 def add_use_commands(commands: Commands) -> None:
-    """Add ``sample``, ``interpolate``, ``ema`` and ``weights``."""
+    """Add ``sample``, ``project``, ``interpolate``, ``ema`` and ``weights``."""
     p = add_command(commands, _sample, "sample", "sample images from a trained generator", "zoo sample brain-64 -n 36")
     add_generator(p, "source")
     p.add_argument("-n", type=int, help="number of images (default: 64)")
     p.add_argument("--out", help="grid.png, x.npz or a folder (default: <run>-samples.png)")
     p.add_argument("--mix", metavar="ROWSxCOLUMNS", help="generators with styles: a table of coarse by fine styles")
     p.add_argument("--class", dest="label", help="generators trained with classes: sample only this one")
+    p.add_argument("--latents", metavar="FILE", help="latents.npz of `zoo project`, or a .npy: images of these")
     add_shared(p, "--seed", "--truncation", "--device")
+
+    text = "find the latents whose images are most like given ones"
+    p = add_command(commands, _project, "project", text, "zoo project slice.png --generator brain-64")
+    p.add_argument("images", nargs="+", metavar="IMAGE", help="image files; or one folder, zip, array or scan")
+    p.add_argument("--generator", required=True, metavar="RUN|FILE|NAME", help=GENERATOR)
+    p.add_argument("--out", metavar="FOLDER", help="latents, picture and JSON (default: <generator>-projection)")
+    p.add_argument("--steps", type=int, default=200, help="steps of Adam")
+    p.add_argument("--candidates", type=int, default=512, help="random latents, the best of which is the start")
+    p.add_argument("--class", dest="label", help="generators trained with classes (default: of the best candidate)")
+    add_shared(p, "--seed", "--device")
 
     text = "make a GIF of a walk through latent space"
     p = add_command(commands, _interpolate, "interpolate", text, "zoo interpolate fastgan-r3-64 --out walk.gif")
@@ -50,6 +62,9 @@ def _sample(arguments: Namespace) -> None:
     from zoo.hub.load import load_generator
     from zoo.hub.save_images import check_output, save_images
 
+    if arguments.latents is not None:
+        _sample_latents(arguments)
+        return
     n, mix, choice = arguments.n, arguments.mix, {"label": arguments.label, "truncation": arguments.truncation}
     if n is not None and n < 1:
         raise ZooError(f"-n {n}: must be at least 1")
@@ -78,6 +93,47 @@ def _sample(arguments: Namespace) -> None:
     out = str(Path(out))
     text = f"{out}: {len(images)} images of {origin['recipe']} after {generator.nimg:,} images, seed {arguments.seed}"
     print_result(arguments, {"out": out, "n": len(images), **origin}, text)
+
+
+def _sample_latents(arguments: Namespace) -> None:
+    from zoo.hub.load import load_generator
+    from zoo.hub.projection import load_latents
+    from zoo.hub.save_images import check_output, save_images
+
+    if arguments.n is not None or arguments.mix:
+        raise ZooError("--latents: sets the number of images; leave out -n, --mix")
+    latents = load_latents(arguments.latents)
+    generator = load_generator(arguments.source, device=arguments.device)
+    out = arguments.out or f"{_stem(arguments.source)}-samples.png"
+    check_output(out, generator.check_count(len(latents.z)), generator.image)
+    seed = arguments.seed if latents.seed is None else latents.seed
+    label = latents.labels if arguments.label is None and generator.classes else arguments.label
+    images = generator.decode(latents.z, seed=seed, label=label, truncation=arguments.truncation)
+    origin = {"recipe": generator.recipe.name, "latents": arguments.latents}
+    save_images(images, out, metadata=origin, caption=f"{origin['recipe']}, latents of {arguments.latents}")
+    text = f"{Path(out)}: {len(images)} images of {origin['recipe']}, of the latents in {arguments.latents}"
+    print_result(arguments, {"out": str(Path(out)), "n": len(images), **origin}, text)
+
+
+def _project(arguments: Namespace) -> None:
+    from zoo.core.console import Display
+    from zoo.hub.load import load_generator
+
+    keywords = call_keywords(arguments)
+    source, out, device = (keywords.pop(name) for name in ("generator", "out", "device"))
+    folder = Path(out or f"{_stem(source)}-projection")
+    if is_file(folder):
+        raise ZooError(f"--out {folder}: is a file. Name a folder")
+    generator = load_generator(source, device=device)
+    projection = generator.project(**keywords, reporter=Display())
+    projection.save(folder)
+    document = {"out": str(folder), **projection.to_json()}
+    if arguments.json:
+        print_json(document)
+        return
+    rows = [[row["name"], format_cell(row["ssim"]), f"{row['mean_error']:.1f}"] for row in document["images"]]
+    print_table(["image", "SSIM>", "mean error, of 255>"], rows)
+    print_line(f"{folder}: latents, picture and JSON of {len(projection)} images; mean SSIM {document['ssim']:.3f}")
 
 
 def _stem(source: str) -> str:

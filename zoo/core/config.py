@@ -138,6 +138,23 @@ class AutoencoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScalesConfig:
+    """Smaller images from inside G, each with a discriminator (``scales:``; see ``zoo.losses.scales``)."""
+
+    sizes: tuple[Annotated[int, Range(low=4, high=MAX_RESOLUTION)], ...]  # pixels per side, of maps that G has
+    # Weights of the mean adversarial loss of the small images, and of their mean squared difference from the final one.
+    weight: Schedule = field(default_factory=lambda: Schedule.parse(1.0))
+    consistency: Schedule = field(default_factory=lambda: Schedule.parse(10.0))
+    channels: Count = 32  # of the first convolution of each discriminator
+
+    def __post_init__(self) -> None:
+        if not self.sizes:
+            raise ValueError("sizes: lists no size; remove the section `scales` to train without")
+        if len(set(self.sizes)) < len(self.sizes):
+            raise ValueError(f"sizes: lists a size twice: {', '.join(map(str, self.sizes))}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """The optimiser of one network (``optimizer.generator:`` or ``optimizer.discriminator:``)."""
 
@@ -216,6 +233,7 @@ class SpeedConfig:
     threads: Literal["auto"] | Count = "auto"  # of torch on the CPU
     tf32: Switch = "auto"  # fp32 products with 10 bits of mantissa, on NVIDIA Ampere and later; auto: with bf16
     fused: Switch = "auto"  # one kernel for the whole optimiser step
+    fused_layers: Switch = "auto"  # CPU: compiled kernels for groups and gates, fast gradients of gradients
     # torch.compile; auto: on CUDA; reduce-overhead: also with CUDA graphs, for steps of many small kernels.
     compile: Literal["auto", "reduce-overhead"] | bool = "auto"
     cuda_graphs: Switch = "auto"  # without effect; accepted for older recipes, see `compile: reduce-overhead`
@@ -245,6 +263,7 @@ class Recipe:
     penalties: dict[str, PenaltyConfig] = field(default_factory=dict)  # by keys of zoo.losses.penalties.PENALTIES
     augment: AugmentConfig | None = None  # null: no augmentation
     autoencoder: AutoencoderConfig | None = None  # null: G starts from random weights
+    scales: ScalesConfig | None = None  # null: losses of the final image alone
     optimizer: OptimizersConfig
     ema: EmaConfig = field(default_factory=EmaConfig)
     train: TrainConfig

@@ -13,13 +13,16 @@ from numpy import ndarray
 
 from zoo.core.config import DataConfig
 from zoo.core.errors import ZooError
-from zoo.core.progress import Reporter, SilentReporter
+from zoo.core.files import is_file, is_folder, temporary_folder
+from zoo.core.progress import QuietReporter, Reporter, SilentReporter
 from zoo.data.dataset import Dataset, load_dataset
 from zoo.data.decode import silence_pillow
 from zoo.data.files import require_whole
+from zoo.data.folder_layout import is_image_name
 from zoo.data.resize import IntensityWindow, to_8_bit
-from zoo.data.sources.memory import MemorySource, open_data
-from zoo.data.sources.registry import is_path
+from zoo.data.sources.files import ImageFiles
+from zoo.data.sources.memory import MemorySource, as_source, open_data
+from zoo.data.sources.registry import is_path, open_source
 from zoo.data.sources.source import Source, SourceOptions
 from zoo.data.subjects import abbreviate_list, find_subjects, subject_indices
 
@@ -147,6 +150,38 @@ def read_images(
         raise ZooError(f"{path}: phantoms have no size of themselves. Choose one with --fit pad --resolution R")
     with closing(open_data(path, SourceOptions())) as source, silence_pillow():
         return _read_unchanged(source, reporter)
+
+
+def prepare_images(images: Any, config: DataConfig, reporter: Reporter) -> ImageSet:
+    """Prepare all images of a set as for training by ``config``; no copy of them is kept on the disk.
+
+    Args:
+        images: an image file, a list of them, or any data (:func:`zoo.data.sources.memory.as_source`).
+        config: of a recipe; what is held out, labels and subjects do not matter.
+        reporter: receives progress and warnings of unreadable files, which are left out of a folder.
+
+    Raises:
+        ZooError: nothing is there, or a file, array or setting is invalid.
+    """
+    config = replace(config, holdout=0.0, labels=None, classes={}, subjects=None)
+    paths = [images] if isinstance(images, str | Path) else images
+    if isinstance(paths, list | tuple) and paths and all(isinstance(path, str | Path) for path in paths):
+        images = _open_paths([Path(path) for path in paths]) or paths[0]
+    with temporary_folder(".zoo-images-") as folder:
+        data = load_dataset(as_source(images), config, reporter=QuietReporter(reporter), cache_dir=Path(folder))
+        return replace(_from_dataset(data), images=np.array(data.images))
+
+
+def _open_paths(paths: Sequence[Path]) -> Source | None:
+    """Return a source of image files; None for one path of another kind, such as a folder."""
+    for path in paths:
+        if is_image_name(path.name) and is_file(path):
+            continue
+        if len(paths) > 1:
+            open_source(path, SourceOptions()).close()  # its error says what is wrong with the path, or it is a set
+            raise ZooError(f"{path}: is a set of images. Give it alone, or give image files")
+        return None if not is_image_name(path.name) or is_folder(path) else open_source(path, SourceOptions())
+    return ImageFiles(paths)
 
 
 def match_image_sets(sets: Sequence[ImageSet]) -> list[ImageSet]:

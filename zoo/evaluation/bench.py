@@ -20,7 +20,13 @@ from zoo.core.locks import hold_lock
 from zoo.core.options import RENAMED_KEYWORDS, EvaluationOptions, TrainOptions, field_names, with_keywords
 from zoo.data.dataset import load_dataset
 from zoo.data.sources.memory import as_source
-from zoo.evaluation.evaluate_generators import EvaluatedGroup, GeneratorEvaluator, create_evaluator, evaluate_one
+from zoo.evaluation.evaluate_generators import (
+    REPORTED,
+    EvaluatedGroup,
+    GeneratorEvaluator,
+    create_evaluator,
+    evaluate_one,
+)
 from zoo.evaluation.targets import (
     AnyTarget,
     FailedTarget,
@@ -159,6 +165,7 @@ def report(
         ZooError: as in :func:`bench`, or the generator cannot be evaluated.
     """
     options = with_keywords(evaluation or EvaluationOptions(), keywords, function="report", depth=3)
+    options = options if options.metrics is not None else replace(options, metrics=REPORTED)
     opened = find_target(os.fspath(target), runs)
     page = "report.html" if opened.kind == "run" else f"{opened.name}-report.html"
     # Pretrained weights lie in the package or the cache, which are no places for a page.

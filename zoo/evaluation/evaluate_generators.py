@@ -29,6 +29,7 @@ from zoo.data.dataset import Dataset, load_dataset
 from zoo.data.image_set import ImageSet, describe_shape, train_and_heldout
 from zoo.data.sources.memory import as_source
 from zoo.data.sources.source import Source
+from zoo.evaluation.networks import open_networks
 from zoo.evaluation.results import ResultRow, merge_seeds, rank_rows, row_from_json
 from zoo.evaluation.targets import AnyTarget, FailedTarget, Target
 from zoo.hub.load import LoadedGenerator, load_generator
@@ -41,10 +42,12 @@ from zoo.models.sampling import slerp
 from zoo.recipes import summarise_recipe
 from zoo.report.html.page import RowPictures
 from zoo.runtime.device import choose_device, describe_environment
+from zoo.training import checkpoint
 
 NUM_SAMPLES = 2000  # generated images per generator; FID depends on it, so it must not depend on the device
 MAX_SAMPLES = 10**6
 LATENT_SEED = 0
+REPORTED = ("default", "privacy")  # metrics of one generator that is reported or published
 GRID_IMAGES = {64: 64, 128: 25}  # shown images by the largest resolution they are for
 LARGE_GRID_IMAGES = 16  # for resolutions above
 WALK_IMAGES = 12
@@ -302,7 +305,8 @@ class GeneratorEvaluator:
         with target.weights.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         # Everything that the values depend on; `evaluator.key` covers real images, metrics and extractors.
-        parts = json.dumps([digest, evaluator.key, self.num_samples, LATENT_SEED])
+        state = self._discriminator_state(target)
+        parts = json.dumps([digest, evaluator.key, self.num_samples, LATENT_SEED, *state])
         key = hashlib.sha256(parts.encode()).hexdigest()[:24]
         result = self._load_result(key)
         if result is None:
@@ -324,6 +328,13 @@ class GeneratorEvaluator:
             log=target.run.rows() if target.run is not None else [],
         )
 
+    def _discriminator_state(self, target: Target) -> list[str]:
+        """Return what the discriminator of a run depends on, where a metric asks for it."""
+        if "membership_discriminator" not in self.metrics or target.run is None:
+            return []
+        newest = checkpoint.newest_checkpoint(target.run.state)
+        return [] if newest is None else [newest.name, str(newest.stat().st_size)]
+
     def _measure(self, target: Target, generator: LoadedGenerator, evaluator: ImageEvaluator) -> _Result:
         self.display.start(f"sampling {target.name}", self.num_samples)
         start = time.monotonic()
@@ -333,7 +344,8 @@ class GeneratorEvaluator:
             self.display.stop()
         seconds = time.monotonic() - start  # without the metrics: the speed of the generator
         self.display.say(f"evaluating {target.name}: {self.num_samples} images")
-        evaluation = evaluator.evaluate(ImageSet(images=fakes, label=target.name))
+        networks = open_networks(generator, target.run, self.display)
+        evaluation = evaluator.evaluate(ImageSet(images=fakes, label=target.name), networks)
         recipe = generator.recipe
         row = _result_row(target.name, target.kind, evaluation)
         row.cost = {"nimg": generator.nimg, "sample_img_per_s": round(self.num_samples / seconds, 3)}

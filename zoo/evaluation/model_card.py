@@ -15,9 +15,21 @@ from zoo.hub.model_repository import LICENCE_FILE, card_header
 from zoo.hub.pretrained import CARD, PretrainedWeights
 from zoo.metrics.registry import metric_columns
 from zoo.report.number_format import join_words
-from zoo.report.table import describe_no_alarm, markdown_table, quality_table, unevaluated_alarms
+from zoo.report.table import (
+    PRIVACY_METRICS,
+    describe_no_alarm,
+    markdown_table,
+    privacy_table,
+    quality_table,
+    unevaluated_alarms,
+)
 
 SAMPLE_IMAGES = 16  # in samples.png
+
+PRIVACY_LIMITS = (
+    "None of these values proves that nothing is learnt about a person: each is one attack, or one measure of "
+    "nearness, and a better one may exist. They are no anonymisation in the sense of data protection law."
+)
 
 CARD_TEXT = """{header}
 # {name}
@@ -51,6 +63,10 @@ images = generator.sample({count}, seed=0)  # uint8 {array}; those above
 ## Alarms
 
 {alarms}
+
+## Privacy
+
+{privacy}
 
 ## Data
 
@@ -92,14 +108,23 @@ def write_card(
         "made": row["judged"],
     }
     (folder / CARD).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    table = markdown_table(*quality_table(document, [metric.to_json() for metric in evaluator.columns], intervals=True))
-    text = format_card(entry, recipe, _alarm_lines(entry, row), table.rstrip(), evaluator.notes, to)
+    metrics = [metric.to_json() for metric in evaluator.columns]
+    shown = [metric for metric in metrics if metric["name"] not in PRIVACY_METRICS]  # which have a table of their own
+    table = markdown_table(*quality_table(document, shown, intervals=True))
+    privacy = format_privacy(row, document["baselines"], metrics)
+    text = format_card(entry, recipe, _alarm_lines(entry, row), table.rstrip(), evaluator.notes, to, privacy)
     (folder / "README.md").write_text(text, encoding="utf-8")
     (folder / LICENCE_FILE).write_text(f"# Licence of {entry.name}\n\n{entry.licence}\n", encoding="utf-8")
 
 
 def format_card(
-    entry: PretrainedWeights, recipe: Recipe, alarms: Sequence[str], table: str, notes: Sequence[str], to: str
+    entry: PretrainedWeights,
+    recipe: Recipe,
+    alarms: Sequence[str],
+    table: str,
+    notes: Sequence[str],
+    to: str,
+    privacy: str = "Not measured.",
 ) -> str:
     """Return the model card in Markdown, with the header that Hugging Face reads."""
     facts = entry.judged
@@ -132,8 +157,19 @@ def format_card(
         table=table,
         remarks="\n".join(["\n", *remarks]) if remarks else "",
         alarms="\n".join(alarms),
+        privacy=privacy,
         source=f" The recipe comes from: {recipe.source}." if recipe.source else "",
     )
+
+
+def format_privacy(row: dict[str, Any], baselines: Sequence[dict[str, Any]], metrics: Sequence[dict[str, Any]]) -> str:
+    """Return the values of privacy as a table, each with its meaning, and what they do not prove."""
+    headings, rows = privacy_table(row, baselines, metrics)
+    if not rows:
+        return "Not measured."
+    titles = [cells[0] for cells in rows]
+    lines = [f"- {metric['title']}: {metric['sentence']}" for metric in metrics if metric["title"] in titles]
+    return "\n".join([markdown_table(headings, rows), *lines, "", PRIVACY_LIMITS])
 
 
 def _header(entry: PretrainedWeights, recipe: Recipe) -> str:

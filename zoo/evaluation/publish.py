@@ -26,7 +26,7 @@ from zoo.core.console import Display
 from zoo.core.errors import ZooError, error_reason, suggest
 from zoo.core.files import is_file, temporary_folder
 from zoo.core.options import EvaluationOptions, with_keywords
-from zoo.evaluation.evaluate_generators import LATENT_SEED, EvaluatedGroup, GeneratorEvaluator, evaluate_one
+from zoo.evaluation.evaluate_generators import LATENT_SEED, REPORTED, EvaluatedGroup, GeneratorEvaluator, evaluate_one
 from zoo.evaluation.model_card import SAMPLE_IMAGES, write_card
 from zoo.evaluation.targets import Target, find_target
 from zoo.hub.load import load_generator
@@ -41,7 +41,7 @@ from zoo.runtime.torch_defaults import torch_defaults
 from zoo.training.generator_file import load_generator_file, save_generator
 
 CATALOGUE_METRICS = ("fid", "kid", "precision", "recall", "coverage", "ssim_nearest", "ssim_pairwise")
-ALARMS = ("collapse", "memorisation", "untrained")
+ALARMS = ("collapse", "memorisation", "untrained", "privacy")
 
 
 @torch_defaults()
@@ -88,7 +88,7 @@ def publish(
             Nothing is left there then.
     """
     options = with_keywords(evaluation or EvaluationOptions(), keywords, function="publish", depth=3)
-    options = replace(options, metrics=None)  # all of them: the alarm for copies must not be switched off
+    options = replace(options, metrics=REPORTED)  # all: the alarm for copies must not be switched off
     display = display or Display()
     for alarm in despite_alarm:
         if alarm not in ALARMS:

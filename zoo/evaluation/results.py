@@ -118,8 +118,8 @@ def rank_rows(
         values = [row.values[metric.name].value for row in valid if metric.name in row.values]
         numbers = [value for value in values if value is not None]
         aim = ideal[metric.name].value if metric.name in ideal else None
-        # Shares of copies are alarms, and low for bad generators too: they do not rank.
-        if not numbers or len(numbers) < len(valid) or metric.family == "copies":
+        # Shares of copies and privacy are alarms, and good for bad generators too: they do not rank.
+        if not numbers or len(numbers) < len(valid) or metric.family in ("copies", "privacy"):
             continue
         if metric.better == "match":
             if aim is None:

@@ -5,11 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, overload
 
+import torch
+
 from zoo.core.config import Recipe
 from zoo.core.console import Display
+from zoo.core.errors import ZooError, error_reason
+from zoo.core.progress import Reporter
 from zoo.models.base import Discriminator
 from zoo.models.discriminator_features import DiscriminatorFeatures
 from zoo.recipes import build_networks, keyword_overrides, load_recipe, override_recipe
+from zoo.runtime import rng
+from zoo.training import checkpoint
+from zoo.training.run_folder import Run
 from zoo.training.warm_start import load_pretrained_backbones, warm_start
 
 
@@ -60,3 +67,24 @@ def create_discriminator(
         load_pretrained_backbones(D, display)
         warm_start(str(init_from), {"G": G, "D": D, "ema": G}, lambda line: None)
     return DiscriminatorFeatures(D) if features_only else D
+
+
+def load_discriminator(run: Run, reporter: Reporter) -> tuple[Discriminator, int]:
+    """Return a run's discriminator in eval mode and the number of images it has seen, from the newest checkpoint.
+
+    Raises:
+        ZooError: there is no checkpoint, or it is damaged or of another network.
+    """
+    state = checkpoint.load_newest_checkpoint(run.state, reporter.warn)
+    if state is None:
+        raise ZooError(f"{run.path}: has no checkpoint yet, and so no discriminator")
+    with rng.fork_rng(torch.device("cpu")):
+        _, D = build_networks(load_recipe(run.recipe_file))
+    try:
+        D.load_state_dict(state["trainer"]["discriminator"])
+        nimg = int(state["trainer"]["nimg"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ZooError(
+            f"{run.path}: the checkpoint holds no discriminator of its recipe ({error_reason(error)})"
+        ) from None
+    return D.eval().requires_grad_(False), nimg

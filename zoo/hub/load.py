@@ -19,6 +19,7 @@ from zoo.core.console import Display
 from zoo.core.errors import ZooError, shorten, suggest
 from zoo.core.files import is_file, is_folder
 from zoo.core.plugins import load_plugins
+from zoo.core.progress import Reporter
 from zoo.data.pixel_range import to_uint8
 from zoo.hub.model_repository import CONFIG, fetch_weights, find_weights, is_hub_address
 from zoo.hub.pretrained import load_named_weights
@@ -33,6 +34,9 @@ from zoo.runtime.torch_defaults import torch_defaults
 from zoo.training.auto_speed import choose_measured_speed
 from zoo.training.generator_file import load_generator_file
 from zoo.training.run_folder import Run, find_runs, open_run
+
+if TYPE_CHECKING:
+    from zoo.hub.projection import Projection
 
 MAX_CALL_VALUES = 2**33  # pixels, times channels, of the images of one call; 131,072 images of 256 pixels
 MAX_TRUNCATION = 2.0  # either side of 0; 1 is as trained
@@ -265,6 +269,39 @@ class LoadedGenerator(nn.Module):
             w = sampling.truncate_styles(self.generator, styles, _check_truncation(truncation))
             images = sampling.synthesise_images(self.generator, w, seed=seed, speed=self.sampling_speed)
         return finite_to_uint8(images)
+
+    def project(
+        self,
+        images: Any,
+        *,
+        steps: int = 200,
+        candidates: int = 512,
+        seed: int = 0,
+        label: int | str | Tensor | None = None,
+        reporter: Reporter | None = None,
+    ) -> Projection:
+        """Find latents whose images are most like ``images``; ``decode(latents, seed=seed)`` makes these again.
+
+        Args:
+            images: an image file, a list of them, a folder, a zip, an array (N, H, W) or (N, C, H, W) of uint8 or of
+                floats in [0, 1] or [-1, 1], a tensor or a torch data set. They are prepared as for training: made
+                square, resized, windowed.
+            steps: of Adam.
+            candidates: random latents, the best of which is the start; those of ``sample(candidates, seed)``.
+            seed: of candidates and noise inputs.
+            label: class of the images, by name or number; None: that of the best candidate.
+            reporter: shows progress.
+
+        Returns:
+            ``latents`` (N, latent.dim), ``reconstructions`` and ``images`` (N, C, R, R) uint8, and ``ssim`` (N,) of
+            both; its ``save(folder)`` writes them.
+
+        Raises:
+            ZooError: images that cannot be read; steps, candidates, seed or class that do not exist.
+        """
+        from zoo.hub.projection import project  # here: it needs this module
+
+        return project(self, images, steps=steps, candidates=candidates, seed=seed, label=label, reporter=reporter)
 
     @torch_defaults()
     def mix(self, rows: int, columns: int, seed: int = 0, *, crossover: int | None = None) -> Tensor:

@@ -21,6 +21,7 @@ from zoo.core.schedule import Schedule
 from zoo.losses.adversarial import LOSSES, wasserstein_d
 from zoo.losses.autoencoder import autoencoder_loss
 from zoo.losses.penalties import PENALTIES, Differentiated, RunningMeans
+from zoo.losses.scales import consistency, scales_d, scales_g
 from zoo.losses.step_outputs import StepOutputs
 
 Phase = Literal["D", "G"]
@@ -81,6 +82,7 @@ class Objective:
         if (config := recipe.autoencoder) is not None:
             function = partial(autoencoder_loss, config=config)
             self.terms.append(Term(name="autoencoder", phase="G", function=function, weight=config.weight))
+        self.terms += _scale_terms(recipe)
         for term in _penalty_terms(recipe):
             self.terms.append(term)
             # Registered as modules, so that their means move to the device and into checkpoints.
@@ -145,6 +147,17 @@ def _adversarial_terms(recipe: Recipe) -> Iterator[Term]:
 
     yield Term(name="loss_d", phase="D", function=loss_d, weight=Schedule.parse(1.0))
     yield Term(name="loss_g", phase="G", function=loss_g, weight=Schedule.parse(1.0))
+
+
+def _scale_terms(recipe: Recipe) -> Iterator[Term]:
+    config, loss = recipe.scales, LOSSES[recipe.loss.name]
+    if config is None:
+        return
+    function = partial(scales_d, config=config, loss=loss, smoothing=recipe.loss.label_smoothing)
+    yield Term(name="scales_d", phase="D", function=function, weight=config.weight)
+    yield Term(name="scales_g", phase="G", function=partial(scales_g, config=config, loss=loss), weight=config.weight)
+    function = partial(consistency, config=config)
+    yield Term(name="consistency", phase="G", function=function, weight=config.consistency)
 
 
 def _read_auxiliary(name: str) -> Callable[[StepOutputs], Tensor]:

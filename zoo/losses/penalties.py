@@ -20,6 +20,7 @@ from zoo.core.registry import Registry
 from zoo.losses.restoration import restoration
 from zoo.losses.step_outputs import StepOutputs
 from zoo.runtime import distributed, rng
+from zoo.runtime.convolution import image_gradients
 from zoo.runtime.precision import upcast
 
 Differentiated = Literal["real", "fake", "between", "styles"]
@@ -82,7 +83,8 @@ def finite_difference(step: StepOutputs, side: Literal["real", "fake"], *, scale
     """Estimate :func:`gradient_penalty` without a gradient of a gradient.
 
     The mean of ((D(x + scale n) - D(x)) / scale)^2 / 2 over normal noise n (Hyun et al. 2025, arXiv:2509.24935; Lin et
-    al. 2025, arXiv:2511.22475). Both passes are in fp32: a small difference loses its digits in bf16.
+    al. 2025, arXiv:2511.22475). Both passes are in fp32: a small difference loses its digits in bf16. Where D
+    normalises over the batch, slopes of an image's logits are those with respect to all images, not to this one alone.
 
     Args:
         side: images on which it is taken.
@@ -304,5 +306,6 @@ register_penalty("restoration", restoration, phase="G", needs=("enlarge", "step 
 def _squared_gradient_norms(images: Tensor, logits: Tensor) -> Tensor:
     """Return the squared norm of d logits / d images for each image, (N,)."""
     # The sum's gradient is each image's own, as long as no image's logit depends on another image.
-    (gradient,) = torch.autograd.grad(upcast(logits).sum(), images, create_graph=True)
+    with image_gradients():
+        (gradient,) = torch.autograd.grad(upcast(logits).sum(), images, create_graph=True)
     return upcast(gradient).square().sum(dim=(1, 2, 3))

@@ -26,6 +26,10 @@ class StepOutputs:
         judge: from the first images (n, C, H, W) of the batch, or others in their place, to logits: D after the
             augmentation of ``real``, or with ``side="fake"`` of ``fake``.
         G: the generator.
+        small: smaller images (N, C, size, size) that G made of the same latents, by size (see
+            ``zoo.models.scales.ScaledGenerator``); detached in D's own phase, empty for most recipes.
+        judge_small: from images (N, C, size, size) and the side whose augmentation they get, ``"real"`` or ``"fake"``,
+            to logits (N,) of the discriminator of this size; None for most recipes.
         reconstruct: returns what G makes of the codes of ``real``, and their means and log variances (see
             ``zoo.models.encoder.reconstruct_images``); None for most recipes.
     """
@@ -41,4 +45,6 @@ class StepOutputs:
     directions: tuple[Tensor, ...] = ()
     judge: Callable[..., Tensor] | None = None
     G: nn.Module | None = None
+    small: dict[int, Tensor] = field(default_factory=dict)
+    judge_small: Callable[[Tensor, str], Tensor] | None = None
     reconstruct: Callable[[], tuple[Tensor, Tensor, Tensor]] | None = None

@@ -20,7 +20,7 @@ from zoo.report.number_format import format_distinct
 _Floats = npt.NDArray[np.float64]
 _Values = Mapping[str, float | None]  # by metric
 Direction = Literal["higher", "lower"]
-AlarmName = Literal["collapse", "memorisation", "untrained"]
+AlarmName = Literal["collapse", "memorisation", "untrained", "privacy"]
 
 COPY_DISTANCE_RATIO = 0.5  # a copy is nearer than this share of the distance of the nearest held-out images
 COPY_QUANTILE = 0.1  # the share of held-out images whose distance that is
@@ -62,7 +62,7 @@ class Alarm:
     """A problem with a set of fakes.
 
     Attributes:
-        name: ``collapse``, ``memorisation`` or ``untrained``.
+        name: ``collapse``, ``memorisation``, ``untrained`` or ``privacy`` (:mod:`zoo.metrics.privacy`).
         metric: the metric that shows it.
         value: the metric's value.
         threshold: the value that it should not have passed.

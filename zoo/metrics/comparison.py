@@ -42,6 +42,21 @@ class MetricOptions:
     folder: Path | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Networks:
+    """What metrics may ask of the networks that made the fakes.
+
+    Attributes:
+        reconstruct: returns the images of the generator that are nearest to real ones, uint8 (N, C, H, W) both.
+        discriminate: returns one logit per uint8 image, (N,), higher for real; None: there is no discriminator.
+        missing: why there is none.
+    """
+
+    reconstruct: Callable[[_Array], _Array]
+    discriminate: Callable[[_Array], _Array] | None = None
+    missing: str = "no discriminator"
+
+
 class Comparison:
     """Fakes and the real images that they are compared with.
 
@@ -50,7 +65,9 @@ class Comparison:
         reals: the same of the training images, (M, C, H, W).
         options: how metrics are computed.
         whole: the set that fakes and reals may be halves of; its features are cached.
-        copies: computes a metric of copies; None: nothing was generated that could be a copy.
+        copies: computes a metric of copies or of privacy; None: nothing was generated that could be a copy.
+        heldout: real images of other subjects than those of ``reals``; None: there are none.
+        networks: that made the fakes; None: images of unknown origin.
     """
 
     def __init__(
@@ -61,8 +78,11 @@ class Comparison:
         *,
         whole: ImageSet | None = None,
         copies: Callable[[str, Comparison], MetricValue] | None = None,
+        heldout: ImageSet | None = None,
+        networks: Networks | None = None,
     ) -> None:
         self.fakes, self.reals, self.options = fakes, reals, options
+        self.heldout, self.networks = heldout, networks
         self._whole = whole or reals
         self._copies = copies
         self._same = all_same(fakes.images)  # the mean or black image: one comparison serves for all
@@ -102,11 +122,45 @@ class Comparison:
     @cached_property
     def nearest_copy(self) -> tuple[_Array, _Array, _Array]:
         """Highest correlation of each fake with a real image, the index of that image, and the distance, (N,) each."""
-        columns = nearest_image.nearest_copy(
-            self._distinct, self.reals.images, subjects=self.reals.subjects, reporter=self.options.reporter
-        )
-        correlation, index, distance = map(self._repeat, columns)
+        correlation, index, distance = map(self._repeat, self._nearest[:3])
         return correlation, index, distance
+
+    @property
+    def real_correlation(self) -> _Array:
+        """Highest correlation of each real image with a fake, (M,)."""
+        return self._nearest.real_ncc.numpy()
+
+    @cached_property
+    def nearest_heldout(self) -> tuple[_Array, _Array]:
+        """Highest correlation of each fake with a held-out image, (N,), and of each held-out image with a fake.
+
+        Held-out images that play fakes are compared with those of other subjects.
+        """
+        assert self.heldout is not None
+        subjects = subjects_of(self.heldout)
+        found = nearest_image.nearest_copy(
+            self._distinct,
+            self.heldout.images,
+            subjects=subjects,
+            own=subjects if self.fakes is self.heldout else None,
+            reporter=self.options.reporter,
+        )
+        return self._repeat(found.ncc), found.real_ncc.numpy()
+
+    @cached_property
+    def correlation_of_nearest(self) -> _Array:
+        """Highest correlation of each fake's nearest real image with a real image of another subject, (N,)."""
+        places, inverse = np.unique(self.nearest_copy[1], return_inverse=True)
+        subjects = subjects_of(self.reals)
+        found = nearest_image.nearest_copy(
+            torch.from_numpy(np.array(self.reals.images[places])),
+            self.reals.images,
+            subjects=subjects,
+            own=[subjects[place] for place in places],
+            reporter=self.options.reporter,
+        )
+        values: _Array = found.ncc.numpy()[inverse]
+        return values
 
     @cached_property
     def features(self) -> list[tuple[_Array, _Array]]:
@@ -152,6 +206,12 @@ class Comparison:
         return self._copies(name, self) if self._copies is not None else None
 
     @cached_property
+    def _nearest(self) -> nearest_image.Nearest:
+        return nearest_image.nearest_copy(
+            self._distinct, self.reals.images, subjects=self.reals.subjects, reporter=self.options.reporter
+        )
+
+    @cached_property
     def _distinct(self) -> torch.Tensor:
         return torch.from_numpy(np.array(self.fakes.images[:1] if self._same else self.fakes.images[:]))
 
@@ -182,3 +242,19 @@ class Comparison:
         return result_cache.cached_features(
             images.images, extractor, folder=self.options.folder, reporter=self.options.reporter
         )
+
+
+def subjects_of(images: ImageSet) -> list[str]:
+    """Return the subject of each image; where subjects are unknown, each image has its own."""
+    return images.subjects or [str(place) for place in range(len(images))]
+
+
+def spread_over_subjects(images: ImageSet, count: int) -> _Array:
+    """Return the sorted places of up to ``count`` images, about as many of each subject, drawn at random."""
+    by_subject: dict[str, list[int]] = {}
+    for place, subject in enumerate(subjects_of(images)):
+        by_subject.setdefault(subject, []).append(place)
+    draws = np.random.default_rng(0)
+    orders = [draws.permutation(places) for places in by_subject.values()]
+    rounds = [order[turn] for turn in range(max(map(len, orders))) for order in orders if turn < len(order)]
+    return np.sort(np.array(rounds[:count], np.int64))

@@ -16,10 +16,10 @@ from zoo.core.plugins import explain_error
 from zoo.core.progress import Reporter, SilentReporter
 from zoo.data.image_set import ImageSet, describe_shape
 from zoo.data.subjects import subject_indices
-from zoo.metrics import alarms, feature_metrics, nearest_image, registry, result_cache, spectrum
+from zoo.metrics import alarms, feature_metrics, nearest_image, privacy, registry, result_cache, spectrum
 from zoo.metrics.alarms import Alarm
 from zoo.metrics.baselines import baseline_images
-from zoo.metrics.comparison import Comparison, MetricOptions
+from zoo.metrics.comparison import Comparison, MetricOptions, Networks
 from zoo.metrics.features.extractor import FeatureExtractor
 from zoo.metrics.prdc import K_DENSITY, K_PRECISION
 from zoo.metrics.ssim import ssim
@@ -114,8 +114,12 @@ class ImageEvaluator:
         if unseen is not None:
             check_shapes(unseen, reals)
 
-    def evaluate(self, fakes: ImageSet) -> Evaluation:
+    def evaluate(self, fakes: ImageSet, networks: Networks | None = None) -> Evaluation:
         """Compute all metrics of ``fakes`` and the alarms.
+
+        Args:
+            fakes: the images.
+            networks: that made them; None: unknown.
 
         Raises:
             ZooError: their shape is not that of the training images.
@@ -124,11 +128,14 @@ class ImageEvaluator:
         memorisation: list[Alarm] = []
 
         def copies(name: str, comparison: Comparison) -> MetricValue:
-            value, alarm = self._copies(name, comparison)
+            measure = self._copies if name in COPY_METRICS else self._privacy
+            value, alarm = measure(name, comparison)
             memorisation.extend([alarm] if alarm is not None else [])
             return value
 
-        comparison = Comparison(fakes, self.reals, self.options, whole=self.reals, copies=copies)
+        comparison = Comparison(
+            fakes, self.reals, self.options, whole=self.reals, copies=copies, heldout=self.unseen, networks=networks
+        )
         values = compute_metrics(comparison)
         collapse = self._collapse(values, len(fakes), len(self.reals))
         return Evaluation(
@@ -187,8 +194,9 @@ class ImageEvaluator:
         missing = [None] * (2 - len(sets))
         extractors = [extractor.identity for extractor in self.spaces]
         texts = metric_definitions(self.spaces)
-        if not registry.of_family(self.metrics, "spectrum"):
-            del texts["spectrum"]  # values that were cached before spectra were measured stay valid
+        for family in ("spectrum", "privacy"):
+            if not registry.of_family(self.metrics, family):
+                del texts[family]  # values that were cached before these were measured stay valid
         definitions = list(texts.values())
         plugins = [_code_digest(name) for name in self.metrics if not registry.METRICS.is_own(name)]
         settings = [extractors, self.metrics, self.intervals, definitions, *plugins]
@@ -198,9 +206,12 @@ class ImageEvaluator:
         def compute() -> dict[str, Any]:
             self.reporter.say(f"evaluating the baseline {name!r}: {len(images)} images")
             values = compute_metrics(Comparison(images, reals, self.options, whole=self.reals))
+            if name == "unseen":
+                values |= self._heldout_privacy
             reason = "copies are recognised by these" if name == "unseen" else "nothing was generated"
-            for metric in registry.of_family(self.metrics, "copies"):
-                values.setdefault(metric, missing_value(reason, len(images)))
+            for family in ("copies", "privacy"):
+                for metric in registry.of_family(self.metrics, family):
+                    values.setdefault(metric, missing_value(reason, len(images)))
             return {metric: value.to_json() for metric, value in values.items()}
 
         plain = result_cache.cached_result(["floor", name, self.key], compute, folder=self.folder)
@@ -236,6 +247,26 @@ class ImageEvaluator:
             unseen_subjects=self.unseen.subjects,
             closer=COPY_METRICS[name],
         )
+
+    def _privacy(self, name: str, comparison: Comparison) -> tuple[MetricValue, Alarm | None]:
+        """Compute a metric of privacy, and the alarm if it shows a risk."""
+        value = privacy.measure_privacy(name, comparison)
+        return privacy.privacy_alarm(name, value, self._heldout_privacy.get(name))
+
+    @cached_property
+    def _heldout_privacy(self) -> dict[str, MetricValue]:
+        """Metrics of privacy of the held-out images as if they were fakes, which alarms compare with; cached."""
+        names = [name for name in privacy.HELDOUT_SHARES if name in self.metrics]
+        heldout = self.unseen
+        if heldout is None or not names:
+            return {}
+
+        def compute() -> dict[str, Any]:
+            comparison = Comparison(heldout, self.reals, self.options, whole=self.reals, heldout=heldout)
+            return {name: privacy.measure_privacy(name, comparison).to_json() for name in names}
+
+        plain = result_cache.cached_result(["privacy", self.key], compute, folder=self.folder)
+        return {name: MetricValue(**value) for name, value in plain.items()}
 
     @cached_property
     def _heldout_scores(self) -> dict[str, list[float]]:
@@ -280,7 +311,7 @@ def metric_definitions(spaces: Sequence[FeatureExtractor]) -> dict[str, str]:
     """Return the exact definition of every metric."""
     texts = {"alarms": alarms.ALARM_DEFINITION, "ssim": ssim.SSIM_DEFINITION, "ms_ssim": ssim.MS_DEFINITION}
     texts |= {"ncc": nearest_image.NCC_DEFINITION, "distribution": DISTRIBUTION}
-    texts["spectrum"] = spectrum.SPECTRUM_DEFINITION
+    texts |= {"spectrum": spectrum.SPECTRUM_DEFINITION, "privacy": privacy.PRIVACY_DEFINITION}
     for extractor in spaces:
         texts[f"features_{registry.short_extractor_name(extractor.name)}"] = extractor.identity
     return texts

@@ -8,7 +8,7 @@ typical image is near to many. See docs/alarms.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +30,7 @@ NCC_DEFINITION = (
     "with a flat image; distance: (1 - NCC) over 1 - the highest NCC with other subjects than the nearest image's"
 )
 
+_TABLE_ROWS = 64  # images of a table that are compared at once
 _TABLE_VALUES = 2**24  # correlations in memory at once: 64 MB
 _ROUNDING = 1e-6  # of 1 - NCC in float32
 
@@ -42,11 +43,13 @@ class Nearest(NamedTuple):
         real: (N,) int64, index of that training image.
         distance: (N,) float32, 0 or more: 1 - ncc; if two subjects or more are known, divided by the same of the
             nearest image of all other subjects. It then is at most 1: as near to one subject as to another.
+        real_ncc: (M,) float32, the highest correlation of each training image with any of the N images.
     """
 
     ncc: Tensor
     real: Tensor
     distance: Tensor
+    real_ncc: Tensor
 
 
 @torch.no_grad()
@@ -56,6 +59,7 @@ def nearest_copy(
     reals: Tensor | np.ndarray,
     *,
     subjects: Sequence[str] | None = None,
+    own: Sequence[str] | None = None,
     chunk: int = 256,
     reporter: Reporter | None = None,
 ) -> Nearest:
@@ -66,35 +70,61 @@ def nearest_copy(
         reals: (M, C, H, W) tensor or array, such as a uint8 memory map; read once, ``chunk`` images at a time, and
             kept low-passed: about 4 kB per image and channel.
         subjects: of each of ``reals``; None: unknown.
+        own: subject of each of ``x``, with whose images it is not compared (correlation -1); None: with all.
         reporter: shows progress.
 
     Raises:
         ZooError: no reals, or images too small to be shifted and averaged.
-        ValueError: images of two shapes, or the number of subjects is not that of ``reals``.
+        ValueError: images of two shapes, or a number of subjects that is not that of the images.
     """
     if x.ndim != 4 or tuple(x.shape[1:]) != tuple(reals.shape[1:]):
         raise ValueError(f"nearest_copy compares images of one shape, not {tuple(x.shape)} with {tuple(reals.shape)}")
     subject_ids = _subject_ids(subjects, len(reals), x.device)
+    same_subject = None if own is None else _same_subject(own, subjects or (), len(x), len(reals))
     _box_grid(x)  # raises for small images before anything is read
     reporter = reporter or SilentReporter()
     reporter.start("searching for copies", len(reals) + len(x))
-    rows = []
-    for start in range(0, len(reals), chunk):
-        tile = reals[start : start + chunk]
-        tile = torch.from_numpy(np.array(tile)) if isinstance(tile, np.ndarray) else tile
-        rows += _low_pass(tile.to(x.device), shifts=False)
-        reporter.advance(len(tile))
-    table = torch.cat(rows)
+    table = _low_pass_all(reals, x.device, chunk, reporter)
     results = [[torch.zeros(0, device=x.device, dtype=dtype) for dtype in (torch.float, torch.int64, torch.float)]]
+    real_ncc = torch.full((len(reals),), -1.0, device=x.device)
     step = max(1, min(chunk, _TABLE_VALUES // ((2 * _MAX_SHIFT + 1) ** 2 * len(table))))
-    for images in x.split(step):
-        shifted = torch.stack(_low_pass(images, shifts=True), dim=1)  # (n, 25, D)
-        ncc = (shifted.flatten(0, 1) @ table.T).view(*shifted.shape[:2], len(table)).amax(dim=1).clamp_(-1, 1)
+    for start in range(0, len(x), step):
+        images = x[start : start + step]
+        ncc = _correlate(images, table)
+        if same_subject is not None:
+            ncc = ncc.masked_fill_(same_subject(start, start + len(images)).to(x.device), -1)
+        real_ncc = torch.maximum(real_ncc, ncc.nan_to_num(-1).amax(dim=0))
         best, real, distance = _nearest(1 - ncc, subject_ids, rounding=_ROUNDING)
         results.append([1 - best, real, distance])
         reporter.advance(len(images))
     reporter.stop()
-    return Nearest(*(torch.cat(column) for column in zip(*results, strict=True)))
+    ncc, real, distance = (torch.cat(column) for column in zip(*results, strict=True))
+    return Nearest(ncc, real, distance, real_ncc)
+
+
+@torch.no_grad()
+@torch_defaults()
+def correlation_table(x: Tensor, reals: Tensor) -> Tensor:
+    """Compute the highest correlation over shifts of all of ``x`` (N, C, H, W) with all of ``reals``: (N, M)."""
+    table = _low_pass_all(reals, x.device, _TABLE_ROWS, SilentReporter())
+    return torch.cat([_correlate(images, table) for images in x.split(_TABLE_ROWS)])
+
+
+def _low_pass_all(reals: Tensor | np.ndarray, device: torch.device, chunk: int, reporter: Reporter) -> Tensor:
+    """Return low-passed images (M, D), read ``chunk`` at a time."""
+    rows = []
+    for start in range(0, len(reals), chunk):
+        tile = reals[start : start + chunk]
+        tile = torch.from_numpy(np.array(tile)) if isinstance(tile, np.ndarray) else tile
+        rows += _low_pass(tile.to(device), shifts=False)
+        reporter.advance(len(tile))
+    return torch.cat(rows)
+
+
+def _correlate(images: Tensor, table: Tensor) -> Tensor:
+    """Return the highest correlation (n, M) over shifts of images with low-passed ones (M, D)."""
+    shifted = torch.stack(_low_pass(images, shifts=True), dim=1)  # (n, 25, D)
+    return (shifted.flatten(0, 1) @ table.T).view(*shifted.shape[:2], len(table)).amax(dim=1).clamp_(-1, 1)
 
 
 @torch.no_grad()
@@ -176,6 +206,14 @@ def _box_grid(x: Tensor) -> tuple[int, tuple[int, int], tuple[int, int]]:
         least = 2 * _MAX_SHIFT + 2 * _MIN_BOX_PIXELS
         raise ZooError(f"NCC needs images of at least {least}x{least} pixels, not {height}x{width}")
     return side, ((height - high * side) // 2, high), ((width - wide * side) // 2, wide)
+
+
+def _same_subject(own: Sequence[str], subjects: Sequence[str], count: int, reals: int) -> Callable[[int, int], Tensor]:
+    """Return a function of rows: bool (rows, M), whether a real image is of the row's own subject."""
+    if len(own) != count or len(subjects) != reals:
+        raise ValueError(f"{len(own)} subjects of {count} images, {len(subjects)} of {reals} real images")
+    rows, columns = np.asarray(own), np.asarray(subjects)
+    return lambda start, end: torch.from_numpy(rows[start:end, None] == columns)
 
 
 def _subject_ids(subjects: Sequence[str] | None, count: int, device: torch.device) -> Tensor | None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from zoo.metrics.value import MetricValue
 
 INCEPTION = "inception"  # the extractor that a bare "FID" or "KID" refers to
-GROUP_FAMILIES = ("features", "ssim", "copies")  # that the command line takes as names of groups
+GROUP_FAMILIES = ("features", "ssim", "copies", "privacy")  # that the command line takes as names of groups
 
 # Of several values, by name: a metric of features has one per extractor.
 Result: TypeAlias = "MetricValue | dict[str, MetricValue] | float | None"
@@ -31,7 +31,7 @@ class Metric:
         name: in JSON and on the command line.
         title: in tables.
         better: ``match``: best if it equals that of held-out real images.
-        family: "features" of a network, "ssim", power "spectrum", "copies", or "other".
+        family: "features" of a network, "ssim", power "spectrum", "copies", "privacy", or "other".
         sentence: how to read it.
         compute: computes it.
         decimals: number of decimals shown.
@@ -61,7 +61,7 @@ class Metric:
 
 def _discover() -> None:
     # In this order: it is that of tables.
-    for name in ("features", "ssim", "spectrum", "copies"):
+    for name in ("features", "projection", "ssim", "spectrum", "copies", "privacy"):
         importlib.import_module(f"zoo.metrics.kinds.{name}")
 
 
@@ -95,7 +95,7 @@ def register_metric(
     Raises:
         ValueError: another metric or group has this name, or it is no name.
     """
-    if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in ("all", *GROUP_FAMILIES):
+    if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in ("all", "default", *GROUP_FAMILIES):
         raise ValueError(f"a metric cannot be called {name!r}: use lower case, digits and '_', and no group's name")
     metric = Metric(
         name=name,
@@ -112,9 +112,10 @@ def register_metric(
 
 def list_groups() -> dict[str, list[str]]:
     """Return the names of metrics by group."""
-    groups = {"all": list(METRICS)}
+    groups = {"all": list(METRICS), "default": choose_metrics(None)}
     for family in GROUP_FAMILIES:
-        groups[family] = [name for name in of_family(METRICS, family) if METRICS[name].default]
+        names = of_family(METRICS, family)
+        groups[family] = [name for name in names if METRICS[name].default] or names
     return groups
 
 

@@ -81,7 +81,7 @@ class SyncBatchNorm(_BatchNorm):
         mean = means.mean(0)
         # Law of total variance; plain means, because every process has as many images.
         variance = variances.mean(0) + (means - mean).square().mean(0)
-        self._update_running_statistics(mean.detach(), variance.detach(), world.size * x.numel() // x.shape[1])
+        update_running_statistics(self, mean.detach(), variance.detach(), world.size * x.numel() // x.shape[1])
         # (x - mean) / std * weight + bias, multiplied out to one pass over the maps.
         gain = torch.rsqrt(variance + self.eps)
         shift = -mean * gain
@@ -91,15 +91,16 @@ class SyncBatchNorm(_BatchNorm):
         out = torch.addcmul(shift.view(shape), x, gain.view(shape))
         return out.to(input.dtype)
 
-    @torch.no_grad()
-    def _update_running_statistics(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Update running statistics as torch does, with the unbiased variance."""
-        if not self.track_running_stats or self.running_mean is None or self.running_var is None:
-            return
-        tracked = cast(Tensor, self.num_batches_tracked).add_(1)
-        momentum = self.momentum if self.momentum is not None else 1.0 / float(tracked)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
-        self.running_var.lerp_((variance * count / max(count - 1, 1)).to(self.running_var.dtype), momentum)
+
+@torch.no_grad()
+def update_running_statistics(norm: _BatchNorm, mean: Tensor, variance: Tensor, count: int) -> None:
+    """Update running statistics as torch does, from the biased ``variance`` of ``count`` values."""
+    if not norm.track_running_stats or norm.running_mean is None or norm.running_var is None:
+        return
+    tracked = cast(Tensor, norm.num_batches_tracked).add_(1)
+    momentum = norm.momentum if norm.momentum is not None else 1.0 / float(tracked)
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
+    norm.running_var.lerp_((variance * count / max(count - 1, 1)).to(norm.running_var.dtype), momentum)
 
 
 def synchronise_batch_norms(network: nn.Module) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor, nn
 
 from zoo.core.config import ImageSpec
 from zoo.models.base import Generator
 from zoo.models.batch_norm import batch_norm_momentum
-from zoo.models.layers import halving_conv
+from zoo.models.layers import halving_layers
 
 
 class Encoder(nn.Module):
@@ -26,14 +24,8 @@ class Encoder(nn.Module):
 
     def __init__(self, image: ImageSpec, latent: int, channels: int) -> None:
         super().__init__()
-        size, widths = image.resolution, [image.channels]
-        while size > 4:
-            size = (size + 1) // 2
-            widths.append(channels * min(8, 2 ** (len(widths) - 1)))
-        layers: list[nn.Module] = []
-        for before, after in pairwise(widths):
-            layers += [halving_conv(before, after, 3, bias=True), nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * size**2, 2 * latent))
+        layers, features = halving_layers(image.channels, image.resolution, channels)
+        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, 2 * latent))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map images (N, C, H, W) in [-1, 1] to means and log variances, both (N, latent)."""

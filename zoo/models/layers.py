@@ -107,6 +107,25 @@ def doubling_conv(channels: int, out: int, kernel: int) -> nn.ConvTranspose2d:
     return nn.ConvTranspose2d(channels, out, kernel, stride=2, padding=padding, output_padding=kernel % 2, bias=False)
 
 
+def halving_layers(channels: int, size: int, width: int) -> tuple[list[nn.Module], int]:
+    """Return convolutions of stride 2 down to 4 x 4 pixels, with their activations, and the features they end in.
+
+    The first has ``width`` channels, and each later one twice as many as the one before, up to 8 times ``width``.
+
+    Args:
+        channels: of the input (N, channels, size, size).
+        size: pixels per side.
+        width: channels of the first convolution.
+    """
+    layers: list[nn.Module] = []
+    count = 0
+    while size > 4:
+        out = width * min(8, 2**count)
+        layers += [halving_conv(channels, out, 3, bias=True), nn.LeakyReLU(0.2)]
+        channels, size, count = out, (size + 1) // 2, count + 1
+    return layers, channels * size**2
+
+
 def with_batch_norm(
     convolution: nn.Conv2d | nn.ConvTranspose2d, *following: nn.Module, **options: Any
 ) -> list[nn.Module]:
@@ -254,20 +273,34 @@ def blur_down(x: Tensor) -> Tensor:
     # Matrix products, whose gradients of any order are products too: on CPUs twice as fast as pooling, and 20 times
     # as fast as a convolution of single channels, whose gradient is slow.
     # Rows first, then columns: the filter is separable.
-    y = _halving_matrix(height, x) @ x.permute(0, 2, 3, 1).reshape(n, height, width * c)
-    y = _halving_matrix(width, x) @ y.reshape(n * (height // 2), width, c)
+    y = _halving_matrix(height, x.dtype, x.device) @ x.permute(0, 2, 3, 1).reshape(n, height, width * c)
+    y = _halving_matrix(width, x.dtype, x.device) @ y.reshape(n * (height // 2), width, c)
     return y.view(n, height // 2, width // 2, c).permute(0, 3, 1, 2)
 
 
-def _halving_matrix(size: int, like: Tensor) -> Tensor:
+def _halving_matrix(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return (size / 2, size): the filter centred on every second pixel."""
-    column = torch.arange(size, device=like.device)
-    centre = 2 * torch.arange(size // 2, device=like.device)[:, None]
+    matrix = _halving_matrices.get((size, dtype))
+    if device.type != "cpu" or matrix is None:
+        with torch.inference_mode(False):  # it outlives the mode of the first call
+            matrix = _build_halving_matrix(size, dtype, device)
+        # On a CPU building it takes longer than the product. An exporter's tensor has no values.
+        if device.type == "cpu" and type(matrix) is Tensor:
+            _halving_matrices[size, dtype] = matrix
+    return matrix
+
+
+_halving_matrices: dict[tuple[int, torch.dtype], Tensor] = {}
+
+
+def _build_halving_matrix(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    column = torch.arange(size, device=device)
+    centre = 2 * torch.arange(size // 2, device=device)[:, None]
     # Built on the device: a copy from the CPU would make a GPU wait.
-    matrix = torch.zeros(size // 2, size, device=like.device)
+    matrix = torch.zeros(size // 2, size, device=device)
     for offset, weight in zip((-1, 0, 1, 2), (0.125, 0.375, 0.375, 0.125), strict=True):
         matrix = matrix + weight * ((centre + offset).clamp(0, size - 1) == column)
-    return matrix.to(like.dtype)
+    return matrix.to(dtype)
 
 
 def blur_up(x: Tensor) -> Tensor:

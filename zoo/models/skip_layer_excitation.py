@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch
 from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
+from zoo.models.batch_norm import update_running_statistics
 from zoo.models.layers import count_doublings, glorot_uniform, scale_channels, with_batch_norm
+from zoo.runtime.convolution import convolve_doubled
+from zoo.runtime.kernels import LANES, NormGate, can_read
+
+LEAST_MERGED = 8  # pixels a side before a doubling that is merged with its convolution: below, kernels cost more
 
 
 class GatedLinearUnit(nn.Module):
@@ -24,13 +30,44 @@ class GatedLinearUnit(nn.Module):
         return value * gate.sigmoid()
 
 
+class GatedSequential(nn.Sequential):
+    """Layers of gated blocks; where ``fused``, training on a CPU joins norm and gate, doubling and convolution."""
+
+    fused = False
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not (self.fused and self.training) or torch.is_autocast_enabled("cpu"):
+            return super().forward(input)
+        x, layers = input, list(self)
+        while layers:
+            layer = layers.pop(0)
+            following = layers[0] if layers else None
+            if isinstance(layer, nn.BatchNorm2d) and isinstance(following, GatedLinearUnit):
+                x = norm_gate(layer, layers.pop(0), x)
+            elif isinstance(layer, nn.Upsample) and isinstance(following, nn.Conv2d) and x.shape[2] >= LEAST_MERGED:
+                x = convolve_doubled(x, following.weight, following.bias)
+                layers.pop(0)
+            else:
+                x = layer(x)
+        return x
+
+
+def norm_gate(norm: nn.BatchNorm2d, gate: nn.Module, x: Tensor) -> Tensor:
+    """Return ``gate(norm(x))`` in one pass over the maps where that is possible."""
+    if type(norm) is not nn.BatchNorm2d or not norm.affine or not can_read(x, 2 * LANES):
+        return gate(norm(x))
+    out, mean, variance = NormGate.apply(x, norm.weight, norm.bias, norm.eps)
+    update_running_statistics(norm, mean, variance, x.numel() // x.shape[1])
+    return out
+
+
 def gated_block(channels: int, out: int, *, double: bool) -> nn.Sequential:
     """Return 3 x 3 convolution, batch norm and gated linear unit.
 
     (N, channels, h, w) to (N, out, h, w).
     With ``double``, at twice the resolution (nearest neighbours).
     """
-    return nn.Sequential(
+    return GatedSequential(
         nn.Upsample(scale_factor=2) if double else nn.Identity(),
         *with_batch_norm(nn.Conv2d(channels, 2 * out, 3, padding=1, bias=False), GatedLinearUnit()),
     )
@@ -75,7 +112,7 @@ class FastGANBody(nn.Module):
         sizes = [4 << count for count in range(count_doublings(resolution) + 1)]
         widths = [scale_channels(64 if size < 64 else 128, base / size) for size in sizes]
         # Twice the channels before each gated linear unit, which halves them.
-        self.start = nn.Sequential(
+        self.start = GatedSequential(
             Rearrange("n c -> n c 1 1"),
             # 1 x 1 to 4 x 4
             *with_batch_norm(nn.ConvTranspose2d(latent, 2 * widths[0], 4, bias=False), GatedLinearUnit()),

@@ -27,6 +27,8 @@ ALARM_METRICS = {
     "memorisation": ("copies_ssim", "copies_ncc", "copies_features"),
     "untrained": ("fid", "kid", "ssim_nearest", "ncc_nearest"),
 }
+PRIVACY_METRICS = ("authenticity", "distance_ratio", "membership_distance", "membership_discriminator")
+ALARM_NOTE = "alarm "  # starts the note of a value that says where its alarm begins
 ASYMMETRY = 0.2  # an interval is shown by its ends where its halves differ by more than this share of its width
 INTERVAL_NOTE = "±: half of the 95 % interval, or (low to high) where it is asymmetric"
 SEEDS_NOTE = "± ... sd: standard deviation over training seeds, instead of the interval"
@@ -97,6 +99,27 @@ def measured_metrics(group: _Plain, metrics: Sequence[_Plain]) -> list[_Plain]:
     """Return the metrics that any row of the group has a value of; the others would be columns of dashes."""
     rows = [*group["rows"], *group["baselines"]]
     return [metric for metric in metrics if any(value_and_ends(row["figures"].get(metric["name"])) for row in rows)]
+
+
+def privacy_table(row: _Plain, baselines: Sequence[_Plain], metrics: Sequence[_Plain]) -> _Table:
+    """Make the table of a generator's values of privacy: value, that of held-out images, and where its alarm begins.
+
+    Returns:
+        No rows if none was measured; one that is not available has its reason instead of where the alarm begins.
+    """
+    heldout: _Plain = next((baseline["figures"] for baseline in baselines if baseline["name"] == "unseen subjects"), {})
+    rows = []
+    for metric in metrics:
+        figure = row["figures"].get(metric["name"])
+        if metric["name"] not in PRIVACY_METRICS or figure is None:
+            continue
+        name, decimals, note = metric["name"], metric["decimals"], figure.get("note") or ""
+        reference = (
+            "0.5" if name.startswith("membership") else format_value_cell(heldout.get(name), decimals, interval=True)
+        )
+        cells = [format_value_cell(figure, decimals, interval=True), reference, note.removeprefix(ALARM_NOTE) or NONE]
+        rows.append([metric["title"], *cells])
+    return ["", "value>", "held-out people, or a guess>", "alarm"], rows
 
 
 def describe_notes(group: _Plain, metrics: Sequence[_Plain]) -> list[str]:

@@ -14,8 +14,9 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -26,6 +27,8 @@ from zoo.core.config import Recipe
 from zoo.core.errors import error_message
 from zoo.core.files import is_private
 from zoo.runtime import distributed
+from zoo.runtime.convolution import FastDoubleBackward, use_fast_convolutions
+from zoo.runtime.kernels import load_kernels
 
 Module = TypeVar("Module", bound=nn.Module)
 Say = Callable[[str], None]
@@ -44,6 +47,7 @@ class Speed:
     channels_last: bool = False
     tf32: bool = False
     fused: bool = False
+    fused_layers: bool = False
     compile: Literal["reduce-overhead"] | bool = False
     reuse_memory: bool = False
     threads: int | None = None  # None: as torch has it
@@ -56,8 +60,25 @@ class Speed:
         low = enabled and self.precision == "bf16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low)
 
+    def double_backward(self, *, enabled: bool = True) -> contextlib.AbstractContextManager[Any]:
+        """The context of what gradients of gradients are taken of."""
+        return FastDoubleBackward() if enabled and self.fused_layers else contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def forward_pass(self, *, differentiated: bool) -> Iterator[None]:
+        """The context of a forward pass; ``differentiated``: of gradients of gradients, which are in fp32."""
+        with self.autocast(enabled=not differentiated), self.double_backward(enabled=differentiated):
+            yield
+
     def network(self, network: Module) -> Module:
         """Move ``network`` to the device and lay out its kernels as fast convolutions need them."""
+        for module in network.modules():
+            if hasattr(module, "fused"):
+                module.fused = self.fused_layers
+            if isinstance(module, nn.Sequential) and self.fused_layers:
+                _activate_in_place(module)
+        if self.fused_layers:
+            use_fast_convolutions(network)
         network.to(self.device)
         return network.to(memory_format=torch.channels_last) if self.channels_last else network
 
@@ -83,6 +104,14 @@ class Speed:
         """Let a step reuse the memory of the last one's CUDA graphs, whose outputs are no longer needed."""
         if self.compile == "reduce-overhead":
             torch.compiler.cudagraph_mark_step_begin()
+
+
+def _activate_in_place(layers: nn.Sequential) -> None:
+    """Let activations overwrite the result of a layer before them whose gradient does not need it."""
+    overwritten = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.AvgPool2d, nn.Dropout)
+    for layer, activation in pairwise(layers):
+        if isinstance(layer, overwritten) and isinstance(activation, nn.ReLU | nn.LeakyReLU):
+            activation.inplace = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,12 +157,16 @@ def choose_speed(
     wanted, threads = recipe.train.precision, config.threads
     precision = auto.precision if auto and wanted == "auto" else _choose_precision(wanted, device, say)
     compiled = switch("compile", config.compile, cuda, no_triton or alone)
+    no_kernels = "needs the CPU, and speed.compile: false" if not cpu or compiled else None
+    if no_kernels is None and config.fused_layers is not False and not load_kernels():
+        no_kernels = "needs a C compiler"
     return Speed(
         device=device,
         precision=precision,
         channels_last=switch("channels_last", config.channels_last, auto.channels_last if auto else cpu or cuda, None),
         tf32=switch("tf32", config.tf32, precision == "bf16", no_cuda or old_gpu),
         fused=switch("fused", config.fused, True, None if cpu or cuda else f"not on {device.type}"),
+        fused_layers=switch("fused_layers", config.fused_layers, True, no_kernels),
         compile="reduce-overhead" if compiled and config.compile == "reduce-overhead" else compiled,
         reuse_memory=switch("reuse_memory", config.reuse_memory, cpu, no_glibc),
         threads=threads if threads != "auto" else auto.threads if auto else None,

@@ -235,7 +235,9 @@ class _StepTimer:
         key = (choice.precision, choice.channels_last)
         if key not in self._steps:
             device = torch.device("cpu")
-            speed = Speed(device=device, precision=choice.precision, channels_last=choice.channels_last)
+            fused = choose_speed(self.recipe, device).fused_layers
+            settings: dict[str, Any] = {"precision": choice.precision, "channels_last": choice.channels_last}
+            speed = Speed(device=device, fused_layers=fused, **settings)
             macs = sum(each.macs for each in self._convolutions)
             images = int(min(MAX_TIMED_IMAGES, self.recipe.train.batches.at(0), FORWARD_MACS / max(1, macs)))
             if images >= 2:  # batch norms need two

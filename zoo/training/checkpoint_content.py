@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from zoo.core.config import OptimizerConfig, Recipe
 from zoo.core.errors import ZooError, shorten
 from zoo.losses.objective import Objective
-from zoo.models.base import Discriminator, Generator
-from zoo.models.encoder import Encoder
+from zoo.models.base import Discriminator
 from zoo.recipes import build_networks
 from zoo.runtime import rng
 from zoo.training.augment import Ada
 from zoo.training.generator_file import find_nonfinite
 from zoo.training.logger import MeanMeters
-from zoo.training.optimizers import build_optimizer
+from zoo.training.networks import build_helpers
+from zoo.training.optimizers import build_optimizer, optimizer_configs
 from zoo.training.run_folder import MAX_NIMG
 
 _MAX_THREADS = 4096
@@ -37,7 +37,8 @@ def check_content(path: Path, state: Any, recipe: Recipe) -> None:
         _check_progress(state, recipe)
         with rng.fork_rng(torch.device("cpu")):
             G, D = build_networks(recipe)
-        _check_networks(state["trainer"], recipe, G, D)
+            helpers = build_helpers(recipe, G.latent.dim)
+        _check_networks(state["trainer"], recipe, {"G": G, "D": D, **helpers})
         _check_rest(state["trainer"], recipe, D)
     except KeyError as error:
         raise ZooError(f"{path}: lacks {shorten(error.args[0])}") from None
@@ -58,6 +59,9 @@ def _check_progress(state: Any, recipe: Recipe) -> None:
     if nimg != recipe.train.batches.end(int(nimg)):
         raise ValueError(f"nimg is {nimg}, which is not the end of a step")
     _number("elapsed", state["elapsed"])
+    for part, seconds in _mapping("seconds", state.get("seconds", {})).items():
+        _word("seconds", part)
+        _number("seconds", seconds)
     _number("threads", environment["threads"], low=1, high=_MAX_THREADS, whole=True)
     watch = _mapping("watch", state.get("watch") or {})
     for key in ("spent", "last"):
@@ -70,20 +74,19 @@ def _check_progress(state: Any, recipe: Recipe) -> None:
         _word("best", best["metric"])
 
 
-def _check_networks(trainer: Any, recipe: Recipe, G: Generator, D: Discriminator) -> None:
+def _check_networks(trainer: Any, recipe: Recipe, trained: dict[str, nn.Module]) -> None:
     """Check weights and the moments of optimisers."""
+    G = trained["G"]
     networks: list[tuple[str, Any, nn.Module]] = [
         ("ema", trainer["ema"], G),
         ("generator", trainer["generator"], G),
-        ("discriminator", trainer["discriminator"], D),
+        ("discriminator", trainer["discriminator"], trained["D"]),
+        *((name, trainer[name], helper) for name, helper in trained.items() if name not in ("G", "D")),
     ]
     snapshots = trainer.get("snapshot_emas", [])  # earlier versions had none
     if not isinstance(snapshots, list) or len(snapshots) != len(recipe.ema.snapshot_stds):
         raise ValueError(f"snapshot_emas is {shorten(snapshots)}")
     networks += [("snapshot_emas", weights, G) for weights in snapshots]
-    if recipe.autoencoder is not None:
-        encoder = Encoder(recipe.image, G.latent.dim, recipe.autoencoder.channels)
-        networks.append(("encoder", trainer["encoder"], encoder))
     for key, content, network in networks:
         tensors = _mapping(key, content)
         wanted = network.state_dict()
@@ -96,8 +99,8 @@ def _check_networks(trainer: Any, recipe: Recipe, G: Generator, D: Discriminator
         if (bad := find_nonfinite(tensors)) is not None:
             raise ValueError(f"{key}.{bad} is NaN or infinite")
     optimizers = _mapping("optimizers", trainer["optimizers"])
-    _check_optimizer("G", optimizers["G"], recipe.optimizer.generator, G)
-    _check_optimizer("D", optimizers["D"], recipe.optimizer.discriminator, D)
+    for name, config in optimizer_configs(recipe).items():
+        _check_optimizer(name, optimizers[name], config, trained[name])
 
 
 def _check_optimizer(side: str, state: Any, config: OptimizerConfig, network: nn.Module) -> None:

@@ -11,7 +11,6 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,10 +19,12 @@ from zoo.core.console import Display
 from zoo.core.errors import Interrupted, ZooError, error_reason
 from zoo.runtime import distributed
 from zoo.runtime.device import describe_environment, peak_memory, reset_peak_memory
+from zoo.runtime.timer import synchronize
 from zoo.training import checkpoint
 from zoo.training.callbacks import CALLBACK_FAILED, Callbacks
 from zoo.training.generator_file import save_generator
 from zoo.training.logger import LogFile
+from zoo.training.run_clock import RunClock
 from zoo.training.run_folder import Run
 from zoo.training.run_length import TIME_IS_UP, EndForecast
 from zoo.training.sample_grids import SampleGrids
@@ -47,50 +48,11 @@ class CollapsedError(ZooError):
     """The generator makes nearly the same image from every latent, and ``train.stop_on_collapse`` is on."""
 
 
-@dataclass
-class _Clock:
-    """Where the seconds of this process went.
-
-    Attributes:
-        elapsed: training time before this process (of earlier starts of the run).
-        busy: spent in steps since the last row of the log.
-        aside: spent on validation, grids and checkpoints.
-        curves, last_curves: spent on drawing curves, in all and the last time.
-        saved_at: time of the last checkpoint.
-    """
-
-    elapsed: float
-    started: float = field(default_factory=time.monotonic)
-    busy: float = 0.0
-    aside: float = 0.0
-    curves: float = 0.0
-    last_curves: float = 0.0
-    saved_at: float = field(default_factory=time.monotonic)
-
-    @property
-    def here(self) -> float:
-        """Seconds since this process started to train."""
-        return time.monotonic() - self.started
-
-    @property
-    def total(self) -> float:
-        """Seconds of training, those of earlier starts included."""
-        return self.elapsed + self.here
-
-    @contextlib.contextmanager
-    def counting_aside(self) -> Any:
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.aside += time.monotonic() - start
-
-
 class TrainingLoop:
     """Drives a trainer to the recipe's length, and keeps its run folder.
 
     Args:
-        elapsed: seconds of training before this process.
+        clock: seconds of training before this process.
         validation: state of the validator in the checkpoint that is resumed; None at the start.
         callbacks: receive rows, images and checkpoints, in the process that writes.
         stop: called after every step; a true value ends training with everything saved.
@@ -102,7 +64,7 @@ class TrainingLoop:
         run: Run,
         display: Display,
         *,
-        elapsed: float,
+        clock: RunClock,
         validation: dict[str, Any] | None,
         callbacks: Callbacks,
         stop: Stop | None,
@@ -113,7 +75,8 @@ class TrainingLoop:
         self.is_alone = distributed.current_world().size == 1
         self.config = trainer.recipe.train
         self.total_nimg = round(self.config.kimg * 1000)
-        self.clock = _Clock(elapsed)
+        self.clock = clock
+        clock.wait = lambda: synchronize(trainer.device)
         self.grids = SampleGrids(trainer, run)
         self.validator = Validator(trainer, display, validation)
         if run.best_file.is_file():  # which may be newer than the checkpoint that is resumed
@@ -126,6 +89,7 @@ class TrainingLoop:
         self.row_waited = 0.0  # seconds that steps had waited for images by then
         self.saved_nimg: int | None = None  # images at the last checkpoint of this process
         self.drawn_nimg: int | None = None  # images when curves were last drawn
+        self.last_curves = 0.0  # seconds that they took
 
     def train(self) -> None:
         """Train to the end.
@@ -152,10 +116,11 @@ class TrainingLoop:
                 self.log = log
                 self._train()
             if self.is_first:
-                self.grids.draw_animation(self.display.warn)
+                with self.clock.counting("animation"):
+                    self.grids.draw_animation(self.display.warn)
             if self.stopped_by == CALLBACK_FAILED:
                 raise self._callback_error()
-            self._write_info(status="interrupted" if self.stopped_by else "finished")
+            self._write_info(status="interrupted" if self.stopped_by else "finished", seconds=self.clock.record())
             distributed.barrier()
         except ZooError as error:
             self._write_failure(str(error))
@@ -176,14 +141,17 @@ class TrainingLoop:
 
     def _train(self) -> None:
         if self.trainer.nimg == 0 and self.is_first:
-            self.grids.save_first()
-            self.callbacks.images(0, self.grids.latest)
+            with self.clock.counting("grids"):
+                self.grids.save_first()
+            with self.clock.counting("callbacks"):
+                self.callbacks.images(0, self.grids.latest)
         self.display.start(f"training {self.run.name}", self.total_nimg)
         forecast = EndForecast(self.trainer, self.total_nimg, self.stop, self.display.say)
         try:
             while self.trainer.nimg < self.total_nimg and not self.stopped_by:
                 before, start = self.trainer.nimg, time.monotonic()
-                self.trainer.step()
+                with self.clock.counting("steps"):
+                    self.trainer.step()
                 forecast.step()
                 snapshot_due = self._is_snapshot_due(self.config.sample_kimg, before)
                 self._report_status(before, start, snapshot_due=snapshot_due)
@@ -215,9 +183,10 @@ class TrainingLoop:
             row |= self._snapshot(last=done)
         if self.log is not None:
             self.log.write(row)
-        self.callbacks.log(row)
-        if (snapshot_due or done) and self.is_first:
-            self.callbacks.images(nimg, self.grids.latest)
+        with self.clock.counting("callbacks"):
+            self.callbacks.log(row)
+            if (snapshot_due or done) and self.is_first:
+                self.callbacks.images(nimg, self.grids.latest)
         self.display.moved(nimg, row)
         if row_due:  # the last row of a run that is extended later does not start a new mean
             self.trainer.meters.reset()
@@ -238,14 +207,16 @@ class TrainingLoop:
         """Save a grid, and validate unless that would take more than its share of the time; values for the log."""
         due = distributed.broadcast(last or self.validator.due(self.clock.total))
         if due and self.is_first:
-            self.validator.reference()  # measured once per set, and not part of what a validation takes
+            with self.clock.counting("reference"):  # once per set, and not part of what a validation takes
+                self.validator.reference()
         start = time.monotonic()
-        with self.clock.counting_aside():
+        with self.clock.counting("validation" if due else "grids"):
             features = self.validator.ranking_features() if due else None  # by all processes, each its part
             if not self.is_first:
                 return {}
             fakes = self.grids.generate(max(NUM_VALIDATION_IMAGES, self.grids.count) if due else self.grids.count)
-            self.grids.save(fakes)
+            with self.clock.counting("grids"):
+                self.grids.save(fakes)
             if not due:
                 return {}
             row = self.validator.validate(fakes[:NUM_VALIDATION_IMAGES], features)
@@ -268,7 +239,7 @@ class TrainingLoop:
         if not (due and self.is_first and self.trainer.snapshot_emas):
             return
         self.run.snapshots.mkdir(exist_ok=True)
-        with self.clock.counting_aside():
+        with self.clock.counting("checkpoints"):
             for std, ema in zip(recipe.ema.snapshot_stds, self.trainer.snapshot_emas, strict=True):
                 path = self.run.snapshots / f"nimg-{nimg:012d}-std-{std!r}.safetensors"
                 notes = {"power_std": repr(std)}
@@ -301,7 +272,7 @@ class TrainingLoop:
         nimg = self.trainer.nimg
         if not _crosses(every_kimg, before, nimg):
             return False
-        affordable = self.clock.aside <= (self.config.evaluate_share or DEFAULT_EVALUATE_SHARE) * self.clock.here
+        affordable = self.clock.aside <= (self.config.evaluate_share or DEFAULT_EVALUATE_SHARE) * self.clock.total
         return distributed.broadcast(nimg <= MIN_SNAPSHOTS * every_kimg * 1000 or affordable)
 
     def _save(self, *, last: bool = False) -> None:
@@ -316,7 +287,7 @@ class TrainingLoop:
             return
         self.run.require_folder()
         self._check_finite()
-        with self.clock.counting_aside():
+        with self.clock.counting("checkpoints"):
             state = self.trainer.state_dict()  # by all processes
             self.saved_nimg, self.clock.saved_at = nimg, time.monotonic()
             if self.log is None:
@@ -328,29 +299,35 @@ class TrainingLoop:
             content = {
                 "trainer": state,
                 "elapsed": self.clock.total,
+                "seconds": dict(self.clock.seconds),
                 "watch": self.validator.state_dict(),  # the key of all versions
                 "window": self.trainer.data.window,
                 "environment": describe_environment(self.trainer.device, self.trainer.speed.precision),
             }
             path = checkpoint.save_checkpoint(self.run.state, nimg, content, keep=self.config.keep)
-            self.run.write_info(nimg=nimg, peak_memory_bytes=peak_memory(self.trainer.device))
-            self.callbacks.checkpoint(path)
-            curves = self.clock.curves + self.clock.last_curves  # what they took, and would take once more
-            if last or curves <= self.config.evaluate_share * self.clock.here:
+            memory = peak_memory(self.trainer.device)
+            self.run.write_info(nimg=nimg, peak_memory_bytes=memory, seconds=self.clock.record())
+            with self.clock.counting("callbacks"):
+                self.callbacks.checkpoint(path)
+            curves = (
+                self.clock.seconds.get("curves", 0.0) + self.last_curves
+            )  # what they took, and would take once more
+            if last or curves <= self.config.evaluate_share * self.clock.total:
                 self._draw_curves()
             self.clock.saved_at = time.monotonic()
 
     def _draw_curves(self) -> None:
         if not self.is_first or self.drawn_nimg == self.trainer.nimg:
             return
-        start = time.monotonic()
-        real_values: dict[str, float | None] = {}
-        if any("ssim_nearest" in row for row in self.run.rows()):  # else no curve needs what may take minutes
-            reference = self.validator.reference()
-            real_values = {name: reference[key] for name, key in REFERENCE_KEYS.items()}
-        self.grids.draw_curves(real_values)
-        self.clock.last_curves = time.monotonic() - start
-        self.clock.curves += self.clock.last_curves
+        before = self.clock.seconds.get("curves", 0.0)
+        with self.clock.counting("curves"):
+            real_values: dict[str, float | None] = {}
+            if any("ssim_nearest" in row for row in self.run.rows()):  # else no curve needs what may take minutes
+                with self.clock.counting("reference"):
+                    reference = self.validator.reference()
+                real_values = {name: reference[key] for name, key in REFERENCE_KEYS.items()}
+            self.grids.draw_curves(real_values)
+        self.last_curves = self.clock.seconds["curves"] - before
         self.drawn_nimg = self.trainer.nimg
 
     def _check_finite(self) -> None:

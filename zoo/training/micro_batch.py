@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,22 @@ from zoo.runtime.speed import Speed
 from zoo.training.augment import draw_augmentations
 
 
+class Fakes(NamedTuple):
+    """What G makes of a micro-batch.
+
+    Attributes:
+        images: (N, C, H, W).
+        small: smaller images (N, C, size, size) of the same latents, by size (``scales:``); empty for most recipes.
+    """
+
+    images: Tensor
+    small: dict[int, Tensor]
+
+    def detach(self) -> Fakes:
+        """Return the images without the graph that leads back to G."""
+        return Fakes(self.images.detach(), {size: images.detach() for size, images in self.small.items()})
+
+
 @dataclass
 class MicroBatch:
     """Images that pass through the networks at once, and what belongs to each.
@@ -32,7 +48,7 @@ class MicroBatch:
         index: position among the micro-batches of the global batch; seeds what modules draw inside.
         label: classes (N,) int64 of real and fake images alike; None without classes.
         draws: parameters of the augmentation of each image (see ``draw_augmentations``); None without augmentation.
-        fake: images that G made of ``z``, with the graph that leads back to G; None until they are made.
+        fakes: what G made of ``z``, with the graph that leads back to G; None until it is made.
     """
 
     real: Tensor
@@ -41,7 +57,7 @@ class MicroBatch:
     index: int
     label: Tensor | None = None
     draws: Tensor | None = None
-    fake: Tensor | None = None
+    fakes: Fakes | None = None
 
 
 class BatchSampler:

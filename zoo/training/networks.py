@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from zoo.core.config import Recipe
 from zoo.core.errors import ZooError
 from zoo.models.base import Discriminator, Generator
-from zoo.models.batch_norm import has_dense_norm
+from zoo.models.batch_norm import batch_norms, has_dense_norm
 from zoo.models.encoder import Encoder
-from zoo.recipes import build_networks
+from zoo.models.scales import ImageHeads, ScaleDiscriminators
+from zoo.models.summary import count_parameters
+from zoo.recipes import build_generator, build_networks
 from zoo.runtime import rng
 from zoo.runtime.distributed import World
 from zoo.runtime.speed import Speed
@@ -35,12 +38,47 @@ def build_trained_networks(recipe: Recipe, speed: Speed, world: World) -> tuple[
     for size in sizes:
         if size % packing:
             raise ZooError(f"discriminator.packing: {packing} does not divide the {size} images of each process")
+    if batch_norms(D):
+        _check_shares(recipe, min(sizes) // packing)
     return G, D
 
 
-def build_encoder(recipe: Recipe, latent: int, speed: Speed) -> Encoder | None:
-    """Build the encoder of ``autoencoder:``; the weights of other networks do not depend on it."""
-    if recipe.autoencoder is None:
-        return None
-    torch.manual_seed(rng.derive_seed(recipe.train.seed, "encoder"))
-    return speed.network(Encoder(recipe.image, latent, recipe.autoencoder.channels))
+def _check_shares(recipe: Recipe, count: int) -> None:
+    """Check that a share of ``count`` images, on which a finite difference is taken, has statistics."""
+    for name, penalty in recipe.penalties.items():
+        if penalty.step and round(penalty.share * count) < min(2, count):
+            raise ZooError(
+                f"penalties.{name}.share: {penalty.share:g} of {count} images leaves 1, and the "
+                f"discriminator normalises over the batch; set at least {2 / count:.2g}"
+            )
+
+
+def build_helpers(recipe: Recipe, latent: int) -> dict[str, nn.Module]:
+    """Build the networks that train along with G and D and are no part of either; their weights change no others.
+
+    Args:
+        latent: numbers per latent.
+
+    Returns:
+        ``encoder`` of ``autoencoder:``; ``heads`` (of G) and ``scale_discriminators`` of ``scales:``.
+
+    Raises:
+        SchemaError: G has no maps of one of the sizes.
+    """
+    helpers: dict[str, nn.Module] = {}
+    if recipe.autoencoder is not None:
+        torch.manual_seed(rng.derive_seed(recipe.train.seed, "encoder"))
+        helpers["encoder"] = Encoder(recipe.image, latent, recipe.autoencoder.channels)
+    if (scales := recipe.scales) is not None:
+        probe = build_generator(recipe, "meta")
+        torch.manual_seed(rng.derive_seed(recipe.train.seed, "scales"))
+        helpers["heads"] = ImageHeads(probe, scales.sizes)
+        helpers["scale_discriminators"] = ScaleDiscriminators(recipe.image, scales.sizes, scales.channels)
+    return helpers
+
+
+def count_helper_parameters(recipe: Recipe) -> dict[str, int]:
+    """Count the parameters of each network of :func:`build_helpers`, from shapes alone."""
+    with rng.fork_rng(torch.device("cpu")), torch.device("meta"):
+        helpers = build_helpers(recipe, build_generator(recipe, "meta").latent.dim)
+    return {name: count_parameters(helper) for name, helper in helpers.items()}

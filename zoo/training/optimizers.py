@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -36,18 +36,20 @@ def build_optimizer(config: OptimizerConfig, network: nn.Module, *, fused: bool)
     return Adam(network.parameters(), lr=lr, betas=config.betas, eps=config.eps, fused=fused or None)
 
 
-def build_optimizers(
-    recipe: Recipe, G: nn.Module, D: nn.Module, encoder: nn.Module | None, *, fused: bool
-) -> dict[str, Optimizer]:
-    """The optimisers of all networks, by the names ``G``, ``D`` and, with ``autoencoder:``, ``encoder``."""
-    optimizers = {
-        "G": build_optimizer(recipe.optimizer.generator, G, fused=fused),
-        "D": build_optimizer(recipe.optimizer.discriminator, D, fused=fused),
-    }
-    if encoder is not None and recipe.autoencoder is not None:
-        adam = OptimizerConfig(lr=Schedule.parse(recipe.autoencoder.lr), betas=(0.9, 0.99))
-        optimizers["encoder"] = build_optimizer(adam, encoder, fused=fused)
-    return optimizers
+def optimizer_configs(recipe: Recipe) -> dict[str, OptimizerConfig]:
+    """The settings of all optimisers: of ``G``, ``D`` and the helpers (see ``zoo.training.networks.build_helpers``)."""
+    configs = {"G": recipe.optimizer.generator, "D": recipe.optimizer.discriminator}
+    if recipe.autoencoder is not None:
+        configs["encoder"] = OptimizerConfig(lr=Schedule.parse(recipe.autoencoder.lr), betas=(0.9, 0.99))
+    if recipe.scales is not None:
+        configs |= {"heads": recipe.optimizer.generator, "scale_discriminators": recipe.optimizer.discriminator}
+    return configs
+
+
+def build_optimizers(recipe: Recipe, networks: Mapping[str, nn.Module], *, fused: bool) -> dict[str, Optimizer]:
+    """The optimisers of all networks, by the names of :func:`optimizer_configs`."""
+    configs = optimizer_configs(recipe)
+    return {name: build_optimizer(config, networks[name], fused=fused) for name, config in configs.items()}
 
 
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:

@@ -29,6 +29,7 @@ from zoo.training.callbacks import Callbacks
 from zoo.training.checkpoint_content import check_content
 from zoo.training.log_writers import open_loggers
 from zoo.training.loop import Stop, TrainingLoop
+from zoo.training.run_clock import RunClock
 from zoo.training.run_folder import Run, create_run, find_equal_runs, open_run
 from zoo.training.trainer import Trainer
 from zoo.training.warm_start import load_pretrained_backbones, require_start, warm_start
@@ -188,6 +189,10 @@ class Session:
         if "speed" in record:
             auto = AutoChoice.from_json(record["speed"])
         speed = choose_speed(recipe, self.device, self.display.say, auto=auto)
+        if recipe.speed.fused_layers == "auto":  # earlier versions had none
+            speed = replace(
+                speed, fused_layers=speed.fused_layers and record.get("speed", {}).get("fused_layers", False)
+            )
         if recipe.speed.threads == "auto":
             same_processes = before.get("processes", 1) == distributed.current_world().size
             speed = replace(speed, threads=before["threads"] if same_processes else None)
@@ -222,13 +227,14 @@ class Session:
         if self._is_first:
             callbacks = [*self.callbacks, *open_loggers(self.loggers, run, trainer.recipe, trainer.nimg)]
         before = state or {"elapsed": 0.0}
+        seconds = before.get("seconds", {})  # earlier versions counted none
         # A context manager installs what it watches (signal handlers) only for as long as steps are taken.
         watching = self.stop if isinstance(self.stop, contextlib.AbstractContextManager) else contextlib.nullcontext()
         loop = TrainingLoop(
             trainer,
             run,
             self.display,
-            elapsed=before["elapsed"],
+            clock=RunClock(before["elapsed"], dict(seconds)),
             validation=before.get("watch"),
             callbacks=Callbacks(callbacks, self.device),
             stop=self.stop,

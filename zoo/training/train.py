@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import torch
 
@@ -28,11 +28,13 @@ from zoo.runtime.torch_defaults import torch_defaults
 from zoo.training.callbacks import check_callbacks
 from zoo.training.log_writers import check_loggers
 from zoo.training.notebook import NotebookDisplay, choose_display
-from zoo.training.profiling.profiler import StepProfile, profile_steps
 from zoo.training.resume import Session, with_classes
 from zoo.training.run_folder import Run, find_run
 from zoo.training.run_length import StopAtTime
 from zoo.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from zoo.training.profiling.profiler import StepProfile
 
 
 @torch_defaults(gradients=True)
@@ -122,6 +124,8 @@ def profile_recipe(
     Raises:
         ZooError: bad input, in one line.
     """
+    from zoo.training.profiling.profiler import profile_steps  # torch's counter of operations loads slowly
+
     options = resolve_data(_merge_keywords(options, keywords))
     resolved = _resolve(recipe, _overrides(options))
     display = display or Display()

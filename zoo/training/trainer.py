@@ -9,12 +9,11 @@ Nothing in a step waits for a GPU.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from zoo.core.config import EmaConfig, Recipe
 from zoo.core.errors import ZooError, error_message
@@ -25,21 +24,23 @@ from zoo.losses.objective import Objective, Phase, Term, evaluate_terms
 from zoo.losses.step_outputs import StepOutputs
 from zoo.models.base import Generator
 from zoo.models.batch_norm import batch_norm_momentum, synchronise_batch_norms
-from zoo.models.encoder import reconstruct_images
-from zoo.models.san import find_sliced_layer
 from zoo.runtime import distributed, rng
 from zoo.runtime.precision import upcast
-from zoo.runtime.speed import CompiledNetwork, Speed, is_compiler_error
+from zoo.runtime.speed import Speed, is_compiler_error
 from zoo.runtime.timer import Timer
-from zoo.training.augment import PASSES, Ada, augment_images
+from zoo.training.augment import Ada
 from zoo.training.auto_speed import choose_measured_speed
 from zoo.training.ema import Ema
+from zoo.training.forward_passes import ForwardPasses, differentiates
 from zoo.training.logger import MeanMeters, describe_logits
-from zoo.training.micro_batch import BatchSampler, MicroBatch, local_batch_size, micro_batch_size, split_batch
-from zoo.training.networks import build_encoder, build_trained_networks
-from zoo.training.optimizers import build_optimizers, frozen, set_learning_rate
+from zoo.training.micro_batch import BatchSampler, Fakes, MicroBatch, local_batch_size, micro_batch_size, split_batch
+from zoo.training.networks import build_helpers, build_trained_networks
+from zoo.training.optimizers import build_optimizers, frozen, optimizer_configs, set_learning_rate
 from zoo.training.out_of_memory import explain_out_of_memory, is_out_of_memory
 from zoo.training.trainer_state import collect_state, restore_state
+
+# Networks that learn in each phase, where a recipe has them.
+LEARNERS: dict[Phase, tuple[str, ...]] = {"D": ("D", "scale_discriminators"), "G": ("G", "encoder", "heads")}
 
 
 class Trainer:
@@ -47,7 +48,7 @@ class Trainer:
 
     Attributes:
         G, D: networks being trained.
-        encoder: of real images, while G starts as its decoder; None for most recipes.
+        helpers: networks that train along and are no part of the saved generator, by name; none in most recipes.
         ema: averaged generator.
         snapshot_emas: further averages, of which snapshots are kept (``ema.snapshot_stds``).
         nimg: images seen so far.
@@ -80,13 +81,15 @@ class Trainer:
         self.wanted_micro_batch = recipe.train.micro_batch
         self._start_batch()
         self.G, self.D = build_trained_networks(recipe, self.speed, self.world)
-        self.encoder = build_encoder(recipe, self.G.latent.dim, self.speed)
+        helpers = build_helpers(recipe, self.G.latent.dim)
+        self.helpers = {name: self.speed.network(helper) for name, helper in helpers.items()}
+        self._networks: dict[str, nn.Module] = {"G": self.G, "D": self.D, **self.helpers}
         self.ema = Ema(self.G, recipe.ema)
         self.snapshot_emas = [Ema(self.G, EmaConfig(power_std=std)) for std in recipe.ema.snapshot_stds]
         if self.world.size > 1 and recipe.train.sync_batch_norm:
             synchronise_batch_norms(self.G)
             synchronise_batch_norms(self.D)
-        self.optimizers = build_optimizers(recipe, self.G, self.D, self.encoder, fused=self.speed.fused)
+        self.optimizers = build_optimizers(recipe, self._networks, fused=self.speed.fused)
         self.objective = Objective(recipe, self.D.auxiliary)
         self.objective.memory.to(device)
         self.ada = Ada(recipe.augment) if recipe.augment is not None and recipe.augment.name == "ada" else None
@@ -95,14 +98,8 @@ class Trainer:
         resident, share = recipe.speed.resident, recipe.speed.resident_share
         self.loader = ImageLoader(data, device, resident=resident, share=share, reporter=self.reporter)
         self._sampler = BatchSampler(recipe, data, self.loader, self.world, self.speed)
-        self._sliced = find_sliced_layer(self.D)
-        # A simultaneous step takes two backward passes through D's graph: a compiled D computes all gradients in each.
-        # A sliced layer keeps a second result, which a compiled D would not.
-        compilable = recipe.train.update == "alternating" and self._sliced is None
-        self._compiled = {
-            "G": CompiledNetwork(self.G, self.speed, self.reporter.say),
-            "D": CompiledNetwork(self.D, self.speed, self.reporter.say, enabled=compilable),
-        }
+        # After the averages: copies of G must not have what these passes add to it.
+        self.passes = ForwardPasses(recipe, self.G, self.D, self.helpers, self.objective, self.speed, self.reporter.say)
 
     def step(self) -> None:
         """Train both networks on one batch.
@@ -126,8 +123,8 @@ class Trainer:
         config = self.recipe.train
         self.speed.begin_step()
         self._start_batch()
-        for phase, optimizer in (("G", self.recipe.optimizer.generator), ("D", self.recipe.optimizer.discriminator)):
-            set_learning_rate(self.optimizers[phase], optimizer.lr.at(self.nimg))
+        for name, optimizer in optimizer_configs(self.recipe).items():
+            set_learning_rate(self.optimizers[name], optimizer.lr.at(self.nimg))
         with self.timer("data"):
             micro_batches = self.next_batch()
         if config.update == "simultaneous":
@@ -150,24 +147,24 @@ class Trainer:
         # A batch that passes as a whole is generated once: its graph is kept for G's update.
         keep = len(micro_batches) == 1 and self._updates_generator
         for part in micro_batches:
-            fake = self._generate(part, with_graph=keep)
+            fakes = self._generate(part, with_graph=keep)
             with self._seeded("D", part):
                 with self._forward_precision(terms):
-                    outputs = self._discriminate(part, fake.detach(), terms, phase="D")
+                    outputs = self.passes.discriminate(part, fakes.detach(), terms, phase="D", nimg=self.nimg)
                 self._backward("D", terms, outputs, part.share)
-            part.fake = fake if keep else None
+            part.fakes = fakes if keep else None
         self._apply_gradients("D")
 
     def _update_generator(self, micro_batches: list[MicroBatch]) -> None:
         """Update G through the D that was just updated, with the fakes that D was trained on."""
         terms = self._due_terms("G")
         for part in micro_batches:
-            fake = part.fake if part.fake is not None else self._generate(part, with_graph=True)
+            fakes = part.fakes if part.fakes is not None else self._generate(part, with_graph=True)
             with self._seeded("G", part):
                 with frozen(self.D), self._forward_precision(terms):
-                    outputs = self._discriminate(part, fake, terms, phase="G")
+                    outputs = self.passes.discriminate(part, fakes, terms, phase="G", nimg=self.nimg)
                 self._backward("G", terms, outputs, part.share)
-            part.fake = None  # frees the graph before the next micro-batch builds its own
+            part.fakes = None  # frees the graph before the next micro-batch builds its own
         self._apply_gradients("G")
 
     def _update_both(self, micro_batches: list[MicroBatch]) -> None:
@@ -176,76 +173,28 @@ class Trainer:
         for part in micro_batches:
             with self._seeded("both", part):
                 with self._forward_precision(d_terms + g_terms):
-                    fake = self._run_generator(part)
-                    outputs = self._discriminate(part, fake, d_terms, phase="D")
+                    fakes = self.passes.generate(part)
+                    outputs = self.passes.discriminate(part, fakes, d_terms, phase="D", nimg=self.nimg)
                 self._backward("D", d_terms, outputs, part.share, retain_graph=True)
                 self._backward("G", g_terms, outputs, part.share)
         self._apply_gradients("D")
         self._apply_gradients("G")
 
-    def _generate(self, part: MicroBatch, *, with_graph: bool) -> Tensor:
+    def _generate(self, part: MicroBatch, *, with_graph: bool) -> Fakes:
         """Fakes of a micro-batch; without a graph where D alone learns from them and G makes them again."""
         with self._seeded("fakes", part), self._forward_precision(self._due_terms("G")):
             if with_graph:
-                return self._run_generator(part)
+                return self.passes.generate(part)
             # Momentum 0: running statistics must count each image once, in the pass that G learns from.
             with torch.no_grad(), batch_norm_momentum(self.G, 0.0):
-                return self._run_generator(part)
-
-    def _run_generator(self, part: MicroBatch) -> Tensor:
-        return self._compiled["G"](part.z, part.label).to(self._dtype)  # D may run in another precision than G
-
-    def _discriminate(self, part: MicroBatch, fake: Tensor, terms: list[Term], *, phase: Phase) -> StepOutputs:
-        """D's logits of real and fake images, and all else that the terms of a phase need."""
-        real = part.real if phase == "D" or self.objective.needs_real else None
-        differentiated = {term.differentiates for term in terms}
-        if real is not None and "real" in differentiated:
-            real = real.detach().requires_grad_()
-        if "fake" in differentiated and not fake.requires_grad:
-            fake = fake.detach().requires_grad_()
-        # Compiled networks have no double backward, which gradient penalties need.
-        D: Callable[[Tensor, Tensor | None], Tensor] = self.D if _differentiates(terms) else self._compiled["D"]
-
-        def judge(images: Tensor, side: str = "real") -> Tensor:
-            label = None if part.label is None else part.label[: len(images)]
-            return D(self._augment(part, images, phase, side), label)
-
-        auxiliary: dict[str, Tensor] = {}
-        real_logits = None
-        if real is not None and phase == "D" and self.objective.auxiliary:
-            real_logits, auxiliary = self.D.judged(self._augment(part, real, phase, "real"), part.label)
-        elif real is not None:
-            real_logits = D(self._augment(part, real, phase, "real"), part.label)
-        directions = [self._sliced.direction] if self._sliced is not None else []
-        fake_logits = D(self._augment(part, fake, phase, "fake"), part.label)
-        directions += [self._sliced.direction] if self._sliced is not None else []
-        return StepOutputs(
-            real=part.real if real is None else real,
-            fake=fake,
-            real_logits=real_logits,
-            fake_logits=fake_logits,
-            nimg=self.nimg,
-            z=part.z,
-            label=part.label,
-            auxiliary=auxiliary,
-            directions=tuple(directions),
-            judge=judge,
-            G=self.G,
-            reconstruct=self.encoder and partial(reconstruct_images, self.G, self.encoder, part.real, part.label),
-        )
-
-    def _augment(self, part: MicroBatch, images: Tensor, phase: Phase, kind: str) -> Tensor:
-        if part.draws is None:
-            return images
-        assert self.recipe.augment is not None
-        draws = part.draws[: len(images), PASSES.index(f"{phase} {kind}")]
-        return augment_images(images, draws, self.recipe.augment.policy)
+                return self.passes.generate(part)
 
     def _backward(
         self, phase: Phase, terms: list[Term], outputs: StepOutputs, share: float, *, retain_graph: bool = False
     ) -> None:
         """Accumulate the gradients of a phase's terms, and its scalars for the log."""
-        total, values = evaluate_terms(terms, outputs)
+        with self.speed.double_backward(enabled=differentiates(terms)):
+            total, values = evaluate_terms(terms, outputs)
         (total * share).backward(inputs=self._parameters(phase), retain_graph=retain_graph)
         if phase == "D" and outputs.real_logits is not None:
             real, fake = upcast(outputs.real_logits.detach()), upcast(outputs.fake_logits.detach())
@@ -264,7 +213,7 @@ class Trainer:
             with self.timer("all-reduce"):
                 distributed.reduce_gradients(self._parameters(phase))
         with self.timer("optimiser"):
-            for name in ("D",) if phase == "D" else ("G", "encoder"):
+            for name in LEARNERS[phase]:
                 if name in self.optimizers:
                     self.optimizers[name].step()
                     self.optimizers[name].zero_grad(set_to_none=True)
@@ -300,9 +249,9 @@ class Trainer:
             torch.manual_seed(rng.derive_seed(self.recipe.train.seed, "inside", name, self.nimg, part.index))
             yield
 
-    def _forward_precision(self, terms: list[Term]) -> torch.autocast:
-        """Autocast of a forward pass; gradient penalties and the losses that share their pass are in fp32."""
-        return self.speed.autocast(enabled=not _differentiates(terms))
+    def _forward_precision(self, terms: list[Term]) -> contextlib.AbstractContextManager[None]:
+        """Context of a forward pass; gradient penalties and the losses that share their pass are in fp32."""
+        return self.speed.forward_pass(differentiated=differentiates(terms))
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -323,9 +272,7 @@ class Trainer:
         return self.recipe.train.batches.steps(self.nimg)
 
     def _parameters(self, phase: Phase) -> list[nn.Parameter]:
-        networks: list[nn.Module] = [self.D if phase == "D" else self.G]
-        if self.encoder is not None and phase == "G":
-            networks.append(self.encoder)
+        networks = [self._networks[name] for name in LEARNERS[phase] if name in self._networks]
         return [p for network in networks for p in network.parameters() if p.requires_grad]
 
     def averaged(self) -> Generator:
@@ -342,8 +289,3 @@ class Trainer:
         """Continue from what :meth:`state_dict` returned."""
         restore_state(self, state)
         self._start_batch()
-
-
-def _differentiates(terms: list[Term]) -> bool:
-    """Whether a penalty takes gradients of gradients."""
-    return any(term.differentiates for term in terms)

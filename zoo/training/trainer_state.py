@@ -25,7 +25,7 @@ def collect_state(trainer: Trainer) -> dict[str, Any]:
         "memory": trainer.objective.memory.state_dict(),
         "ada": trainer.ada.state_dict() if trainer.ada is not None else None,
         "micro_batch": trainer.micro_batch if trainer.micro_batch < trainer.local_batch else None,
-        "encoder": None if trainer.encoder is None else trainer.encoder.state_dict(),
+        **{name: helper.state_dict() for name, helper in trainer.helpers.items()},
         "snapshot_emas": [ema.module.state_dict() for ema in trainer.snapshot_emas],
     }
 
@@ -36,8 +36,8 @@ def restore_state(trainer: Trainer, state: dict[str, Any]) -> None:
     trainer.G.load_state_dict(state["generator"])
     trainer.D.load_state_dict(state["discriminator"])
     trainer.ema.module.load_state_dict(state["ema"])
-    if trainer.encoder is not None:
-        trainer.encoder.load_state_dict(state["encoder"])
+    for name, helper in trainer.helpers.items():
+        helper.load_state_dict(state[name])
     for ema, weights in zip(trainer.snapshot_emas, state.get("snapshot_emas", []), strict=True):
         ema.module.load_state_dict(weights)
     for phase, optimizer in trainer.optimizers.items():

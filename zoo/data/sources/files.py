@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,27 @@ class FileSource(PathSource):
     def read_head(self, entry: Any) -> bytes:
         """Read the first ``HEAD_BYTES`` of a file."""
         raise NotImplementedError
+
+
+class ImageFiles(Source):
+    """Some image files, in the order in which they are given; one that cannot be read is an error."""
+
+    strict = True
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+        self.options = SourceOptions()
+        self.label = str(paths[0]) if len(paths) == 1 else f"{len(paths)} files"
+
+    @property
+    def layout(self) -> Listing:
+        return Listing([str(path) for path in self.paths])
+
+    def signature(self) -> str:
+        return self.content_digest(SilentReporter())
+
+    def raw(self, index: int) -> bytes:
+        return read_file(self.paths[index], MAX_FILE_BYTES, check_file_size)
 
 
 def read_manifests(folder: Path) -> list[tuple[str, bytes]]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from zoo.core.threads import map_ahead
-from zoo.metrics.ssim.c_compiler import CompiledLibrary, compile_and_load
 from zoo.metrics.ssim.local_statistics import K1, K2, WINDOWS, Images, SSIMWindow, are_bytes
+from zoo.runtime.c_compiler import CompiledLibrary, compile_and_load
 
 _TABLE_BYTES = 2**28  # of the prepared images of one table
 _SIZE = ctypes.c_ssize_t

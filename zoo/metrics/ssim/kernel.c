@@ -41,7 +41,7 @@
 #define LANES 4
 #endif
 
-enum { WINDOW = 7, AREA = WINDOW * WINDOW, HALO = WINDOW - 1, STRIP = 16, BLOCK = 32, BATCH = 32 };
+enum { WINDOW = 7, AREA = WINDOW * WINDOW, HALO = WINDOW - 1, STRIP = 16, BLOCK = 32, BATCH = 64 };
 
 #define SCALE 128.0f /* products of four denominators then stay below the largest float */
 

@@ -21,7 +21,14 @@ from zoo.report.html.svg_charts import (
     read_curve,
 )
 from zoo.report.number_format import finite_or_none, format_interval, format_value, format_whole, value_and_ends
-from zoo.report.table import COST_COLUMNS, CostColumn, describe_no_alarm, describe_notes, measured_metrics
+from zoo.report.table import (
+    COST_COLUMNS,
+    CostColumn,
+    describe_no_alarm,
+    describe_notes,
+    measured_metrics,
+    privacy_table,
+)
 
 _Plain = Mapping[str, Any]
 _Log = tuple[int, str, Sequence[_Plain]]  # slot of the curve, name, rows
@@ -129,6 +136,9 @@ class GroupSection:
         ranked = [column for column in self.columns if column.metric["name"] == group.get("ranked_by")]
         self.ranked = ranked[0] if ranked else None
         self.forest = self._make_forest()
+        self.privacy = [
+            (row, table) for row in self.evaluated if (table := self._privacy_rows(row, document["metrics"]))
+        ]
         self.costs = _cost_columns(data)
         self.side, self.resolution = album.sides[self.name], group["resolution"]
         self.samples = [(row, album.grids[row.name]) for row in self.evaluated if row.name in album.grids]
@@ -237,6 +247,12 @@ class GroupSection:
             "logarithmic": axis.kind == "log",
             "ceiling": bool(value_and_ends(column.ideal)),
         }
+
+    def _privacy_rows(self, row: TableRow, metrics: Sequence[_Plain]) -> list[tuple[list[str], str]]:
+        """Return the cells and the meaning of each value of privacy."""
+        sentences = {metric["title"]: metric["sentence"] for metric in metrics}
+        _, lines = privacy_table(row.data, self.plain["baselines"], metrics)
+        return [(cells, sentences[cells[0]]) for cells in lines]
 
     def _forest_axis(self, column: Column) -> Axis:
         """Make an axis for all generators, the ceiling and the baselines that are not far from them."""

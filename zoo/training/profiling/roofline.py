@@ -87,6 +87,7 @@ def count_work(recipe: Recipe, data: Dataset) -> StepWork:
             threads=torch.get_num_threads(),
             reuse_memory=False,
             fused=False,
+            fused_layers=False,
         ),
     )
     counted = []

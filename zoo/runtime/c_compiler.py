@@ -43,19 +43,23 @@ class CompiledLibrary:
     compiler: str
 
 
-def compile_and_load(source: Path) -> CompiledLibrary | None:
+def compile_and_load(source: Path, *flags: str) -> CompiledLibrary | None:
     """Return the functions of a C file; None if it cannot be compiled, or ``ZOO_NATIVE`` is 0.
 
     Takes a second or two the first time on a machine, later milliseconds. Several processes may do it at once.
+
+    Args:
+        source: the file.
+        flags: more options of the compiler.
     """
     if os.environ.get("ZOO_NATIVE") == "0":
         return None
     with _lock:
-        return _load(source, os.environ.get("CC", ""), os.environ.get("PATH", ""), cache_folder() / "native")
+        return _load(source, os.environ.get("CC", ""), os.environ.get("PATH", ""), cache_folder() / "native", flags)
 
 
 @functools.lru_cache(maxsize=8)
-def _load(source: Path, wanted: str, path: str, folder: Path) -> CompiledLibrary | None:
+def _load(source: Path, wanted: str, path: str, folder: Path, flags: tuple[str, ...] = ()) -> CompiledLibrary | None:
     """Compile and load; the environment is in the arguments, so that a changed one is not answered from the memory."""
     with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError):
         compiler = _find_compiler(wanted, path)
@@ -63,10 +67,13 @@ def _load(source: Path, wanted: str, path: str, folder: Path) -> CompiledLibrary
             return None
         version = _output([*compiler, "--version"])
         key = _hash(
-            source.read_bytes(), repr((compiler, COMPILER_FLAGS, TUNING_FLAGS)).encode(), version.encode(), _processor()
+            source.read_bytes(),
+            repr((compiler, (*COMPILER_FLAGS, *flags), TUNING_FLAGS)).encode(),
+            version.encode(),
+            _processor(),
         )
         stem = f"{source.stem}-{key}"
-        code = _load_cached(folder, stem) or _store(folder, stem, _build(compiler, source))
+        code = _load_cached(folder, stem) or _store(folder, stem, _build(compiler, source, flags))
         return CompiledLibrary(code, _compiler_name(version))
     return None
 
@@ -115,7 +122,7 @@ def _hash(*parts: bytes) -> str:
     return hashlib.blake2b(b"".join(hashlib.blake2b(part).digest() for part in parts), digest_size=16).hexdigest()
 
 
-def _build(compiler: list[str], source: Path) -> bytes:
+def _build(compiler: list[str], source: Path, flags: tuple[str, ...]) -> bytes:
     """Compile the file and return the library's bytes.
 
     Raises:
@@ -125,7 +132,7 @@ def _build(compiler: list[str], source: Path) -> bytes:
         library = Path(folder) / "library.so"
         for tuning in TUNING_FLAGS:
             with contextlib.suppress(subprocess.CalledProcessError):
-                _output([*compiler, *COMPILER_FLAGS, *tuning, "-o", str(library), str(source)])
+                _output([*compiler, *COMPILER_FLAGS, *flags, *tuning, "-o", str(library), str(source)])
                 return library.read_bytes()
     raise subprocess.SubprocessError(f"{compiler[0]} cannot compile {source}")
 
