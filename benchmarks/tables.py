@@ -107,7 +107,7 @@ def ssim_speed() -> str:
 
 
 def fid_speed() -> str:
-    rows = []
+    rows, forms = [], ("torch-fidelity", "zoo", "zoo, public operators", "matrix product")
     for cpu, row in latest_by_cpu("fid_speed", lambda row: (row["n"], row["size"])):
         cold, warm = row["cold_s"], row["warm_s"]
         rows.append(
@@ -121,6 +121,7 @@ def fid_speed() -> str:
                 f"**{row['warm_ratio']:.2f}**",
                 f"{row['fid_torch_fidelity']:.4f} / {row['fid']:.4f}",
                 f"{row['difference']:.0e}",
+                " / ".join(f"{row['macs_per_s'][name] / 1e9:.0f}" for name in forms) if "macs_per_s" in row else NONE,
             ]
         )
     headings = [
@@ -133,7 +134,8 @@ def fid_speed() -> str:
         "ratio>",
         "FID>",
     ]
-    return markdown_table([*headings, "difference>"], rows)
+    headings += ["difference>", "billion multiply-adds a second of one core: torch-fidelity / zoo / public / matrix>"]
+    return markdown_table(headings, rows)
 
 
 def alarms() -> str:
@@ -282,7 +284,9 @@ def scaling() -> str:
         if "processes" in row:  # of --check
             continue
         sent = (row["bytes_g"] + row["bytes_d"]) / 1e6
-        efficiencies = [f"{row[f'efficiency_{count}']:.0%}" for count in (8, 64, 512)]
+        efficiencies = [
+            f"{row[f'efficiency_{count}']:.0%} ({row[f'efficiency_overlap_{count}']:.0%})" for count in (8, 64, 512)
+        ]
         norms = f"{row['norms_share_512']:.0%}"
         step = f"{1000 * row['step_s']:.3g}"
         source = row["step_from"].replace("floor", "roofline")  # the word in results of earlier versions
@@ -314,9 +318,7 @@ def run_time() -> str:
         counts = [f"{row[key]:,.0f}" for key in ("snapshots", "checkpoints")]
         times = [f"{1000 * row['seconds'][part]:,.0f}" for part in ("steps", *parts)]
         percentages = [f"{shares[part]:.2%}" for part in parts]
-        rows.append(
-            [f"`{row['name']}`", cpu, *counts, " / ".join(times), *percentages, f"**{sum(shares.values()):.1%}**"]
-        )
+        rows.append([f"`{row['name']}`", cpu, *counts, " / ".join(times), *percentages, f"**{row['share']:.1%}**"])
     headings = [
         "recipe",
         "CPU",
