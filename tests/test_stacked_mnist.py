@@ -107,7 +107,8 @@ def tiny(monkeypatch, tmp_path):
     return write_digits(tmp_path / "mnist")
 
 
-def test_a_started_again_benchmark_continues(tiny, monkeypatch, capsys):
+@pytest.mark.slow
+def test_a_started_again_benchmark_continues(tiny, capsys):
     arguments = ["--data", str(tiny), "--images", "200", "--samples", "60", "--save", "--only", "RpGAN + R1 + R2"]
     stacked_mnist.main([*arguments, "--kimg", "0.128"])
     assert "100.00% of 100 test digits right" in capsys.readouterr().out
@@ -134,6 +135,7 @@ def test_a_classifier_that_cannot_read_counts_nothing(tiny, monkeypatch):
     assert not Path("results.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_diverged_is_a_row(tiny, monkeypatch):
     explode = (*stacked_mnist.SETTINGS, "optimizer.generator.lr=1e18", "train.log_kimg=0.064")
     monkeypatch.setattr(stacked_mnist, "SETTINGS", explode)
