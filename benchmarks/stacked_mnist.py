@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from classifier import SmallClassifier, predict_classes, train_classifier
+from classifier import Batch, SmallClassifier, predict_classes, train_classifier
 from common import Row, add_output_arguments, find_row, make_parser, measure_each, measure_once, read_rows
 from continued_runs import train_or_continue
 from matplotlib.figure import Figure
@@ -230,19 +230,13 @@ class StackedMnist:
         Raises:
             ZooError: its accuracy is too low to count modes.
         """
-        network, path = SmallClassifier(DIGITS, 1, RESOLUTION), self.options.work / "classifier.safetensors"
+        path = self.options.work / "classifier.safetensors"
+        torch.manual_seed(0)
+        network = SmallClassifier(DIGITS, 1, RESOLUTION)
         if path.exists():
             network.load_state_dict(load_file(path))
         else:
-            torch.manual_seed(0)
-            network = SmallClassifier(DIGITS, 1, RESOLUTION)
-            images, labels = (torch.from_numpy(array) for array in self.train)
-
-            def draw(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-                index = rng.integers(0, len(images), CLASSIFIER_BATCH)
-                return images[index][:, None], labels[index].long()
-
-            train_classifier(network, draw, steps=CLASSIFIER_STEPS, seed=0)
+            train_classifier(network, self._draw_digits, steps=CLASSIFIER_STEPS, seed=0)
             save_file(network.state_dict(), path)
         images, labels = (torch.from_numpy(array) for array in self.test)
         accuracy = float((predict_classes(network.eval(), images[:, None]) == labels).float().mean())
@@ -250,6 +244,11 @@ class StackedMnist:
         if accuracy < MIN_ACCURACY:
             raise ZooError(f"{path}: reads {accuracy:.1%} of the test digits, too few. Delete it, and train it longer")
         return network, accuracy
+
+    def _draw_digits(self, rng: np.random.Generator) -> Batch:
+        images, labels = self.train
+        index = rng.integers(0, len(images), CLASSIFIER_BATCH)
+        return torch.from_numpy(images[index][:, None]), torch.from_numpy(labels[index]).long()
 
 
 def read_idx(folder: Path, name: str) -> np.ndarray:
