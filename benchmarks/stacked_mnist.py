@@ -28,7 +28,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from classifier import Batch, SmallClassifier, predict_classes, train_classifier
-from common import Row, add_output_arguments, find_row, make_parser, measure_each, measure_once, read_rows
+from common import (
+    Row,
+    add_output_arguments,
+    find_row,
+    last_common_length,
+    make_parser,
+    measure_each,
+    measure_once,
+    read_rows,
+)
 from continued_runs import train_or_continue
 from matplotlib.figure import Figure
 from PIL import Image
@@ -309,17 +318,17 @@ def describe_row(row: Row) -> str:
 
 
 def draw_curves(rows: Sequence[Row], work: Path, path: Path) -> None:
-    """Draw modes and KL divergence against images seen, and generated images of each loss at its last length."""
-    losses = {
-        row["loss"]: row["kimg"] for row in sorted(rows, key=lambda row: row["kimg"]) if "modes" in row and row["kimg"]
-    }
-    strips = {loss: strip for loss, kimg in losses.items() if (strip := strip_path(work, loss, kimg)).exists()}
+    """Draw modes and KL divergence against images seen, and images of each loss at the last common length."""
+    length = last_common_length(rows)
+    rows = [row for row in rows if "modes" in row and row["kimg"] and not row["seed"]]
+    losses = list(dict.fromkeys(row["loss"] for row in rows))
+    strips = {loss: strip for loss in losses if (strip := strip_path(work, loss, length)).exists()}
     figure = Figure(figsize=(9, 3.4 + 0.95 * len(strips)), dpi=110, layout="constrained")
     grid = figure.add_gridspec(1 + len(strips), 2, height_ratios=[3.4, *[0.95] * len(strips)])
     for column, (key, title) in enumerate({"modes": "modes covered", "kl": "KL divergence from uniform"}.items()):
         axes = figure.add_subplot(grid[0, column])
         for loss in losses:
-            line = sorted((row["kimg"], row[key]) for row in rows if row["loss"] == loss and key in row)
+            line = sorted((row["kimg"], row[key]) for row in rows if row["loss"] == loss)
             axes.plot(*zip(*line, strict=True), marker="o", label=loss)
         axes.set(title=title, xlabel="thousands of images seen", xlim=(0, None), ylim=(0, None))
     if losses:
@@ -327,7 +336,7 @@ def draw_curves(rows: Sequence[Row], work: Path, path: Path) -> None:
     for number, (loss, strip) in enumerate(strips.items(), start=1):
         axes = figure.add_subplot(grid[number, :])
         axes.imshow(Image.open(strip))
-        axes.set_title(loss, loc="left", fontsize=9)
+        axes.set_title(f"{loss}, {length:g} kimg", loc="left", fontsize=9)
         axes.axis("off")
     figure.savefig(path)
 

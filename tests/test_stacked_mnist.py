@@ -13,6 +13,7 @@ import scipy.stats
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+import common
 import stacked_mnist
 
 from zoo.core.errors import ZooError
@@ -150,3 +151,11 @@ def test_the_list_needs_no_data(capsys):
     stacked_mnist.main(["--list"])
     assert capsys.readouterr().out.count("zoo train multires-28-stable --data") == 4
     assert torch.get_num_threads() == 1
+
+
+def test_losses_are_compared_at_a_length_that_all_have():
+    lengths = {"": [0], "a": [20, 40, 60], "b": [20, 40], "c": [40, 20, 80]}
+    rows = [{"digest": digest, "kimg": kimg} for digest, each in lengths.items() for kimg in each]
+    assert common.last_common_length(rows) == 40
+    assert common.last_common_length([*rows, {"digest": "d", "kimg": 60}]) == 0
+    assert common.last_common_length(rows[:1]) == 0
