@@ -19,7 +19,7 @@ from typing import Any
 
 import leaderboard_table
 import numpy as np
-from common import Row, make_parser, read_rows
+from common import Row, last_common_length, make_parser, read_rows
 
 from zoo.metrics.confidence import mean_with_interval
 from zoo.metrics.registry import METRICS, short_extractor_name
@@ -371,11 +371,7 @@ def cards() -> str:
 def stacked_mnist() -> str:
     """One line per loss and seed, at the greatest length that all of them have."""
     rows = results("stacked_mnist")
-    lengths: dict[str, set[float]] = {}
-    for row in rows:
-        if row["kimg"]:
-            lengths.setdefault(row["digest"], set()).add(row["kimg"])
-    last = max(set.intersection(*lengths.values()), default=0) if lengths else 0
+    last = last_common_length(rows)
     lines = []
     for row in rows:
         if row["kimg"] in (0, last):
