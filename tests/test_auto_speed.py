@@ -16,6 +16,7 @@ from zoo.core.console import Display
 from zoo.core.errors import ZooError
 from zoo.core.files import cache_folder
 from zoo.runtime.device import cpu_model, describe_environment, is_same_machine
+from zoo.runtime.kernels import load_kernels
 from zoo.runtime.speed import AutoChoice, choose_speed
 from zoo.training import auto_speed
 from zoo.training.auto_speed import choose_auto, choose_measured_speed, search
@@ -283,6 +284,20 @@ def test_resume_uses_the_record_on_the_same_machine(change, expected, measured):
     session = Session(device=CPU, display=Display(quiet=True), announce=sys.stdout, stop=None)
     restored = session._restore_speed(SimpleNamespace(info=info), recipe, {"environment": environment})
     assert (restored.precision, restored.channels_last) == expected
+
+
+@pytest.mark.parametrize(("recorded", "expected"), [(True, True), (False, False), (None, False)])
+def test_a_run_keeps_its_fused_layers(recorded, expected):
+    """None: of a version that had none, whose numbers would change by rounding."""
+    if not load_kernels():
+        pytest.skip("needs a C compiler")
+    recipe, environment = recipes.load_recipe("dcgan-64", TINY), describe_environment(CPU, "fp32")
+    speed = {**choose_speed(recipe, CPU).to_json(), "fused_layers": recorded}
+    if recorded is None:
+        del speed["fused_layers"]
+    session = Session(device=CPU, display=Display(quiet=True), announce=sys.stdout, stop=None)
+    info = SimpleNamespace(info={"speed": speed, "environment": environment})
+    assert session._restore_speed(info, recipe, {"environment": environment}).fused_layers is expected
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, channels, H, W) to the same shape."""
-        return x + self.second(F.leaky_relu(self.first(x), SLOPE))
+        return x + self.second(F.leaky_relu_(self.first(x), SLOPE))  # in place: no gradient needs what it overwrites
 
 
 class Enlarger(nn.Module):

@@ -50,8 +50,10 @@ class FastConv2d(nn.Conv2d):
     """``nn.Conv2d``, in training as products of matrices where those are faster; see :func:`_choose_method`."""
 
     def forward(self, input: Tensor) -> Tensor:
+        if not self.training or isinstance(self.padding, str):
+            return super().forward(input)
         settings = (list(self.stride), list(self.padding), list(self.dilation), self.groups)
-        if not self.training or isinstance(self.padding, str) or _choose_method(input, self.weight, settings) is None:
+        if _choose_method(input, self.weight, settings) is None:
             return super().forward(input)
         return convolve(input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 

@@ -74,7 +74,7 @@ class Speed:
         """Move ``network`` to the device and lay out its kernels as fast convolutions need them."""
         for module in network.modules():
             if hasattr(module, "fused"):
-                module.fused = self.fused_layers
+                setattr(module, "fused", self.fused_layers)  # noqa: B010  # a plain attribute, for mypy
             if isinstance(module, nn.Sequential) and self.fused_layers:
                 _activate_in_place(module)
         if self.fused_layers:

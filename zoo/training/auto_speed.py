@@ -185,6 +185,7 @@ def _describe_measurement(recipe: Recipe, first: AutoChoice, alternatives: Alter
         "threads": torch.get_num_threads(),
         "first": vars(first),
         "alternatives": dict(alternatives),
+        "fused_layers": recipe.speed.fused_layers,
         "networks": networks,
         "image": [image.resolution, image.channels, image.classes],
     }

@@ -189,10 +189,11 @@ class Session:
         if "speed" in record:
             auto = AutoChoice.from_json(record["speed"])
         speed = choose_speed(recipe, self.device, self.display.say, auto=auto)
-        if recipe.speed.fused_layers == "auto":  # earlier versions had none
-            speed = replace(
-                speed, fused_layers=speed.fused_layers and record.get("speed", {}).get("fused_layers", False)
-            )
+        if recipe.speed.fused_layers == "auto":
+            fused = record.get("speed", {}).get("fused_layers", False)  # earlier versions had none
+            if fused and not speed.fused_layers:
+                self.display.say("not bit-exact: speed.fused_layers needs a C compiler, which is no longer there")
+            speed = replace(speed, fused_layers=fused and speed.fused_layers)
         if recipe.speed.threads == "auto":
             same_processes = before.get("processes", 1) == distributed.current_world().size
             speed = replace(speed, threads=before["threads"] if same_processes else None)
