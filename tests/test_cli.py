@@ -130,7 +130,7 @@ def test_help_lists_groups_and_every_command_has_an_example(capsys):
             assert action.help, f"{name} {action.dest}"
             if action.option_strings and isinstance(action.default, int | float | str) and action.nargs != 0:
                 assert f"(default: {action.default})" in " ".join(text.split()), f"{name} {action.dest}"
-    assert len(names) == 17
+    assert len(names) == 18
 
 
 def test_both_spellings_of_licence():
@@ -565,7 +565,7 @@ def test_training_continues_after_its_output_is_closed(tmp_path):
 
 
 ROOT = Path(__file__).parent.parent
-TOPICS = ("install", "training", "variety", "evaluation", "results")
+TOPICS = ("install", "training", "variety", "evaluation", "privacy", "projection", "results")
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in TOPICS)]
 
 

@@ -68,13 +68,15 @@ def test_features_of_every_discriminator(name):
     assert len(maps) >= 2
     for info, features in zip(network.feature_info, maps, strict=True):
         side = image.resolution // info["reduction"]
-        assert features.shape[1] == info["num_chs"]
+        assert features.shape[:2] == (4, info["num_chs"])  # images, and not a layer's kernels
         assert image.resolution // features.shape[2] == info["reduction"], (side, features.shape)
     sides = [features.shape[2] for features in maps]
     assert sides == sorted(set(sides), reverse=True)
 
 
-@pytest.mark.parametrize("more", [{}, {"discriminator__packing": 2}, {"discriminator__san": True}])
+@pytest.mark.parametrize(
+    "more", [{}, {"discriminator__packing": 2}, {"discriminator__san": True}, {"discriminator__spectral_norm": True}]
+)
 def test_features_are_those_of_the_forward_pass(more):
     network = zoo.create_discriminator("dcgan-64", features_only=True, **SMALL, **more).eval()
     x = torch.randn(4, 1, 64, 64).requires_grad_()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,7 @@ from zoo.losses.adversarial import LOSSES
 from zoo.losses.scales import average_down, consistency, scales_d, scales_g
 from zoo.losses.step_outputs import StepOutputs
 from zoo.models.scales import ImageHeads, ScaledGenerator, ScaleDiscriminator, find_maps
+from zoo.training.checkpoint_content import check_content
 from zoo.training.networks import count_helper_parameters
 from zoo.training.trainer import Trainer
 from zoo.training.trainer_state import find_nonfinite_state
@@ -234,6 +238,26 @@ def test_the_saved_generator_has_no_heads() -> None:
     assert trainer.averaged().state_dict().keys() == make().G.state_dict().keys()
     assert isinstance(trainer.averaged()(torch.zeros(2, trainer.G.latent.dim)), Tensor)
     assert isinstance(trainer.G(torch.zeros(2, trainer.G.latent.dim)), Tensor)
+
+
+def test_a_checkpoint_must_hold_what_is_trained_along() -> None:
+    trainer = make(SCALES, "autoencoder={weight: 1}")
+    trainer.step()
+
+    def check(damage: Callable[[dict[str, Any]], Any]) -> None:
+        state = copy.deepcopy(trainer.state_dict())
+        damage(state)
+        content = {"trainer": state, "elapsed": 0.0, "environment": {"threads": 1}}
+        check_content(Path("nimg-8.pt"), content, trainer.recipe)
+
+    check(lambda state: None)
+    for name in ("encoder", "heads", "scale_discriminators"):
+        with pytest.raises(ZooError, match=f"lacks '?{name}"):
+            check(lambda state, name=name: state.pop(name))  # type: ignore[misc]
+        with pytest.raises(ZooError, match=f"lacks '?{name}"):
+            check(lambda state, name=name: state["optimizers"].pop(name))  # type: ignore[misc]
+        with pytest.raises(ZooError, match=rf"{name}\..* is NaN or infinite"):
+            check(lambda state, name=name: next(iter(state[name].values())).fill_(torch.nan))  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def _find_maps(discriminator: Discriminator) -> list[dict[str, Any]]:
         return hook
 
     for name, module in network.named_modules():
-        if name:
+        if name and "parametrizations" not in name.split("."):  # a kernel under spectral norm is no map
             module.register_forward_hook(record(name))
     count = max(2, getattr(network, "packing", 1))
     x = torch.zeros(count, image.channels, image.resolution, image.resolution, device="meta")
