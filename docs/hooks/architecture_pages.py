@@ -20,7 +20,7 @@ from zoo.core.config import NetworkConfig, Recipe
 from zoo.core.measurements import MeasuredRun, load_measurements
 from zoo.core.schema import describe_type, to_plain
 from zoo.hub.pretrained import load_catalogue
-from zoo.models.registry import get_architecture, list_architectures
+from zoo.models.registry import ARCHITECTURES, get_architecture
 from zoo.recipes import RECIPES, list_models, load_recipe
 
 OVERVIEW = "benchmarks/pictures/leaderboard-64.png"
@@ -42,7 +42,12 @@ class Sample:
 
 def architecture_pages() -> dict[str, str]:
     """Return the Markdown of each page by its place in the site."""
-    return {f"architectures/{name}.md": architecture_page(name) for name in list_architectures()}
+    return {f"architectures/{name}.md": architecture_page(name) for name in own_architectures()}
+
+
+def own_architectures() -> list[str]:
+    """List the architectures of the package, not those of plug-ins."""
+    return sorted(filter(ARCHITECTURES.is_own, ARCHITECTURES))
 
 
 def architecture_page(name: str) -> str:

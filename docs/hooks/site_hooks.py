@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from api_pages import contract_page, python_page
-from architecture_pages import architecture_pages
+from architecture_pages import architecture_pages, own_architectures
 from command_page import command_page
 from mkdocs.structure.files import File
 from site_links import (
@@ -28,10 +28,8 @@ _titles: dict[str, str] = {}  # of the pages in the repository, by path
 
 def on_config(config: Any) -> Any:
     """Add a page per architecture to the navigation."""
-    from zoo.models.registry import list_architectures
-
     (section,) = (item["Architectures"] for item in config.nav if "Architectures" in item)
-    listed = [{name: f"architectures/{name}.md"} for name in list_architectures()]
+    listed = [{name: f"architectures/{name}.md"} for name in own_architectures()]
     section[:] = [item for item in section if item not in listed] + listed  # once, however often it is served
     return config
 
@@ -64,5 +62,5 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
-    """Remove the roles of reStructuredText that docstrings use, and let wide tables scroll by themselves."""
+    """Remove the roles of reStructuredText that docstrings use: ``:func:`` and others."""
     return re.sub(r":(?:func|class|meth|mod|attr|data):(?=<code>)", "", html)
