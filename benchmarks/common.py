@@ -70,6 +70,15 @@ def measure_once(path: Path, identity: Row, measure: Callable[[], Row]) -> Row:
     return row
 
 
+def last_common_length(rows: Iterable[Row]) -> float:
+    """Return the greatest ``kimg`` at which every ``digest`` of trained networks has a row; 0 if there is none."""
+    lengths: dict[str, set[float]] = {}
+    for row in rows:
+        if row["kimg"]:
+            lengths.setdefault(row["digest"], set()).add(row["kimg"])
+    return max(set.intersection(*lengths.values()), default=0) if lengths else 0
+
+
 def last_line(text: str) -> str:
     """Return the last line that is not empty, without surrounding spaces; ``""`` if there is none."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -5,6 +5,8 @@
 Both read the same PNG files with the same weights, on the CPU with their default number of threads. Both run cold, with
 empty caches, then warm, with the cache of their own cold run (torch-fidelity's is keyed by names). `zoo` also computes
 an interval and baselines (half against half, mean, black, noise). The time covers the whole command, from start to end.
+Then the network alone is measured, on one thread and in turns: torch-fidelity's with its batch, ours, and ours without
+oneDNN's undocumented operators, in multiply-adds per second of CPU time, next to a matrix product.
 ``--save`` appends the result to ``benchmarks/results/fid_speed.jsonl``.
 """
 
@@ -35,6 +37,9 @@ from zoo.runtime.device import choose_device, describe_environment
 
 RESULTS = Path(__file__).parent / "results" / "fid_speed.jsonl"
 SLICES_PER_PHANTOM = 32
+INCEPTION_MACS = 5.71e9  # multiply-adds an image, as torch-fidelity computes it
+NETWORK_IMAGES = 64  # torch-fidelity's batch
+NETWORK_TURNS = 3
 
 
 def main() -> None:
@@ -88,9 +93,41 @@ def measure(options: argparse.Namespace, folder: Path) -> Row:
         "fid": fid["ours"],
         "fid_torch_fidelity": fid["theirs"],
         "difference": abs(fid["ours"] / fid["theirs"] - 1),
+        "macs_per_s": measure_networks(weights),
         "torch_fidelity": version("torch-fidelity"),
         "environment": describe_environment(choose_device("cpu"), "fp32"),
     }
+
+
+def measure_networks(weights: Path) -> dict[str, float]:
+    """Return the multiply-adds per second of CPU time of each form of the network, and of a matrix product."""
+    import torch
+
+    from zoo.metrics.features import inception
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    cpu = torch.device("cpu")
+    with torch.inference_mode():
+        original = inception.reference(backbone_weights.load_inception_state(weights, Display()))
+        forms: dict[str, Any] = {"torch-fidelity": inception.OriginalInception(original)}
+        forms["zoo"] = inception.Inception(original, cpu, fused=True)
+        forms["zoo, public operators"] = inception.Inception(original, cpu, fused=False)
+        batches = {name: NETWORK_IMAGES if name == "torch-fidelity" else inception.CPU_BATCH for name in forms}
+        images = torch.randint(0, 256, (NETWORK_IMAGES, 1, 64, 64), dtype=torch.uint8)
+        matrix = torch.randn(1024, 1024)
+        seconds: dict[str, list[float]] = {"matrix product": [], **{name: [] for name in forms}}
+        for turn in range(1 + NETWORK_TURNS):  # the first one warms up
+            for name, times in seconds.items():
+                start = time.thread_time()
+                if name == "matrix product":
+                    _ = [matrix @ matrix for _ in range(100)]
+                else:
+                    _ = [forms[name](part) for part in images.split(batches[name])]
+                times += [time.thread_time() - start] if turn else []
+    torch.set_num_threads(threads)
+    work = dict.fromkeys(forms, NETWORK_IMAGES * INCEPTION_MACS) | {"matrix product": 100 * 1024**3}
+    return {name: work[name] / float(np.median(times)) for name, times in seconds.items()}
 
 
 def _fidelity_command(folder: Path, weights: Path) -> list[str]:

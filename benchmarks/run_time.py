@@ -4,8 +4,8 @@
 
 Each recipe is trained for a few steps with a grid, a validation and a checkpoint after every second one, twice as long
 again by resuming, and the second part counts: the first one imports what draws. The run itself records where its time
-went (``seconds`` in run.json). An hour has as many of each as the recipe's cadences ask for; validations are bounded
-by ``train.evaluate_share``. The values of real images, which a set needs once, are given in seconds.
+went (``seconds`` in run.json). An hour has as many of each as the recipe's cadences ask for, bounded by
+``train.evaluate_share`` as in training. The values of real images, which a set needs once, are given in seconds.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from zoo.core.config import Recipe
 from zoo.core.console import Display
 from zoo.core.errors import ZooError
 from zoo.report.image_grid import GIF_MAX_FRAMES
+from zoo.training.loop import MIN_SNAPSHOTS
 
 RESULTS = Path(__file__).parent / "results" / "run_time.jsonl"
 NAMES = ("multires-28", "fastgan-r3-64", "dcgan-64", "upscale-256")
@@ -73,19 +74,23 @@ def hour_shares(recipe: Recipe, seconds: dict[str, float]) -> Row:
     config = recipe.train
     kimg = HOUR_S / seconds["steps"] * config.batches.at(0) / 1000
     snapshots, checkpoints = kimg / config.sample_kimg, kimg / config.checkpoint_kimg
-    checkpoints += 60 / config.checkpoint_minutes
+    checkpoints = max(checkpoints, 60 / config.checkpoint_minutes)
     counts = {"validation": snapshots, "grids": snapshots, "checkpoints": checkpoints, "curves": checkpoints}
     counts["animation"] = min(snapshots + 1, GIF_MAX_FRAMES)
     shares = {part: count * seconds[part] / HOUR_S for part, count in counts.items()}
+    # The first snapshots are taken whatever they cost, all later ones within `evaluate_share` (zoo.training.loop).
+    first = min(1.0, MIN_SNAPSHOTS / snapshots)
     for part in ("validation", "curves"):
         shares[part] = min(shares[part], config.evaluate_share)
-    return {"kimg": kimg, "snapshots": snapshots, "checkpoints": checkpoints, "shares": shares}
+    cadences = sum(shares.values()) - shares["animation"]
+    total = min(cadences, max(config.evaluate_share, first * cadences)) + shares["animation"]
+    return {"kimg": kimg, "snapshots": snapshots, "checkpoints": checkpoints, "shares": shares, "share": total}
 
 
 def describe_row(row: Row) -> str:
     shares = ", ".join(f"{part} {share:.2%}" for part, share in row["shares"].items())
     events = ", ".join(f"{part} {1000 * seconds:.0f}" for part, seconds in row["seconds"].items())
-    return f"{row['name']}: in an hour {shares}; all {sum(row['shares'].values()):.2%}; ms of each: {events}"
+    return f"{row['name']}: in an hour {shares}; all {row['share']:.2%}; ms of each: {events}"
 
 
 if __name__ == "__main__":

@@ -27,8 +27,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from classifier import SmallClassifier, predict_classes, train_classifier
-from common import Row, add_output_arguments, find_row, make_parser, measure_each, measure_once, read_rows
+from classifier import Batch, SmallClassifier, predict_classes, train_classifier
+from common import (
+    Row,
+    add_output_arguments,
+    find_row,
+    last_common_length,
+    make_parser,
+    measure_each,
+    measure_once,
+    read_rows,
+)
 from continued_runs import train_or_continue
 from matplotlib.figure import Figure
 from PIL import Image
@@ -230,19 +239,13 @@ class StackedMnist:
         Raises:
             ZooError: its accuracy is too low to count modes.
         """
-        network, path = SmallClassifier(DIGITS, 1, RESOLUTION), self.options.work / "classifier.safetensors"
+        path = self.options.work / "classifier.safetensors"
+        torch.manual_seed(0)
+        network = SmallClassifier(DIGITS, 1, RESOLUTION)
         if path.exists():
             network.load_state_dict(load_file(path))
         else:
-            torch.manual_seed(0)
-            network = SmallClassifier(DIGITS, 1, RESOLUTION)
-            images, labels = (torch.from_numpy(array) for array in self.train)
-
-            def draw(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-                index = rng.integers(0, len(images), CLASSIFIER_BATCH)
-                return images[index][:, None], labels[index].long()
-
-            train_classifier(network, draw, steps=CLASSIFIER_STEPS, seed=0)
+            train_classifier(network, self._draw_digits, steps=CLASSIFIER_STEPS, seed=0)
             save_file(network.state_dict(), path)
         images, labels = (torch.from_numpy(array) for array in self.test)
         accuracy = float((predict_classes(network.eval(), images[:, None]) == labels).float().mean())
@@ -250,6 +253,11 @@ class StackedMnist:
         if accuracy < MIN_ACCURACY:
             raise ZooError(f"{path}: reads {accuracy:.1%} of the test digits, too few. Delete it, and train it longer")
         return network, accuracy
+
+    def _draw_digits(self, rng: np.random.Generator) -> Batch:
+        images, labels = self.train
+        index = rng.integers(0, len(images), CLASSIFIER_BATCH)
+        return torch.from_numpy(images[index][:, None]), torch.from_numpy(labels[index]).long()
 
 
 def read_idx(folder: Path, name: str) -> np.ndarray:
@@ -310,17 +318,17 @@ def describe_row(row: Row) -> str:
 
 
 def draw_curves(rows: Sequence[Row], work: Path, path: Path) -> None:
-    """Draw modes and KL divergence against images seen, and generated images of each loss at its last length."""
-    losses = {
-        row["loss"]: row["kimg"] for row in sorted(rows, key=lambda row: row["kimg"]) if "modes" in row and row["kimg"]
-    }
-    strips = {loss: strip for loss, kimg in losses.items() if (strip := strip_path(work, loss, kimg)).exists()}
+    """Draw modes and KL divergence against images seen, and images of each loss at the last common length."""
+    length = last_common_length(rows)
+    rows = [row for row in rows if "modes" in row and row["kimg"] and not row["seed"]]
+    losses = list(dict.fromkeys(row["loss"] for row in rows))
+    strips = {loss: strip for loss in losses if (strip := strip_path(work, loss, length)).exists()}
     figure = Figure(figsize=(9, 3.4 + 0.95 * len(strips)), dpi=110, layout="constrained")
     grid = figure.add_gridspec(1 + len(strips), 2, height_ratios=[3.4, *[0.95] * len(strips)])
     for column, (key, title) in enumerate({"modes": "modes covered", "kl": "KL divergence from uniform"}.items()):
         axes = figure.add_subplot(grid[0, column])
         for loss in losses:
-            line = sorted((row["kimg"], row[key]) for row in rows if row["loss"] == loss and key in row)
+            line = sorted((row["kimg"], row[key]) for row in rows if row["loss"] == loss)
             axes.plot(*zip(*line, strict=True), marker="o", label=loss)
         axes.set(title=title, xlabel="thousands of images seen", xlim=(0, None), ylim=(0, None))
     if losses:
@@ -328,7 +336,7 @@ def draw_curves(rows: Sequence[Row], work: Path, path: Path) -> None:
     for number, (loss, strip) in enumerate(strips.items(), start=1):
         axes = figure.add_subplot(grid[number, :])
         axes.imshow(Image.open(strip))
-        axes.set_title(loss, loc="left", fontsize=9)
+        axes.set_title(f"{loss}, {length:g} kimg", loc="left", fontsize=9)
         axes.axis("off")
     figure.savefig(path)
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import leaderboard_table
 import numpy as np
-from common import Row, make_parser, read_rows
+from common import Row, last_common_length, make_parser, read_rows
 
 from zoo.metrics.confidence import mean_with_interval
 from zoo.metrics.registry import METRICS, short_extractor_name
@@ -107,7 +107,7 @@ def ssim_speed() -> str:
 
 
 def fid_speed() -> str:
-    rows = []
+    rows, forms = [], ("torch-fidelity", "zoo", "zoo, public operators", "matrix product")
     for cpu, row in latest_by_cpu("fid_speed", lambda row: (row["n"], row["size"])):
         cold, warm = row["cold_s"], row["warm_s"]
         rows.append(
@@ -121,6 +121,7 @@ def fid_speed() -> str:
                 f"**{row['warm_ratio']:.2f}**",
                 f"{row['fid_torch_fidelity']:.4f} / {row['fid']:.4f}",
                 f"{row['difference']:.0e}",
+                " / ".join(f"{row['macs_per_s'][name] / 1e9:.0f}" for name in forms) if "macs_per_s" in row else NONE,
             ]
         )
     headings = [
@@ -133,7 +134,8 @@ def fid_speed() -> str:
         "ratio>",
         "FID>",
     ]
-    return markdown_table([*headings, "difference>"], rows)
+    headings += ["difference>", "billion multiply-adds a second of one core: torch-fidelity / zoo / public / matrix>"]
+    return markdown_table(headings, rows)
 
 
 def alarms() -> str:
@@ -282,7 +284,9 @@ def scaling() -> str:
         if "processes" in row:  # of --check
             continue
         sent = (row["bytes_g"] + row["bytes_d"]) / 1e6
-        efficiencies = [f"{row[f'efficiency_{count}']:.0%}" for count in (8, 64, 512)]
+        efficiencies = [
+            f"{row[f'efficiency_{count}']:.0%} ({row[f'efficiency_overlap_{count}']:.0%})" for count in (8, 64, 512)
+        ]
         norms = f"{row['norms_share_512']:.0%}"
         step = f"{1000 * row['step_s']:.3g}"
         source = row["step_from"].replace("floor", "roofline")  # the word in results of earlier versions
@@ -314,9 +318,7 @@ def run_time() -> str:
         counts = [f"{row[key]:,.0f}" for key in ("snapshots", "checkpoints")]
         times = [f"{1000 * row['seconds'][part]:,.0f}" for part in ("steps", *parts)]
         percentages = [f"{shares[part]:.2%}" for part in parts]
-        rows.append(
-            [f"`{row['name']}`", cpu, *counts, " / ".join(times), *percentages, f"**{sum(shares.values()):.1%}**"]
-        )
+        rows.append([f"`{row['name']}`", cpu, *counts, " / ".join(times), *percentages, f"**{row['share']:.1%}**"])
     headings = [
         "recipe",
         "CPU",
@@ -369,11 +371,7 @@ def cards() -> str:
 def stacked_mnist() -> str:
     """One line per loss and seed, at the greatest length that all of them have."""
     rows = results("stacked_mnist")
-    lengths: dict[str, set[float]] = {}
-    for row in rows:
-        if row["kimg"]:
-            lengths.setdefault(row["digest"], set()).add(row["kimg"])
-    last = max(set.intersection(*lengths.values()), default=0) if lengths else 0
+    last = last_common_length(rows)
     lines = []
     for row in rows:
         if row["kimg"] in (0, last):

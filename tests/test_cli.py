@@ -130,7 +130,7 @@ def test_help_lists_groups_and_every_command_has_an_example(capsys):
             assert action.help, f"{name} {action.dest}"
             if action.option_strings and isinstance(action.default, int | float | str) and action.nargs != 0:
                 assert f"(default: {action.default})" in " ".join(text.split()), f"{name} {action.dest}"
-    assert len(names) == 17
+    assert len(names) == 18
 
 
 def test_both_spellings_of_licence():
@@ -565,14 +565,15 @@ def test_training_continues_after_its_output_is_closed(tmp_path):
 
 
 ROOT = Path(__file__).parent.parent
-TOPICS = ("training", "variety", "evaluation", "results")
+TOPICS = ("install", "training", "variety", "evaluation", "privacy", "projection", "results")
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in TOPICS)]
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_documented_commands_parse(name):
     lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
-    commands = [line.split("zoo ", 1)[1] for line in lines if re.match(r"( {4})?(torchrun .*-m )?zoo ", line)]
+    pattern = r"(?: {4})?(?:(?:torchrun|uvx|docker run) .*)?\bzoo (.+)"
+    commands = [match[1] for line in lines if (match := re.match(pattern, line))]
     assert commands
     for command in commands:
         parsed, unknown = build_parser().parse_known_args(shlex.split(command, comments=True))

@@ -13,6 +13,7 @@ import scipy.stats
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+import common
 import stacked_mnist
 
 from zoo.core.errors import ZooError
@@ -107,7 +108,8 @@ def tiny(monkeypatch, tmp_path):
     return write_digits(tmp_path / "mnist")
 
 
-def test_a_started_again_benchmark_continues(tiny, monkeypatch, capsys):
+@pytest.mark.slow
+def test_a_started_again_benchmark_continues(tiny, capsys):
     arguments = ["--data", str(tiny), "--images", "200", "--samples", "60", "--save", "--only", "RpGAN + R1 + R2"]
     stacked_mnist.main([*arguments, "--kimg", "0.128"])
     assert "100.00% of 100 test digits right" in capsys.readouterr().out
@@ -134,6 +136,7 @@ def test_a_classifier_that_cannot_read_counts_nothing(tiny, monkeypatch):
     assert not Path("results.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_diverged_is_a_row(tiny, monkeypatch):
     explode = (*stacked_mnist.SETTINGS, "optimizer.generator.lr=1e18", "train.log_kimg=0.064")
     monkeypatch.setattr(stacked_mnist, "SETTINGS", explode)
@@ -148,3 +151,11 @@ def test_the_list_needs_no_data(capsys):
     stacked_mnist.main(["--list"])
     assert capsys.readouterr().out.count("zoo train multires-28-stable --data") == 4
     assert torch.get_num_threads() == 1
+
+
+def test_losses_are_compared_at_a_length_that_all_have():
+    lengths = {"": [0], "a": [20, 40, 60], "b": [20, 40], "c": [40, 20, 80]}
+    rows = [{"digest": digest, "kimg": kimg} for digest, each in lengths.items() for kimg in each]
+    assert common.last_common_length(rows) == 40
+    assert common.last_common_length([*rows, {"digest": "d", "kimg": 60}]) == 0
+    assert common.last_common_length(rows[:1]) == 0

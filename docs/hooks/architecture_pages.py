@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import importlib
 import inspect
 import json
@@ -65,9 +66,13 @@ def architecture_page(name: str) -> str:
 
 def recipes_of(architecture: str) -> list[Recipe]:
     """Return the recipes with a network of this architecture; those with its generator come first."""
-    recipes = [load_recipe(name) for name in list_models()]
-    users = [recipe for recipe in recipes if architecture in (recipe.generator.arch, recipe.discriminator.arch)]
+    users = [recipe for recipe in _load_recipes() if architecture in (recipe.generator.arch, recipe.discriminator.arch)]
     return sorted(users, key=lambda recipe: recipe.generator.arch != architecture)
+
+
+@functools.cache
+def _load_recipes() -> tuple[Recipe, ...]:
+    return tuple(load_recipe(name) for name in list_models())
 
 
 def _split_docstring(docstring: str) -> tuple[str, str]:

@@ -21,7 +21,7 @@ that the message names; 2 for an error that you can fix; 128 + N after signal N 
 | `ZOO_CACHE` | folder of decoded images, downloads and measurements |
 | `ZOO_OFFLINE` | `1`: download nothing |
 | `ZOO_MEASURE` | `0`: choose speed settings without measuring them |
-| `ZOO_NATIVE` | `0`: compute SSIM without compiled code |
+| `ZOO_NATIVE` | `0`: compile no C code (small convolutions, SSIM) |
 | `ZOO_DEBUG` | `1`: show tracebacks |"""
 
 

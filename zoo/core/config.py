@@ -205,7 +205,7 @@ class TrainConfig:
     checkpoint_kimg: Positive = 10.0  # kimg from one checkpoint to the next
     checkpoint_minutes: Positive = 15.0  # and the longest time between two; has no effect on weights
     keep: Count = 2  # number of checkpoints to keep, the newest ones
-    evaluate_share: Share = 0.05  # largest share of the time spent on metrics; 1: always measured, 0: only at the end
+    evaluate_share: Share = 0.02  # largest share of the time spent on metrics; 1: always measured, 0: only at the end
     best: Literal["ssim", "kid", "fid", "none"] = "ssim"  # metric that selects generator-best.safetensors
     stop_on_collapse: bool = False  # end the run when the samples stay nearly identical
 

@@ -35,7 +35,7 @@ from zoo.training.validation import COLLAPSE_PATIENCE_CHECKS, NUM_VALIDATION_IMA
 MIN_SNAPSHOTS = 32  # grids and checkpoints written whatever they cost; later ones only within their share of the time
 AGREE_EVERY_S = 2.0  # processes exchange clocks and stop signals this often: torchrun gives them half a minute to end
 REFERENCE_KEYS = {"ssim_nearest": "ssim_nearest_unseen", "ssim_pairwise": "ssim_pairwise_real"}
-DEFAULT_EVALUATE_SHARE = 0.05  # of the time, for grids and checkpoints of runs without validation
+DEFAULT_EVALUATE_SHARE = 0.02  # of the time, for grids and checkpoints of runs without validation
 
 Stop = Callable[[], Any]
 

@@ -66,7 +66,7 @@ class RunClock:
 
 
 def describe_seconds(record: Any) -> str:
-    """Write ``1 h 02 min: steps 97.5 %, validation 1.6 %, ...`` for the seconds in run.json; "" where there are none."""
+    """Write ``1 h 02 min: steps 97.5%, validation 1.6%, ...`` for the seconds in run.json; "" where there are none."""
     items = record.items() if isinstance(record, Mapping) else ()
     seconds = {part: value for part, item in items if (value := finite_or_none(item)) is not None and value > 0}
     total = sum(seconds.values())
