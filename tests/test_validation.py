@@ -63,13 +63,13 @@ def test_validation_keeps_to_its_share_of_the_time(trainer):
     validator = Validator(trainer, Lines())
     assert validator.due(0.0)
     validator.record_duration(1.0)
-    assert not validator.due(39.0)  # two seconds of 39 are more than a twentieth
-    assert validator.due(40.0)
-    validator.record_duration(2.0)
-    assert not validator.due(99.0)
+    assert not validator.due(99.0)  # two seconds of 99 are more than a fiftieth
     assert validator.due(100.0)
+    validator.record_duration(2.0)
+    assert not validator.due(249.0)
+    assert validator.due(250.0)
     again = Validator(trainer, Lines(), validator.state_dict())
-    assert not again.due(99.0)
+    assert not again.due(249.0)
 
 
 def test_heldout_images_trigger_no_alarm_and_one_repeated_image_does(trainer):
