@@ -2,7 +2,7 @@
 
 runs/<recipe>-<NNN>/
     recipe.yaml            the resolved recipe
-    run.json               data, device, versions, progress
+    run.json               data, device, versions, progress, and where the seconds went
     log.jsonl              one object a line
     samples/               reals.png fakes_init.png fakes-<kimg>.png
     training.gif losses.png d_accuracy.png ssim.png
