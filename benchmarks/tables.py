@@ -34,7 +34,7 @@ BENCH_METRICS = [
 _PRECISION_COLUMNS = [(precision, layout) for precision in ("fp32", "bf16") for layout in ("NHWC", "NCHW")]
 MEASUREMENTS = ROOT / "zoo" / "core" / "measurements.json"
 UNMEASURED_STARTS = {256: "fastgan-256"}  # no run of this size was long enough; the family is the best at 64 and 128
-EARLIER_CPU = "AMD with AVX512_BF16"  # of rows from before the CPU was recorded
+EARLIER_CPU = "AMD EPYC, bf16"  # of rows from before the CPU was recorded
 ALL_SUBJECTS = 10**9  # in place of 0, so that it sorts last
 PAPER_MODES = {  # Huang et al. 2024, arXiv:2501.05441, table 1
     "RpGAN + R1 + R2": ("1,000", "0.078"),
@@ -80,7 +80,7 @@ def latest_by_cpu(name: str, key: Callable[[Row], Any]) -> list[tuple[str, Row]]
     latest: dict[Any, dict[str, Row]] = {}
     for row in results(name):
         # Rows of the first versions do not name the CPU; all are of one machine.
-        cpu = row.get("environment", {}).get("cpu") or "AMD EPYC"
+        cpu = row.get("environment", {}).get("cpu") or EARLIER_CPU
         latest.setdefault(key(row), {})[cpu.replace("(R)", "").replace(" Processor", "")] = row
     return [(cpu, row) for rows in latest.values() for cpu, row in rows.items()]
 
