@@ -108,6 +108,7 @@ VARIETY: dict[str, tuple[str, ...]] = {
     "paired-augment": ("augment={name: diffaugment, policy: [translation], paired: true}",),
     "san": ("discriminator.san=true",),
     "autoencoder": ("autoencoder={weight: [[0, 10], [5, 0]]}",),
+    "minibatch-std-autoencoder": ("discriminator.minibatch_std=4", "autoencoder={weight: [[0, 10], [5, 0]]}"),
     "mode-seeking": ("penalties.mode_seeking.weight=0.1",),
     "scales": ("scales={sizes: [16, 32]}",),
 }
