@@ -128,7 +128,7 @@ def test_d_sees_every_image_augmented(monkeypatch, update, loss):
     seen, given = [], []
     forward = made.D.forward
     monkeypatch.setattr(made.D, "forward", lambda x, label=None: (seen.append(x.detach().clone()), forward(x))[1])
-    import zoo.training.trainer as module
+    import zoo.training.forward_passes as module
 
     real = module.augment_images
     monkeypatch.setattr(
