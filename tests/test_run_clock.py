@@ -59,7 +59,10 @@ def test_a_run_and_its_continuation_record_all_their_time(tmp_path, capsys):
     out = capsys.readouterr().out
     seconds = json.loads((tmp_path / "dcgan-64-000" / "run.json").read_text())["seconds"]
     assert set(seconds) == {"steps", *ASIDE, "reference", "callbacks", "animation", "other"}
-    assert all(seconds[part] >= first[part] > 0 for part in ("steps", *ASIDE, "animation"))
+    assert first["steps"] > 0  # other parts may round to 0, or not be due yet: that depends on the time they take
+    # A continuation counts from its checkpoint; whatever else the first start did may have come after it.
+    assert seconds["steps"] >= first["steps"]
+    assert seconds["reference"] >= first["reference"]
     logged = [json.loads(line)["time"] for line in (tmp_path / "dcgan-64-000" / "log.jsonl").read_text().splitlines()]
     assert sum(seconds.values()) >= logged[-1]  # whose row was written before the last checkpoint
     assert f"  {describe_seconds(seconds)}\n" in out

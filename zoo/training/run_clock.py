@@ -21,7 +21,7 @@ class RunClock:
     Attributes:
         elapsed: seconds before this process, of earlier starts of the run.
         seconds: of each part, earlier starts included: ``steps``, those of ``ASIDE``, ``reference``, ``callbacks`` and
-            ``animation``.
+            ``animation``. A continuation counts from its checkpoint.
         wait: returns when the device has finished all steps, so that no other part waits for them.
         busy: seconds of steps since the last row of the log.
         saved_at: time of the last checkpoint.
