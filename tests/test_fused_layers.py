@@ -136,6 +136,7 @@ def test_bias_and_activation_in_one_pass():
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_threads():
     code = """
 import torch

@@ -95,6 +95,7 @@ def test_own_subject_is_left_out(sets):
         nearest_copy(torch.from_numpy(heldout.images[:2]), heldout.images[:2], subjects=["a", "b"], own=["a"])
 
 
+@pytest.mark.slow
 def test_values_equal_brute_force(sets):
     reals, heldout = (part.part(range(0, len(part), 4), part.label) for part in sets)
     rng = np.random.default_rng(0)

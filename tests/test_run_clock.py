@@ -51,6 +51,7 @@ def test_seconds_as_a_line():
         assert describe_seconds(damaged) == ""
 
 
+@pytest.mark.slow
 def test_a_run_and_its_continuation_record_all_their_time(tmp_path, capsys):
     keywords = {"data": "phantoms:2", "out": tmp_path, "device": "cpu"}
     first = zoo.train("dcgan-64", kimg=0.032, set=SMALL, **keywords).info["seconds"]
