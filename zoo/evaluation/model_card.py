@@ -27,7 +27,7 @@ from zoo.report.table import (
 SAMPLE_IMAGES = 16  # in samples.png
 
 PRIVACY_LIMITS = (
-    "None of these values proves that nothing is learnt about a person: each is one attack, or one measure of "
+    "None of these values proves that nothing is learned about a person: each is one attack, or one measure of "
     "nearness, and a better one may exist. They are no anonymisation in the sense of data protection law."
 )
 

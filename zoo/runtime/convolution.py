@@ -114,6 +114,10 @@ def convolve(
     return result if bias is None else result + bias[:, None, None]
 
 
+def _method(x: Tensor, kernel: Tensor, settings: Settings) -> _Method:
+    return _choose_method(x, kernel, settings) or _Direct(settings)
+
+
 class _Convolution(torch.autograd.Function):
     """Convolution of images with a kernel."""
 
@@ -121,8 +125,7 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, kernel: Tensor, settings: Settings) -> Tensor:
         ctx.save_for_backward(x, kernel)
         ctx.settings = settings
-        method = _choose_method(x, kernel, settings) or _Direct(settings)
-        return method.convolve(x, kernel)
+        return _method(x, kernel, settings).convolve(x, kernel)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -143,8 +146,7 @@ class _ImageGradient(torch.autograd.Function):
     def forward(ctx: Any, gradient: Tensor, x: Tensor, kernel: Tensor, settings: Settings) -> Tensor:
         ctx.save_for_backward(gradient, kernel)
         ctx.settings = settings
-        method = _choose_method(x, kernel, settings) or _Direct(settings)
-        return method.by_image(gradient, x, kernel)
+        return _method(x, kernel, settings).by_image(gradient, x, kernel)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
@@ -164,8 +166,7 @@ class _KernelGradient(torch.autograd.Function):
     def forward(ctx: Any, gradient: Tensor, x: Tensor, kernel: Tensor, settings: Settings) -> Tensor:
         ctx.save_for_backward(gradient, x)
         ctx.settings = settings
-        method = _choose_method(x, kernel, settings) or _Direct(settings)
-        return method.by_kernel(gradient, x, kernel)
+        return _method(x, kernel, settings).by_kernel(gradient, x, kernel)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
