@@ -81,6 +81,7 @@ def _make_parser() -> argparse.ArgumentParser:
         help=f"images per row (default: {NUM_SAMPLES})",
     )
     add("--spaces", default=EXTRACTORS, metavar="NAME,...", help=f"extractors, the first ranks (default: {EXTRACTORS})")
+    add("--device", default="cpu", help="where images are made and compared (default: cpu, as in all other rows)")
     add("--train-only", action="store_true", help="train and do not evaluate; run again without it to evaluate")
     add("--retry", action="store_true", help="train failed jobs again")
     add("--save", action="store_true", help=f"also write results/{RESULTS.name} and pictures/")
@@ -153,7 +154,12 @@ def run_group(group: str, options: argparse.Namespace) -> list[Row]:
     jobs = plan_group(group, options)
     # Before the training, so that missing weights of an extractor are reported before hours are spent.
     table = leaderboard_scores.ScoreTable(
-        data=options.data, runs=options.runs, extractor=options.spaces, num_samples=options.samples, display=display
+        data=options.data,
+        runs=options.runs,
+        extractor=options.spaces,
+        num_samples=options.samples,
+        device=options.device,
+        display=display,
     )
     folders = prepare_jobs(jobs, options, display)
     leaderboard_jobs.train_jobs(

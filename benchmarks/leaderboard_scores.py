@@ -45,6 +45,7 @@ class ScoreTable:
         runs: folder of the leaderboard's runs.
         extractor: feature extractors that rank, separated by commas.
         num_samples: generated images per job.
+        device: where images are made and compared.
     """
 
     def __init__(
@@ -54,12 +55,13 @@ class ScoreTable:
         runs: Path,
         extractor: str,
         num_samples: int,
+        device: str,
         display: Display,
     ) -> None:
         self.runs, self.num_samples, self.display = runs, num_samples, display
         metrics = [*choose_metrics(None), *HEADLINE_METRICS] if num_samples >= HEADLINE_SAMPLES else None
         options = EvaluationOptions(
-            data=data, metrics=metrics, extractors=[extractor], num_samples=num_samples, device="cpu"
+            data=data, metrics=metrics, extractors=[extractor], num_samples=num_samples, device=device
         )
         cache = runs / "judged"  # where earlier versions kept results
         self.evaluator = create_evaluator(options, cache=cache, display=display)

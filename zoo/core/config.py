@@ -234,7 +234,7 @@ class SpeedConfig:
     tf32: Switch = "auto"  # fp32 products with 10 bits of mantissa, on NVIDIA Ampere and later; auto: with bf16
     fused: Switch = "auto"  # one kernel for the whole optimiser step
     fused_layers: Switch = "auto"  # CPU: compiled kernels for groups and gates, fast gradients of gradients
-    # torch.compile; auto: on CUDA; reduce-overhead: also with CUDA graphs, for steps of many small kernels.
+    # torch.compile; auto: off; reduce-overhead: also with CUDA graphs, for steps of many small kernels.
     compile: Literal["auto", "reduce-overhead"] | bool = "auto"
     cuda_graphs: Switch = "auto"  # without effect; accepted for older recipes, see `compile: reduce-overhead`
     reuse_memory: Switch = "auto"  # CPU: malloc keeps freed memory for the next layer

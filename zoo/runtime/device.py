@@ -113,7 +113,10 @@ def choose_device(name: str | torch.device) -> torch.device:
         index = str(rank)
     if kind not in available or (index and not (index.isdecimal() and int(index[:9]) < count)):
         raise ZooError(f"--device {name[:100]}: not on this machine, which has {', '.join(available)}")
-    return torch.device(kind, int(index)) if index else torch.device(kind)
+    if kind != "cuda":
+        return torch.device(kind, int(index)) if index else torch.device(kind)
+    # Always with its number: torch up to 2.11 accepts a plain `cuda` in most of its functions, but not in all.
+    return torch.device(kind, int(index) if index else torch.cuda.current_device())
 
 
 @contextlib.contextmanager

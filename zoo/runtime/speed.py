@@ -156,7 +156,7 @@ def choose_speed(
     no_glibc = None if platform.libc_ver()[0] == "glibc" else "needs the GNU C library"
     wanted, threads = recipe.train.precision, config.threads
     precision = auto.precision if auto and wanted == "auto" else _choose_precision(wanted, device, say)
-    compiled = switch("compile", config.compile, cuda, no_triton or alone)
+    compiled = switch("compile", config.compile, False, no_triton or alone)  # see docs/speed.md, "On a GPU"
     no_kernels = "needs the CPU, and speed.compile: false" if not cpu or compiled else None
     if no_kernels is None and config.fused_layers is not False and not load_kernels():
         no_kernels = "needs a C compiler"
