@@ -60,6 +60,13 @@ STYLEGAN_32 = (
     "discriminator.channels=[16, 32, 32, 64]",
     "discriminator.dense=64",
 )
+# The same at 64 pixels, with one more stage in D.
+STYLEGAN_64 = (
+    "data.resolution=64",
+    *STYLEGAN_32[1:3],
+    "discriminator.channels=[16, 16, 32, 32, 64]",
+    STYLEGAN_32[4],
+)
 USABLE_RATES = ("optimizer.generator.lr=2e-4", "optimizer.discriminator.lr=1.5e-4")
 FALLING_RATES = ("optimizer.generator.lr=[[5, 2e-4], [15, 1e-4]]", "optimizer.discriminator.lr=1e-3")
 LIGHTEST = ("penalties.r1.weight=0.03", "penalties.r2.weight=0.03")  # a 64th of those at 256 pixels
@@ -83,6 +90,8 @@ ABLATION: dict[str, tuple[str, tuple[str, ...]]] = {
     "stylegan-32+rates": ("stylegan-256", (*STYLEGAN_32, *FALLING_RATES)),
     "stylegan-32+paired": ("stylegan-256-stable", (*STYLEGAN_32, *LIGHTEST, *USABLE_RATES)),
     "stylegan-32-stable": ("stylegan-256-stable", (*STYLEGAN_32, *LIGHTEST)),
+    "stylegan-64": ("stylegan-256", (*STYLEGAN_64, *USABLE_RATES)),
+    "stylegan-64-stable": ("stylegan-256-stable", (*STYLEGAN_64, *LIGHTEST)),
     "multires-28": ("multires-28", ()),
     "multires-64": ("multires-64", ()),
     "dcgan-64": ("dcgan-64", ()),

@@ -21,7 +21,12 @@ from zoo.core.errors import ZooError, describe_error
 from zoo.core.options import EvaluationOptions
 from zoo.data.dataset import load_dataset
 from zoo.data.image_set import ImageSet, train_and_heldout
-from zoo.evaluation.evaluate_generators import EvaluatedGroup, create_evaluator
+from zoo.evaluation.evaluate_generators import (
+    HEADLINE_METRICS,
+    HEADLINE_SAMPLES,
+    EvaluatedGroup,
+    create_evaluator,
+)
 from zoo.evaluation.targets import Target
 from zoo.hub.load import load_generator
 from zoo.metrics.evaluate_images import ImageEvaluator
@@ -32,8 +37,6 @@ from zoo.runtime.device import choose_device, describe_environment
 TUTORIAL_RESOLUTION = 64
 GRID_IMAGES = 36  # generated images in the grid of a run
 OVERVIEW_IMAGES = 10  # generated images of a run in the overview
-HEADLINE_SAMPLES = 5000  # from here on rows also hold FID at infinity and the spectra, which take minutes
-HEADLINE_METRICS = ("fid_infinity", "spectrum", "grid")
 LATENT_SEED = 1  # of the images in grids
 
 

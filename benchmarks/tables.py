@@ -549,6 +549,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "downstream": downstream,
     "leaderboard": lambda: leaderboard("64", "long"),
     "leaderboard_128": lambda: leaderboard("128"),
+    "leaderboard_gpu": lambda: leaderboard("gpu"),
+    "leaderboard_originals": lambda: leaderboard("originals"),
     "leaderboard_ablation": lambda: leaderboard("ablation"),
     "leaderboard_same": lambda: leaderboard("same"),
     "leaderboard_seeds": lambda: leaderboard("seeds"),

@@ -23,6 +23,9 @@ def add_share_commands(commands: Commands) -> None:
     p.add_argument(
         "--data-statement", metavar="TEXT|FILE", help="statement on the training images (default: what the run knows)"
     )
+    p.add_argument(
+        "--training-statement", metavar="TEXT|FILE", help="what the training took (default: what the run knows)"
+    )
     text = "terms under which the weights may be used"
     p.add_argument("--licence", "--license", dest="licence", metavar="TEXT|FILE", help=text)
     # Named, and not --force, so that copies of patient images are not published by accident.

@@ -68,6 +68,10 @@ images = generator.sample({count}, seed=0)  # uint8 {array}; those above
 
 {privacy}
 
+## Training
+
+{training}
+
 ## Data
 
 {data}
@@ -142,6 +146,7 @@ def format_card(
         arch=recipe.generator.arch,
         header=_header(entry, recipe),
         classes=example,
+        training=entry.training or "What it took is not known.",
         shape=f"{side} x {side} pixels, {'grey' if entry.channels == 1 else 'RGB'}",
         array=f"({SAMPLE_IMAGES}, {entry.channels}, {side}, {side})",
         digest=entry.recipe_digest,

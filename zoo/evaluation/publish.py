@@ -26,7 +26,15 @@ from zoo.core.console import Display
 from zoo.core.errors import ZooError, error_reason, suggest
 from zoo.core.files import is_file, temporary_folder
 from zoo.core.options import EvaluationOptions, with_keywords
-from zoo.evaluation.evaluate_generators import LATENT_SEED, REPORTED, EvaluatedGroup, GeneratorEvaluator, evaluate_one
+from zoo.evaluation.evaluate_generators import (
+    HEADLINE_METRICS,
+    HEADLINE_SAMPLES,
+    LATENT_SEED,
+    REPORTED,
+    EvaluatedGroup,
+    GeneratorEvaluator,
+    evaluate_one,
+)
 from zoo.evaluation.model_card import SAMPLE_IMAGES, write_card
 from zoo.evaluation.targets import Target, find_target
 from zoo.hub.load import load_generator
@@ -55,6 +63,7 @@ def publish(
     force: bool = False,
     private: bool = False,
     data_statement: str | None = None,
+    training_statement: str | None = None,
     licence: str | None = None,
     despite_alarm: Sequence[str] = (),
     runs: str | Path = "runs",
@@ -74,6 +83,7 @@ def publish(
         force: replace what was published there before.
         private: make a new repository private.
         data_statement: statement on the training images, or a text file; default: what the run knows.
+        training_statement: what the training took, or a text file; default: what the run knows.
         licence: terms of use of the weights, or a text file.
         despite_alarm: alarms that do not prevent publication: ``memorisation``.
         runs: folder in which names of runs are looked up.
@@ -88,7 +98,8 @@ def publish(
             Nothing is left there then.
     """
     options = with_keywords(evaluation or EvaluationOptions(), keywords, function="publish", depth=3)
-    options = replace(options, metrics=REPORTED)  # all: the alarm for copies must not be switched off
+    headline = HEADLINE_METRICS if options.num_samples >= HEADLINE_SAMPLES else ()
+    options = replace(options, metrics=(*REPORTED, *headline))  # all: the alarm for copies must not be switched off
     display = display or Display()
     for alarm in despite_alarm:
         if alarm not in ALARMS:
@@ -101,6 +112,7 @@ def publish(
         raise ZooError(f"{name!r}: a model's name must be letters, digits, '-' and '_'. Give another by --name.")
     # All input is checked before the evaluation, which takes minutes.
     statement = _read_text(data_statement, "--data-statement") or _describe_training_data(source)
+    training = _read_text(training_statement, "--training-statement") or _describe_training(source)
     licence = _read_text(licence, "--licence") or DEFAULT_LICENCE
     place = ModelRepository(to, force, private) if to.startswith("hf:") else _OutputFolder(to, force)
     try:
@@ -112,7 +124,7 @@ def publish(
             # Images of patients must not leave the machine through a generator that repeats them.
             if "memorisation" not in despite_alarm:
                 _refuse_copies(source.name, group)
-            entry = _catalogue_entry(published, evaluator, group, statement, licence)
+            entry = replace(_catalogue_entry(published, evaluator, group, statement, licence), training=training)
             if entry.judged is not None and not entry.judged.copies_told:
                 display.warn("too few held-out images to recognise copies of training images; the card says so")
             entry = _write_samples(entry, folder)
@@ -158,6 +170,16 @@ def _describe_training_data(target: Target) -> str:
     source, _, counts = target.run.info["data_description"].partition(": ")
     # Of the source only that it is phantoms: paths of folders can be confidential.
     return f"Trained on {'phantoms, ' if source.startswith('phantoms') else ''}a set of {counts}."
+
+
+def _describe_training(target: Target) -> str:
+    """Return what the training took, or an empty text where that is not known."""
+    seconds = target.run.info.get("seconds") if target.run is not None else None
+    if target.run is None or not seconds:
+        return ""
+    environment = target.run.info.get("environment", {})
+    hardware = environment.get("cpu") or environment.get("hardware") or target.run.info["device"]
+    return f"{sum(seconds.values()) / 60:,.0f} minutes on {hardware}, {environment.get('threads', 1)} threads."
 
 
 def _write_weights(target: Target, name: str, folder: Path) -> Target:

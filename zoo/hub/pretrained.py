@@ -90,6 +90,7 @@ class PretrainedWeights:
         recipe_digest: :attr:`zoo.core.config.Recipe.digest` of the recipe as trained.
         nimg: number of images it was trained on.
         data: statement on the training images.
+        training: what the training took; empty: not known.
         licence: terms of use.
         file: path relative to the repository; part of the wheel if it starts with ``zoo/``.
         url: ``https://...`` or ``hf:owner/name/file``.
@@ -110,6 +111,7 @@ class PretrainedWeights:
     nimg: int
     data: str
     licence: str
+    training: str = ""
     alias: str | None = None
     file: str | None = None
     url: str | None = None
