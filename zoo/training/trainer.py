@@ -25,6 +25,7 @@ from zoo.losses.step_outputs import StepOutputs
 from zoo.models.base import Generator
 from zoo.models.batch_norm import batch_norm_momentum, synchronise_batch_norms
 from zoo.runtime import distributed, rng
+from zoo.runtime.device import number_device
 from zoo.runtime.precision import upcast
 from zoo.runtime.speed import Speed, is_compiler_error
 from zoo.runtime.timer import Timer
@@ -71,6 +72,7 @@ class Trainer:
         reporter: Reporter | None = None,
         speed: Speed | None = None,
     ) -> None:
+        device = number_device(device)
         self.recipe, self.data, self.device = recipe, data, device
         self.reporter = reporter or SilentReporter()
         self.world = distributed.current_world()
