@@ -16,6 +16,7 @@ from zoo.runtime import kernels
 from zoo.runtime.convolution import FastConv2d, FastConvTranspose2d, FastDoubleBackward, convolve, convolve_doubled
 from zoo.runtime.speed import Speed
 from zoo.training.trainer import Trainer
+from zoo.training.trainer_state import find_nonfinite_state
 
 CPU = torch.device("cpu")
 SETTINGS = {  # images, kernel and the other arguments of a convolution
@@ -118,6 +119,58 @@ def test_norm_and_gate_in_one_pass(pixels):
         results.append([out, inputs.grad, *(p.grad for p in network.parameters()), *network.buffers()])
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=2e-4 * theirs.abs().max().item())
+
+
+@needs_compiler
+def test_passes_of_both_precisions_before_one_backward_pass():
+    """Torch's norm, which a pass in bf16 uses, and the kernel of a pass in fp32 change the same running statistics."""
+    network, _ = on_and_off(lambda: gated_block(16, 32, double=False))
+    x = torch.randn(3, 16, 8, 8).contiguous(memory_format=torch.channels_last)
+
+    def run(low):
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            return network(x).float().square().mean()
+
+    def gradients(*losses):
+        network.zero_grad()
+        for loss in losses:
+            loss().backward()
+        return [parameter.grad for parameter in network.parameters()]
+
+    together = gradients(lambda: run(True) + run(False) + run(True))
+    apart = gradients(lambda: run(True), lambda: run(False), lambda: run(True))
+    for ours, theirs in zip(together, apart, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-4)
+
+
+# Switches with which G or D passes twice in training mode before one backward pass, each on networks that it changes.
+# fastgan-64 has batch norms in both, and at this width the channels that the kernels need.
+TWO_PASSES = {
+    "autoencoder": ("fastgan-64", ["autoencoder={weight: 10}"]),
+    "autoencoder, simultaneous": ("fastgan-64", ["autoencoder={weight: 10}", "train.update=simultaneous"]),
+    "autoencoder, micro-batches": ("fastgan-64", ["autoencoder={weight: 10}", "train.micro_batch=2"]),
+    "scales": ("fastgan-64", ["scales={sizes: [4, 8]}"]),
+    "mode seeking": ("fastgan-64", ["penalties.mode_seeking.weight=1"]),
+    "path length": ("stylegan2-64", ["penalties.path_length.weight=2"]),
+    "restoration": ("upscale-256", ["penalties.restoration.weight=1"]),
+    "finite differences": ("fastgan-64", ["penalties={r1: {weight: 1, step: 0.01}, r2: {weight: 1, step: 0.01}}"]),
+    "gradient between": ("fastgan-64", ["penalties={gp0: {weight: 1}}"]),
+    "packing": ("fastgan-64", ["discriminator.packing=2", "penalties={r1: {weight: 1, step: 0.01}}"]),
+}
+
+
+@pytest.mark.parametrize("fused", ["true", "false"])
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("switch", TWO_PASSES)
+def test_two_passes_before_one_backward_pass(switch, precision, fused):
+    name, overrides = TWO_PASSES[switch]
+    small = ["data.resolution=32", "generator.width=0.25", "discriminator.width=0.125", "train.batch=4"]
+    speed = [f"train.precision={precision}", f"speed.fused_layers={fused}", "speed.channels_last=true"]
+    recipe = recipes.load_recipe(name, [*small, *speed, *overrides])
+    trainer = Trainer(recipe, load_dataset("phantoms:2", recipe.data), CPU)
+    for _ in range(2):
+        trainer.step()
+    assert find_nonfinite_state(trainer) is None
 
 
 @needs_compiler

@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from zoo.data.loader import ImageLoader
 from zoo.data.pixel_range import to_uint8
 from zoo.models import sampling
 from zoo.models.layers import Dense, Dropout
-from zoo.runtime.speed import CompiledNetwork, Speed, choose_speed
+from zoo.runtime.speed import CompiledNetwork, Speed, choose_speed, is_compiler_error
 from zoo.training.profiling.profiler import profile_steps
 from zoo.training.trainer import Trainer
 
@@ -67,6 +68,18 @@ def test_auto_is_bf16_where_the_hardware_has_it(monkeypatch):
     monkeypatch.setattr(zoo.runtime.speed, "has_bf16", lambda device: True)
     assert choose_speed(resolved, CPU).precision == "bf16"
     assert choose_speed(recipes.load_recipe("dcgan-64", ["train.precision=fp32"]), CPU).precision == "fp32"
+
+
+def test_nothing_is_compiled_unless_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(zoo.runtime.speed.importlib.util, "find_spec", lambda name: object())
+    chosen = {
+        value: choose_speed(
+            recipes.load_recipe("dcgan-64", [f"speed.compile={value}"]), torch.device("cuda", 0)
+        ).compile
+        for value in ("auto", "false", "true", "reduce-overhead")
+    }
+    assert chosen == {"auto": False, "false": False, "true": True, "reduce-overhead": "reduce-overhead"}
 
 
 def test_unavailable_switches_are_reported_in_a_line():
@@ -147,6 +160,72 @@ def test_a_network_that_cannot_be_compiled_runs_as_it_is(monkeypatch):
     assert torch.equal(compiled(x), network(x))
     assert said[-1] == "speed.compile: Linear: no C++ compiler found; off"
     assert len(said) == 2
+
+
+def generated_module(source, name="torch._inductor.runtime.compile_tasks.cabc"):
+    """Return the names of a module as inductor generates them: a file in its cache, called after the loader."""
+    names = {"__name__": name}
+    exec(compile(source, "/cache/ab/cabc.py", "exec"), names)
+    return names
+
+
+class FailingBackward(torch.autograd.Function):
+    """Identity, whose backward pass calls a function: ``apply(x, function)``."""
+
+    @staticmethod
+    def forward(ctx, x, function):
+        ctx.function = function
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        ctx.function()
+        return gradient, None
+
+
+FAILURE = "raise AssertionError('expected size 512==512, stride 16==1 at dim=1\\nError in op: convolution_backward')"
+
+
+def failing_trainer(module, error=FAILURE):
+    """Return a trainer that compiles, and whose G fails in its backward pass in code of a module of this name."""
+    trainer = make()
+    trainer.speed = replace(trainer.speed, compile=True)
+    generate, fail = trainer.passes.compiled["G"], generated_module(f"def call():\n    {error}", module)["call"]
+    trainer.passes.compiled["G"] = lambda z, label: FailingBackward.apply(generate(z, label), fail)
+    return trainer
+
+
+@pytest.mark.parametrize("module", ["torch._inductor.runtime.compile_tasks.cabc", "torch._inductor.lowering"])
+@pytest.mark.parametrize("error", [FAILURE, "raise OSError('expected size 512==512, stride 16==1')"])
+def test_a_backward_pass_that_fails_as_compiled_is_explained(module, error):
+    expected = r"^speed\.compile: expected size 512==512, stride 16==1.*; --set speed\.compile=false trains without$"
+    with pytest.raises(ZooError, match=expected):
+        failing_trainer(module, error).step()
+
+
+@pytest.mark.parametrize("module", ["mygan", "torch._dynamo.eval_frame", "torch._functorch.vmap"])
+def test_errors_of_what_was_compiled_stay_as_they_are(module):
+    """Compiled and uncompiled code is called through the last two."""
+    with pytest.raises(AssertionError, match="expected size"):
+        failing_trainer(module).step()
+
+
+def test_compiled_code_without_memory_is_no_failure_of_the_compiler():
+    error = "import torch; raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20 GiB')"
+    trainer = failing_trainer("torch._inductor.runtime.compile_tasks.cabc", error)
+    with pytest.raises(ZooError, match=r"^train\.micro_batch"):
+        trainer.step()
+
+
+@pytest.mark.slow
+def test_modules_that_inductor_loads_have_the_name_that_is_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    from torch._inductor.codecache import PyCodeCache
+
+    module = PyCodeCache.load("def call():\n    assert False, 'expected size'\n")
+    with pytest.raises(AssertionError) as caught:
+        module.call()
+    assert is_compiler_error(caught.value)
 
 
 @pytest.mark.slow

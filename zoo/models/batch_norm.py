@@ -99,8 +99,10 @@ def update_running_statistics(norm: _BatchNorm, mean: Tensor, variance: Tensor, 
         return
     tracked = cast(Tensor, norm.num_batches_tracked).add_(1)
     momentum = norm.momentum if norm.momentum is not None else 1.0 / float(tracked)
-    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
-    norm.running_var.lerp_((variance * count / max(count - 1, 1)).to(norm.running_var.dtype), momentum)
+    # Through `.data`, which autograd does not count, as in torch's own norm: that one saves its running statistics for
+    # the backward pass, which does not read them in training mode but would be refused after a counted change.
+    norm.running_mean.data.lerp_(mean.to(norm.running_mean.dtype), momentum)
+    norm.running_var.data.lerp_((variance * count / max(count - 1, 1)).to(norm.running_var.dtype), momentum)
 
 
 def synchronise_batch_norms(network: nn.Module) -> None:

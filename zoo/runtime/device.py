@@ -113,10 +113,18 @@ def choose_device(name: str | torch.device) -> torch.device:
         index = str(rank)
     if kind not in available or (index and not (index.isdecimal() and int(index[:9]) < count)):
         raise ZooError(f"--device {name[:100]}: not on this machine, which has {', '.join(available)}")
-    if kind != "cuda":
-        return torch.device(kind, int(index)) if index else torch.device(kind)
-    # Always with its number: torch up to 2.11 accepts a plain `cuda` in most of its functions, but not in all.
-    return torch.device(kind, int(index) if index else torch.cuda.current_device())
+    return number_device(torch.device(kind, int(index)) if index else torch.device(kind))
+
+
+def number_device(device: torch.device) -> torch.device:
+    """Return ``device``, a plain ``cuda`` with the number of the current GPU.
+
+    Torch accepts a plain ``cuda`` in most of its functions, but not in all: not in ``torch.cuda.set_device``, and up to
+    2.11 not in ``torch.cuda.mem_get_info``.
+    """
+    if device.type != "cuda" or device.index is not None:
+        return device
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 @contextlib.contextmanager

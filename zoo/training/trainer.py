@@ -25,6 +25,7 @@ from zoo.losses.step_outputs import StepOutputs
 from zoo.models.base import Generator
 from zoo.models.batch_norm import batch_norm_momentum, synchronise_batch_norms
 from zoo.runtime import distributed, rng
+from zoo.runtime.device import number_device
 from zoo.runtime.precision import upcast
 from zoo.runtime.speed import Speed, is_compiler_error
 from zoo.runtime.timer import Timer
@@ -71,6 +72,7 @@ class Trainer:
         reporter: Reporter | None = None,
         speed: Speed | None = None,
     ) -> None:
+        device = number_device(device)
         self.recipe, self.data, self.device = recipe, data, device
         self.reporter = reporter or SilentReporter()
         self.world = distributed.current_world()
@@ -106,18 +108,19 @@ class Trainer:
 
         Raises:
             ZooError: the memory does not suffice (names the largest ``train.micro_batch`` that fits), or a backward
-                pass cannot be compiled.
+                pass cannot be compiled or fails as compiled.
         """
         try:
             self._step()
-        except RuntimeError as error:
-            if is_compiler_error(error):  # a backward pass is compiled when it is first needed
-                raise ZooError(
-                    f"speed.compile: {error_message(error)}; --set speed.compile=false trains without"
-                ) from error
-            if not is_out_of_memory(error):
+        except Exception as error:  # compilers, and the code that they generate, raise errors of any type
+            if is_out_of_memory(error):  # also of compiled code
+                raise explain_out_of_memory(self) from None
+            if not (self.speed.compile and is_compiler_error(error)):
                 raise
-            raise explain_out_of_memory(self) from None
+            # Raised in a backward pass: a forward pass that cannot be compiled has run uncompiled.
+            raise ZooError(
+                f"speed.compile: {error_message(error)}; --set speed.compile=false trains without"
+            ) from error
 
     def _step(self) -> None:
         config = self.recipe.train
