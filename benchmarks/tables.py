@@ -515,12 +515,19 @@ def _short_table(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         digest = f"`{row['digest'][:8]}`"
-        kimg, minutes = f"{row['kimg']:.0f}", f"{row['core_seconds'] / 60:.0f}"
+        kimg, minutes = f"{row['kimg']:.0f}", _minutes(row)
         fid, unseen = (f"{value['value']:.1f}" for value in (row["figures"]["fid"], heldout[row["px"]]))
         name, fakes = f"`{row['name']}`", f"{row['samples']:,}"
         lines.append([str(row["px"]), name, digest, kimg, minutes, fakes, fid, unseen, format_alarms(row)])
     headings = ["pixels>", "recipe", "digest", "kimg>", "core-minutes>", "fakes>", "FID>", "FID of held-out images>"]
     return markdown_table([*headings, "alarm"], lines)
+
+
+def _minutes(row: Row) -> str:
+    """Return the core-minutes of a training, or its minutes on a GPU."""
+    if row["environment"]["device"].startswith("cuda"):
+        return f"{row['wall'] / 60:.0f} on a GPU"
+    return f"{row['core_seconds'] / 60:.0f}"
 
 
 def remarks(row: Row) -> str:

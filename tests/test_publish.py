@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -90,17 +92,29 @@ def test_data_statement_and_licence(run, tmp_path, capsys):
     (tmp_path / "data.txt").write_text("Believed to derive\nfrom OASIS-1.\n")
     words = [str(run), "--to", tmp_path / "x", "--spaces", "random", "--samples", "24", "--device", "cpu", "--json"]
     words += ["--data-statement", tmp_path / "data.txt", "--licence", "As the data."]
+    words += ["--training-statement", "An hour on a laptop."]
     assert main(["publish", *map(str, words)]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out) == {"published": str(tmp_path / "x")}
     assert "warning: untrained: Fakes " in captured.err
     assert "card.json, config.json, dcgan-64.safetensors, recipe.yaml, samples.png" in captured.err
     entry = pretrained.read_published_folder(tmp_path / "x")
-    assert (entry.name, entry.data, entry.licence) == (
+    assert (entry.name, entry.data, entry.licence, entry.training) == (
         "dcgan-64",
         "Believed to derive from OASIS-1.",
         "As the data.",
+        "An hour on a laptop.",
     )
+    assert "## Training\n\nAn hour on a laptop.\n" in (tmp_path / "x" / "README.md").read_text()
+
+
+def test_the_training_of_a_run_is_described(published, run, tmp_path):
+    entry = pretrained.read_published_folder(published)
+    assert re.fullmatch(r"\d+ minutes on .+, \d+ threads\.", entry.training)
+    weights = shutil.copy(run / "generator.safetensors", tmp_path / "alone.safetensors")
+    zoo.publish(weights, str(tmp_path / "x"), data_statement="Phantoms.", data="phantoms:4", **QUICK)
+    assert pretrained.read_published_folder(tmp_path / "x").training == ""
+    assert "What it took is not known." in (tmp_path / "x" / "README.md").read_text()
 
 
 def test_copies_are_refused(run, tmp_path, copying, capsys):
