@@ -33,7 +33,6 @@ BENCH_METRICS = [
 ]
 _PRECISION_COLUMNS = [(precision, layout) for precision in ("fp32", "bf16") for layout in ("NHWC", "NCHW")]
 MEASUREMENTS = ROOT / "zoo" / "core" / "measurements.json"
-UNMEASURED_STARTS = {256: "fastgan-256"}  # no run of this size was long enough; the family is the best at 64 and 128
 EARLIER_CPU = "AMD EPYC, bf16"  # of rows from before the CPU was recorded
 ALL_SUBJECTS = 10**9  # in place of 0, so that it sorts last
 PAPER_MODES = {  # Huang et al. 2024, arXiv:2501.05441, table 1
@@ -464,8 +463,9 @@ def measurements() -> str:
             }
         )
     runs.sort(key=lambda run: (run["resolution"], run["recipe"], run["kimg"]))
-    starts = dict(UNMEASURED_STARTS)
-    for row in sorted(filter(_may_start, every_row), key=lambda row: -row["fid"]):  # the best comes last
+    starts = {}
+    # The best comes last, and after all that were trained on a GPU: a beginner may have none.
+    for row in sorted(filter(_may_start, every_row), key=lambda row: (not _on_gpu(row), -row["fid"])):
         if row["recipe"] in recipes:
             starts[row["px"]] = row["recipe"]
     parts = [f'"start_here": {json.dumps(dict(sorted(starts.items())))}']
@@ -475,10 +475,22 @@ def measurements() -> str:
 
 
 def _may_start(row: Row) -> bool:
-    """Return whether a row of the leaderboard may make its recipe the recommended one."""
+    """Return whether a row of the leaderboard may make its recipe the one to start with."""
+    return _is_recommendable(row) and row["overrides"] == ["train.seed=0"]
+
+
+def _is_recommendable(row: Row) -> bool:
+    """Return whether a row is of an unchanged recipe, which may start from other weights, and did not collapse."""
+    if row["kind"] != "job" or row.get("fid") is None:
+        return False
     # Low recall is a run that was too short; other signs of collapse exclude a recipe.
-    plain = row["kind"] == "job" and row["overrides"] == ["train.seed=0"] and row.get("fid") is not None
-    return plain and all(alarm["metric"] == "recall" for alarm in row["alarms"])
+    collapsed = any(alarm["metric"] != "recall" for alarm in row["alarms"])
+    changes = {text for text in row["overrides"] if not text.startswith("train.init_from=")}
+    return changes == {"train.seed=0"} and not collapsed
+
+
+def _on_gpu(row: Row) -> bool:
+    return row["environment"]["device"].startswith("cuda")
 
 
 def training_cells(row: Row) -> list[str]:
@@ -494,9 +506,13 @@ def training_cells(row: Row) -> list[str]:
 
 
 def recommended() -> str:
-    """The best run of each size; its recipe is the one that ``zoo list`` marks."""
-    best = {row["px"]: row for row in sorted(filter(_may_start, results("leaderboard")), key=lambda row: -row["fid"])}
-    return _short_table([best[px] for px in sorted(best)])
+    """The best run of each size on a CPU, and on a GPU where that is better; ``zoo list`` marks those to start with."""
+    rows = sorted(filter(_is_recommendable, results("leaderboard")), key=lambda row: -row["fid"])
+    best = {(row["px"], _on_gpu(row)): row for row in rows}
+    for px, on_gpu in sorted(best):
+        if on_gpu and (px, False) in best and best[px, False]["fid"] < best[px, True]["fid"]:
+            del best[px, True]
+    return _short_table([best[key] for key in sorted(best)])
 
 
 def equal_budget(px: int) -> str:
@@ -525,7 +541,7 @@ def _short_table(rows: Sequence[Row]) -> str:
 
 def _minutes(row: Row) -> str:
     """Return the core-minutes of a training, or its minutes on a GPU."""
-    if row["environment"]["device"].startswith("cuda"):
+    if _on_gpu(row):
         return f"{row['wall'] / 60:.0f} on a GPU"
     return f"{row['core_seconds'] / 60:.0f}"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import zoo
 from zoo.core.config import ImageSpec
 from zoo.core.errors import ZooError
 from zoo.data.resize import resize_image
+from zoo.hub import pretrained
 from zoo.losses.restoration import degrade, restoration, shrink_images
 from zoo.losses.step_outputs import StepOutputs
 from zoo.models.fastgan import FastGANGenerator, FastGANGeneratorConfig
@@ -222,3 +225,24 @@ def test_training_starts_from_weights_with_a_name(tmp_path: Path, capfd: pytest.
     assert "tensors from brain-64" in capfd.readouterr().err
     body = zoo.load_generator(run.path).generator.body.start[1].weight
     torch.testing.assert_close(body, zoo.load_generator("brain-64").generator.body.start[1].weight)
+
+
+def _run_script(*arguments: str | Path) -> None:
+    script = pretrained.ROOT / "benchmarks" / "upscale_weights.py"
+    subprocess.run([sys.executable, script, *map(str, arguments)], check=True)
+
+
+@pytest.mark.slow
+def test_another_body_and_a_smaller_step(tmp_path: Path) -> None:
+    """The packaged weights of 256 pixels with another body, and a step of factor 2 that learns from them."""
+    other, smaller = tmp_path / "other.safetensors", tmp_path / "smaller.safetensors"
+    _run_script("body", "brain-256", "--body", "fastgan-r3-64", "--out", other)
+    before, after, body = (zoo.load_generator(name, precision="fp32") for name in ("brain-256", other, "fastgan-r3-64"))
+    small = body.generator(body.latents(1))
+    torch.testing.assert_close(after.generator.body.state_dict(), body.generator.body.state_dict())
+    torch.testing.assert_close(after.generator.enlarge(small), before.generator.enlarge(small))
+    _run_script("distil", other, "--body", "fastgan-r3-64", "--minutes", "0.05", "--out", smaller)
+    student = zoo.load_generator(smaller, precision="fp32").generator
+    target = F.avg_pool2d(after.generator.enlarge(small).clamp(-1, 1), 2)
+    untrained = F.interpolate(small, scale_factor=2, mode="bilinear")
+    assert F.l1_loss(student.enlarge(small), target) < F.l1_loss(untrained, target)
