@@ -76,7 +76,7 @@ def _recipe_cells(recipe: dict[str, Any], measured: Measurements) -> list[str]:
     for run in measured.runs:  # on the other device, that of a run which is as good
         if run.recipe == name and run.device != best.device and run.fid <= best.fid * SAME_FID_RATIO:
             minutes[run.device] = run.minutes
-    times = ["" if minutes.get(device) is None else f"{minutes[device]:.0f} min" for device in ("cpu", "cuda")]
+    times = ["" if minutes.get(device) is None else f"{minutes[device]:.0f}" for device in ("cpu", "cuda")]
     return [name, start, sizes, f"{best.fid:.1f} ({best.samples})", f"{best.kimg:.0f}", *times, ", ".join(best.alarms)]
 
 
