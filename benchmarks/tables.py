@@ -409,10 +409,10 @@ def _gain(rows: Sequence[Row], base: Sequence[Row]) -> str:
     return f"{gain.value:+.1f} ({gain.low:+.1f} to {gain.high:+.1f})"
 
 
-def leaderboard(*groups: str) -> str:
-    """Rows of the groups, ranked within each size, followed by the held-out subjects of that size."""
+def leaderboard(*groups: str, smallest: int = 0) -> str:
+    """Rows of the groups, ranked within each size from ``smallest`` on, followed by held-out subjects of that size."""
     every_row = results("leaderboard")
-    rows = [row for row in every_row if row["group"] in groups]
+    rows = [row for row in every_row if row["group"] in groups and row["px"] >= smallest]
     # The first extractor ranks; of the others only KID is shown.
     extractors = dict.fromkeys(name for row in rows for name in row["spaces"][1:])
     fid, kid, *others = (
@@ -573,7 +573,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "leaderboard": lambda: leaderboard("64", "long"),
     "leaderboard_128": lambda: leaderboard("128"),
     "leaderboard_gpu": lambda: leaderboard("gpu"),
-    "leaderboard_originals": lambda: leaderboard("originals"),
+    "leaderboard_originals": lambda: leaderboard("originals", "128", "gpu", smallest=128),
     "leaderboard_ablation": lambda: leaderboard("ablation"),
     "leaderboard_same": lambda: leaderboard("same"),
     "leaderboard_seeds": lambda: leaderboard("seeds"),

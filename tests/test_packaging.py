@@ -51,7 +51,7 @@ def test_readme_of_the_index_has_no_relative_link(absolute_readme):
     assert "docs/training.md" in plain
     full = absolute_readme(text, "https://host/o/zoo/", "1.2.3")
     assert not re.search(relative, full)
-    assert 'src="https://host/o/zoo/raw/v1.2.3/benchmarks/pictures/multires-28.png"' in full
+    assert 'src="https://host/o/zoo/raw/v1.2.3/benchmarks/pictures/brain-256.png"' in full
     assert "[docs/training.md](https://host/o/zoo/blob/v1.2.3/docs/training.md)" in full
     assert full.count("<img") == text.count("<img")
 
