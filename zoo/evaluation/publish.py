@@ -98,7 +98,7 @@ def publish(
             Nothing is left there then.
     """
     options = with_keywords(evaluation or EvaluationOptions(), keywords, function="publish", depth=3)
-    headline = HEADLINE_METRICS if options.num_samples >= HEADLINE_SAMPLES else ()
+    headline = HEADLINE_METRICS if (options.num_samples or 0) >= HEADLINE_SAMPLES else ()
     options = replace(options, metrics=(*REPORTED, *headline))  # all: the alarm for copies must not be switched off
     display = display or Display()
     for alarm in despite_alarm:
