@@ -483,8 +483,8 @@ def _is_recommendable(row: Row) -> bool:
     """Return whether a row is of an unchanged recipe, which may start from other weights, and did not collapse."""
     if row["kind"] != "job" or row.get("fid") is None:
         return False
-    # Low recall is a run that was too short; other signs of collapse exclude a recipe.
-    collapsed = any(alarm["metric"] != "recall" for alarm in row["alarms"])
+    # Low recall and coverage are of a run that was too short; other signs of collapse exclude a recipe.
+    collapsed = any(alarm["metric"] not in ("recall", "coverage") for alarm in row["alarms"])
     changes = {text for text in row["overrides"] if not text.startswith("train.init_from=")}
     return changes == {"train.seed=0"} and not collapsed
 
