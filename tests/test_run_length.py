@@ -101,8 +101,8 @@ def test_the_end_is_said_once_from_the_first_steps(monkeypatch):
     assert "--kimg" not in line  # short enough
     (line,) = forecast(monkeypatch, name="fastgan-r3-64", kimg=1000, rate=10, nimg=100_000)
     assert "--kimg 136 takes about an hour" in line  # in total
-    (line,) = forecast(monkeypatch, name="stylegan-256", kimg=1000, rate=1)
-    assert "--kimg 3.6 takes about an hour; the quality of stylegan-256 at that length was not measured" in line
+    (line,) = forecast(monkeypatch, name="r3gan-256-full", kimg=1000, rate=1)
+    assert "--kimg 3.6 takes about an hour; the quality of r3gan-256-full at that length was not measured" in line
     assert forecast(monkeypatch, name="fastgan-r3-64", kimg=0.5, rate=10) == []  # it ends within a minute
 
 

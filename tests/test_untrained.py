@@ -154,11 +154,12 @@ def results(name, sizes):
 
 
 def test_no_trained_generator_of_the_leaderboard_triggers_it():
-    """Also not the worst, nor those that have collapsed."""
+    """Also not the worst, nor those that have collapsed; only two that are worse than the mean image by FID."""
     rows, baselines = results("leaderboard", (28, 32, 64, 128))
     assert len(rows) > 30
-    for size, name, values in rows:
-        assert untrained_alarms(values, baselines[size]) == [], name
+    # After 20 and 10 kimg (benchmarks/pictures/originals.png): a fixed pattern, and blurs with a chequerboard.
+    alarmed = {name for size, name, values in rows if untrained_alarms(values, baselines[size])}
+    assert alarmed == {"dcgan-128", "multires-128"}
 
 
 def test_short_runs_of_the_benchmark_trigger_it():
