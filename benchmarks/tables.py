@@ -448,8 +448,7 @@ def measurements() -> str:
         is_job = row["kind"] == "job" and row["recipe"] in recipes and row["overrides"] == ["train.seed=0"]
         if not is_job or row["error"] is not None or row["fid"] is None:
             continue
-        device = row["environment"]["device"].partition(":")[0]
-        seconds = row["core_seconds"] if device == "cpu" else row["wall"]
+        seconds = _training_seconds(row)
         runs.append(
             {
                 "recipe": row["recipe"],
@@ -458,7 +457,7 @@ def measurements() -> str:
                 "fid": round(row["fid"], 1),
                 "samples": row["samples"],
                 "alarms": sorted({alarm["name"] for alarm in row["alarms"]}),
-                "device": device,
+                "device": "cuda" if _on_gpu(row) else "cpu",
                 "minutes": None if seconds is None else round(seconds / 60, 1),
             }
         )
@@ -491,6 +490,11 @@ def _is_recommendable(row: Row) -> bool:
 
 def _on_gpu(row: Row) -> bool:
     return row["environment"]["device"].startswith("cuda")
+
+
+def _training_seconds(row: Row) -> float | None:
+    """Return the core-seconds of a training, or its seconds on a GPU; None: unknown."""
+    return row["wall"] if _on_gpu(row) else row["core_seconds"]
 
 
 def training_cells(row: Row) -> list[str]:
@@ -531,19 +535,12 @@ def _short_table(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         digest = f"`{row['digest'][:8]}`"
-        kimg, minutes = f"{row['kimg']:.0f}", _minutes(row)
+        kimg, minutes = f"{row['kimg']:.0f}", f"{_training_seconds(row) / 60:.0f}{' on a GPU' if _on_gpu(row) else ''}"
         fid, unseen = (f"{value['value']:.1f}" for value in (row["figures"]["fid"], heldout[row["px"]]))
         name, fakes = f"`{row['name']}`", f"{row['samples']:,}"
         lines.append([str(row["px"]), name, digest, kimg, minutes, fakes, fid, unseen, format_alarms(row)])
     headings = ["pixels>", "recipe", "digest", "kimg>", "core-minutes>", "fakes>", "FID>", "FID of held-out images>"]
     return markdown_table([*headings, "alarm"], lines)
-
-
-def _minutes(row: Row) -> str:
-    """Return the core-minutes of a training, or its minutes on a GPU."""
-    if _on_gpu(row):
-        return f"{row['wall'] / 60:.0f} on a GPU"
-    return f"{row['core_seconds'] / 60:.0f}"
 
 
 def remarks(row: Row) -> str:

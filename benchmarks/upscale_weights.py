@@ -21,18 +21,19 @@ import torch.nn.functional as F
 from common import make_parser
 from torch import Tensor
 
+from zoo.core.config import EmaConfig
 from zoo.core.errors import ZooError
 from zoo.hub.load import load_generator
 from zoo.models.layers import clip_output
 from zoo.models.upscale import UpscaleGenerator
 from zoo.recipes import build_generator, load_recipe
+from zoo.training.ema import Ema
 from zoo.training.generator_file import save_generator
 
 BATCH = 8
 RATE, WARMUP_IMAGES, FALL = 1e-3, 400, 0.7  # Adam's rate; it falls with the rest of the time to this power
 SQUARE_WEIGHT = 4.0  # of squared differences, next to absolute ones
-AVERAGE_IMAGES = 800  # images after which the average of the weights is half as long as the training, at first
-LONGEST_AVERAGE = 0.995
+AVERAGE = EmaConfig(halflife_kimg=1.1)
 
 
 def main() -> int:
@@ -85,17 +86,18 @@ def distil(options: argparse.Namespace) -> None:
     shapes = {name: tensor.shape for name, tensor in student.state_dict().items()}
     shared = {name: x for name, x in teacher.state_dict().items() if shapes.get(name) == x.shape}
     student.load_state_dict(student.state_dict() | shared)
-    nimg = 0
-    for nimg, loss in train_step(teacher, student, seconds=60 * options.minutes):
+    ema, nimg = Ema(student, AVERAGE), 0
+    for nimg, loss in train_step(teacher, student, ema, seconds=60 * options.minutes):
         if nimg % (100 * BATCH) == 0:
             print(f"{nimg} images: mean absolute difference {loss:.4f} of a range of 2", flush=True)
-    save_generator(options.out, student, recipe=recipe, nimg=nimg, dtype=torch.float16)
+    save_generator(options.out, ema.module, recipe=recipe, nimg=nimg, dtype=torch.float16)
 
 
-def train_step(teacher: UpscaleGenerator, student: UpscaleGenerator, *, seconds: float) -> Iterator[tuple[int, float]]:
-    """Train the student's step for so long, then set it to the average of its weights; yield images and difference."""
+def train_step(
+    teacher: UpscaleGenerator, student: UpscaleGenerator, ema: Ema, *, seconds: float
+) -> Iterator[tuple[int, float]]:
+    """Train the student's step for so long, and keep its average; yield images and difference."""
     step, times = student.enlarger, teacher.factor // student.factor
-    average = {name: tensor.clone() for name, tensor in step.state_dict().items()}
     optimizer = torch.optim.Adam(step.parameters(), betas=(0.9, 0.99))
     nimg, start = 0, time.monotonic()
     while (done := (time.monotonic() - start) / seconds) < 1:
@@ -109,19 +111,13 @@ def train_step(teacher: UpscaleGenerator, student: UpscaleGenerator, *, seconds:
         loss.backward()
         optimizer.step()
         nimg += BATCH
-        _update_average(average, step.state_dict(), min(LONGEST_AVERAGE, nimg / (nimg + AVERAGE_IMAGES)))
+        ema.update(student, nimg, BATCH)
         yield nimg, float((images.detach().clamp(-1, 1) - target).abs().mean())
-    step.load_state_dict(average)
 
 
 def _difference(images: Tensor, target: Tensor) -> Tensor:
     # Beyond the range images are clipped, and only squared differences lead back.
     return F.l1_loss(images.clamp(-1.05, 1.05), target) + SQUARE_WEIGHT * F.mse_loss(images, target)
-
-
-def _update_average(average: dict[str, Tensor], weights: dict[str, Tensor], share: float) -> None:
-    for name, tensor in weights.items():
-        average[name].lerp_(tensor, 1 - share)
 
 
 if __name__ == "__main__":

@@ -48,9 +48,8 @@ NUM_SAMPLES = 2000  # generated images per generator; FID depends on it, so it m
 MAX_SAMPLES = 10**6
 LATENT_SEED = 0
 REPORTED = ("default", "privacy")  # metrics of one generator that is reported or published
-# From here on published generators also have FID at infinity and the spectra, which take minutes.
-HEADLINE_SAMPLES = 5000
-HEADLINE_METRICS = ("fid_infinity", "spectrum", "grid")
+HEADLINE_METRICS = ("fid_infinity", "spectrum", "grid")  # take minutes
+HEADLINE_SAMPLES = 5000  # images of a published generator, or of the leaderboard, from which on it has these as well
 GRID_IMAGES = {64: 64, 128: 25}  # shown images by the largest resolution they are for
 LARGE_GRID_IMAGES = 16  # for resolutions above
 WALK_IMAGES = 12

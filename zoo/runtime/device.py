@@ -119,8 +119,7 @@ def choose_device(name: str | torch.device) -> torch.device:
 def number_device(device: torch.device) -> torch.device:
     """Return ``device``, a plain ``cuda`` with the number of the current GPU.
 
-    Torch accepts a plain ``cuda`` in most of its functions, but not in all: not in ``torch.cuda.set_device``, and up to
-    2.11 not in ``torch.cuda.mem_get_info``.
+    Torch accepts a plain ``cuda`` in most of its functions, but not in all: not in ``torch.cuda.set_device``.
     """
     if device.type != "cuda" or device.index is not None:
         return device
