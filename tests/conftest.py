@@ -1,10 +1,12 @@
 """One thread a test process (two of them share two cores), a cache and a temporary home of the session's own."""
 
 import os
+import random
 import signal
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported, and by the processes that tests start
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +15,16 @@ torch.set_num_threads(1)
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, handler)
+
+
+def pytest_sessionstart():
+    torch.manual_seed(0)
+
+
+def pytest_collection_finish():
+    """Numbers drawn by an import come before any seed of a test, and differ between processes."""
+    if not torch.equal(torch.get_rng_state(), torch.Generator().manual_seed(0).get_state()):
+        raise pytest.UsageError("a test module draws random numbers while it is imported. Draw them in its tests.")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,6 +40,14 @@ def _cache(tmp_path_factory):
     for name in ("ZOO_CACHE", "ZOO_OFFLINE", "ZOO_MEASURE"):
         os.environ.pop(name)
     os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+@pytest.fixture(autouse=True)
+def _seeds():
+    """Whatever ran before, and in whichever process, a test draws the same numbers."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

@@ -45,8 +45,9 @@ def images(network: Discriminator, count: int = 8) -> Tensor:
     return torch.rand(count, network.image.channels, network.image.resolution, network.image.resolution) * 2 - 1
 
 
-@pytest.mark.parametrize("layer", [nn.Conv2d(3, 5, 3, stride=2, padding=1), nn.Linear(3, 5)], ids=["conv", "dense"])
-def test_input_equals_an_appended_channel(layer: nn.Conv2d | nn.Linear) -> None:
+@pytest.mark.parametrize("kind", ["conv", "dense"])
+def test_input_equals_an_appended_channel(kind: str) -> None:
+    layer = nn.Conv2d(3, 5, 3, stride=2, padding=1) if kind == "conv" else nn.Linear(3, 5)
     std = StdInput(layer, 4)
     nn.init.normal_(std.weight)
     weight = torch.cat([layer.weight, std.weight], 1)
