@@ -581,3 +581,17 @@ def test_documented_commands_parse(name):
         recipe = getattr(parsed, "recipe", None)
         if recipe in zoo.list_models():
             assert zoo.load_recipe(recipe, parsed.set).name == recipe
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+    ids=["unset", "count", "policy"],
+)
+def test_waiting_threads_sleep_soon_unless_the_user_has_decided(variables, expected):
+    code = "import os, sys; from zoo.cli.main import main; main(['list']); print(os.environ.get('GOMP_SPINCOUNT'))"
+    kept = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=kept | variables, check=True
+    )
+    assert done.stdout.splitlines()[-1] == expected

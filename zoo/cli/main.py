@@ -27,6 +27,12 @@ COMMAND_GROUPS: Mapping[str, tuple[Callable[[Commands], None], ...]] = {
     "share": (share.add_share_commands, doctor.add_doctor_command),
 }
 
+# A thread of OpenMP that waits for another one runs in circles for 300,000 rounds before it sleeps. Beside other
+# programs it may keep the other one from its core by that, and training took three times as long. A thousand rounds are
+# as fast on an idle machine (benchmarks/busy.py).
+SPIN_COUNT = "1000"
+SPIN_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code.
@@ -71,6 +77,7 @@ def _run_command(arguments: list[str] | None) -> None:
         close = suggest(unknown[0].partition("=")[0], parsed.parser.flags())
         parsed.parser.error(f"unknown argument {unknown[0]}{close}")
     _check_words(sys.argv[1:] if arguments is None else arguments)
+    _limit_spinning()
     if plugins := getattr(parsed, "plugins", None):  # a bare `zoo` has none
         from zoo.core.plugins import load_plugins
 
@@ -78,6 +85,12 @@ def _run_command(arguments: list[str] | None) -> None:
     parsed.command(parsed)
     if sys.stdout is not None:  # a shell may have closed it
         sys.stdout.flush()
+
+
+def _limit_spinning() -> None:
+    """Let waiting threads sleep sooner, unless the user has decided on it; OpenMP reads this when torch is imported."""
+    if "torch" not in sys.modules and not any(name in os.environ for name in SPIN_VARIABLES):
+        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
 
 
 def _check_words(words: Sequence[str]) -> None:
