@@ -54,6 +54,28 @@ def test_excitation_connects_resolutions_sixteen_times_apart() -> None:
     body = FastGANBody(8, 1, 256, 32, deep=True)
     ends = [(layer.gates[1].in_channels, layer.gates[1].out_channels) for layer in body.excitations]
     assert ends == [(512, 64), (256, 32), (128, 16)]  # 4 to 64, 8 to 128, 16 to 256
+    body = FastGANBody(8, 1, 112, 14, deep=True)
+    ends = [(layer.gates[1].in_channels, layer.gates[1].out_channels) for layer in body.excitations]
+    assert ends == [(128, 16)]  # 7 to 112
+
+
+@pytest.mark.parametrize(
+    ("size", "shapes"),
+    [
+        (14, [(128, 7), (64, 14)]),
+        (28, [(128, 7), (64, 14), (32, 28)]),
+        (112, [(128, 7), (64, 14), (32, 28), (16, 56), (16, 112)]),
+    ],
+)
+def test_body_starts_at_seven_pixels_for_28_and_its_doubles(size: int, shapes: list[tuple[int, int]]) -> None:
+    body = FastGANBody(8, 3, size, 14, deep=True).eval()
+    x = body.start(torch.randn(2, 8))
+    found = [tuple(x.shape[1:3])]
+    for block in body.blocks:
+        x = block(x)
+        found.append(tuple(x.shape[1:3]))
+    assert found == shapes
+    assert body(torch.randn(2, 8)).shape == (2, 3, size, size)
 
 
 def test_gated_linear_unit_equals_torchs() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from zoo.core.errors import ZooError
 from zoo.models.batch_norm import has_batch_statistics
 from zoo.models.layers import (
+    FOUR_OR_SEVEN,
     EqualizedConv2d,
     EqualizedLinear,
     MinibatchStd,
@@ -114,12 +115,20 @@ def test_scaled_channels_are_rounded_and_at_least_one() -> None:
 
 def test_doublings() -> None:
     assert [count_doublings(size, "it") for size in (8, 16, 64, 256, 1024)] == [1, 2, 4, 6, 8]
+    sizes = (8, 14, 16, 28, 56, 64, 112, 224, 256)
+    assert [count_doublings(size, "it", starts=FOUR_OR_SEVEN) for size in sizes] == [1, 1, 2, 2, 3, 4, 4, 5, 6]
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 4, 12, 28, 96, 255])
 def test_other_resolutions_have_no_doublings(size: int) -> None:
     with pytest.raises(ValueError, match=rf"^it supports .*8, 16, 32.*, not {size}$"):
         count_doublings(size, "it")
+
+
+@pytest.mark.parametrize("size", [0, 1, 4, 7, 12, 21, 27, 29, 96, 255])
+def test_starts_of_seven_are_named_where_they_are_supported(size: int) -> None:
+    with pytest.raises(ValueError, match=rf"^it supports .*8, 16, 32.* and 7 times .*14, 28, 56.*, not {size}$"):
+        count_doublings(size, "it", starts=FOUR_OR_SEVEN)
 
 
 def test_check_multiple() -> None:

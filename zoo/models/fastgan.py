@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from zoo.core.schema import Count, NonNegative
 from zoo.models import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
 from zoo.models.layers import (
+    FOUR_OR_SEVEN,
     apply_spectral_norm,
     clip_output,
     count_doublings,
@@ -36,7 +37,7 @@ class FastGANGeneratorConfig(NetworkConfig):
     base: Count = 64  # channels at 128 px; twice as many at 64 and 32 px, and from there at each halving, down to 4 x 4
 
     def validate(self, image: ImageSpec) -> None:
-        count_doublings(image.resolution, "a FastGAN generator")
+        count_doublings(image.resolution, "a FastGAN generator", starts=FOUR_OR_SEVEN)
 
 
 class FastGANGenerator(Generator):

@@ -19,6 +19,7 @@ from torch.nn.utils import parametrizations, parametrize
 # Keras' momentum 0.99 is torch's 0.01.
 KERAS_NORM: dict[str, Any] = {"momentum": 0.01, "eps": 1e-3}
 
+FOUR_OR_SEVEN = (4, 7)  # sizes of the smallest maps of networks that support 28 pixels and its doubles
 
 # Widths and resolutions
 
@@ -36,39 +37,44 @@ def scale_widths(channels: Iterable[int], width: float) -> list[int]:
     return [scale_channels(count, width) for count in channels]
 
 
-def count_doublings(resolution: int, network: str = "the network", least: int = 8) -> int:
-    """Return the number of doublings from 4 pixels to ``resolution``: 4 for 64.
+def count_doublings(
+    resolution: int, network: str = "the network", least: int = 8, starts: tuple[int, ...] = (4,)
+) -> int:
+    """Return the number of doublings from the smallest maps to ``resolution``: 4 for 64 pixels, from 4.
 
     Args:
         resolution: pixels per side.
         network: subject of the error: "a DCGAN generator".
         least: the smallest supported resolution, a power of two from 8.
+        starts: sizes that the smallest maps may have, 4 first.
 
     Raises:
-        ValueError: ``resolution`` is no power of two from ``least``.
+        ValueError: ``resolution`` is neither a power of two from ``least`` nor another start times a power of two.
     """
-    count = resolution.bit_length() - 3  # 8 has four bits
-    if resolution < least or resolution != 4 << count:
-        raise ValueError(
-            f"{network} supports powers of two from {least} ({least}, {2 * least}, {4 * least}, ... pixels), "
-            f"not {resolution}"
-        )
-    return count
+    for start in starts:
+        count = max(0, (resolution // start).bit_length() - 1)
+        if resolution == start << count and resolution >= (least if start == starts[0] else 2 * start):
+            return count
+    sizes = f"powers of two from {least} ({least}, {2 * least}, {4 * least}, ... pixels)"
+    for start in starts[1:]:
+        sizes += f" and {start} times a power of two ({2 * start}, {4 * start}, {8 * start}, ... pixels)"
+    raise ValueError(f"{network} supports {sizes}, not {resolution}")
 
 
-def check_stages(resolution: int, stages: int, network: str) -> None:
-    """Refuse a ``resolution`` that needs more than ``stages`` doublings from 4 pixels.
+def check_stages(resolution: int, stages: int, network: str, starts: tuple[int, ...] = (4,)) -> None:
+    """Refuse a ``resolution`` that needs more than ``stages`` doublings.
 
     Args:
         resolution: pixels per side.
         stages: doublings or halvings for which the config lists channels.
         network: subject of the error, ending in the recipe section: "an R3GAN generator".
+        starts: sizes that the smallest maps may have.
 
     Raises:
-        ValueError: too few stages, or ``resolution`` is no power of two from 8.
+        ValueError: too few stages, or ``resolution`` is not one of :func:`count_doublings`.
     """
-    if count_doublings(resolution, network) > stages:
-        sizes = ", ".join(str(4 << count) for count in range(1, stages + 1))
+    if count_doublings(resolution, network, starts=starts) > stages:
+        sizes = ", ".join(map(str, sorted(start << count for start in starts for count in range(1, stages + 1))))
         section = network.split()[-1]
         raise ValueError(
             f"{network} with {stages} stages supports {sizes} pixels, not {resolution}. "

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from zoo.core.schema import Count
 from zoo.models import Discriminator, Generator, ImageSpec, LatentSpec, NetworkConfig
 from zoo.models.layers import (
+    FOUR_OR_SEVEN,
     check_stages,
     clip_output,
     count_doublings,
@@ -36,7 +37,7 @@ class R3GANConfig(NetworkConfig):
     conditional: ClassVar[bool] = True
     spectral: ClassVar[bool] = False
 
-    channels: tuple[Count, ...] = PAPER_CHANNELS  # at 4, 8, 16, ... pixels; larger images need more of them
+    channels: tuple[Count, ...] = PAPER_CHANNELS  # at 4 (or 7), 8 (14), ... pixels; larger images need more
     blocks: Count = 2  # per resolution
     group: Count = 16  # channels per group
     expansion: Count = 2  # how much wider the grouped convolutions are
@@ -52,17 +53,19 @@ class R3GANGeneratorConfig(R3GANConfig):
     latent: Count = 64  # numbers per latent
 
     def validate(self, image: ImageSpec) -> None:
-        check_stages(image.resolution, len(self.channels) - 1, "an R3GAN generator")
+        check_stages(image.resolution, len(self.channels) - 1, "an R3GAN generator", FOUR_OR_SEVEN)
 
 
 class R3GANGenerator(Generator):
     def __init__(self, config: R3GANGeneratorConfig, image: ImageSpec) -> None:
         super().__init__(config, image, LatentSpec(dim=config.latent))
-        widths = scale_widths(config.channels[: count_doublings(image.resolution) + 1], config.width)
+        doublings = count_doublings(image.resolution, starts=FOUR_OR_SEVEN)
+        start = image.resolution >> doublings
+        widths = scale_widths(config.channels[: doublings + 1], config.width)
         self.embedding = nn.Embedding(image.classes, config.embedding) if image.classes else None
         inputs = config.latent + (config.embedding if image.classes else 0)
-        # 4 x 4 basis maps, each scaled by a linear function of the latent.
-        self.basis = nn.Parameter(torch.randn(widths[0], 4, 4))
+        # Basis maps of 4 x 4 or 7 x 7, each scaled by a linear function of the latent.
+        self.basis = nn.Parameter(torch.randn(widths[0], start, start))
         self.linear = nn.Linear(inputs, widths[0], bias=False)
         nn.init.normal_(self.linear.weight, std=1 / math.sqrt(inputs))
         self.layers = nn.Sequential(*_stages(widths, config, up=True))
@@ -78,19 +81,21 @@ class R3GANGenerator(Generator):
 @dataclass(frozen=True, kw_only=True)
 class R3GANDiscriminatorConfig(R3GANConfig):
     def validate(self, image: ImageSpec) -> None:
-        check_stages(image.resolution, len(self.channels) - 1, "an R3GAN discriminator")
+        check_stages(image.resolution, len(self.channels) - 1, "an R3GAN discriminator", FOUR_OR_SEVEN)
 
 
 class R3GANDiscriminator(Discriminator):
     def __init__(self, config: R3GANDiscriminatorConfig, image: ImageSpec) -> None:
         super().__init__(config, image)
-        widths = scale_widths(config.channels[count_doublings(image.resolution) :: -1], config.width)
+        halvings = count_doublings(image.resolution, starts=FOUR_OR_SEVEN)
+        end = image.resolution >> halvings
+        widths = scale_widths(config.channels[halvings::-1], config.width)
         last = widths[-1]
         from_image = normal_convolution(image.channels, widths[0], 1)
         self.layers = nn.Sequential(from_image, *_stages(widths, config, up=False))
         # Depthwise: the transpose of the generator's basis.
-        self.basis = nn.Conv2d(last, last, 4, groups=last, bias=False)
-        nn.init.normal_(self.basis.weight, std=1 / 4)
+        self.basis = nn.Conv2d(last, last, end, groups=last, bias=False)
+        nn.init.normal_(self.basis.weight, std=1 / end)
         self.embedding = nn.Embedding(image.classes, config.embedding) if image.classes else None
         self.linear = nn.Linear(last, config.embedding if image.classes else 1, bias=False)
         nn.init.normal_(self.linear.weight, std=1 / math.sqrt(last))

@@ -9,7 +9,7 @@ from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
 from zoo.models.batch_norm import update_running_statistics
-from zoo.models.layers import count_doublings, glorot_uniform, scale_channels, with_batch_norm
+from zoo.models.layers import FOUR_OR_SEVEN, count_doublings, glorot_uniform, scale_channels, with_batch_norm
 from zoo.runtime.convolution import convolve_doubled
 from zoo.runtime.kernels import LANES, NormGate, can_read
 
@@ -97,25 +97,28 @@ class SkipLayerExcitation(nn.Module):
 class FastGANBody(nn.Module):
     """Map latents to an image with a linear output (Liu et al. 2021, figure 3).
 
-    Gated convolutions double the resolution from 4 x 4; every resolution excites the one sixteen times as large.
+    Gated convolutions double the resolution from 4 x 4 (7 x 7 for 28 pixels and its
+    doubles); every resolution excites the one sixteen times as large.
 
     Args:
         latent: numbers per latent.
         channels: of the image.
-        resolution: of the image, a power of two from 8.
+        resolution: of the image, a power of two from 8, or 7 times a power of two.
         base: channels at 128 px; twice as many at 64 px and 32 px, doubling with each halving below.
         deep: add a second convolution to every other doubling, the first included.
     """
 
     def __init__(self, latent: int, channels: int, resolution: int, base: float, *, deep: bool) -> None:
         super().__init__()
-        sizes = [4 << count for count in range(count_doublings(resolution) + 1)]
+        doublings = count_doublings(resolution, starts=FOUR_OR_SEVEN)
+        start = resolution >> doublings
+        sizes = [start << count for count in range(doublings + 1)]
         widths = [scale_channels(64 if size < 64 else 128, base / size) for size in sizes]
         # Twice the channels before each gated linear unit, which halves them.
         self.start = GatedSequential(
             Rearrange("n c -> n c 1 1"),
-            # 1 x 1 to 4 x 4
-            *with_batch_norm(nn.ConvTranspose2d(latent, 2 * widths[0], 4, bias=False), GatedLinearUnit()),
+            # 1 x 1 to the smallest maps
+            *with_batch_norm(nn.ConvTranspose2d(latent, 2 * widths[0], start, bias=False), GatedLinearUnit()),
         )
         self.blocks = nn.ModuleList()
         for index, (before, after) in enumerate(pairwise(widths)):
@@ -123,7 +126,7 @@ class FastGANBody(nn.Module):
             if deep and index % 2 == 0:
                 block.extend(gated_block(after, after, double=False))
             self.blocks.append(block)
-        # Four doublings apart: 4 px to 64 px, 8 px to 128 px.
+        # Four doublings apart: 4 px to 64 px, 8 px to 128 px, 7 px to 112 px.
         self.excitations = nn.ModuleList(map(SkipLayerExcitation, widths, widths[4:]))
         self.to_image = nn.Conv2d(widths[-1], channels, 3, padding=1)
         self.apply(glorot_uniform)
