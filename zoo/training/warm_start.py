@@ -27,7 +27,7 @@ def warm_start(source: str, networks: dict[str, nn.Module], say: Callable[[str],
     fresh weights and are listed.
 
     Raises:
-        ZooError: nothing to load, or nothing that matches.
+        ZooError: nothing to load, nothing that matches, or nothing for a part of G that is not trained.
     """
     for side, tensors in _read_tensors(source, say).items():
         target = networks[side].state_dict()
@@ -38,9 +38,26 @@ def warm_start(source: str, networks: dict[str, nn.Module], say: Callable[[str],
         if (name := find_nonfinite(fitting)) is not None:
             raise ZooError(f"train.init_from: {name} of the {side} in {source} holds NaN or infinite numbers")
         left = [name for name in target if name not in fitting]
+        if side == "G":
+            _require_frozen(networks["G"], tensors, left, source)
         say(f"{side}: {len(fitting)} of {len(target)} tensors from {source}")
         if left:
             say(f"{side}: fresh weights, because missing in the source or of another shape: {', '.join(left)}")
+
+
+def _require_frozen(network: nn.Module, tensors: dict[str, Tensor], left: list[str], source: str) -> None:
+    """Check that all of what is never trained, and nothing else of the same part, comes from the source."""
+    frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    parts = {name.partition(".")[0] for name in frozen}
+    missing = [name for name in left if name in frozen]
+    target = network.state_dict()
+    more = [name for name in tensors if name.partition(".")[0] in parts and name not in target]
+    if missing or more:
+        example = f"{missing[0]} is missing or has another shape" if missing else f"this one has no {more[0]}"
+        raise ZooError(
+            f"train.init_from: {source} is of another network than the part of this generator that is never trained "
+            f"({example})"
+        )
 
 
 def _read_tensors(source: str, say: Callable[[str], None]) -> dict[str, dict[str, Tensor]]:
