@@ -567,7 +567,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "kill": kill,
     "stacked_mnist": stacked_mnist,
     "downstream": downstream,
-    "leaderboard": lambda: leaderboard("64", "long"),
+    "leaderboard": lambda: leaderboard("64", "long", "28"),
     "leaderboard_128": lambda: leaderboard("128"),
     "leaderboard_gpu": lambda: leaderboard("gpu"),
     "leaderboard_originals": lambda: leaderboard("originals", "128", "gpu", smallest=128),

@@ -28,7 +28,8 @@ from zoo.models.upscale import (
     UpscaleGenerator,
     UpscaleGeneratorConfig,
 )
-from zoo.recipes import load_recipe
+from zoo.recipes import build_generator, load_recipe
+from zoo.training.generator_file import save_generator
 
 
 def generator(resolution: int = 32, channels: int = 1, **config: object) -> UpscaleGenerator:
@@ -208,23 +209,33 @@ def test_restoration_is_refused_where_nothing_enlarges() -> None:
 
 @pytest.mark.slow
 def test_training_starts_from_weights_with_a_name(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    small = [
-        "data.resolution=16",
-        "generator.factor=2",
-        "discriminator.patch=2",
-        "train.batch=2",
-        "train.precision=fp32",
-    ]
+    small = ["train.batch=2", "train.precision=fp32"]
     keywords = {"data": "phantoms:2", "out": tmp_path, "kimg": 0.004}
     with pytest.raises(ZooError, match=r"^train\.init_from: a part of this generator stays as it is"):
         zoo.train("upscale-128", set=small, **keywords)
     with pytest.raises(ZooError, match=r"train\.init_from: brain-65 does not exist, and no pretrained"):
         zoo.train("upscale-128", set=[*small, "train.init_from=brain-65"], **keywords)
     assert not list(tmp_path.iterdir())
-    run = zoo.train("upscale-128", set=[*small, "train.init_from=brain-64"], **keywords)
-    assert "tensors from brain-64" in capfd.readouterr().err
+    run = zoo.train("upscale-128", set=[*small, "train.init_from=fastgan-r3-64-varied"], **keywords)
+    assert "tensors from fastgan-r3-64-varied" in capfd.readouterr().err
     body = zoo.load_generator(run.path).generator.body.start[1].weight
-    torch.testing.assert_close(body, zoo.load_generator("brain-64").generator.body.start[1].weight)
+    torch.testing.assert_close(body, zoo.load_generator("fastgan-r3-64-varied").generator.body.start[1].weight)
+
+
+@pytest.mark.parametrize(
+    "change", ["generator.base=11", "generator.latent=255", "data.resolution=32", "data.resolution=128"]
+)
+def test_a_body_of_another_shape_is_refused(tmp_path: Path, change: str) -> None:
+    """It is never trained, so that the tensors that do not fit would stay noise."""
+    recipe = load_recipe("fastgan-r3-128", ["generator.base=16", "data.resolution=64", change])
+    path = tmp_path / "small.safetensors"
+    save_generator(path, build_generator(recipe), recipe=recipe, nimg=8)
+    settings = ["train.batch=2", f"train.init_from={path}"]
+    keywords = {"data": "phantoms:2", "out": tmp_path / "runs", "kimg": 0.004, "device": "cpu"}
+    message = r"^train\.init_from: (no tensor in .* fits|.*small\.safetensors is of another network .*\(.*body\.)"
+    with pytest.raises(ZooError, match=message):
+        zoo.train("upscale-128", set=settings, **keywords)
+    assert not list(tmp_path.glob("runs/*"))
 
 
 def _run_script(*arguments: str | Path) -> None:
