@@ -102,6 +102,8 @@ SEED = "train.seed=0"  # of all groups that do not try several, whatever a recip
 # Switches against few kinds of images (docs/variety.md), each tried alone on this recipe.
 VARIETY_RECIPE = "fastgan-r3-64"
 RECIPE_28 = "fastgan-r3-28"
+HOUR_RECIPE, HOUR_SEEDS = "fastgan-r3-64-cpu", (0, 1, 2)
+HOUR: dict[str, Any] = {"kimg": 1000.0, "core_seconds": 60 * CORE_SECONDS_PER_MINUTE}
 VARIETY_SEEDS = (0, 1)
 DIFFERENCE = "{weight: 0.03, every: 1, step: 0.01, share: 0.25}"
 VARIETY: dict[str, tuple[str, ...]] = {
@@ -153,6 +155,13 @@ def plan_variety(rows: Sequence[Row]) -> list[Job]:
 def plan_28(rows: Sequence[Row]) -> list[Job]:
     """Plan the recipe for variety at 28 pixels: about twenty minutes of one core."""
     return [_job("28", RECIPE_28, RECIPE_28, (SEED,), kimg=120.0)]
+
+
+def plan_hour(rows: Sequence[Row]) -> list[Job]:
+    """Plan an hour of two cores for the recipe with variety at 64 pixels, with three seeds."""
+    return [
+        _job("hour", f"{HOUR_RECIPE}-seed{seed}", HOUR_RECIPE, (f"train.seed={seed}",), **HOUR) for seed in HOUR_SEEDS
+    ]
 
 
 def plan_seeds(rows: Sequence[Row]) -> list[Job]:
@@ -235,6 +244,7 @@ PLAN: dict[str, Callable[[Sequence[Row]], list[Job]]] = {
     "peer": plan_peer,
     "variety": plan_variety,
     "28": plan_28,
+    "hour": plan_hour,
 }
 
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
+from einops import reduce
+from safetensors.torch import load_file
 
+import zoo
 from zoo.core.config import ImageSpec
+from zoo.core.errors import ZooError
+from zoo.models.minibatch_std import StdInput
 from zoo.models.r3gan import (
     R3GANDiscriminator,
     R3GANDiscriminatorConfig,
@@ -13,7 +21,7 @@ from zoo.models.r3gan import (
     R3GANGeneratorConfig,
 )
 from zoo.models.residual import ResidualBlock
-from zoo.recipes import load_recipe
+from zoo.recipes import create, load_recipe
 
 
 def test_residual_block_starts_as_the_identity() -> None:
@@ -56,6 +64,59 @@ def test_sizes_that_need_more_stages_are_refused_with_those_supported() -> None:
     config = R3GANDiscriminatorConfig(channels=(32, 16))
     with pytest.raises(ValueError, match=r"with 1 stages supports 8, 14 pixels, not 28\. Add one entry"):
         config.validate(ImageSpec(resolution=28, channels=1))
+
+
+def test_logits_of_several_sizes_are_those_of_networks_on_averaged_images() -> None:
+    config = R3GANDiscriminatorConfig(channels=(32, 16, 16, 16), sizes=(16, 8))
+    D = R3GANDiscriminator(config, ImageSpec(resolution=32, channels=1))
+    x = torch.randn(3, 1, 32, 32)
+    whole = R3GANDiscriminator(replace(config, sizes=()), ImageSpec(resolution=32, channels=1))
+    whole.load_state_dict({name: t for name, t in D.state_dict().items() if not name.startswith("small.")})
+    averages = [reduce(x, "n c (h a) (w b) -> n c h w", "mean", a=k, b=k) for k in (2, 4)]
+    expected = [whole(x), *(network(image) for network, image in zip(D.small, averages, strict=True))]
+    torch.testing.assert_close(D(x), torch.stack(expected, 1))
+    assert [network.image.resolution for network in D.small] == [16, 8]
+    assert not torch.equal(D.small[0].linear.weight, D.linear.weight)  # networks, not one network
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("sizes=[64]", r"discriminator\.sizes: 64 must divide 64, be smaller, and be named once"),
+        ("sizes=[48]", "48 must divide 64"),
+        ("sizes=[32, 32]", "32 must divide 64, be smaller, and be named once"),
+        ("sizes=[4]", "supports powers of two from 8 .*not 4"),
+        ("sizes=[0]", r"discriminator\.sizes"),
+    ],
+)
+def test_sizes_that_cannot_be_are_named(change: str, words: str) -> None:
+    with pytest.raises(ZooError, match=words):
+        load_recipe("r3gan-64", [f"discriminator.{change}"])
+
+
+def test_several_sizes_do_not_go_with_one_sliced_layer() -> None:
+    with pytest.raises(ZooError, match=r"discriminator\.san must be false"):
+        load_recipe("r3gan-64", ["discriminator.sizes=[32]", "discriminator.san=true"])
+
+
+def test_each_size_sees_the_variety_of_a_batch() -> None:
+    small = ("data.resolution=32", "discriminator.width=0.125", "discriminator.minibatch_std=4")
+    _, D = create("r3gan-64", *small, "discriminator.sizes=[16, 8]")
+    where = [name.split(".layers")[0] for name, module in D.named_modules() if isinstance(module, StdInput)]
+    assert where == ["layers.6.change.minibatch_std", "small.0", "small.1"]
+    x = torch.rand(8, 1, 32, 32) * 2 - 1
+    torch.testing.assert_close(D(x)[4:], D(x[4:]))  # groups do not see each other
+
+
+def test_several_sizes_train_and_resume_exactly(tmp_path: Path) -> None:
+    settings = ["data.resolution=16", "discriminator.sizes=[8]", "generator.width=0.1", "discriminator.width=0.1"]
+    settings += ["train.batch=4", "penalties.r1.every=1", "penalties.r2.every=1", "discriminator.minibatch_std=2"]
+    keywords = {"data": "phantoms:2", "device": "cpu", "set": settings}
+    whole = zoo.train("fastgan-r3-64", out=tmp_path / "whole", kimg=0.016, **keywords)
+    zoo.train("fastgan-r3-64", out=tmp_path / "parts", kimg=0.008, **keywords)
+    parts = zoo.train("fastgan-r3-64", out=tmp_path / "parts", kimg=0.016, **keywords)
+    tensors = [load_file(run.generator_file) for run in (whole, parts)]
+    assert all(torch.equal(tensor, tensors[1][name]) for name, tensor in tensors[0].items())
 
 
 def test_recipes_scale_the_papers_width() -> None:

@@ -45,6 +45,8 @@ class StdInput(nn.Module):
 def add_minibatch_std(network: Discriminator, probe: Discriminator, group: int) -> None:
     """Give one layer of ``network`` (see :func:`find_last_maps`) the deviation within groups as an input, in place.
 
+    So do discriminators of smaller images that are part of it.
+
     Args:
         network: discriminator with weights.
         probe: the same discriminator on the meta device.
@@ -54,6 +56,14 @@ def add_minibatch_std(network: Discriminator, probe: Discriminator, group: int) 
     layer.minibatch_std = StdInput(layer, group)
     # A hook, so that all other tensors keep their names: a run without can be the start of one with.
     layer.register_forward_hook(_add_std)
+    for small, small_probe in zip(_further_discriminators(network), _further_discriminators(probe), strict=True):
+        add_minibatch_std(small, small_probe, group)
+
+
+def _further_discriminators(network: Discriminator) -> list[Discriminator]:
+    """Return the discriminators that ``network`` consists of besides itself, which look at smaller images."""
+    lists = [part for part in network.children() if isinstance(part, nn.ModuleList)]
+    return [part for parts in lists for part in parts if isinstance(part, Discriminator)]
 
 
 def find_last_maps(probe: Discriminator) -> str:

@@ -8,10 +8,11 @@ from the paper in: the recipes' widths and blocks, constant learning rate, betas
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.core.schema import Count
@@ -80,11 +81,27 @@ class R3GANGenerator(Generator):
 
 @dataclass(frozen=True, kw_only=True)
 class R3GANDiscriminatorConfig(R3GANConfig):
+    sizes: tuple[Count, ...] = ()  # pixels of averaged images that further networks of this kind look at
+
     def validate(self, image: ImageSpec) -> None:
         check_stages(image.resolution, len(self.channels) - 1, "an R3GAN discriminator", FOUR_OR_SEVEN)
+        if self.sizes and self.san:
+            raise ValueError("discriminator.sizes: has several last layers, so that discriminator.san must be false")
+        for size in self.sizes:
+            if size >= image.resolution or image.resolution % size or self.sizes.count(size) > 1:
+                raise ValueError(
+                    f"discriminator.sizes: {size} must divide {image.resolution}, be smaller, and be named once"
+                )
+            check_stages(size, len(self.channels) - 1, "an R3GAN discriminator", FOUR_OR_SEVEN)
 
 
 class R3GANDiscriminator(Discriminator):
+    """One logit per image, or one for each size that ``sizes`` adds (after Wang et al. 2018, arXiv:1711.11585).
+
+    Networks that see averaged images alone cannot decide by fine detail: shapes, and how often each occurs, are all
+    that is left. Losses are means over all logits.
+    """
+
     def __init__(self, config: R3GANDiscriminatorConfig, image: ImageSpec) -> None:
         super().__init__(config, image)
         halvings = count_doublings(image.resolution, starts=FOUR_OR_SEVEN)
@@ -99,8 +116,19 @@ class R3GANDiscriminator(Discriminator):
         self.embedding = nn.Embedding(image.classes, config.embedding) if image.classes else None
         self.linear = nn.Linear(last, config.embedding if image.classes else 1, bias=False)
         nn.init.normal_(self.linear.weight, std=1 / math.sqrt(last))
+        self.sizes, one = config.sizes, replace(config, sizes=())
+        self.small = nn.ModuleList(R3GANDiscriminator(one, replace(image, resolution=size)) for size in config.sizes)
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        """Map images (N, C, H, W) in [-1, 1] to logits (N,), or (N, 1 + len(sizes))."""
+        if not self.small:
+            return self._classify(x, label)
+        logits = [self._classify(x, label)]
+        for size, network in zip(self.sizes, self.small, strict=True):
+            logits.append(network(F.avg_pool2d(x, x.shape[-1] // size), label))
+        return torch.stack(logits, 1)
+
+    def _classify(self, x: Tensor, label: Tensor | None) -> Tensor:
         x = self.linear(self.basis(self.layers(x)).flatten(1))
         if self.embedding is None:
             return x.squeeze(1)
