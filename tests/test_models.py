@@ -196,7 +196,7 @@ def test_multiples(arch: str, generator_factor: int, discriminator_factor: int, 
         ("dcgan_dense", 100, "multiples of"),
         ("lean", 100, "multiples of 8"),
         ("stylegan2", 256, "8, 16, 32, 64 pixels"),
-        ("r3gan", 512, "8, 16, 32, 64, 128, 256 pixels"),
+        ("r3gan", 512, "8, 14, 16, 28, 32, 56, 64, 112, 128, 224, 256, 448 pixels"),
     ],
 )
 def test_unsupported_resolutions_are_refused_in_one_line(arch: str, side: str, size: int, supported: str) -> None:
