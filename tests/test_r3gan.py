@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 import zoo
 from zoo.core.config import ImageSpec
 from zoo.core.errors import ZooError
+from zoo.hub.create_discriminator import create_discriminator
 from zoo.models.minibatch_std import StdInput
 from zoo.models.r3gan import (
     R3GANDiscriminator,
@@ -106,6 +107,14 @@ def test_each_size_sees_the_variety_of_a_batch() -> None:
     assert where == ["layers.6.change.minibatch_std", "small.0", "small.1"]
     x = torch.rand(8, 1, 32, 32) * 2 - 1
     torch.testing.assert_close(D(x)[4:], D(x[4:]))  # groups do not see each other
+
+
+def test_feature_maps_are_those_of_the_network_of_whole_images() -> None:
+    one, several = (
+        create_discriminator("r3gan-64", features_only=True, discriminator__sizes=sizes) for sizes in ([], [32, 16])
+    )
+    assert several.feature_info == one.feature_info
+    assert {info["module"].split(".")[0] for info in several.feature_info} == {"layers", "basis"}
 
 
 def test_several_sizes_train_and_resume_exactly(tmp_path: Path) -> None:

@@ -68,8 +68,16 @@ def _find_maps(discriminator: Discriminator) -> list[dict[str, Any]]:
 
         return hook
 
+    # Discriminators of smaller images have maps of sizes that the large one has, too.
+    smaller = tuple(
+        f"{name}."
+        for name, module in network.named_modules()
+        if isinstance(module, Discriminator) and module.image.resolution < image.resolution
+    )
     for name, module in network.named_modules():
-        if name and "parametrizations" not in name.split("."):  # a kernel under spectral norm is no map
+        if not name or f"{name}.".startswith(smaller):
+            continue
+        if "parametrizations" not in name.split("."):  # a kernel under spectral norm is no map
             module.register_forward_hook(record(name))
     count = max(2, getattr(network, "packing", 1))
     x = torch.zeros(count, image.channels, image.resolution, image.resolution, device="meta")
