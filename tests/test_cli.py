@@ -585,7 +585,7 @@ def test_documented_commands_parse(name):
 
 @pytest.mark.parametrize(
     ("variables", "expected"),
-    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
     ids=["unset", "count", "policy"],
 )
 def test_waiting_threads_sleep_soon_unless_the_user_has_decided(variables, expected):

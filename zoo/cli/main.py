@@ -28,9 +28,9 @@ COMMAND_GROUPS: Mapping[str, tuple[Callable[[Commands], None], ...]] = {
 }
 
 # A thread of OpenMP that waits for another one runs in circles for 300,000 rounds before it sleeps. Beside other
-# programs it may keep the other one from its core by that, and training took three times as long. A thousand rounds are
-# as fast on an idle machine (benchmarks/busy.py).
-SPIN_COUNT = "1000"
+# programs it may keep the other one from its core by that. With 10,000 rounds nothing is lost on an idle machine, where
+# a thousand cost a tenth (benchmarks/busy.py).
+SPIN_COUNT = "10000"
 SPIN_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 
