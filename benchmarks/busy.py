@@ -19,11 +19,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from common import Row, append_row, make_parser
+from common import Row, append_row, check_recipes, make_parser, run_worker
 
-from zoo import recipes
 from zoo.cli.main import SPIN_COUNT, SPIN_VARIABLES
-from zoo.core.errors import ZooError
 
 RESULTS = Path(__file__).parent / "results" / "busy.jsonl"
 NAMES = ("multires-28", "dcgan-64", "fastgan-r3-64")
@@ -58,11 +56,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8.0, metavar="S", help="length of a turn (default: 8)")
     parser.add_argument("--save", action="store_true", help=f"append the results to {RESULTS.name}")
     options = parser.parse_args()
-    try:
-        for name in options.names:
-            recipes.load_recipe(name)
-    except ZooError as error:
-        parser.exit(2, f"{error}\n")
+    check_recipes(parser, options.names)
     for busy in map(int, options.busy.split(",")):
         for name in options.names:
             row = compare_settings(name, busy, options.rounds, options.seconds)
@@ -92,13 +86,7 @@ def measure_steps(name: str, seconds: float, *, limited: bool) -> Row:
     if limited:
         variables["GOMP_SPINCOUNT"] = SPIN_COUNT
     with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, "-c", WORKER, name, str(seconds), out, str(os.cpu_count())]
-        # The worker interrupts itself, so its exit code says nothing.
-        process = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False, env=variables
-        )
-    row: Row = json.loads(process.stdout.splitlines()[-1])
-    return row
+        return run_worker(WORKER, name, str(seconds), out, str(os.cpu_count()), variables=variables)
 
 
 @contextlib.contextmanager

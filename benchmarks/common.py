@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterable
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from zoo import recipes
+from zoo.core.errors import ZooError
 
 Row = dict[str, Any]
 
@@ -40,6 +45,37 @@ def measure_each(
     if options.json:
         print(json.dumps(rows))
     return rows
+
+
+def check_recipes(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
+    """End the script with exit code 2 and one line if a name is not that of a recipe."""
+    try:
+        for name in names:
+            recipes.load_recipe(name)
+    except ZooError as error:
+        parser.exit(2, f"{error}\n")
+
+
+def run_worker(code: str, *arguments: str, variables: Mapping[str, str] | None = None) -> Row:
+    """Run Python code in a new process and return the row, JSON, that it prints last.
+
+    Its exit code says nothing: workers interrupt their training.
+
+    Args:
+        code: of the worker.
+        arguments: its ``sys.argv[1:]``.
+        variables: its environment; None: this process' own.
+    """
+    process = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        check=False,
+        env=variables,
+    )
+    row: Row = json.loads(process.stdout.splitlines()[-1])
+    return row
 
 
 def append_row(path: Path, row: Row) -> None:

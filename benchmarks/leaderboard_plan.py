@@ -18,6 +18,7 @@ SHORT: dict[str, Any] = {"kimg": 100.0, "core_seconds": 12 * CORE_SECONDS_PER_MI
 ABLATED: dict[str, Any] = {"kimg": 30.0, "core_seconds": 12 * CORE_SECONDS_PER_MINUTE}
 LONG: dict[str, Any] = {"kimg": 300.0, "core_seconds": 40 * CORE_SECONDS_PER_MINUTE}
 WIDE: dict[str, Any] = {"kimg": 1000.0, "core_seconds": 40 * CORE_SECONDS_PER_MINUTE}
+HOUR: dict[str, Any] = {"kimg": 1000.0, "core_seconds": 60 * CORE_SECONDS_PER_MINUTE}
 HOURS: dict[str, Any] = {"kimg": 1000.0, "core_seconds": 4 * 3600.0}
 PEER: dict[str, Any] = {"kimg": 1000.0, "wall": 9 * 60.0}
 
@@ -101,9 +102,6 @@ SEED = "train.seed=0"  # of all groups that do not try several, whatever a recip
 
 # Switches against few kinds of images (docs/variety.md), each tried alone on this recipe.
 VARIETY_RECIPE = "fastgan-r3-64"
-RECIPE_28 = "fastgan-r3-28"
-HOUR_RECIPE, HOUR_SEEDS = "fastgan-r3-64-cpu", (0, 1, 2)
-HOUR: dict[str, Any] = {"kimg": 1000.0, "core_seconds": 60 * CORE_SECONDS_PER_MINUTE}
 VARIETY_SEEDS = (0, 1)
 DIFFERENCE = "{weight: 0.03, every: 1, step: 0.01, share: 0.25}"
 VARIETY: dict[str, tuple[str, ...]] = {
@@ -124,6 +122,9 @@ VARIETY: dict[str, tuple[str, ...]] = {
     "mode-seeking": ("penalties.mode_seeking.weight=0.1",),
     "scales": ("scales={sizes: [16, 32]}",),
 }
+# Recipes that combine several of them, at 28 and at 64 pixels.
+RECIPE_28 = "fastgan-r3-28"
+HOUR_RECIPE, HOUR_SEEDS = "fastgan-r3-64-cpu", (0, 1, 2)
 
 
 def _job(group: str, name: str, recipe: str, overrides: Sequence[str] = (), **budget: Any) -> Job:

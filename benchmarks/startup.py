@@ -10,15 +10,10 @@ untrained generator are drawn.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-from common import Row, append_row, make_parser
-
-from zoo import recipes
-from zoo.core.errors import ZooError
+from common import Row, append_row, check_recipes, make_parser, run_worker
 
 RESULTS = Path(__file__).parent / "results" / "startup.jsonl"
 NAMES = ("multires-28", "dcgan-64", "dcgan-256", "lean-256")
@@ -56,11 +51,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--save", action="store_true", help=f"append the results to {RESULTS.name}")
     options = parser.parse_args()
-    try:
-        for name in options.names:
-            recipes.load_recipe(name)
-    except ZooError as error:
-        parser.exit(2, f"{error}\n")
+    check_recipes(parser, options.names)
     for name in options.names:
         measure_startup(name, options.device)  # fills the caches
         row = measure_startup(name, options.device)
@@ -72,11 +63,7 @@ def main() -> None:
 def measure_startup(name: str, device: str) -> Row:
     """Return the seconds of imports, start and first steps of a new process."""
     with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, "-c", WORKER, name, device, out]
-        # The worker interrupts itself after three steps, so its exit code says nothing.
-        process = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
-    row: Row = json.loads(process.stdout.splitlines()[-1])
-    return row
+        return run_worker(WORKER, name, device, out)
 
 
 if __name__ == "__main__":

@@ -97,8 +97,8 @@ class SkipLayerExcitation(nn.Module):
 class FastGANBody(nn.Module):
     """Map latents to an image with a linear output (Liu et al. 2021, figure 3).
 
-    Gated convolutions double the resolution from 4 x 4 (7 x 7 for 28 pixels and its
-    doubles); every resolution excites the one sixteen times as large.
+    Gated convolutions double the resolution from 4 x 4, or from 7 x 7 for 28 pixels and its doubles; every resolution
+    excites the one sixteen times as large.
 
     Args:
         latent: numbers per latent.
