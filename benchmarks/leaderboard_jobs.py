@@ -29,6 +29,7 @@ from zoo import recipes
 from zoo.core.config import Recipe
 from zoo.core.errors import ZooError
 from zoo.core.files import atomic_file
+from zoo.core.wording import count_of
 from zoo.training import run_folder
 from zoo.training.run_folder import Run
 
@@ -390,7 +391,7 @@ class JobQueue:
         threads = self.cores if folder.job.needs_all_cores else max(1, self.cores // self.parallel)
         self.running.append(JobProcess(folder, folder.command(self.data, self.num_samples), threads))
         start = f"from {folder.nimg / 1000:.1f} kimg"
-        self.print_line(f"{folder.job.key}: {start}, {folder.describe_budget()}, {threads} threads")
+        self.print_line(f"{folder.job.key}: {start}, {folder.describe_budget()}, {count_of(threads, 'thread')}")
         return True
 
     def print_progress(self) -> None:

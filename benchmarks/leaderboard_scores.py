@@ -19,6 +19,7 @@ from zoo.core.config import DataConfig
 from zoo.core.console import Display
 from zoo.core.errors import ZooError, describe_error
 from zoo.core.options import EvaluationOptions
+from zoo.core.wording import count_of
 from zoo.data.dataset import load_dataset
 from zoo.data.image_set import ImageSet, train_and_heldout
 from zoo.evaluation.evaluate_generators import (
@@ -101,7 +102,7 @@ class ScoreTable:
                 reporter=self.display,
             )
             images = np.load(files / "fakes.npz")["images"]
-            self.display.say(f"evaluating {folder.job.key}: {len(images)} images")
+            self.display.say(f"evaluating {folder.job.key}: {count_of(len(images), 'image')}")
             evaluation = image_evaluator.evaluate(ImageSet(images=images, label=folder.job.key))
         except (ZooError, OSError, ValueError) as error:
             return {"error": describe_error(error)}

@@ -269,7 +269,7 @@ def test_mixed_depths_are_a_warning_or_an_error(tmp_path):
     folder = save(tmp_path / "set", [noise(8, 8), noise(8, 8, dtype=np.uint16, high=900)])
     data = load_dataset(folder, DataConfig(resolution=8, holdout=0))
     np.testing.assert_array_equal(data.images[0, 0], noise(8, 8))
-    assert any("1 images of 8 bits" in problem.reason for problem in data.problems)
+    assert any("1 image of 8 bits" in problem.reason for problem in data.problems)
     Image.fromarray(np.ones((8, 8), np.float32)).save(folder / "2.tiff")
     for window in (None, "dtype"):
         with pytest.raises(ZooError, match="has both float32 and uint16 images"):

@@ -66,7 +66,7 @@ def test_invalid_labels_are_refused(folder):
         read_labels(["a/x.png"], "sex", None, "the set")
     with pytest.raises(ZooError, match="the folders name only 'a'"):
         read_labels(["a/x.png", "a/y.png"], "folder", None, "the set")
-    with pytest.raises(ZooError, match=r"gives b.png no kind \(1 images"):
+    with pytest.raises(ZooError, match=r"gives b.png no kind \(1 image"):
         read_labels(["a.png", "b.png"], "kind", "file,kind\na.png,x\n", "the set")
     with pytest.raises(ZooError, match="the set has a, b, but the recipe names a, c"):
         index_classes(["a", "b"], np.array([0, 1]), ["a", "c"], "the set")

@@ -34,7 +34,7 @@ def test_facts_are_right(tmp_path, monkeypatch):
     assert facts["machine"]["threads"] == torch.get_num_threads()
     assert facts["rates on cpu"]["bf16"] == "64 billion multiply-adds per second"
     assert facts["rates on cpu"]["copy"] == "6.2 GB/s"
-    assert facts["cache"]["sets"] == "2.5 MB in 1 files"
+    assert facts["cache"]["sets"] == "2.5 MB in 1 file"
     assert facts["weights"]["fastgan-r3-64"] == "packaged"
     expected = choose_measured_speed(zoo.load_recipe("dcgan-64"), choose_device("cpu")).to_json()
     assert {key: facts["auto for dcgan-64 on cpu"][key] for key in expected} == expected

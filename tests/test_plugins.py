@@ -361,7 +361,7 @@ zoo.register_source("pacs", Remote, prefix="pacs")
     zoo.load_plugin("plug.py")
     data = load_dataset("pacs:42", DataConfig(resolution=8))
     assert (data.description, data.subjects) == (
-        "study 42: 3 images of 2 subjects, 1 subject (1 images) held out",
+        "study 42: 3 images of 2 subjects, 1 subject (1 image) held out",
         [*"ppq"],
     )
     with pytest.raises(ZooError, match="expected something after 'pacs:'"):

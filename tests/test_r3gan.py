@@ -63,7 +63,7 @@ def test_sizes_of_seven_have_maps_and_kernels_of_seven(size: int) -> None:
 
 def test_sizes_that_need_more_stages_are_refused_with_those_supported() -> None:
     config = R3GANDiscriminatorConfig(channels=(32, 16))
-    with pytest.raises(ValueError, match=r"with 1 stages supports 8, 14 pixels, not 28\. Add one entry"):
+    with pytest.raises(ValueError, match=r"with 1 stage supports 8, 14 pixels, not 28\. Add one entry"):
         config.validate(ImageSpec(resolution=28, channels=1))
 
 

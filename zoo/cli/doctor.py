@@ -15,6 +15,7 @@ from typing import Any
 
 from zoo.cli.options import Commands, add_command, add_shared, complete_recipes
 from zoo.cli.output import print_json, print_line
+from zoo.core.wording import count_of
 
 PACKAGES = (
     *("torch", "numpy", "timm", "torch-fidelity", "safetensors", "huggingface-hub", "pillow", "tifffile", "matplotlib"),
@@ -197,7 +198,7 @@ def _cache() -> dict[str, str]:
     parts = sorted(path for path in folder.iterdir() if path.is_dir()) if is_folder(folder) else []
     for part in parts:
         sizes = [path.lstat().st_size for path in part.rglob("*") if path.is_file() and not path.is_symlink()]
-        facts[part.name] = f"{sum(sizes) / 1e6:,.1f} MB in {len(sizes)} files"
+        facts[part.name] = f"{sum(sizes) / 1e6:,.1f} MB in {count_of(len(sizes), 'file')}"
     place = next((path for path in (folder, *folder.parents) if is_folder(path)), folder)
     facts["free"] = f"{shutil.disk_usage(place).free / 1e9:,.1f} GB"
     facts["writable"] = "yes" if os.access(place, os.W_OK) else "no"

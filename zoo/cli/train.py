@@ -22,6 +22,7 @@ from zoo.cli.signals import StopOnSignals
 from zoo.core.errors import ZooError, describe_error
 from zoo.core.files import is_folder
 from zoo.core.options import TrainOptions
+from zoo.core.wording import count_of
 
 
 def add_train_commands(commands: Commands) -> None:
@@ -128,11 +129,12 @@ def _profile(arguments: Namespace) -> None:
     rows.append(["a step, sum of its parts", f"{1000 * profile.profiled:.2f}", "100.0%"])
     print_table(["part", "ms>", "share>"], rows)
     step, rates = profile.step, profile.rates
-    print(f"a step without timers: {1000 * step:.2f} ms for {profile.batch} images, {profile.batch / step:,.1f} img/s")
+    batch = count_of(profile.batch, "image")
+    print(f"a step without timers: {1000 * step:.2f} ms for {batch}, {profile.batch / step:,.1f} img/s")
     threads = settings.pop("threads")
     enabled = [value if name == "precision" else name for name, value in settings.items() if value]
     if threads is not None:
-        enabled.append(f"{threads} thread{'s' if threads != 1 else ''}")
+        enabled.append(count_of(threads, "thread"))
     print(f"speed settings: {', '.join(enabled)}")
     print(
         f"roofline: {1000 * profile.floor:.2f} ms, {profile.floor / step:.0%} of the step: "

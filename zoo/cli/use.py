@@ -10,6 +10,7 @@ from zoo.cli.options import GENERATOR, Commands, add_command, add_generator, add
 from zoo.cli.output import format_cell, print_json, print_line, print_result, print_table
 from zoo.core.errors import ZooError
 from zoo.core.files import is_file
+from zoo.core.wording import count_of
 
 DEFAULT_COUNT = 64  # images of `zoo sample`
 
@@ -91,7 +92,8 @@ def _sample(arguments: Namespace) -> None:
     caption = f"{origin['recipe']}, {generator.nimg / 1000:.1f} kimg, seed {arguments.seed}"
     save_images(images, out, columns=grid_columns, metadata=origin, caption=caption)
     out = str(Path(out))
-    text = f"{out}: {len(images)} images of {origin['recipe']} after {generator.nimg:,} images, seed {arguments.seed}"
+    text = f"{out}: {count_of(len(images), 'image')} of {origin['recipe']} after {generator.nimg:,} images"
+    text += f", seed {arguments.seed}"
     print_result(arguments, {"out": out, "n": len(images), **origin}, text)
 
 
@@ -111,7 +113,7 @@ def _sample_latents(arguments: Namespace) -> None:
     images = generator.decode(latents.z, seed=seed, label=label, truncation=arguments.truncation)
     origin = {"recipe": generator.recipe.name, "latents": arguments.latents}
     save_images(images, out, metadata=origin, caption=f"{origin['recipe']}, latents of {arguments.latents}")
-    text = f"{Path(out)}: {len(images)} images of {origin['recipe']}, of the latents in {arguments.latents}"
+    text = f"{Path(out)}: {count_of(len(images), 'image')} of {origin['recipe']}, of the latents in {arguments.latents}"
     print_result(arguments, {"out": str(Path(out)), "n": len(images), **origin}, text)
 
 
@@ -133,7 +135,8 @@ def _project(arguments: Namespace) -> None:
         return
     rows = [[row["name"], format_cell(row["ssim"]), f"{row['mean_error']:.1f}"] for row in document["images"]]
     print_table(["image", "SSIM>", "mean error, of 255>"], rows)
-    print_line(f"{folder}: latents, picture and JSON of {len(projection)} images; mean SSIM {document['ssim']:.3f}")
+    images = count_of(len(projection), "image")
+    print_line(f"{folder}: latents, picture and JSON of {images}; mean SSIM {document['ssim']:.3f}")
 
 
 def _stem(source: str) -> str:

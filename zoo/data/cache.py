@@ -30,6 +30,7 @@ from zoo.core.errors import ZooError, error_message
 from zoo.core.files import atomic_file, remove_leftovers, temporary_suffix
 from zoo.core.plugins import code_version
 from zoo.core.progress import Reporter
+from zoo.core.wording import count_of
 from zoo.data.decode import UnreadableError
 from zoo.data.digest import hash_bytes
 from zoo.data.near_duplicates import difference_hash, near_duplicates
@@ -238,7 +239,7 @@ def _build_set(
                 temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    reporter.say(f"{source.label}: {len(facts.names)} images cached in {folder}")
+    reporter.say(f"{source.label}: {count_of(len(facts.names), 'image')} cached in {folder}")
     return _read_set(folder, config, verify=False)
 
 
@@ -266,7 +267,7 @@ def _decode_set(source: Source, config: DataConfig, file: IO[bytes], reporter: R
     deep = sum(row.deep for row in rows)
     shallow = len(facts.names) - deep
     if deep and shallow and dtype:
-        facts.notes.append(f"{shallow} images of 8 bits are taken as they are, {deep} of more bits are windowed")
+        facts.notes.append(f"{count_of(shallow, 'image')} of 8 bits left as stored, {deep:,} of more bits windowed")
     return facts, source.combine_digests(row.digest for row in rows)
 
 

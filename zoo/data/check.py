@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from zoo.core.errors import ZooError, error_message
 from zoo.core.progress import Reporter, SilentReporter
+from zoo.core.wording import count_of
 from zoo.data.cache import Row, collect_facts, unusable_error
 from zoo.data.decode import silence_pillow
 from zoo.data.folder_layout import CHECK_FOLDER_PREFIX, Problem
@@ -153,8 +154,8 @@ def print_check_report(report: CheckReport, console: Console) -> None:
     # Mostly background; a large share explains why percentiles are not those of the tissue.
     background = sum(report.histogram[:1]) / max(1, sum(report.histogram))
     low, high = report.range
-    equal = f"{sum(map(len, report.duplicates))} in {len(report.duplicates)} groups"
-    alike = f"{report.near_duplicates} in {report.near_groups} groups"
+    equal = f"{sum(map(len, report.duplicates))} in {count_of(len(report.duplicates), 'group')}"
+    alike = f"{report.near_duplicates} in {count_of(report.near_groups, 'group')}"
     if report.groups_are_subjects:
         alike += ", one for each subject"
     rows = {
@@ -303,7 +304,7 @@ def _save_histogram(report: CheckReport, path: Path) -> None:
     high = max(high, low + 1)  # a set of one intensity still needs an axis
     axes.stairs(report.histogram, np.linspace(low, high, HISTOGRAM_BINS + 1), fill=True, color="0.35")
     axes.set(yscale="log", xlim=(low, high), xlabel="intensity as stored", ylabel="pixels")
-    axes.set_title(f"{report.label}: {report.images} images", fontsize=10)
+    axes.set_title(f"{report.label}: {count_of(report.images, 'image')}", fontsize=10)
     for edge in report.window or ():
         axes.axvline(edge, color="tab:red", linewidth=1, label="default window")
     figure.savefig(path, dpi=120, metadata={"zoo": "grid"})

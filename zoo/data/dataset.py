@@ -17,6 +17,7 @@ from zoo.core.config import DataConfig
 from zoo.core.errors import ZooError, error_message
 from zoo.core.files import cache_folder
 from zoo.core.progress import Reporter, SilentReporter
+from zoo.core.wording import count_of
 from zoo.data.cache import SetFacts, load_or_build_cache
 from zoo.data.decode import silence_pillow
 from zoo.data.digest import hash_bytes
@@ -85,7 +86,7 @@ class Dataset:
         """
         if len(self.train) < batch:
             raise ZooError(
-                f"{self.description}: {len(self.train)} images to train on, fewer than a batch of {batch}. "
+                f"{self.description}: {count_of(len(self.train), 'image')} to train on, fewer than a batch of {batch}. "
                 f"Lower train.batch or add images{_example_problem(self.problems)}"
             )
 
@@ -197,9 +198,9 @@ def _build_dataset(
 def _split(source: Source, config: DataConfig, facts: SetFacts, groups: Sequence[str]) -> tuple[ndarray, str]:
     """Choose the training images: a mask (N,), and the description of the set."""
     count = len(groups)
-    description = f"{source.label}: {count} images"
-    if facts.subjects and not source.label.endswith(" subjects"):  # as that of phantoms
-        description += f" of {len(set(groups))} subjects"
+    description = f"{source.label}: {count_of(count, 'image')}"
+    if facts.subjects and not source.label.endswith((" subject", " subjects")):  # as that of phantoms
+        description += f" of {count_of(len(set(groups)), 'subject')}"
     if facts.splits and config.holdout > 0:
         trained = np.array([split == "train" for split in facts.splits])
         others = " and ".join(sorted({*facts.splits} - {"train"}, reverse=True))
@@ -210,9 +211,9 @@ def _split(source: Source, config: DataConfig, facts: SetFacts, groups: Sequence
     if not heldout:
         return trained, f"{description}, none held out"
     if not facts.subjects:
-        description += f" in {len(set(groups))} groups of near-duplicates"
-    kind = ("subject" if facts.subjects else "group") + ("s" if len(heldout) > 1 else "")
-    return trained, f"{description}, {len(heldout)} {kind} ({count - trained.sum()} images) held out"
+        description += f" in {count_of(len(set(groups)), 'group')} of near-duplicates"
+    kept = count_of(len(heldout), "subject" if facts.subjects else "group")
+    return trained, f"{description}, {kept} ({count_of(count - trained.sum(), 'image')}) held out"
 
 
 def _load_labels(

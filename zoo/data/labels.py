@@ -14,6 +14,7 @@ import numpy as np
 from numpy import ndarray
 
 from zoo.core.errors import ZooError, suggest
+from zoo.core.wording import count_of
 from zoo.data.decode import IMAGE_SUFFIXES
 
 FOLDER = "folder"
@@ -77,7 +78,7 @@ def read_labels(
         labels = _match_rows(names, _read_rows(column, manifest, where), where)
         if "" in labels:
             missing = names[labels.index("")]
-            raise ZooError(f"{where} gives {missing} no {column} ({labels.count('')} images in all)")
+            raise ZooError(f"{where} gives {missing} no {column} ({count_of(labels.count(''), 'image')} in all)")
     # One class carries no information, and most often means that the wrong column was named.
     if len(set(labels)) < 2:
         only = f"only {labels[0]!r}" if labels and labels[0] else "no class"

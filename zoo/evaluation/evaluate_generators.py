@@ -25,6 +25,7 @@ from zoo.core.console import Display
 from zoo.core.errors import Interrupted, ZooError, describe_error, error_message
 from zoo.core.files import atomic_file, cache_folder, replace_file
 from zoo.core.options import EvaluationOptions
+from zoo.core.wording import count_of
 from zoo.data.dataset import Dataset, load_dataset
 from zoo.data.image_set import ImageSet, describe_shape, train_and_heldout
 from zoo.data.sources.memory import as_source
@@ -345,7 +346,7 @@ class GeneratorEvaluator:
         finally:
             self.display.stop()
         seconds = time.monotonic() - start  # without the metrics: the speed of the generator
-        self.display.say(f"evaluating {target.name}: {self.num_samples} images")
+        self.display.say(f"evaluating {target.name}: {count_of(self.num_samples, 'image')}")
         networks = open_networks(generator, target.run, self.display)
         evaluation = evaluator.evaluate(ImageSet(images=fakes, label=target.name), networks)
         recipe = generator.recipe

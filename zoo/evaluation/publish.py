@@ -26,6 +26,7 @@ from zoo.core.console import Display
 from zoo.core.errors import ZooError, error_reason, suggest
 from zoo.core.files import is_file, temporary_folder
 from zoo.core.options import EvaluationOptions, with_keywords
+from zoo.core.wording import count_of
 from zoo.evaluation.evaluate_generators import (
     HEADLINE_METRICS,
     HEADLINE_SAMPLES,
@@ -179,7 +180,8 @@ def _describe_training(target: Target) -> str:
         return ""
     environment = target.run.info.get("environment", {})
     hardware = environment.get("cpu") or environment.get("hardware") or target.run.info["device"]
-    return f"{sum(seconds.values()) / 60:,.0f} minutes on {hardware}, {environment.get('threads', 1)} threads."
+    threads = count_of(environment.get("threads", 1), "thread")
+    return f"{sum(seconds.values()) / 60:,.0f} minutes on {hardware}, {threads}."
 
 
 def _write_weights(target: Target, name: str, folder: Path) -> Target:

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
+from zoo.core.wording import count_of
 from zoo.metrics.value import MetricValue, missing_value
 from zoo.report.number_format import format_distinct
 
@@ -367,9 +368,9 @@ def _missing_copies_reason(n: int, heldout: _Floats, subjects: npt.NDArray[np.in
     if not len(heldout):
         return "no held-out real images to recognise copies by"
     if len(heldout) < MIN_HELDOUT_IMAGES or people < MIN_HELDOUT_SUBJECTS:
-        of = "" if subjects is None else f" of {people} subject{'s' if people > 1 else ''}"
+        of = "" if subjects is None else f" of {count_of(people, 'subject')}"
         least = f"{MIN_HELDOUT_IMAGES} of {MIN_HELDOUT_SUBJECTS} subjects"
-        return f"{len(heldout)} held-out images{of}, too few to recognise copies by (at least {least})"
+        return f"{count_of(len(heldout), 'held-out image')}{of}, too few to recognise copies by (at least {least})"
     if limit <= max(IDENTICAL_DISTANCE, IDENTICAL_DISTANCE * 100 * float(np.median(heldout))):
         return "a tenth of the held-out images or more are training images themselves"
     return ""

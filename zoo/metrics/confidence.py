@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from zoo.core.wording import count_of
 from zoo.data.subjects import subject_indices
 from zoo.metrics.value import MetricValue
 
@@ -136,7 +137,7 @@ def too_few_note(groups: _Groups) -> str:
     units, kind = _count_units(groups), "image" if isinstance(groups, int) else "subject"
     if units >= MIN_INTERVAL_UNITS:
         return ""
-    return f"no interval: {units} {kind}{'' if units == 1 else 's'}, fewer than {MIN_INTERVAL_UNITS}"
+    return f"no interval: {count_of(units, kind)}, fewer than {MIN_INTERVAL_UNITS}"
 
 
 def student_quantile(freedom: float) -> float:

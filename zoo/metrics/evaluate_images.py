@@ -14,6 +14,7 @@ import numpy as np
 from zoo.core.errors import ZooError
 from zoo.core.plugins import explain_error
 from zoo.core.progress import Reporter, SilentReporter
+from zoo.core.wording import count_of
 from zoo.data.image_set import ImageSet, describe_shape
 from zoo.data.subjects import subject_indices
 from zoo.metrics import alarms, feature_metrics, nearest_image, privacy, registry, result_cache, spectrum
@@ -204,7 +205,7 @@ class ImageEvaluator:
 
     def _baseline(self, name: str, images: ImageSet, reals: ImageSet) -> Evaluation:
         def compute() -> dict[str, Any]:
-            self.reporter.say(f"evaluating the baseline {name!r}: {len(images)} images")
+            self.reporter.say(f"evaluating the baseline {name!r}: {count_of(len(images), 'image')}")
             values = compute_metrics(Comparison(images, reals, self.options, whole=self.reals))
             if name == "unseen":
                 values |= self._heldout_privacy

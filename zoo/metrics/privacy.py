@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.core.errors import ZooError
+from zoo.core.wording import count_of
 from zoo.data.image_set import ImageSet
 from zoo.data.subjects import subject_indices
 from zoo.metrics import confidence
@@ -202,7 +203,7 @@ def _missing_heldout(heldout: ImageSet | None) -> str:
     if len(heldout) >= MIN_HELDOUT_IMAGES and people >= MIN_HELDOUT_SUBJECTS:
         return ""
     least = f"{MIN_HELDOUT_IMAGES} of {MIN_HELDOUT_SUBJECTS} subjects"
-    return f"{len(heldout)} held-out images of {people} subject{'s' if people > 1 else ''}, too few (at least {least})"
+    return f"{count_of(len(heldout), 'held-out image')} of {count_of(people, 'subject')}, too few (at least {least})"
 
 
 def _measure_authenticity(comparison: Comparison) -> MetricValue:

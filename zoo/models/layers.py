@@ -16,6 +16,8 @@ from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
+from zoo.core.wording import count_of
+
 # Keras' momentum 0.99 is torch's 0.01.
 KERAS_NORM: dict[str, Any] = {"momentum": 0.01, "eps": 1e-3}
 
@@ -77,7 +79,7 @@ def check_stages(resolution: int, stages: int, network: str, starts: tuple[int, 
         sizes = ", ".join(map(str, sorted(start << count for start in starts for count in range(1, stages + 1))))
         section = network.split()[-1]
         raise ValueError(
-            f"{network} with {stages} stages supports {sizes} pixels, not {resolution}. "
+            f"{network} with {count_of(stages, 'stage')} supports {sizes} pixels, not {resolution}. "
             f"Add one entry to {section}.channels for every further doubling"
         )
 

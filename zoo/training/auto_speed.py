@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from zoo.core.config import Recipe
 from zoo.core.files import atomic_file, cache_folder
+from zoo.core.wording import count_of
 from zoo.models.base import Discriminator, Generator
 from zoo.recipes import build_networks
 from zoo.runtime import distributed, rng
@@ -131,8 +132,8 @@ def search(first: AutoChoice, alternatives: Alternatives, compare: Compare) -> t
 def _setting_name(choice: AutoChoice, name: str) -> str:
     if name == "channels_last":
         return "channels_last" if choice.channels_last else "NCHW"
-    if name == "threads":
-        return f"{choice.threads} thread{'s' if choice.threads != 1 else ''}"
+    if name == "threads" and choice.threads is not None:
+        return count_of(choice.threads, "thread")
     return choice.precision
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy import ndarray
 
 from zoo.core.errors import ZooError
+from zoo.core.wording import count_of
 from zoo.data import phantoms
 from zoo.data.digest import hash_bytes
 from zoo.data.folder_layout import Listing
@@ -27,7 +28,7 @@ class PhantomSource(Source):
         self.options = options
         subjects, resolution = int(count or DEFAULT_PHANTOM_SUBJECTS), options.resolution
 
-        self.label = f"phantoms of {subjects} subjects"
+        self.label = f"phantoms of {count_of(subjects, 'subject')}"
         self.chunk = phantoms.SLICES_PER_SUBJECT
         self._count = subjects * self.chunk
         # Images are drawn by subject, and workers take one subject at a time.

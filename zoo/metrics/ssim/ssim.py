@@ -17,6 +17,7 @@ from torch import Tensor
 
 from zoo.core.errors import ZooError
 from zoo.core.progress import Reporter, SilentReporter
+from zoo.core.wording import count_of
 from zoo.metrics.ssim.c_backend import CTable, load_kernel, supports_images
 from zoo.metrics.ssim.local_statistics import (
     DEFINITIONS,
@@ -170,8 +171,7 @@ def engine(device: torch.device | str = "cpu") -> str:
     kind = torch.device(device).type
     kernel = load_kernel() if kind == "cpu" else None
     if kernel is not None:
-        threads = torch.get_num_threads()
-        return f"compiled C ({kernel.compiler}, {threads} thread{'s' if threads > 1 else ''})"
+        return f"compiled C ({kernel.compiler}, {count_of(torch.get_num_threads(), 'thread')})"
     return "torch, eager" if kind == "cpu" else f"torch, {kind}"
 
 

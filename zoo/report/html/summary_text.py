@@ -12,6 +12,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from zoo.core.wording import count_of
 from zoo.report.number_format import finite_or_none, format_interval, format_value, join_words, value_and_ends
 from zoo.report.table import describe_no_alarm
 
@@ -83,7 +84,7 @@ def summarise_groups(document: _Plain) -> list[Markup]:
 def _describe_group(group: _Plain, metric: _Plain | None, kind: str, *, several: bool, explain: bool) -> list[Markup]:
     """Say which generator ranks first and by how much, or, on the page of one run, what it scores."""
     rows = group["rows"]
-    generators = f"{len(rows)} generator{'s' if len(rows) != 1 else ''} of {group['name']} images"
+    generators = f"{count_of(len(rows), 'generator')} of {group['name']} images"
     ranked = [row for row in rows if metric and metric_value(row, metric["name"]) is not None]
     if metric is None or not ranked:
         reason = f"by {metric['title']}" if metric else "because there is no metric that all of them have a value of"
