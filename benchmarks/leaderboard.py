@@ -28,7 +28,7 @@ import leaderboard_scores
 from common import Row, make_parser, read_rows
 from leaderboard_jobs import TUTORIAL, Job, JobFolder
 from leaderboard_plan import PLAN
-from leaderboard_table import merge_rows, rank_rows
+from leaderboard_rows import merge_rows, rank_rows
 
 from zoo import recipes
 from zoo.core.config import DataConfig

@@ -7,7 +7,7 @@ from typing import Any
 
 from common import Row
 from leaderboard_jobs import TUTORIAL, Job
-from leaderboard_table import best_rows
+from leaderboard_rows import best_rows
 
 from zoo import recipes
 from zoo.core.errors import ZooError

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from common import Row
 from leaderboard_jobs import TUTORIAL, Job, JobFolder
-from leaderboard_table import BASELINE_GROUP
+from leaderboard_rows import BASELINE_GROUP
 from PIL import Image, ImageDraw, ImageFont
 
 from zoo import recipes

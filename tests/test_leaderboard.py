@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import leaderboard
 import leaderboard_jobs
 import leaderboard_plan
-import leaderboard_table
+import leaderboard_rows
+import leaderboard_tables
 import pytorch_tutorial
-import tables
 from common import read_rows
 from leaderboard_jobs import Job, JobFolder
 
@@ -200,9 +200,9 @@ def row(name, fid, px=64, alarms=(), group="64", **more):
 def test_rows_are_ranked_by_size_alarm_and_fid():
     rows = [row("broken", None), row("collapsed", 5.0, alarms=[{"name": "collapse"}]), row("b", 20.0), row("a", 10.0)]
     rows.append(row("small", 15.0, px=28))
-    assert [each["name"] for each in leaderboard_table.rank_rows(rows)] == ["small", "a", "b", "collapsed", "broken"]
-    assert [each["name"] for each in leaderboard_table.best_rows(rows, "64")] == ["a", "b", "collapsed"]
-    assert [each["name"] for each in leaderboard_table.best_rows(rows, "64", ["b", "broken"])] == ["b"]
+    assert [each["name"] for each in leaderboard_rows.rank_rows(rows)] == ["small", "a", "b", "collapsed", "broken"]
+    assert [each["name"] for each in leaderboard_rows.best_rows(rows, "64")] == ["a", "b", "collapsed"]
+    assert [each["name"] for each in leaderboard_rows.best_rows(rows, "64", ["b", "broken"])] == ["b"]
 
 
 def test_the_base_recipe_is_trained_on_as_many_images_as_the_winner():
@@ -219,9 +219,9 @@ def test_the_base_recipe_is_trained_on_as_many_images_as_the_winner():
 def test_new_rows_replace_earlier_rows_of_the_same_jobs(tmp_path):
     path = tmp_path / "rows.jsonl"
     baseline = {"group": "floors", "name": "black", "kind": "baseline"}
-    leaderboard_table.merge_rows(path, [row("a", 1.0), row("b", 2.0), {**baseline, "px": 28}, {**baseline, "px": 64}])
+    leaderboard_rows.merge_rows(path, [row("a", 1.0), row("b", 2.0), {**baseline, "px": 28}, {**baseline, "px": 64}])
     seeds = [row(f"a-{s}", 1.0, group="seeds", recipe="a", seed=s, overrides=[f"train.seed={s}"]) for s in (1, 2)]
-    leaderboard_table.merge_rows(path, [row("a", 3.0), {**baseline, "px": 28}, *seeds])
+    leaderboard_rows.merge_rows(path, [row("a", 3.0), {**baseline, "px": 28}, *seeds])
     rows = read_rows(path)
     assert [(each["name"], each.get("fid")) for each in rows[:4]] == [
         ("a", 3.0),
@@ -305,8 +305,8 @@ def test_from_plan_to_tables(runs, monkeypatch, capsys):
     assert trained == ["long.one"]
     leaderboard.main([*command, "--groups", "64,long", "--dry-run"])
     assert "64.one: done; 0.0 of 0.032 kimg" in capsys.readouterr().out
-    monkeypatch.setattr(tables, "results", lambda _: read_rows(runs / "results.jsonl"))
-    text = tables.TABLES["leaderboard"]()
+    monkeypatch.setattr(leaderboard_tables, "saved_rows", lambda: read_rows(runs / "results.jsonl"))
+    text = leaderboard_tables.leaderboard("64", "long")
     assert "`one`, longer" in text
     assert "(unseen subjects)" in text
-    assert tables.TABLES["leaderboard_128"]().count("\n") == 2
+    assert leaderboard_tables.leaderboard("128").count("\n") == 2
