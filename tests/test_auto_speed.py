@@ -213,6 +213,9 @@ def test_other_processes_take_the_choice_of_the_first(measured, monkeypatch):
         ("dcgan-64", ["data.labels=folder"]),
         ("lean-256", ["train.batch=2"]),  # convolutions alone
         ("stylegan-256", ["train.batch=2"]),
+        ("dcgan-64", ["discriminator.packing=2"]),
+        ("dcgan-64", ["discriminator.packing=3", "train.batch=6"]),
+        ("dcgan-64", ["discriminator.packing=16", "train.batch=16"]),  # more than a timed pass takes: convolutions
     ],
 )
 def test_steps_run_and_leave_random_state_and_threads(name, more, monkeypatch):

@@ -85,3 +85,23 @@ def test_reconstruction_improves_then_stops(more: list[str]) -> None:
     trainer.step()
     assert trainer.meters.means()["autoencoder"] == 0
     assert all(torch.equal(a, b) for a, b in zip(encoder.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("name", ["dcgan-64", "stylegan2-64", "stylegan-256"])
+def test_equal_codes_make_equal_images(name: str) -> None:
+    """In training some images take styles of a second latent, of which the code knows nothing."""
+
+    class Code(Encoder):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return torch.full((len(x), latent), 0.5), torch.full((len(x), latent), -200.0)
+
+    torch.manual_seed(0)
+    G, _ = recipes.create(name, *THIN)
+    latent = G.latent.dim
+    for parameter_name, parameter in G.named_parameters():  # noise differs between images, as it should
+        if "noise" in parameter_name:
+            parameter.data.zero_()
+    images, _, _ = reconstruct_images(G.train(), Code(G.image, latent, 1), torch.zeros(16, 1, 16, 16), None)
+    torch.testing.assert_close(images, images[:1].expand_as(images))
+    mixing = {"stylegan2-64": 0.9, "stylegan-256": 0.5}.get(name)
+    assert getattr(G, "mixing", None) == mixing

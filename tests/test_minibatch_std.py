@@ -17,6 +17,9 @@ from zoo.models.layers import MinibatchStd
 from zoo.models.minibatch_std import StdInput
 from zoo.models.packing import PackedDiscriminator
 from zoo.models.registry import list_architectures
+from zoo.runtime.distributed import World
+from zoo.runtime.speed import choose_speed
+from zoo.training.networks import build_trained_networks
 from zoo.training.trainer import Trainer
 from zoo.training.trainer_state import find_nonfinite_state
 
@@ -156,3 +159,41 @@ def test_layer_tables_count_a_packs_work_once_per_image() -> None:
     )
     first = plain.layers[0].macs  # the first layer sees twice the channels, all others half as many inputs
     assert packed.macs == pytest.approx(first + (plain.macs - first) / 2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "processes", "words"),
+    [
+        (["train.batch=7"], 1, r"train\.batch: .*groups of 4, which do not divide the 7 images"),
+        (["train.batch=1"], 1, r"train\.batch: .*do not divide the 1 image that"),
+        (["train.batch=[[0, 8], [1, 6]]"], 1, "the 6 images"),
+        (["train.micro_batch=1"], 1, r"train\.micro_batch: .*the 1 image"),
+        (["discriminator.packing=4", "train.batch=24"], 1, "the 6 images"),
+        ([], 8, "the 1 image"),
+        (
+            ["penalties={r1: {step: 0.01, share: 0.25}}"],
+            1,
+            r"r1\.share: 0\.25 of 8 images is 2, .*least 4 of them; set",
+        ),
+    ],
+)
+@pytest.mark.parametrize("own", [False, True])
+def test_groups_that_do_not_divide_a_pass_are_refused(
+    overrides: list[str], processes: int, words: str, own: bool
+) -> None:
+    """D would see no variety, or that of other groups. StyleGAN2's D has the layer itself."""
+    if own and overrides and "packing" in overrides[0]:
+        pytest.skip("the same case")
+    name, more = ("stylegan2-64", []) if own else ("dcgan-64", ["discriminator.minibatch_std=4"])
+    recipe = recipes.load_recipe(name, [*THIN, "data.resolution=16", "penalties={}", *more, *overrides])
+    speed = choose_speed(recipe, torch.device("cpu"))
+    with pytest.raises(ZooError, match=words):
+        build_trained_networks(recipe, speed, World(0, processes))
+
+
+@pytest.mark.parametrize(
+    "more", ["train.batch=2", "train.batch=12", "train.micro_batch=4", "penalties={r1: {step: 0.01, share: 0.5}}"]
+)
+def test_whole_groups_are_accepted(more: str) -> None:
+    recipe = recipes.load_recipe("r3gan-64", [*THIN, "data.resolution=16", "discriminator.minibatch_std=4", more])
+    build_trained_networks(recipe, choose_speed(recipe, torch.device("cpu")), World(0, 1))

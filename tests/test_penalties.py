@@ -24,8 +24,13 @@ from zoo.losses.penalties import (
 )
 from zoo.losses.step_outputs import StepOutputs
 from zoo.models.stylegan2 import StyleGAN2Generator, StyleGAN2GeneratorConfig
+from zoo.runtime.distributed import World
+from zoo.runtime.speed import choose_speed
+from zoo.training.networks import build_trained_networks
 from zoo.training.trainer import Trainer
 from zoo.training.trainer_state import find_nonfinite_state
+
+THIN_R3GAN = ["generator.width=0.125", "discriminator.width=0.125", "train.batch=8", "data.resolution=16"]
 
 
 def step(**parts):
@@ -174,7 +179,7 @@ def test_finite_difference_of_coupled_logits_by_hand():
 def test_a_share_of_one_image_has_no_statistics():
     overrides = [*NORMALISED, "penalties={r1: {step: 0.01, share: 0.125}}"]
     resolved = recipes.load_recipe("dcgan-64", overrides)
-    with pytest.raises(ZooError, match=r"penalties\.r1\.share: 0\.125 of 8 images leaves 1,.*at least 0\.25$"):
+    with pytest.raises(ZooError, match=r"penalties\.r1\.share: 0\.125 of 8 images is 1,.*least 2 .*set it to 0\.25,"):
         Trainer(resolved, load_dataset("phantoms:2", resolved.data), torch.device("cpu"))
 
 
@@ -202,6 +207,7 @@ def test_centre_of_pairs_by_hand():
         ("penalties={gp1: {step: 0.01}}", r"penalties\.gp1\.step: finite differences estimate r1 and r2 only"),
         ("penalties={r1: {share: 0.5}}", r"penalties\.r1\.share: exact gradients are of all images; set step"),
         ("penalties={r1: {step: -1}}", r"penalties\.r1\.step: must be at least 0"),
+        ("penalties={r2: {step: 1e-8}}", r"penalties\.r2: step: must be at least 0\.001, not 1e-08: smaller"),
     ],
 )
 def test_mistakes_of_finite_differences(override, words):
@@ -210,11 +216,44 @@ def test_mistakes_of_finite_differences(override, words):
 
 
 @pytest.mark.parametrize(
-    ("more", "words"), [("train.micro_batch=1", "at least 2 must pass"), ("data.labels=folder", "not go with classes")]
+    ("name", "more", "words"),
+    [
+        ("dcgan-64", "train.micro_batch=1", "at least 2 must pass"),
+        ("dcgan-64", "data.labels=folder", "not go with classes"),
+        ("stylegan2-64", "train.batch=8", r"set generator\.mixing to 0"),
+        ("stylegan-256", "train.batch=8", r"set generator\.mixing to 0"),
+    ],
 )
-def test_mistakes_of_mode_seeking(more, words):
+def test_mistakes_of_mode_seeking(name, more, words):
     with pytest.raises(ZooError, match=rf"penalties\.mode_seeking: .*{words}"):
-        recipes.load_recipe("dcgan-64", ["penalties={mode_seeking: {}}", more])
+        recipes.load_recipe(name, ["penalties={mode_seeking: {}}", more])
+
+
+def test_mode_seeking_needs_two_images_in_each_process():
+    recipe = recipes.load_recipe("r3gan-64", [*THIN_R3GAN, "penalties={mode_seeking: {}}"])
+    with pytest.raises(ZooError, match=r"penalties\.mode_seeking: compares images; at least 2 .* in each process"):
+        build_trained_networks(recipe, choose_speed(recipe, torch.device("cpu")), World(0, 8))
+
+
+def test_finite_differences_are_in_full_fp32_whatever_training_uses(monkeypatch):
+    """TF32 would round a small difference away; the settings of training come back afterwards."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    precisions = []
+
+    def critic(images, *, side):
+        precisions.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+        return images.sum((1, 2, 3))
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        x = torch.zeros(2, 1, 4, 4)
+        finite_difference(step(real=x, real_logits=torch.zeros(2), judge=critic), "real", scale=0.01, share=1.0)
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert precisions == [("highest", False)] * 2
+    assert torch.backends.cudnn.allow_tf32
 
 
 def test_lecam_keeps_logits_near_the_other_sides_mean():
@@ -302,6 +341,8 @@ def test_every_penalty_trains(name, update):
     overrides = ["data.resolution=16", "generator.width=0.1", "discriminator.width=0.1", "train.batch=4"]
     overrides += [f"train.update={update}", f"penalties={{{name}: {{every: 2}}}}", "speed.channels_last=false"]
     recipe = "stylegan2-64"
+    if name == "mode_seeking":
+        overrides.append("generator.mixing=0")
     if name == "restoration":  # of a generator that enlarges images
         recipe, overrides = "upscale-256", [*overrides, "data.resolution=32"]
     resolved = recipes.load_recipe(recipe, overrides)

@@ -109,6 +109,17 @@ def test_each_size_sees_the_variety_of_a_batch() -> None:
     torch.testing.assert_close(D(x)[4:], D(x[4:]))  # groups do not see each other
 
 
+@pytest.mark.parametrize(("resolution", "sizes"), [(64, [32]), (56, [8]), (56, [28, 8]), (112, [16])])
+def test_each_network_sees_the_variety_once(resolution: int, sizes: list[int]) -> None:
+    """Also where a small network ends in 4 x 4 maps and the large one in 7 x 7."""
+    options = (f"data.resolution={resolution}", "discriminator.width=0.125", "discriminator.minibatch_std=4")
+    _, D = create("r3gan-64", *options, f"discriminator.sizes={sizes}")
+    where = [name for name, module in D.named_modules() if isinstance(module, StdInput)]
+    assert [name.split("layers")[0] for name in where] == ["", *(f"small.{index}." for index in range(len(sizes)))]
+    hooks = [len(D.get_submodule(name.removesuffix(".minibatch_std"))._forward_hooks) for name in where]
+    assert hooks == [1] * len(where)
+
+
 def test_feature_maps_are_those_of_the_network_of_whole_images() -> None:
     one, several = (
         create_discriminator("r3gan-64", features_only=True, discriminator__sizes=sizes) for sizes in ([], [32, 16])

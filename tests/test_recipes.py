@@ -238,6 +238,8 @@ def test_batch_schedule_in_a_recipe():
         ("[[0, 8], [0, 16]]", "rising kimg from 0"),
         ("[[0, 8], [1, 0]]", "rising kimg from 0"),
         ("[[0, 8], [1, 8.5]]", "rising kimg from 0"),
+        ("[[0, true], [1, 8]]", "rising kimg from 0"),
+        ("[[false, 8]]", "rising kimg from 0"),
         ("[]", "rising kimg from 0"),
         ("[8, 16]", "rising kimg from 0"),
     ],

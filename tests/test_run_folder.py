@@ -101,7 +101,7 @@ def test_rows_of_other_types_are_left_out_of_the_log(run, capsys):
         log.write(b"\xff\xfe\n")
     assert run.rows() == good
     assert run.name in listed(capsys, run.path.parent)
-    run.drop_rows_after(10**9)
+    run.drop_after(10**9)
     assert run.rows() == good
 
 
@@ -477,3 +477,15 @@ def test_a_run_is_found_by_folder_name_or_recipe(tmp_path, word, expected):
         find_run(word, tmp_path)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_resumed_run_has_not_seen_is_removed(run):
+    """Grids and averages that were made after the checkpoint are of a training that did not happen."""
+    run.snapshots.mkdir(exist_ok=True)
+    kept = [run.samples / "fakes-000000.024.png", run.snapshots / "nimg-000000000024-std-0.05.safetensors"]
+    gone = [run.samples / "fakes-000000.040.png", run.snapshots / "nimg-000000000040-std-0.1.safetensors"]
+    others = [run.samples / "fakes-mine.png", run.snapshots / "nimg-x-std-0.1.safetensors"]
+    for path in (*kept, *gone, *others):
+        path.write_bytes(b"")
+    run.drop_after(24)
+    assert [path.exists() for path in (*kept, *gone, *others)] == [True, True, False, False, True, True]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -15,6 +17,7 @@ from zoo.models import Discriminator
 from zoo.models.san import find_sliced_layer, slice_last_layer
 from zoo.training.trainer import Trainer
 from zoo.training.trainer_state import find_nonfinite_state
+from zoo.training.warm_start import warm_start
 
 THIN = ["generator.width=0.125", "discriminator.width=0.125", "train.batch=8"]
 
@@ -96,3 +99,25 @@ def test_several_heads_and_classes_are_refused() -> None:
         recipes.load_recipe("dcgan-64", ["discriminator.san=true", "data.labels=folder"])
     with pytest.raises(ZooError, match=r"generator\.san: is of discriminators"):
         recipes.load_recipe("dcgan-64", ["generator.san=true"])
+
+
+def test_a_start_without_it_keeps_the_logits(tmp_path: Path) -> None:
+    """The scale is the loaded weight's norm, not that of the fresh one."""
+    options = [*THIN, "data.resolution=16"]
+    networks = {}
+    for value in ("false", "true"):
+        torch.manual_seed(int(value == "true"))
+        recipe = recipes.load_recipe("dcgan-64", [*options, f"discriminator.san={value}"])
+        networks[value] = recipes.build_networks(recipe)
+    (G, plain), (other, sliced) = networks["false"], networks["true"]
+    with torch.no_grad():
+        last = [module for module in plain.modules() if isinstance(module, nn.Conv2d)][-1]
+        last.weight.mul_(4)
+    path = tmp_path / "source.pt"
+    state = {"generator": G.state_dict(), "discriminator": plain.state_dict(), "ema": G.state_dict()}
+    torch.save({"trainer": state}, path)
+    said: list[str] = []
+    warm_start(str(path), {"G": other, "D": sliced, "ema": other}, said.append)
+    x = torch.rand(8, 1, 16, 16)
+    torch.testing.assert_close(sliced.eval()(x), plain.eval()(x))
+    assert not any("fresh weights" in text for text in said)

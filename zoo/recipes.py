@@ -339,6 +339,8 @@ def _check_batch(recipe: Recipe) -> None:
     if "mode_seeking" in recipe.penalties:
         if recipe.image.classes:
             raise SchemaError("penalties.mode_seeking", "does not go with classes: images of two must differ anyway")
+        if getattr(recipe.generator.config, "mixing", 0.0):
+            raise SchemaError("penalties.mode_seeking", "compares images by their latents; set generator.mixing to 0")
         if (recipe.train.micro_batch or min(recipe.train.batches.sizes)) < 2:
             raise SchemaError("penalties.mode_seeking", "compares images; at least 2 must pass through G at once")
     _check_packing(recipe)

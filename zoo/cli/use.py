@@ -53,7 +53,11 @@ def add_use_commands(commands: Commands) -> None:
     p.add_argument("run", metavar="RUN", help="a run with ema.snapshot_stds")
     p.add_argument("--std", required=True, metavar="S,...", help="deviation relative to the training, such as 0.05")
     p.add_argument("--kimg", type=float, help="thousands of images after which it is taken (default: all)")
-    p.add_argument("--out", metavar="FILE.safetensors", help="(default: RUN/ema-S.safetensors)")
+    p.add_argument(
+        "--out",
+        metavar="FILE.safetensors",
+        help="(default: RUN/ema-S.safetensors; with --kimg RUN/ema-S-K.safetensors)",
+    )
     add_shared(p, "--device")
 
     add_command(commands, _weights, "weights", "list pretrained generators that load by name", "zoo weights")

@@ -45,7 +45,9 @@ class Schedule:
             points = tuple((float(kimg), float(value)) for kimg, value in pairs)
             rising = all(a[0] < b[0] for a, b in itertools.pairwise(points))
             finite = all(0 <= number < float("inf") for point in points for number in point)
-            if isinstance(data, bool) or not (points and rising and finite):  # bool is an int to Python
+            # bool is an int to Python
+            boolean = any(isinstance(value, bool) for value in (data, *itertools.chain.from_iterable(pairs)))
+            if boolean or not (points and rising and finite):
                 raise ValueError
         except (TypeError, ValueError, OverflowError):
             raise ValueError(
@@ -118,6 +120,7 @@ class BatchSchedule:
         try:
             stages = tuple((float(kimg), int(size)) for kimg, size in data)
             whole = all(size == number and size >= 1 for (_, size), (_, number) in zip(stages, data, strict=True))
+            whole = whole and not any(isinstance(value, bool) for value in itertools.chain.from_iterable(data))
             rising = all(a[0] < b[0] < float("inf") for a, b in itertools.pairwise(stages))
             if not (stages and whole and rising and stages[0][0] == 0):
                 raise ValueError

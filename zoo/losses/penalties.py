@@ -21,7 +21,7 @@ from zoo.losses.restoration import restoration
 from zoo.losses.step_outputs import StepOutputs
 from zoo.runtime import distributed, rng
 from zoo.runtime.convolution import image_gradients
-from zoo.runtime.precision import upcast
+from zoo.runtime.precision import full_float32, upcast
 
 Differentiated = Literal["real", "fake", "between", "styles"]
 
@@ -102,7 +102,7 @@ def finite_difference(step: StepOutputs, side: Literal["real", "fake"], *, scale
     noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
     # Both passes draw the same dropout and share one step of power iteration: they differ by the noise alone.
     values = []
-    with parametrize.cached():
+    with parametrize.cached(), full_float32():
         for point in (x, x + scale * noise):
             torch.manual_seed(seed)
             values.append(upcast(step.judge(point, side=side)))

@@ -9,6 +9,7 @@ from zoo.core.config import ImageSpec
 from zoo.models.base import Generator
 from zoo.models.batch_norm import batch_norm_momentum
 from zoo.models.layers import halving_layers
+from zoo.models.style_mixing import without_mixing
 
 
 class Encoder(nn.Module):
@@ -40,5 +41,6 @@ def reconstruct_images(
     """Return what ``G`` makes of one code drawn for each image (N, C, H, W), and the codes' means and log variances."""
     mean, log_variance = encoder(images.detach())
     z = mean + (log_variance / 2).exp() * torch.randn(mean.shape, dtype=mean.dtype, device=mean.device)
-    with batch_norm_momentum(G, 0.0):  # running statistics are those of the images of latents
+    # Running statistics are those of the images of latents; a style of another latent would be of another image.
+    with batch_norm_momentum(G, 0.0), without_mixing(G):
         return G(z, label), mean, log_variance

@@ -88,7 +88,11 @@ def find_last_maps(probe: Discriminator) -> str:
             calls.append((name, inputs[0].shape[2:].numel()))
 
     hooks = []
+    # Not in discriminators of smaller images, whose last maps may be smaller still.
+    smaller = {part for small in _further_discriminators(probe) for part in small.modules()}
     for name, module in probe.named_modules():
+        if module in smaller:
+            continue
         dense = isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
         if module in norms or (dense and any(p.requires_grad for p in module.parameters())):
             hook = lambda module, inputs, name=name: record(name, module, inputs)  # noqa: E731

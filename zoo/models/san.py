@@ -27,9 +27,23 @@ def slice_last_layer(network: Discriminator, probe: Discriminator) -> None:
         ZooError: several layers make the logits.
     """
     layer: Any = network.get_submodule(_find_last_layer(probe))
-    gain = getattr(layer, "gain", 1.0)  # of equalised layers
-    layer.san_scale = nn.Parameter(layer.weight.detach().norm() * gain)
+    layer.san_scale = nn.Parameter(_weight_norm(layer))
     layer.register_forward_hook(_slice)
+
+
+@torch.no_grad()
+def restore_scale(network: nn.Module) -> None:
+    """Give the scale that its logits have without SAN to the layer of a network, if there is one.
+
+    For weights of a network that was trained without.
+    """
+    layer = find_sliced_layer(network)
+    if layer is not None:
+        layer.san_scale.copy_(_weight_norm(layer))
+
+
+def _weight_norm(layer: Any) -> Tensor:
+    return layer.weight.detach().norm() * getattr(layer, "gain", 1.0)  # a gain: of equalised layers
 
 
 def find_sliced_layer(network: nn.Module) -> Any:

@@ -207,6 +207,7 @@ class _StepTimer:
     def __init__(self, recipe: Recipe, *, busy: bool) -> None:
         self.recipe, self.busy = recipe, busy
         self._networks = build_networks(recipe, "meta")
+        self._packing = recipe.discriminator.config.packing
         self._convolutions = _list_convolutions(recipe, *self._networks)
         self._steps: dict[tuple[str, bool], Step] = {}
         self._warm: set[AutoChoice] = set()
@@ -242,8 +243,10 @@ class _StepTimer:
             speed = Speed(device=device, fused_layers=fused, **settings)
             macs = sum(each.macs for each in self._convolutions)
             images = int(min(MAX_TIMED_IMAGES, self.recipe.train.batches.at(0), FORWARD_MACS / max(1, macs)))
+            images = 1 << images.bit_length() - 1 if images else 0
+            images -= images % self._packing
             if images >= 2:  # batch norms need two
-                self._steps[key] = _network_step(self._networks, self.recipe, speed, 1 << images.bit_length() - 1)
+                self._steps[key] = _network_step(self._networks, self.recipe, speed, images)
             else:
                 self._steps[key] = _convolution_step(self._convolutions, speed)
         return self._steps[key]
@@ -303,10 +306,12 @@ class _ConvolutionRecorder(TorchDispatchMode):
 
 
 def _list_convolutions(recipe: Recipe, G: Generator, D: Discriminator) -> list[_Convolution]:
-    """List the convolutions of a pass of one image through both networks, which are on the meta device."""
+    """List the convolutions of one image in G and of one image, or pack, in D; both are on the meta device."""
     image = recipe.image
     z = torch.empty(1, G.latent.dim, device="meta")
-    x = torch.empty(1, image.channels, image.resolution, image.resolution, device="meta")
+    x = torch.empty(
+        recipe.discriminator.config.packing, image.channels, image.resolution, image.resolution, device="meta"
+    )
     label = torch.zeros(1, dtype=torch.int64, device="meta") if image.classes else None
     with torch.no_grad(), _ConvolutionRecorder() as recorder:
         G.eval()(z, label)

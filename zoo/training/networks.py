@@ -7,9 +7,11 @@ from torch import nn
 
 from zoo.core.config import Recipe
 from zoo.core.errors import ZooError
+from zoo.core.wording import count_of
 from zoo.models.base import Discriminator, Generator
 from zoo.models.batch_norm import batch_norms, has_dense_norm
 from zoo.models.encoder import Encoder
+from zoo.models.layers import MinibatchStd
 from zoo.models.scales import ImageHeads, ScaleDiscriminators
 from zoo.models.summary import count_parameters
 from zoo.recipes import build_generator, build_networks
@@ -38,18 +40,39 @@ def build_trained_networks(recipe: Recipe, speed: Speed, world: World) -> tuple[
     for size in sizes:
         if size % packing:
             raise ZooError(f"discriminator.packing: {packing} does not divide the {size} images of each process")
-    if batch_norms(D):
-        _check_shares(recipe, min(sizes) // packing)
+        if "mode_seeking" in recipe.penalties and size < 2:
+            raise ZooError("penalties.mode_seeking: compares images; at least 2 must pass through G in each process")
+        _check_groups(recipe, D, size // packing)
+        _check_shares(recipe, D, size // packing)
     return G, D
 
 
-def _check_shares(recipe: Recipe, count: int) -> None:
-    """Check that a share of ``count`` images, on which a finite difference is taken, has statistics."""
-    for name, penalty in recipe.penalties.items():
-        if penalty.step and round(penalty.share * count) < min(2, count):
+def _check_groups(recipe: Recipe, D: Discriminator, count: int) -> None:
+    """Check that ``count`` images (or packs) at once consist of whole groups, whose deviation D sees."""
+    for group in _std_groups(D):
+        if count < 2 or count % min(group, count):
+            key = "micro_batch" if recipe.train.micro_batch else "batch"
             raise ZooError(
-                f"penalties.{name}.share: {penalty.share:g} of {count} images leaves 1, and the "
-                f"discriminator normalises over the batch; set at least {2 / count:.2g}"
+                f"train.{key}: the discriminator compares images in groups of {group}, which do not divide the "
+                f"{count_of(count, 'image')} that it sees at once; take a multiple, or groups of another size"
+            )
+
+
+def _std_groups(D: Discriminator) -> list[int]:
+    return sorted({module.group for module in D.modules() if isinstance(module, MinibatchStd) and module.group > 1})
+
+
+def _check_shares(recipe: Recipe, D: Discriminator, count: int) -> None:
+    """Check that a share of ``count`` images, on which a finite difference is taken, has the statistics of them all."""
+    least = min(2, count) if batch_norms(D) else 1
+    groups = [min(group, count) for group in _std_groups(D)]
+    for name, penalty in recipe.penalties.items():
+        share = max(1, round(penalty.share * count))
+        if penalty.step and (share < least or any(share % group for group in groups)):
+            least = max([least, *groups])
+            raise ZooError(
+                f"penalties.{name}.share: {penalty.share:g} of {count_of(count, 'image')} is {share}, and the "
+                f"discriminator compares at least {least} of them; set it to {least / count:.2g}, or a multiple"
             )
 
 

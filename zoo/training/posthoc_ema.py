@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -43,13 +44,18 @@ class PowerProfile(NamedTuple):
 def combine_profiles(profiles: Sequence[PowerProfile], target: PowerProfile) -> tuple[np.ndarray, float]:
     """Return the factors (n,) of ``profiles`` whose sum is nearest to ``target``, and its relative error.
 
-    Least squares (Karras et al. 2024, algorithm 3).
+    Least squares (Karras et al. 2024, algorithm 3), with factors that sum to one: with few snapshots free ones do not,
+    and would scale weights that never changed.
     """
     products = np.array([[a.dot(b) for b in profiles] for a in profiles])
     wanted = np.array([profile.dot(target) for profile in profiles])
     # Scaled to norm one, since profiles of few images are high; neighbours are nearly parallel, hence no plain solve.
     scale = 1 / np.sqrt(np.diag(products))
-    factors = scale * np.linalg.lstsq(products * np.outer(scale, scale), wanted * scale, rcond=1e-12)[0]
+    ones = scale / scale.max()  # the sum of scaled factors, but for a factor
+    system = np.block([[products * np.outer(scale, scale), ones[:, None]], [ones[None], np.zeros((1, 1))]])
+    solution = np.linalg.lstsq(system, np.append(wanted * scale, 1 / scale.max()), rcond=1e-12)[0]
+    factors = scale * solution[:-1]  # without Lagrange's multiplier
+    factors /= factors.sum()
     square = target.dot(target)
     remainder = square - 2 * factors @ wanted + factors @ products @ factors
     return factors, float(np.sqrt(max(0.0, remainder) / square))
@@ -64,7 +70,7 @@ def reconstruct_ema(
         source: folder or name of a run with ``ema.snapshot_stds``.
         std: deviation of the average relative to the training so far.
         kimg: thousands of images after which it is taken; default: those of the newest snapshot.
-        out: default: ``ema-<std>.safetensors`` in the run's folder.
+        out: default: ``ema-<std>.safetensors`` in the run's folder, with ``-<kimg>`` after it where ``kimg`` is given.
 
     Raises:
         ZooError: no snapshots; or ``std`` or ``kimg`` is out of their range.
@@ -74,6 +80,8 @@ def reconstruct_ema(
         raise ZooError(f"--std {std:g}: must be at least 0.001 and below 0.28, the deviation of nearly a plain mean")
     files = _list_snapshots(run)
     newest = max(profile.nimg for profile, _ in files)
+    if kimg is not None and not math.isfinite(kimg):
+        raise ZooError(f"--kimg {kimg}: must be a finite number of thousands of images")
     nimg = newest if kimg is None else round(kimg * 1000)
     files = [(profile, path) for profile, path in files if profile.nimg <= nimg]
     if not files or nimg > newest:
@@ -92,7 +100,8 @@ def reconstruct_ema(
     ema = Ema(generator.to(chosen), EmaConfig(power_std=std))
     recipe = load_generator_file(files[-1][1])[1]
     ema.calibrate_for(recipe, nimg, chosen)
-    path = Path(out) if out is not None else run.path / f"ema-{std:g}.safetensors"
+    length = "" if kimg is None else f"-{kimg:g}"
+    path = Path(out) if out is not None else run.path / f"ema-{std:g}{length}.safetensors"
     try:
         save_generator(path, ema.module, recipe=recipe, nimg=nimg, power_std=repr(std), error=f"{error:.4f}")
     except OSError as failure:

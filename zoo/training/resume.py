@@ -170,7 +170,7 @@ class Session:
             return run
         if self._is_first:
             try:
-                run.drop_rows_after(nimg)
+                run.drop_after(nimg)
                 run.write_recipe(recipe)
             except OSError as error:
                 raise ZooError(f"{run.path}: cannot be written ({error_reason(error)})") from None

@@ -34,6 +34,7 @@ MAX_NIMG = 10**15  # images that a network can have seen
 _REQUIRED: dict[str, Any] = dict.fromkeys(("recipe", "recipe_digest", "data_digest", "data_description", "status"), str)
 _REQUIRED |= {"data": str | None, "nimg": int, "kimg": int | float}
 _OPTIONAL: dict[str, Any] = {"device": str, "best": dict | None, "reason": str, "environment": dict}
+_SNAPSHOT_NAME = re.compile(r"nimg-([0-9]+)-std-.+\.safetensors")
 _GRID_NAME = re.compile(r"fakes-[0-9]+\.[0-9]+\.png")
 # Keys of a row of the log that hold no number.
 _TEXTS = ("ssim_definition",)
@@ -178,8 +179,14 @@ class Run:
         """The log, one dict a line; a line cut short by a kill, or with a value of another type, is left out."""
         return [row for row in self._rows() if _is_log_row(row)]
 
-    def drop_rows_after(self, nimg: int) -> None:
-        """Rewrite the log without what was logged after ``nimg`` images, so that each ``nimg`` stands once."""
+    def drop_after(self, nimg: int) -> None:
+        """Remove what was logged, drawn and averaged after ``nimg`` images, which a resumed run has not seen."""
+        for path in self.grids():
+            if float(path.stem.removeprefix("fakes-")) * 1000 > nimg + 0.5:
+                path.unlink()
+        for path in self.snapshots.glob("nimg-*.safetensors"):
+            if (match := _SNAPSHOT_NAME.fullmatch(path.name)) and int(match[1]) > nimg:
+                path.unlink()
         kept = [row for row in self._rows() if _is_count(row.get("nimg")) and row["nimg"] <= nimg]
         with atomic_file(self.log_file, "w") as file:
             file.writelines(json.dumps(row) + "\n" for row in kept)

@@ -15,6 +15,7 @@ from zoo.core.files import is_file, is_folder
 from zoo.core.progress import Reporter, SilentReporter
 from zoo.metrics.features import backbone_weights
 from zoo.models.base import Discriminator
+from zoo.models.san import restore_scale
 from zoo.training import checkpoint
 from zoo.training.generator_file import find_nonfinite
 from zoo.training.run_folder import open_run
@@ -40,6 +41,10 @@ def warm_start(source: str, networks: dict[str, nn.Module], say: Callable[[str],
         left = [name for name in target if name not in fitting]
         if side == "G":
             _require_frozen(networks["G"], tensors, left, source)
+        scales = [name for name in left if name.endswith("san_scale")]
+        if scales:
+            restore_scale(networks[side])
+            left = [name for name in left if name not in scales]
         say(f"{side}: {len(fitting)} of {len(target)} tensors from {source}")
         if left:
             say(f"{side}: fresh weights, because missing in the source or of another shape: {', '.join(left)}")

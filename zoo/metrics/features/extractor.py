@@ -8,11 +8,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -88,6 +87,8 @@ class FeatureExtractor:
         """
         import torch
 
+        from zoo.runtime.precision import full_float32
+
         images = torch.from_numpy(np.array(images)) if isinstance(images, np.ndarray) else images
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise ValueError(f"an extractor takes uint8 images (N, C, H, W), not {images.dtype} {tuple(images.shape)}")
@@ -96,7 +97,7 @@ class FeatureExtractor:
         if not len(images):
             return np.empty((0, self.dim), np.float32)
         device = torch.device(self.device)
-        with _full_float32():
+        with full_float32():
             network = self._load_network()
 
             def extract(part: Tensor) -> Tensor:
@@ -160,21 +161,6 @@ def load_extractor(
     version = importlib.metadata.version("timm")  # timm decides how images are prepared for the model
     identity = f"timm-{version}-{model}-{size}-{digest}-1"
     return FeatureExtractor(name, identity, lambda: _TimmNetwork(model, size, path, device), device)
-
-
-@contextlib.contextmanager
-def _full_float32() -> Iterator[None]:
-    """Switch off TF32 on CUDA and bf16 on the CPU, which training may have switched on."""
-    import torch
-
-    precision, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
-        torch.backends.cudnn.allow_tf32 = cudnn
 
 
 def _load_inception(path: Path, device: torch.device | str, reporter: Reporter) -> _FeatureNetwork:
