@@ -415,6 +415,15 @@ def test_sample_and_interpolate(run, capsys, tmp_path, monkeypatch):
         assert np.array_equal(file["images"], zoo.load_generator(run).sample(4).numpy())
     assert call(capsys, "sample", run, "-n", 3, "--out", tmp_path / "folder")[0] == 0
     assert len(list((tmp_path / "folder").iterdir())) == 3
+    assert call(capsys, "sample", run, "-n", 3, "--out", tmp_path / "folder", "--seed", "1")[0] == 0  # the same names
+    for count in (2, 11):  # some of the old ones would stay, as if they were of this generator
+        code, _, err = call(capsys, "sample", run, "-n", count, "--out", tmp_path / "folder")
+        assert (code, "which would be mixed with the new images" in err) == (2, True)
+        assert len(list((tmp_path / "folder").iterdir())) == 3
+    monkeypatch.chdir(run)
+    assert call(capsys, "sample", ".", "-n", 2)[0] == 0
+    (run / "dcgan-64-000-samples.png").unlink()
+    monkeypatch.chdir(tmp_path)
     code, _, err = call(capsys, "sample", run, "--truncation", "0.5")
     assert (code, "has no styles" in err) == (2, True)
     code, out, _ = call(capsys, "interpolate", run, "--out", tmp_path / "walk.gif", "-n", 2, "--frames", 3)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -163,7 +164,8 @@ def test_impossible_names_are_one_line(name, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("a\nb"), MemoryError(), RecursionError("deep"), KeyError("k"), OSError(28, "full")]
+    "error",
+    [ValueError("a\nb"), MemoryError(), RecursionError("deep"), KeyError("k"), OSError(9, "bad file descriptor")],
 )
 def test_an_unexpected_error_is_one_line_and_a_file(error, monkeypatch, tmp_path, capsys):
     def fail(arguments):
@@ -195,7 +197,10 @@ def test_an_unexpected_error_is_one_line_and_a_file(error, monkeypatch, tmp_path
     assert "ZOO_DEBUG=1" in err
 
 
-@pytest.mark.parametrize(("error", "code"), [(ZooError("x"), 2), (KeyboardInterrupt(), 130), (BrokenPipeError(), 0)])
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(ZooError("x"), 2), (KeyboardInterrupt(), 130), (BrokenPipeError(), 0), (OSError(28, "full", "x"), 2)],
+)
 def test_expected_errors_keep_their_codes(error, code, monkeypatch, tmp_path, capfd):
     def fail(arguments):
         raise error
@@ -386,3 +391,34 @@ def test_kid_of_few_images_has_a_note(count, tmp_path, capsys):
     document = json.loads(call(capsys, *command, "--no-floors", "--no-intervals", "--json")[1])
     note = next(value for key, value in document.items() if key.startswith("kid")).get("note", "")
     assert ("scatters more" in note) == (count < 50)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "dcgan-64", "--data", ""],
+        ["train", "dcgan-64", "--data", "", "--profile"],
+        ["bench", "dcgan-64", "--data", "", "--spaces", "random"],
+        ["tune", "dcgan-64", "--param", "train.batch", "--data", ""],
+        ["compare", "", "phantoms:2", "--fit", "pad", "--resolution", "16"],
+        ["compare", "phantoms:2", " ", "--fit", "pad", "--resolution", "16"],
+        ["compare", "phantoms:2", "phantoms:3", "--unseen", "", "--fit", "pad", "--resolution", "16"],
+        ["project", "", "--generator", "RUN"],
+        ["data", "check", ""],
+    ],
+    ids=" ".join,
+)
+def test_an_empty_path_is_not_the_phantoms(command, runs, tmp_path, monkeypatch, capsys):
+    """As of a variable that is not set."""
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([str(runs / "dcgan-64-000") if word == "RUN" else word for word in command]) == 2
+    assert "the path is empty" in capsys.readouterr().err
+    assert not list(tmp_path.glob("runs/*"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("command", [["list"], ["weights", "--json"], ["--version"]], ids=" ".join)
+def test_a_full_disk_behind_stdout_is_one_line(command):
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run([sys.executable, "-m", "zoo", *command], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (result.returncode, result.stderr) == (2, "zoo: cannot write (no space left on device)\n")

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from zoo.cli.main import main
 from zoo.core.config import DataConfig
 from zoo.core.errors import ZooError
 from zoo.core.progress import RecordingReporter
@@ -174,3 +175,16 @@ def test_the_reported_window_is_the_applied_one(tmp_path):
     np.save(tmp_path / "mask.npy", mask)
     report = check_images(tmp_path / "mask.npy", out=tmp_path / "out")
     assert report.window == load_dataset(tmp_path / "mask.npy", DataConfig(resolution=16)).window == (0.0, 0.5)
+
+
+def test_a_strict_set_with_a_bad_image_is_unusable(tmp_path, monkeypatch, capsys):
+    """Training leaves out damaged files of a folder, but none of an array's images."""
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(0).random((6, 16, 16), dtype=np.float32)
+    images[3, 0, 0] = np.nan
+    np.save("bad.npy", images)
+    assert main(["data", "check", "bad.npy"]) == 2
+    checked = capsys.readouterr().err
+    assert "bad.npy: image 3 holds NaN or infinite values. Replace it or leave it out" in checked
+    assert main(["train", "dcgan-64", "--data", "bad.npy", "--set", "train.batch=2"]) == 2
+    assert checked.splitlines()[-1] in capsys.readouterr().err

@@ -18,7 +18,7 @@ from zoo.cli.main import main
 from zoo.core.errors import ZooError
 from zoo.core.files import temporary_suffix
 from zoo.evaluation.model_card import _alarm_lines, format_card
-from zoo.evaluation.publish import _catalogue_entry
+from zoo.evaluation.publish import _catalogue_entry, _read_text
 from zoo.evaluation.results import ResultRow
 from zoo.evaluation.targets import Target
 from zoo.hub import pretrained, upload
@@ -267,3 +267,15 @@ def test_card_without_heldout_images_says_that_copies_cannot_be_recognised(run):
     assert "whether it copies is not known" in card
     assert "- inception: not available\n" in card
     assert "/home/me" not in card
+
+
+@pytest.mark.parametrize("text", ["CC-BY-4.0", "Apache-2.0", "https://opensource.org/license/mit", "MIT"])
+def test_a_licence_may_be_a_name_or_an_address(text):
+    assert _read_text(text, "--licence") == text
+
+
+@pytest.mark.parametrize("text", ["licence.txt", "LICENCE.md", "texts/licence"])
+def test_a_missing_file_of_text_is_named(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ZooError, match=rf"--licence {text}: no such file"):
+        _read_text(text, "--licence")

@@ -1,6 +1,7 @@
 """A run that was killed and resumed is the run that was not, bit for bit: weights, averages, optimisers, log."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import zoo
-from zoo.core.errors import Interrupted
+from zoo.core.errors import Interrupted, ZooError
 from zoo.losses.adversarial import LOSSES
 from zoo.training import checkpoint
 from zoo.training.trainer import Trainer
@@ -240,3 +241,16 @@ def wait_for(condition, process, seconds=60):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+@pytest.mark.parametrize("more", [{}, {"kimg": 0.064}])
+def test_a_run_without_its_checkpoints_keeps_its_weights(more, runs, tmp_path):
+    """As in a copy that was shared: starting anew would overwrite what was trained."""
+    folder = tmp_path / "runs" / "dcgan-64-000"
+    shutil.copytree(runs / "dcgan-64-000", folder)
+    shutil.rmtree(folder / "state")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(ZooError, match=r"has seen 32 images, but has no checkpoint in state/ .*--new"):
+        zoo.train(resume=folder, device="cpu", **more)
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.parent.name != "state"}
+    assert after == before

@@ -489,3 +489,14 @@ def test_what_a_resumed_run_has_not_seen_is_removed(run):
         path.write_bytes(b"")
     run.drop_after(24)
     assert [path.exists() for path in (*kept, *gone, *others)] == [True, True, False, False, True, True]
+
+
+def test_renamed_runs_are_listed(run, capsys):
+    run.path.rename(run.path.parent / "my best")
+    folder = run.path.parent
+    (folder / "notes").mkdir()
+    assert [found.name for found in find_runs(folder)] == ["my best"]
+    assert find_runs(folder, "dcgan-64") == []
+    assert "my best" in listed(capsys, folder)
+    assert "my best" in listed(capsys, folder / "my best")
+    assert "no runs in" in listed(capsys, folder / "notes")

@@ -9,7 +9,7 @@ import zoo
 from zoo.core.errors import ZooError
 from zoo.core.measurements import load_measurements
 from zoo.training import checkpoint, run_length
-from zoo.training.run_length import TIME_IS_UP, EndForecast, StopAtTime
+from zoo.training.run_length import TIME_IS_UP, EndForecast, StopAtTime, _clock
 from zoo.training.sweep import tune
 from zoo.training.trainer import Trainer
 
@@ -120,3 +120,7 @@ def test_benchmarks_and_sweeps_take_no_epochs(tmp_path):
             zoo.bench(["dcgan-64"], out=tmp_path, **length)
         with pytest.raises(ZooError, match="as kimg, not as epochs or hours"):
             tune("dcgan-64", param="optimizer.generator.lr", out=tmp_path, **length)
+
+
+def test_an_end_beyond_the_calendar_is_said():
+    assert _clock(1e13) == "after the year 9999"

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from zoo.core.arguments import as_list
 from zoo.core.config import DataConfig, NetworkChoice, Recipe, image_spec
 from zoo.core.errors import ZooError, shorten, suggest
 from zoo.core.files import is_file
@@ -104,7 +105,7 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if not is_run_file(path):
         data.setdefault("name", path.stem)
         data = {**data, "plugins": _load_listed_plugins(data.get("plugins", []), path.parent, where)}
-    return recipe_from_dict(data, overrides, where=where)
+    return recipe_from_dict(data, as_list(overrides), where=where)
 
 
 def is_run_file(path: Path) -> bool:
@@ -143,6 +144,10 @@ def create(
         ZooError: as :func:`load_recipe`; there are no such weights, or an override changes their network.
     """
     words = [*overrides, *keyword_overrides(keywords, "create")]
+    if device not in (None, "meta"):
+        from zoo.runtime.device import choose_device
+
+        device = str(choose_device(device))
     if pretrained:
         from zoo.hub.load import load_pretrained_networks  # here: of a higher level, and only for this
 
@@ -409,6 +414,8 @@ def _read_section(content: dict[str, Any], side: str, visited: tuple[str, ...] =
 
 def _apply_override(content: dict[str, Any], text: str) -> str:
     """Apply one ``a.b=v`` in place and return its dotted path."""
+    if not isinstance(text, str):
+        raise ZooError(f"{shorten(text)}: must be an override such as 'generator.width=0.5'")
     path, equals, value = text.partition("=")
     path = path.strip()
     keys = path.split(".")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import sys
 import time
@@ -17,7 +18,7 @@ from typing import Any, NoReturn
 
 from zoo.cli import doctor, evaluate, look, share, train, use
 from zoo.cli.options import Commands, Parser
-from zoo.core.errors import Interrupted, ZooError, one_line, suggest
+from zoo.core.errors import Interrupted, ZooError, error_reason, one_line, suggest
 from zoo.core.files import cache_folder
 
 COMMAND_GROUPS: Mapping[str, tuple[Callable[[Commands], None], ...]] = {
@@ -31,6 +32,7 @@ COMMAND_GROUPS: Mapping[str, tuple[Callable[[Commands], None], ...]] = {
 # programs it may keep the other one from its core by that. With 10,000 rounds nothing is lost on an idle machine, where
 # a thousand cost a tenth (benchmarks/busy.py).
 SPIN_COUNT = "10000"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # what a full or broken disk answers, also behind stdout
 SPIN_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 
@@ -56,9 +58,12 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader has gone, as in `zoo list | head -1`: what Python flushes at exit must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_stdout()  # the reader has gone, as in `zoo list | head -1`
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            _silence_stdout()
+            _print_error(f"{f'{error.filename}: ' if error.filename else ''}cannot write ({error_reason(error)})")
+            return 2
         if os.environ.get("ZOO_DEBUG", "") not in ("", "0"):
             raise
         _report_unexpected(error)
@@ -85,6 +90,12 @@ def _run_command(arguments: list[str] | None) -> None:
     parsed.command(parsed)
     if sys.stdout is not None:  # a shell may have closed it
         sys.stdout.flush()
+
+
+def _silence_stdout() -> None:
+    """Send stdout nowhere: what Python flushes at exit must not fail again."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # a caller may have replaced it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _limit_spinning() -> None:

@@ -20,7 +20,7 @@ from zoo.cli.options import (
 from zoo.cli.output import format_cell, join_alarms, print_json, print_line, print_table
 from zoo.cli.signals import StopOnSignals
 from zoo.core.errors import ZooError, describe_error
-from zoo.core.files import is_folder
+from zoo.core.files import is_file, is_folder
 from zoo.core.options import TrainOptions
 from zoo.core.wording import count_of
 
@@ -185,11 +185,15 @@ def _tune_cells(row: dict[str, Any]) -> list[str]:
 
 
 def _runs(arguments: Namespace) -> None:
-    from zoo.training.run_folder import find_runs
+    from zoo.training.run_folder import INFO_NAME, Run, find_runs
 
     if not is_folder(Path(arguments.out)):
         raise ZooError(f"no folder {arguments.out}; `zoo train NAME` makes runs in ./runs")
-    rows = [_summarise_run(run.path) for run in find_runs(Path(arguments.out))]
+    folder = Path(arguments.out)
+    runs = [Run(folder)] if is_file(folder / INFO_NAME) else find_runs(folder)
+    rows = [_summarise_run(run.path) for run in runs]
+    if not rows and not arguments.json:
+        return print_line(f"no runs in {folder}; `zoo train NAME` makes them")
     if arguments.json:
         return print_json(rows)
     headings = ["run", "status", "kimg>", "of>", "loss D>", "loss G>", "SSIM nearest>", "SSIM pairwise>", "hours>"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from zoo.cli.options import GENERATOR, Commands, add_command, add_generator, add_shared, call_keywords
 from zoo.cli.output import format_cell, print_json, print_line, print_result, print_table
 from zoo.core.errors import ZooError
-from zoo.core.files import is_file
+from zoo.core.files import is_file, is_folder
 from zoo.core.wording import count_of
 
 DEFAULT_COUNT = 64  # images of `zoo sample`
@@ -146,6 +146,7 @@ def _project(arguments: Namespace) -> None:
 def _stem(source: str) -> str:
     """Return the run's name, also of a file inside its folder."""
     path = Path(source)
+    path = path.resolve() if is_folder(path) else path  # "." and ".." have no name
     return path.parent.name or path.stem if path.suffix == ".safetensors" else path.name
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from zoo.core.arguments import as_list, plain_number
 from zoo.core.errors import suggest
 
 # Old keyword: new keyword; the old one works for one more version.
@@ -61,6 +62,9 @@ class TrainOptions:
     set: Sequence[str] = ()
     stop: Callable[[], Any] | None = None
 
+    def __post_init__(self) -> None:
+        _make_plain(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
@@ -81,6 +85,26 @@ class EvaluationOptions:
     weights: str | Path | None = None
     num_samples: int | None = None
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        _make_plain(self)
+
+
+def _make_plain(options: Any) -> None:
+    """Make numbers and lists of words in options what the command line would give.
+
+    Raises:
+        ZooError: a field is of another type.
+    """
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if value is None:
+            continue
+        if field.type in ("int | None", "float | None"):
+            value = plain_number(field.name, value, whole=field.type == "int | None")
+        elif str(field.type).startswith("Sequence[str]"):
+            value = as_list(value)
+        object.__setattr__(options, field.name, value)  # frozen for others
 
 
 Options = TypeVar("Options", TrainOptions, EvaluationOptions)

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from zoo.core.arguments import as_list
 from zoo.core.errors import ZooError, describe_error, error_message, one_line, shorten, suggest
 
 ENTRY_POINTS = "gan_zoo.plugins"
@@ -92,7 +93,7 @@ def load_plugin(plugin: str | Path, *, folder: str | Path = ".") -> Plugin:
 
 def load_plugins(plugins: Iterable[str | Path], *, folder: str | Path = ".") -> None:
     """Run :func:`load_plugin` for each."""
-    for plugin in plugins:
+    for plugin in as_list(plugins):
         load_plugin(plugin, folder=folder)
 
 

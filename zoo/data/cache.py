@@ -294,7 +294,7 @@ def _write_images(
         digest, image = source.read_and_decode(index)
         if isinstance(image, str):
             if source.strict:
-                raise ZooError(f"{source.label}: image {source.names[index]} {image}")
+                raise strict_error(source, source.names[index], image)
             return Row(digest, image)
         if image.deep and window is None:
             raise DeepError(image.pixels.dtype)
@@ -323,6 +323,11 @@ def _write_images(
     if _write_header(file, (count, *shape)) != header_size:
         raise AssertionError("numpy's header changed its length with the number of images")
     return rows, crc
+
+
+def strict_error(source: Source, name: str, problem: str) -> ZooError:
+    """Return the error for an image that cannot be used, in a set of which none may be left out."""
+    return ZooError(f"{source.label}: image {printable_name(name)} {problem}. Replace it or leave it out")
 
 
 def unusable_error(source: Source, rows: Sequence[Row]) -> ZooError:

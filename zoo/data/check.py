@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from zoo.core.errors import ZooError, error_message
 from zoo.core.progress import Reporter, SilentReporter
 from zoo.core.wording import count_of
-from zoo.data.cache import Row, collect_facts, unusable_error
+from zoo.data.cache import Row, collect_facts, strict_error, unusable_error
 from zoo.data.decode import silence_pillow
 from zoo.data.folder_layout import CHECK_FOLDER_PREFIX, Problem
 from zoo.data.near_duplicates import difference_hash
@@ -61,7 +61,7 @@ class CheckReport:
         shared_subjects: subjects in more than one split.
         problems: what cannot be used, and why.
         files: the images that were written.
-        unusable: why no image can be used; empty where one can.
+        unusable: why the set cannot be used; empty where it can.
     """
 
     label: str
@@ -126,8 +126,11 @@ def check_images(
             inspection = _inspect(source, resolution, window, span, reporter)
         report = _build_report(source, *inspection, reporter)
         report.window, report.range = window, span
+        failed = [(name, row.problem) for name, row in zip(source.names, inspection[0], strict=True) if row.problem]
         if not report.images:
             report.unusable = str(unusable_error(source, inspection[0]))
+        elif source.strict and failed:
+            report.unusable = str(strict_error(source, *failed[0]))
     thumbnails = [image.thumbnail for image in inspection[1] if image.thumbnail is not None]
     name = Path(str(path)).resolve().stem if is_path(path) else str(path or "phantoms")
     folder = out or Path(CHECK_FOLDER_PREFIX + re.sub(r"\W+", "-", name))

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from zoo.core.arguments import as_list
 from zoo.core.config import Recipe
 from zoo.core.console import Display
 from zoo.core.errors import Interrupted, ZooError, describe_error, error_reason
@@ -104,9 +105,10 @@ def bench(
     choose_device(training.device)
     # $ZOO_DATA is for training only: runs are evaluated against the images they were trained on.
     training = resolve_data(training)
-    data = training.data or as_source(evaluation.data) or os.environ.get("ZOO_DATA") or None
+    choices = (training.data, as_source(evaluation.data), os.environ.get("ZOO_DATA") or None)
+    data = next((choice for choice in choices if choice is not None), None)
     training = replace(training, data=data)
-    words = [os.fspath(target) for target in targets]
+    words = [os.fspath(target) for target in as_list(targets)]
     # Runs without a checkpoint are left out here, but reported if they are named.
     if demo:
         words, training, evaluation = [*words, *DEMO_RECIPES], *_demo_options(training, evaluation)
@@ -257,7 +259,8 @@ def _check_training(training: TrainOptions, seeds: int) -> None:
 def _demo_options(training: TrainOptions, evaluation: EvaluationOptions) -> tuple[TrainOptions, EvaluationOptions]:
     """Return options for the two small recipes that are trained if there are no runs."""
     samples = DEMO_SAMPLES if evaluation.num_samples is None else evaluation.num_samples
-    training = replace(training, set=[*DEMO_OVERRIDES, *training.set], data=training.data or "phantoms")
+    data = "phantoms" if training.data is None else training.data
+    training = replace(training, set=[*DEMO_OVERRIDES, *training.set], data=data)
     return training, replace(evaluation, num_samples=samples)
 
 

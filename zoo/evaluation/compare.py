@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from zoo.core.arguments import plain_number
 from zoo.core.config import MAX_RESOLUTION, DataConfig
 from zoo.core.console import Display
 from zoo.core.errors import ZooError
@@ -80,6 +81,9 @@ def compare(
     # Before images are read: errors in arguments are reported at once.
     config = _fit_config(fit, resolution, channels)
     black_white = _check_window(window, config)
+    for name, images in (("fakes", fakes), ("reals", reals)):
+        if images is None:
+            raise ZooError(f"{name}: is None. Name images; only unseen= may be left out")
     paths = [path for path in map(as_source, (fakes, reals, unseen)) if path is not None]
     names = [path.label if isinstance(path, Source) else str(path) for path in paths]
     for path in paths:
@@ -215,7 +219,10 @@ def _check_window(window: Sequence[float] | None, config: DataConfig | None) -> 
         return None
     if config is None:
         raise ZooError("--window: needs --fit. Without it images stay as they are.")
-    black, white = window
+    values = [plain_number("--window", value) for value in window]
+    if len(values) != 2:
+        raise ZooError(f"--window: takes two values, black and white, not {len(values)}")
+    black, white = values
     if not (math.isfinite(black) and math.isfinite(white) and black < white):
         raise ZooError(f"--window {black:g} {white:g}: is not a range from black to white")
     return float(black), float(white)
@@ -228,6 +235,10 @@ def _fit_config(fit: str | None, resolution: int | None, channels: int | None) -
         return None
     if fit not in ("pad", "crop", "stretch") or resolution is None:
         raise ZooError("--fit pad|crop|stretch and --resolution R go together")
+    resolution = plain_number("--resolution", resolution, whole=True)
+    channels = None if channels is None else plain_number("--channels", channels, whole=True)
+    if channels not in (None, 1, 3):
+        raise ZooError(f"--channels {channels}: must be 1 or 3")
     if not 8 <= resolution <= MAX_RESOLUTION:
         raise ZooError(f"--resolution {resolution}: must be at least 8, and at most {MAX_RESOLUTION}")
     # RGB until all sets are read: match_image_sets() makes them grey if all are.

@@ -247,7 +247,7 @@ class GeneratorEvaluator:
                         failures.append(error)
             if failures:
                 raise failures[-1]
-        path = self.data or os.environ.get("ZOO_DATA")
+        path = self.data if self.data is not None else os.environ.get("ZOO_DATA") or None
         if path is None:
             raise ZooError("the files do not say what images they were trained on. Give --data.")
         config = next(target.recipe for target in targets if target.recipe is not None).data

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from zoo.core.arguments import as_list
 from zoo.core.console import Display
 from zoo.core.errors import ZooError, error_reason, suggest
 from zoo.core.files import is_file, temporary_folder
@@ -51,6 +52,7 @@ from zoo.training.generator_file import load_generator_file, save_generator
 
 CATALOGUE_METRICS = ("fid", "kid", "precision", "recall", "coverage", "ssim_nearest", "ssim_pairwise")
 ALARMS = ("collapse", "memorisation", "untrained", "privacy")
+TEXT_SUFFIXES = (".md", ".rst", ".text", ".txt")
 
 
 @torch_defaults()
@@ -102,6 +104,7 @@ def publish(
     headline = HEADLINE_METRICS if (options.num_samples or 0) >= HEADLINE_SAMPLES else ()
     options = replace(options, metrics=(*REPORTED, *headline))  # all: the alarm for copies must not be switched off
     display = display or Display()
+    despite_alarm, to = as_list(despite_alarm), os.fspath(to)
     for alarm in despite_alarm:
         if alarm not in ALARMS:
             raise ZooError(f"--despite-alarm {alarm}: must be one of {', '.join(ALARMS)}{suggest(alarm, ALARMS)}")
@@ -160,9 +163,14 @@ def _read_text(text: str | None, option: str) -> str | None:
     words = text.split()
     if not words:
         raise ZooError(f"{option}: is empty")
-    if len(words) == 1 and ("/" in text or Path(text).suffix):  # meant to be a file, not a statement
-        raise ZooError(f"{option} {text}: no such file")
+    if len(words) == 1 and _looks_like_file(text):
+        raise ZooError(f"{option} {text}: no such file. Name one, or write the text itself")
     return " ".join(words)
+
+
+def _looks_like_file(word: str) -> bool:
+    """Return whether one word is meant as a file: the name of a licence (CC-BY-4.0) or an address is not."""
+    return "://" not in word and ("/" in word or Path(word).suffix.lower() in TEXT_SUFFIXES)
 
 
 def _describe_training_data(target: Target) -> str:

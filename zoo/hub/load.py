@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from zoo.hub.projection import Projection
 
 MAX_CALL_VALUES = 2**33  # pixels, times channels, of the images of one call; 131,072 images of 256 pixels
+Label = int | str | Sequence[int | str] | np.ndarray | Tensor  # a class by name or number, or one per image
 MAX_TRUNCATION = 2.0  # either side of 0; 1 is as trained
 
 
@@ -215,7 +216,7 @@ class LoadedGenerator(nn.Module):
         n: int,
         seed: int = 0,
         *,
-        label: int | str | Tensor | None = None,
+        label: Label | None = None,
         truncation: float | None = None,
         advance: Callable[[int], None] | None = None,
     ) -> Tensor:
@@ -226,7 +227,8 @@ class LoadedGenerator(nn.Module):
         Args:
             n: number of images.
             seed: seed of the latents, a whole number of at least 0.
-            label: a class, by name or number, or one per image; default: classes as frequent as in training.
+            label: a class, by name or number, or one per image (numbers in a tensor); default: classes as frequent as
+                in training. Where all names are numbers, as of grades, a number is a name.
             truncation: psi, the factor by which styles differ from their mean (1 or None: as trained); for
                 generators with styles.
             advance: called with the number of images made, every few images.
@@ -243,7 +245,7 @@ class LoadedGenerator(nn.Module):
         z: Tensor,
         *,
         seed: int = 0,
-        label: int | str | Tensor | None = None,
+        label: Label | None = None,
         truncation: float | None = None,
         advance: Callable[[int], None] | None = None,
     ) -> Tensor:
@@ -277,7 +279,7 @@ class LoadedGenerator(nn.Module):
         steps: int = 200,
         candidates: int = 512,
         seed: int = 0,
-        label: int | str | Tensor | None = None,
+        label: Label | None = None,
         reporter: Reporter | None = None,
     ) -> Projection:
         """Find latents whose images are most like ``images``; ``decode(latents, seed=seed)`` makes these again.
@@ -338,7 +340,7 @@ class LoadedGenerator(nn.Module):
         images[0] = 0
         return images
 
-    def labels(self, label: int | str | Tensor | None, n: int, seed: int) -> Tensor | None:
+    def labels(self, label: Label | None, n: int, seed: int) -> Tensor | None:
         """Return classes (n,): ``label`` repeated, as given, or, for None, those that :meth:`sample` uses.
 
         Raises:
@@ -355,17 +357,28 @@ class LoadedGenerator(nn.Module):
             if not fits or not bool(((label >= 0) & (label < self.image.classes) & (label == label.long())).all()):
                 raise ZooError(f"classes: must be {n} whole numbers (shape ({n},)) from 0 to {self.image.classes - 1}")
             return label.long()
-        number = self.classes.index(label) if isinstance(label, str) and label in self.classes else label
-        if isinstance(number, str) and number.isdecimal():  # as the command line gives it
-            number = int(number[:18])
+        if isinstance(label, list | tuple | np.ndarray):
+            if np.ndim(label) != 1 or len(label) != n:
+                raise ZooError(f"classes: must be {n}, one per image, not of shape {np.shape(label)}")
+            return torch.tensor([self._class_number(each) for each in label])
+        return torch.full((n,), self._class_number(label))
+
+    def _class_number(self, label: Any) -> int:
+        """Return the number of a class, given its name or number; where all names are numbers, a number is a name."""
+        name = str(label)
+        if name in self.classes and not isinstance(label, bool):
+            return self.classes.index(name)
+        # A decimal text: as the command line gives it.
+        number = int(name[:18]) if isinstance(label, str) and name.isdecimal() else label
         try:
-            number = rng.check_whole("class", number, 0, self.image.classes - 1)
+            if all(each.lstrip("-").isdecimal() for each in self.classes):
+                raise ZooError("the number of a class would be taken for another one's name")
+            return rng.check_whole("class", number, 0, self.image.classes - 1)
         except ZooError:
             raise ZooError(
                 f"no class {shorten(label)}{suggest(label, self.classes) if isinstance(label, str) else ''}: "
                 f"{self.recipe.name} knows {', '.join(self.classes)}"
             ) from None
-        return torch.full((n,), number)
 
     def _styles(self, z: Tensor, label: Tensor | None, purpose: str) -> Tensor:
         """Return styles (N, num_styles, dim), equal in all blocks, of latents (N, latent.dim)."""

@@ -31,7 +31,7 @@ from zoo.runtime import rng
 from zoo.runtime.torch_defaults import torch_defaults
 
 if TYPE_CHECKING:
-    from zoo.hub.load import LoadedGenerator
+    from zoo.hub.load import Label, LoadedGenerator
 
 STEPS = 200  # of Adam
 CANDIDATES = 512  # random latents, the best of which is the start
@@ -159,7 +159,7 @@ def project(
     steps: int = STEPS,
     candidates: int = CANDIDATES,
     seed: int = 0,
-    label: int | str | Tensor | None = None,
+    label: Label | None = None,
     reporter: Reporter | None = None,
 ) -> Projection:
     """Project images onto a generator; see :meth:`zoo.LoadedGenerator.project`."""
@@ -197,7 +197,7 @@ def project_images(
     steps: int = STEPS,
     candidates: int = CANDIDATES,
     seed: int = 0,
-    label: int | str | Tensor | None = None,
+    label: Label | None = None,
     reporter: Reporter | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Return the latents (N, latent.dim) and the classes (N,) of the images most like uint8 ``images`` (N, C, R, R).

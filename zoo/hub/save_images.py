@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -77,11 +77,22 @@ def save_images(
         else:
             # Leading zeros, so that sorting by name is sorting by index.
             digits = len(str(len(images) - 1))
-            for index, image in enumerate(images):
-                path = out / f"{index:0{digits}d}.png"
+            paths = [out / f"{index:0{digits}d}.png" for index in range(len(images))]
+            _refuse_others(out, paths)
+            for path, image in zip(paths, images, strict=True):
                 image_grid.save_png(image_grid.tile_image(image), path, metadata, kind="image")
     except OSError as error:
         raise ZooError(f"{out}: cannot be written ({error_reason(error)})") from None
+
+
+def _refuse_others(folder: Path, paths: Sequence[Path]) -> None:
+    """Refuse a folder in which other images would stay, as if they were made together."""
+    others = set(folder.glob("*.png")) - {*paths} if is_folder(folder) else set()
+    if others:
+        raise ZooError(
+            f"{folder}: holds {min(others).name}, which would be mixed with the new images. Name another folder, or "
+            "remove what is there"
+        )
 
 
 @torch_defaults()

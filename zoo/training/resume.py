@@ -116,7 +116,10 @@ class Session:
         """The recipe with its length in ``epochs`` of these images, where that was asked for."""
         if self.epochs is None:
             return recipe
-        return replace(recipe, train=replace(recipe.train, kimg=self.epochs * len(images.train) / 1000))
+        try:
+            return override_recipe(recipe, f"train.kimg={self.epochs * len(images.train) / 1000!r}")
+        except ZooError as error:
+            raise ZooError(f"--epochs {self.epochs:g} of {len(images.train):,} images: {error}") from None
 
     def _load_images(self, data: str | Path | Source | None, recipe: Recipe) -> Dataset:
         if distributed.local_rank() > 0:  # one process per host builds the cache, the others wait and read it
@@ -135,7 +138,12 @@ class Session:
             check_content(path, state, recipe)
 
         content = checkpoint.load_newest_checkpoint(run.state, self.display.warn, check) if self._is_first else None
-        state = distributed.broadcast(content)
+        state, seen = distributed.broadcast((content, run.info["nimg"] if self._is_first else None))
+        if state is None and seen:
+            raise ZooError(
+                f"{run.path}: has seen {seen:,} images, but has no checkpoint in {run.state.name}/ to continue from. "
+                "Start a new run with --new, and with --set train.init_from=FILE from the weights of its generator"
+            )
         with contextlib.suppress(BrokenPipeError):  # the reader of stdout is gone
             if self._is_first:
                 print(f"resuming {run.path} at nimg {_nimg(state)}", file=self.announce, flush=True)

@@ -34,6 +34,7 @@ MAX_NIMG = 10**15  # images that a network can have seen
 _REQUIRED: dict[str, Any] = dict.fromkeys(("recipe", "recipe_digest", "data_digest", "data_description", "status"), str)
 _REQUIRED |= {"data": str | None, "nimg": int, "kimg": int | float}
 _OPTIONAL: dict[str, Any] = {"device": str, "best": dict | None, "reason": str, "environment": dict}
+INFO_NAME = "run.json"
 _SNAPSHOT_NAME = re.compile(r"nimg-([0-9]+)-std-.+\.safetensors")
 _GRID_NAME = re.compile(r"fakes-[0-9]+\.[0-9]+\.png")
 # Keys of a row of the log that hold no number.
@@ -103,7 +104,7 @@ class Run:
         Raises:
             ZooError: it cannot be read, or a key is missing or of another type.
         """
-        path = self.path / "run.json"
+        path = self.path / INFO_NAME
         try:
             if path.exists() and not path.is_file():  # a link to a device would never end
                 raise ZooError(f"{path}: cannot be read (it is no file)")
@@ -122,7 +123,7 @@ class Run:
         with contextlib.suppress(ZooError):
             self._known = self.info
         self._known = {**self._known, **changes}
-        with atomic_file(self.path / "run.json", "w") as file:
+        with atomic_file(self.path / INFO_NAME, "w") as file:
             json.dump(self._known, file, indent=2)
             file.write("\n")
 
@@ -276,7 +277,7 @@ def _move(source: Path, target: Path) -> bool:
 
 
 def find_runs(out: Path, name: str | None = None) -> list[Run]:
-    """Runs in ``out``, of one recipe or of all, oldest number first."""
+    """Runs in ``out``, oldest number first: of one recipe, or of all, with those that were renamed."""
     if not is_folder(out):
         return []
     runs = []
@@ -288,6 +289,8 @@ def find_runs(out: Path, name: str | None = None) -> list[Run]:
         stem, _, number = path.name.rpartition("-")
         if re.fullmatch("[0-9]+", number) and (name is None or stem == name) and is_folder(path):
             runs.append((stem, int(number), Run(path)))
+        elif name is None and is_file(path / INFO_NAME):
+            runs.append((path.name, -1, Run(path)))
     return [run for _, _, run in sorted(runs, key=lambda item: item[:2])]
 
 
@@ -334,7 +337,7 @@ def open_run(path: str | Path) -> Run:
     if not is_folder(run.path):
         siblings = [other.name for other in find_runs(run.path.parent)]
         raise ZooError(f"no run {path}{suggest(run.name, siblings)}")
-    if not is_file(run.recipe_file) or not is_file(run.path / "run.json"):
+    if not is_file(run.recipe_file) or not is_file(run.path / INFO_NAME):
         raise ZooError(f"{path}: is not a run (no recipe.yaml and run.json in it)")
     _ = run.info  # read here, so that damage is reported where the run is named
     return run

@@ -119,5 +119,8 @@ def _round(kimg: float) -> str:
 def _clock(seconds: float) -> str:
     """Write the time of day in so many seconds, with the date if it is another day."""
     now = datetime.now()
-    end = now + timedelta(seconds=seconds)
+    try:
+        end = now + timedelta(seconds=seconds)
+    except OverflowError:
+        return "after the year 9999"
     return end.strftime("%H:%M" if end.date() == now.date() else "%Y-%m-%d %H:%M")

@@ -82,7 +82,8 @@ def tune(
         raise ZooError("the runs of a sweep are equally long: give their length as kimg, not as epochs or hours")
     kimg = DEFAULT_KIMG if options.kimg is None else options.kimg
     options = resolve_data(options)
-    options = replace(options, kimg=kimg, data=options.data or os.environ.get("ZOO_DATA") or None)
+    data = options.data if options.data is not None else os.environ.get("ZOO_DATA") or None
+    options = replace(options, kimg=kimg, data=data)
     # Everything is resolved before anything is trained, so that a mistake is reported at once.
     variants = _variants(name, param, _parse_factors(factors), options)
     recipe = variants[0].recipe

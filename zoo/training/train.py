@@ -99,7 +99,7 @@ def train(
             # torchrun starts a group again after a crash: it must continue, and not start a new run once more.
             restarted = distributed.was_restarted()
             new = options.new and not restarted
-            data = options.data or _default_data()
+            data = options.data if options.data is not None else _default_data()
             return session.start(resolved, data, Path(options.out), new=new, restarted=restarted)
 
 
@@ -130,7 +130,8 @@ def profile_recipe(
     resolved = _resolve(recipe, _overrides(options))
     display = display or Display()
     set_compile_cache(cache_folder() / "compiled", display.warn)
-    images = load_dataset(options.data or _default_data(), resolved.data, reporter=display)
+    data = options.data if options.data is not None else _default_data()
+    images = load_dataset(data, resolved.data, reporter=display)
     images.require(max(resolved.train.batches.sizes))
     resolved = with_classes(resolved, images)
     with keep_thread_count():

@@ -93,6 +93,8 @@ def register_source(
 
 def split_prefix(path: str | Path | None) -> tuple[SourceKind, str] | None:
     """Return the kind of source that a data address names by its prefix, with the rest; None for a path."""
+    if isinstance(path, str) and not path.strip():  # as of a variable that is not set
+        raise ZooError(f"data: the path is empty. Name images, or {DEFAULT_DATA!r}")
     match = _ADDRESS.fullmatch(path or DEFAULT_DATA) if isinstance(path, str) or path is None else None
     if match is None:
         return None
