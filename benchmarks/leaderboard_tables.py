@@ -177,7 +177,7 @@ def _short_table(rows: Sequence[Row]) -> str:
         digest = f"`{row['digest'][:8]}`"
         kimg, minutes = f"{row['kimg']:.0f}", f"{_training_seconds(row) / 60:.0f}{' on a GPU' if _on_gpu(row) else ''}"
         fid, unseen = (f"{value['value']:.1f}" for value in (row["figures"]["fid"], heldout[row["px"]]))
-        name, fakes = f"`{row['name']}`", f"{row['samples']:,}"
+        name, fakes = f"`{row['recipe']}`", f"{row['samples']:,}"
         lines.append([str(row["px"]), name, digest, kimg, minutes, fakes, fid, unseen, format_alarms(row)])
     headings = ["pixels>", "recipe", "digest", "kimg>", "core-minutes>", "fakes>", "FID>", "FID of held-out images>"]
     return markdown_table([*headings, "alarm"], lines)
