@@ -124,7 +124,7 @@ VARIETY: dict[str, tuple[str, ...]] = {
 }
 # Recipes that combine several of them, at 28 and at 64 pixels.
 RECIPE_28 = "fastgan-r3-28"
-HOUR_RECIPE, HOUR_SEEDS = "fastgan-r3-64-cpu", (0, 1, 2)
+HOUR_RECIPE, HOUR_SEEDS = "fastgan-r3-64-packed", (0, 1, 2)
 
 
 def _job(group: str, name: str, recipe: str, overrides: Sequence[str] = (), **budget: Any) -> Job:

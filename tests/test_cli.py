@@ -144,7 +144,7 @@ def test_both_spellings_of_licence():
         ("zoo trai", {"train"}),
         ("zoo train fastgan-r3-1", {"fastgan-r3-128"}),
         ("zoo train dcgan-64 --epo", {"--epochs"}),
-        ("zoo sample fastgan-r3-64-", {"fastgan-r3-64-cpu", "fastgan-r3-64-varied"}),
+        ("zoo sample fastgan-r3-64-", {"fastgan-r3-64-cpu", "fastgan-r3-64-packed", "fastgan-r3-64-varied"}),
     ],
 )
 def test_a_shell_can_complete_a_line(line, expected, tmp_path):
