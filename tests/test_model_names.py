@@ -68,7 +68,8 @@ def test_features_of_every_discriminator(name):
     assert len(maps) >= 2
     for info, features in zip(network.feature_info, maps, strict=True):
         side = image.resolution // info["reduction"]
-        assert features.shape[:2] == (4, info["num_chs"])  # images, and not a layer's kernels
+        packs = 4 // getattr(network.discriminator, "packing", 1)
+        assert features.shape[:2] == (packs, info["num_chs"])  # images, and not a layer's kernels
         assert image.resolution // features.shape[2] == info["reduction"], (side, features.shape)
     sides = [features.shape[2] for features in maps]
     assert sides == sorted(set(sides), reverse=True)

@@ -43,21 +43,22 @@ def by_size():
 
 @pytest.mark.parametrize(("generator", "discriminator"), by_size())
 def test_every_pair_of_a_size_trains(generator, discriminator):
-    """Some steps at the true resolution, an eighth of the width, batch 2."""
+    """Some steps at the true resolution, an eighth of the width, a batch of two images or packs."""
     steps = 3 if generator.startswith("upscale") else 2  # as many as layers in a row that start at zero, and one
+    batch = 2 * recipes.load_recipe(discriminator).discriminator.config.packing
     trainer = make(
         generator,
         f"discriminator={discriminator}",
         "generator.width=0.125",
         "discriminator.width=0.125",
-        "train.batch=2",
+        f"train.batch={batch}",
         "train.micro_batch=null",
     )
     trained = [p for network in (trainer.G, trainer.D) for p in network.parameters() if p.requires_grad]
     before = [p.clone() for p in trained]
     for _ in range(steps):
         trainer.step()
-    assert trainer.nimg == 2 * steps
+    assert trainer.nimg == batch * steps
     assert find_nonfinite_state(trainer) is None
     moved = [not torch.equal(a, b) for a, b in zip(before, trained, strict=True) if a.dim() > 1]
     assert all(moved)
