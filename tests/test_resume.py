@@ -116,6 +116,7 @@ SLOW_CASES = [
         [
             "discriminator.packing=2",
             "discriminator.minibatch_std=2",
+            "discriminator.group=2",
             "penalties={r1: {step: 0.01, share: 0.5}}",
             "ema.snapshot_stds=[0.1]",
             SCALES,

@@ -72,7 +72,7 @@ def _check_shares(recipe: Recipe, D: Discriminator, count: int) -> None:
             least = max([least, *groups])
             raise ZooError(
                 f"penalties.{name}.share: {penalty.share:g} of {count_of(count, 'image')} is {share}, and the "
-                f"discriminator compares at least {least} of them; set it to {least / count:.2g}, or a multiple"
+                f"discriminator compares at least {least} of them; set a multiple of {least / count:.2g}"
             )
 
 
