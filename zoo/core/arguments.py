@@ -13,7 +13,7 @@ def plain_number(name: str, value: Any, *, whole: bool = False) -> Any:
     """Return a number as Python's own: numpy's and tensors of one number mean the same; 1.0 is whole.
 
     Raises:
-        ZooError: it is none (True, text), or not whole; ``name`` says what it is.
+        ZooError: it is no number (True, text), or not whole; ``name`` says what it is.
     """
     number = value
     if hasattr(number, "item") and not isinstance(number, int):

@@ -21,6 +21,7 @@ from zoo.core.locks import hold_lock
 from zoo.core.options import RENAMED_KEYWORDS, EvaluationOptions, TrainOptions, field_names, with_keywords
 from zoo.data.dataset import load_dataset
 from zoo.data.sources.memory import as_source
+from zoo.data.sources.registry import choose_data
 from zoo.evaluation.evaluate_generators import (
     REPORTED,
     EvaluatedGroup,
@@ -105,9 +106,8 @@ def bench(
     choose_device(training.device)
     # $ZOO_DATA is for training only: runs are evaluated against the images they were trained on.
     training = resolve_data(training)
-    choices = (training.data, as_source(evaluation.data), os.environ.get("ZOO_DATA") or None)
-    data = next((choice for choice in choices if choice is not None), None)
-    training = replace(training, data=data)
+    data = training.data if training.data is not None else as_source(evaluation.data)
+    training = replace(training, data=choose_data(data))
     words = [os.fspath(target) for target in as_list(targets)]
     # Runs without a checkpoint are left out here, but reported if they are named.
     if demo:

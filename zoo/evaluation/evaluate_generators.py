@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import statistics
 import time
 import zipfile
@@ -29,6 +28,7 @@ from zoo.core.wording import count_of
 from zoo.data.dataset import Dataset, load_dataset
 from zoo.data.image_set import ImageSet, describe_shape, train_and_heldout
 from zoo.data.sources.memory import as_source
+from zoo.data.sources.registry import choose_data
 from zoo.data.sources.source import Source
 from zoo.evaluation.networks import open_networks
 from zoo.evaluation.results import ResultRow, merge_seeds, rank_rows, row_from_json
@@ -247,7 +247,7 @@ class GeneratorEvaluator:
                         failures.append(error)
             if failures:
                 raise failures[-1]
-        path = self.data if self.data is not None else os.environ.get("ZOO_DATA") or None
+        path = choose_data(self.data)
         if path is None:
             raise ZooError("the files do not say what images they were trained on. Give --data.")
         config = next(target.recipe for target in targets if target.recipe is not None).data

@@ -11,7 +11,7 @@ from torch import nn
 
 @contextlib.contextmanager
 def without_mixing(generator: nn.Module) -> Iterator[None]:
-    """Make every image of ``generator`` that of its own latent alone, in the block."""
+    """Let every image of ``generator`` depend on one latent alone, in the block."""
     network: Any = generator
     share = getattr(network, "mixing", 0.0)  # only generators with a mapping network have one
     if share:

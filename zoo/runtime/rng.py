@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.core.arguments import plain_number
 from zoo.core.errors import ZooError, shorten
 
 MAX_SEED = 2**63 - 1
@@ -29,14 +29,11 @@ def check_whole(name: str, value: Any, low: int, high: int) -> int:
     Raises:
         ZooError: it is none (True, 1.5, text), or not from ``low`` to ``high``; ``name`` says what it is.
     """
-    number = value
-    if isinstance(number, Tensor | np.ndarray | np.generic) and math.prod(number.shape) == 1:
-        number = number.item()
-    if isinstance(number, float) and number.is_integer():
-        number = int(number)
-    if not isinstance(number, int) or isinstance(number, bool) or not low <= number <= high:
-        raise ZooError(f"{name} {shorten(value)}: must be a whole number from {low} to {high}")
-    return number
+    with contextlib.suppress(ZooError):
+        number: int = plain_number(name, value, whole=True)
+        if low <= number <= high:
+            return number
+    raise ZooError(f"{name} {shorten(value)}: must be a whole number from {low} to {high}")
 
 
 def check_seed(value: Any) -> int:

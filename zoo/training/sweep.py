@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from zoo.core.files import atomic_file
 from zoo.core.locks import hold_lock
 from zoo.core.options import TrainOptions, with_keywords
 from zoo.data.dataset import load_dataset
+from zoo.data.sources.registry import choose_data
 from zoo.losses.objective import default_weight
 from zoo.recipes import override_recipe
 from zoo.report import image_grid
@@ -82,8 +82,7 @@ def tune(
         raise ZooError("the runs of a sweep are equally long: give their length as kimg, not as epochs or hours")
     kimg = DEFAULT_KIMG if options.kimg is None else options.kimg
     options = resolve_data(options)
-    data = options.data if options.data is not None else os.environ.get("ZOO_DATA") or None
-    options = replace(options, kimg=kimg, data=data)
+    options = replace(options, kimg=kimg, data=choose_data(options.data))
     # Everything is resolved before anything is trained, so that a mistake is reported at once.
     variants = _variants(name, param, _parse_factors(factors), options)
     recipe = variants[0].recipe

@@ -20,6 +20,7 @@ from zoo.core.options import TrainOptions, with_keywords
 from zoo.data.dataset import load_dataset
 from zoo.data.labels import LABEL_COLUMN
 from zoo.data.sources.memory import as_source
+from zoo.data.sources.registry import choose_data
 from zoo.recipes import keyword_overrides, load_recipe, override_recipe
 from zoo.runtime import distributed
 from zoo.runtime.device import choose_device, keep_thread_count
@@ -99,7 +100,7 @@ def train(
             # torchrun starts a group again after a crash: it must continue, and not start a new run once more.
             restarted = distributed.was_restarted()
             new = options.new and not restarted
-            data = options.data if options.data is not None else _default_data()
+            data = choose_data(options.data)
             return session.start(resolved, data, Path(options.out), new=new, restarted=restarted)
 
 
@@ -130,8 +131,7 @@ def profile_recipe(
     resolved = _resolve(recipe, _overrides(options))
     display = display or Display()
     set_compile_cache(cache_folder() / "compiled", display.warn)
-    data = options.data if options.data is not None else _default_data()
-    images = load_dataset(data, resolved.data, reporter=display)
+    images = load_dataset(choose_data(options.data), resolved.data, reporter=display)
     images.require(max(resolved.train.batches.sizes))
     resolved = with_classes(resolved, images)
     with keep_thread_count():
@@ -181,11 +181,6 @@ def resolve_data(options: TrainOptions) -> TrainOptions:
     if options.labels is not None and options.labels is not False:
         overrides.append(f"data.labels={LABEL_COLUMN}")
     return replace(options, data=data, subjects=None, labels=None, set=overrides)
-
-
-def _default_data() -> str | None:
-    """Return ``$ZOO_DATA``; None stands for phantoms."""
-    return os.environ.get("ZOO_DATA") or None
 
 
 @contextlib.contextmanager

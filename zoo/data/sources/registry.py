@@ -113,6 +113,11 @@ def is_path(path: str | Path | None) -> bool:
     return split_prefix(path) is None
 
 
+def choose_data(data: str | Path | Source | None) -> str | Path | Source | None:
+    """Return ``data``, or ``$ZOO_DATA`` where there are none; None stands for phantoms."""
+    return data if data is not None else os.environ.get("ZOO_DATA") or None
+
+
 def data_address(path: str | Path | None) -> str:
     """Return ``path`` in a form that :func:`open_source` accepts from any folder."""
     return str(Path(path or "").expanduser().resolve()) if is_path(path) else str(path or DEFAULT_DATA)
