@@ -416,6 +416,33 @@ def test_an_empty_path_is_not_the_phantoms(command, runs, tmp_path, monkeypatch,
     assert not list(tmp_path.glob("runs/*"))
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "--resume", ""],
+        ["bench", ""],
+        ["bench", " "],
+        ["report", ""],
+        ["sample", ""],
+        ["interpolate", ""],
+        ["project", "phantoms:2", "--generator", ""],
+        ["ema", "", "--std", "0.05"],
+        ["publish", "", "--to", "OUT"],
+        ["export", "", "--to", "OUT"],
+        ["explore", ""],
+    ],
+    ids=" ".join,
+)
+def test_an_empty_name_is_not_the_current_folder(command, runs, tmp_path, monkeypatch, capsys):
+    """As of a variable that is not set; here the current folder is a run, which nobody has named."""
+    monkeypatch.chdir(shutil.copytree(runs / "dcgan-64-000", tmp_path / "run"))
+    before = sorted(path.name for path in Path().iterdir())
+    assert cli.main([str(tmp_path / "out.onnx") if word == "OUT" else word for word in command]) == 2
+    assert "the name of a run or generator is empty" in capsys.readouterr().err
+    assert sorted(path.name for path in Path().iterdir()) == before
+    assert not (tmp_path / "out.onnx").exists()
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("command", [["list"], ["weights", "--json"], ["--version"]], ids=" ".join)
 def test_a_full_disk_behind_stdout_is_one_line(command):

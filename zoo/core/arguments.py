@@ -28,6 +28,18 @@ def plain_number(name: str, value: Any, *, whole: bool = False) -> Any:
     return int(number) if isinstance(number, int) else float(number)
 
 
+def refuse_empty_name(word: str | os.PathLike[str]) -> None:
+    """Refuse an empty name of a run or a generator, as of a variable that is not set.
+
+    As a path it would mean the current folder.
+
+    Raises:
+        ZooError: it is empty, or only spaces.
+    """
+    if not os.fspath(word).strip():
+        raise ZooError("the name of a run or generator is empty. `zoo runs` and `zoo weights` list names")
+
+
 def as_list(values: Any) -> list[Any]:
     """Return several values as a list; one word alone, whose letters are no list, is a list of one.
 

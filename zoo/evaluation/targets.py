@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
+from zoo.core.arguments import refuse_empty_name
 from zoo.core.config import Recipe
 from zoo.core.console import Display
 from zoo.core.errors import ZooError, shorten, suggest
@@ -85,6 +86,7 @@ def open_target(word: str, runs: Path, *, recipes: Sequence[str] = ()) -> AnyTar
     Raises:
         ZooError: nothing of this name.
     """
+    refuse_empty_name(word)
     if is_hub_address(word):  # before paths, which no address is
         weights = fetch_weights(word)
         return Target(name=word, kind="file", group=word, weights=weights, recipe=load_generator_file(weights)[1])

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zoo.core.arguments import refuse_empty_name
 from zoo.core.config import ImageSpec, LatentSpec, Recipe
 from zoo.core.console import Display
 from zoo.core.errors import ZooError, shorten, suggest
@@ -501,6 +502,7 @@ def require_weights(run: Run) -> Path:
 
 
 def _locate_weights(source: str | os.PathLike[str], runs: Path) -> Path:
+    refuse_empty_name(source)
     path, name = Path(source), os.fspath(source)
     if is_hub_address(name):
         return fetch_weights(name)

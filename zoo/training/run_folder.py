@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from zoo.core.arguments import refuse_empty_name
 from zoo.core.config import Recipe
 from zoo.core.errors import ZooError, error_reason, shorten, suggest
 from zoo.core.files import atomic_file, is_file, is_folder, temporary_folder
@@ -313,6 +314,7 @@ def find_run(word: str | Path, runs: Path) -> Run:
     Raises:
         ZooError: no such run, with the nearest one and those that there are.
     """
+    refuse_empty_name(word)
     path = Path(word)
     if is_folder(path):
         return open_run(path)
