@@ -59,7 +59,7 @@ def check_recipes(parser: argparse.ArgumentParser, names: Iterable[str]) -> None
 def run_worker(code: str, *arguments: str, variables: Mapping[str, str] | None = None) -> Row:
     """Run Python code in a new process and return the row, JSON, that it prints last.
 
-    Its exit code says nothing: workers interrupt their training.
+    Its exit code says nothing: workers interrupt their training. Without a row the script ends with what it printed.
 
     Args:
         code: of the worker.
@@ -68,12 +68,13 @@ def run_worker(code: str, *arguments: str, variables: Mapping[str, str] | None =
     """
     process = subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        capture_output=True,
         text=True,
         check=False,
         env=variables,
     )
+    if not process.stdout.strip():
+        sys.exit(process.stderr)
     row: Row = json.loads(process.stdout.splitlines()[-1])
     return row
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +14,7 @@ import zoo
 from zoo.core.arguments import as_list, plain_number
 from zoo.core.errors import ZooError
 from zoo.core.options import EvaluationOptions, TrainOptions
+from zoo.hub.class_lookup import find_class
 from zoo.hub.load import LoadedGenerator
 
 SMALL = ["data.resolution=16", "generator.width=0.125", "discriminator.width=0.125", "train.batch=8"]
@@ -93,7 +93,13 @@ def test_epochs_beyond_all_use_are_refused_before_there_is_a_run(epochs: float, 
     assert not (tmp_path / "runs").exists()
 
 
-CLASSES = {"grades": ("1", "2", "3"), "words": ("axial", "coronal", "sagittal"), "mixed": ("0", "low", "high")}
+CLASSES = {
+    "grades": ("1", "2", "3"),
+    "padded": ("01", "02", "12"),  # as whole numbers from memory are named
+    "floats": ("1.0", "2.0", "3.0"),  # as tables with gaps have them
+    "words": ("axial", "coronal", "sagittal"),
+    "mixed": ("0", "low", "high"),
+}
 
 
 @pytest.mark.parametrize(
@@ -102,6 +108,15 @@ CLASSES = {"grades": ("1", "2", "3"), "words": ("axial", "coronal", "sagittal"),
         ("grades", 1, 0),  # a grade, not the second class
         ("grades", "1", 0),
         ("grades", np.int64(3), 2),
+        ("grades", np.float64(3), 2),
+        ("grades", "3.0", 2),
+        ("padded", 2, 1),
+        ("padded", "2", 1),
+        ("padded", "02", 1),
+        ("padded", 12, 2),
+        ("floats", 1, 0),
+        ("floats", "1", 0),
+        ("floats", 3.0, 2),
         ("words", 1, 1),
         ("words", "1", 1),
         ("words", "sagittal", 2),
@@ -111,30 +126,46 @@ CLASSES = {"grades": ("1", "2", "3"), "words": ("axial", "coronal", "sagittal"),
     ],
 )
 def test_a_number_means_the_class_of_that_name(kind: str, label: Any, number: int) -> None:
-    assert labels_of(kind, label, 2) == [number, number]
+    assert find_class(label, CLASSES[kind], "tiny") == number
 
 
 @pytest.mark.parametrize(
-    ("kind", "label"), [("grades", 0), ("grades", "0"), ("words", 3), ("words", True), ("words", "x")]
+    ("kind", "label"),
+    [
+        ("grades", 0),
+        ("grades", "0"),
+        ("grades", 1.5),
+        ("padded", 0),
+        ("floats", "0"),
+        ("words", 3),
+        ("words", -1),
+        ("words", 0.5),
+        ("words", True),
+        ("words", "x"),
+        ("words", "nan"),
+        ("words", None),
+        ("words", [1, 2]),
+    ],
 )
 def test_a_class_that_does_not_exist_is_refused(kind: str, label: Any) -> None:
     with pytest.raises(ZooError, match=f"^no class .*: tiny knows {', '.join(CLASSES[kind])}$"):
-        labels_of(kind, label, 2)
+        find_class(label, CLASSES[kind], "tiny")
 
 
 def test_classes_may_be_given_one_by_one() -> None:
     assert labels_of("grades", [1, "3", np.int64(2)], 3) == [0, 2, 1]
     assert labels_of("words", np.array([0, 2]), 2) == [0, 2]
     assert labels_of("words", ("axial", "sagittal"), 2) == [0, 2]
-    with pytest.raises(ZooError, match=r"classes: must be 3, one per image, not of shape \(2,\)"):
+    with pytest.raises(ZooError, match="classes: must be 3, one per image, not 2"):
         labels_of("words", [0, 1], 3)
+    with pytest.raises(ZooError, match=r"no class \[0\]"):
+        labels_of("words", [[0], [1, 1]], 2)
 
 
 def labels_of(kind: str, label: Any, n: int) -> list[int]:
     generator: Any = SimpleNamespace(
         classes=CLASSES[kind], image=SimpleNamespace(classes=3), recipe=SimpleNamespace(name="tiny")
     )
-    generator._class_number = functools.partial(LoadedGenerator._class_number, generator)
     labels = LoadedGenerator.labels(generator, label, n, 0)
     assert labels is not None
     return labels.tolist()

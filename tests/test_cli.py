@@ -417,7 +417,9 @@ def test_sample_and_interpolate(run, capsys, tmp_path, monkeypatch):
     assert len(list((tmp_path / "folder").iterdir())) == 3
     assert call(capsys, "sample", run, "-n", 3, "--out", tmp_path / "folder", "--seed", "1")[0] == 0  # the same names
     for count in (2, 11):  # some of the old ones would stay, as if they were of this generator
-        code, _, err = call(capsys, "sample", run, "-n", count, "--out", tmp_path / "folder")
+        with monkeypatch.context() as patch:  # refused before anything is sampled
+            patch.delattr(zoo.LoadedGenerator, "sample")
+            code, _, err = call(capsys, "sample", run, "-n", count, "--out", tmp_path / "folder")
         assert (code, "which would be mixed with the new images" in err) == (2, True)
         assert len(list((tmp_path / "folder").iterdir())) == 3
     monkeypatch.chdir(run)

@@ -449,3 +449,20 @@ def test_a_full_disk_behind_stdout_is_one_line(command):
     with Path("/dev/full").open("w") as full:
         result = subprocess.run([sys.executable, "-m", "zoo", *command], stdout=full, stderr=subprocess.PIPE, text=True)
     assert (result.returncode, result.stderr) == (2, "zoo: cannot write (no space left on device)\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.EIO, "x.png: cannot read or write (input/output error)"), (errno.ENOSPC, "x.png: cannot write (no space")],
+)
+def test_a_broken_disk_is_one_line_and_leaves_stdout(number, words, monkeypatch, capfd):
+    def fail(*_):
+        print("half", end="")
+        raise OSError(number, os.strerror(number), "x.png")
+
+    monkeypatch.setattr(cli, "_run_command", fail)
+    assert cli.main(["list"]) == 2
+    print("whole")  # a caller's own
+    output = capfd.readouterr()
+    assert words in output.err
+    assert output.out == "halfwhole\n"

@@ -171,6 +171,18 @@ def test_fakes_of_a_data_set_know_their_classes(folder, tmp_path):
             generator.sample(20, label=wrong)
 
 
+def test_grades_are_evaluated(folder, tmp_path):
+    """Classes that are called 1 and 2: nothing asks for one by its index."""
+    for name, grade in (("dark", "1"), ("bright", "2")):
+        shutil.copytree(folder / name, tmp_path / "set" / grade)
+    settings = [*SMALL, "data.labels=folder", "train.kimg=0.016"]
+    run = zoo.train("dcgan-64", data=tmp_path / "set", out=tmp_path, device="cpu", set=settings)
+    options = {"metrics": ["fid", "ssim"], "extractors": ["random"], "num_samples": 24, "device": "cpu"}
+    document = zoo.bench([str(run.path)], out=tmp_path / "bench", **options)
+    assert document["groups"][0]["rows"][0]["error"] is None
+    assert (tmp_path / "bench" / "report.html").is_file()
+
+
 def test_the_command_line_on_classes(folder, capsys):
     from zoo.cli.main import main
 

@@ -167,6 +167,8 @@ def test_layer_tables_count_a_packs_work_once_per_image() -> None:
         (["train.batch=7"], 1, r"train\.batch: .*groups of 4, which do not divide the 7 images"),
         (["train.batch=1"], 1, r"train\.batch: .*do not divide the 1 image that"),
         (["train.batch=[[0, 8], [1, 6]]"], 1, "the 6 images"),
+        (["train.micro_batch=2"], 1, r"train\.micro_batch: .*the 2 images"),
+        ([], 4, "the 2 images"),
         (["train.micro_batch=1"], 1, r"train\.micro_batch: .*the 1 image"),
         (["discriminator.packing=4", "train.batch=24"], 1, "the 6 images"),
         ([], 8, "the 1 image"),

@@ -256,6 +256,25 @@ def test_finite_differences_are_in_full_fp32_whatever_training_uses(monkeypatch)
     assert torch.backends.cudnn.allow_tf32
 
 
+@pytest.mark.parametrize(("difference", "expected"), [("step: 0.01, ", "highest"), ("", "high")])
+def test_gradients_of_finite_differences_are_in_full_fp32_too(difference, expected):
+    overrides = [f"penalties={{r1: {{{difference}weight: 1}}}}", "train.precision=fp32", *NORMALISED]
+    resolved = recipes.load_recipe("fastgan-r3-64", overrides)
+    trainer = Trainer(resolved, load_dataset("phantoms:2", resolved.data), torch.device("cpu"))
+    precisions = []
+    weight = next(trainer.D.parameters())
+    weight.register_hook(lambda gradient: precisions.append(torch.get_float32_matmul_precision()))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        trainer.step()
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert precisions
+    assert set(precisions) == {expected}
+
+
 def test_lecam_keeps_logits_near_the_other_sides_mean():
     lecam = LeCam()
     first = step(real_logits=torch.tensor([1.0, 3.0]), fake_logits=torch.tensor([-1.0, -1.0]))

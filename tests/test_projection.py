@@ -128,7 +128,8 @@ def test_classes_are_those_of_the_images():
     assert torch.equal(found.labels, labels)
     assert [row["class"] for row in found.to_json()["images"]] == [0, 1, 1]
     assert generator.project(images, steps=1, label="bright").labels.tolist() == [1, 1, 1]
-    assert generator.project(images, steps=1, label=1 - labels).labels.tolist() == [1, 0, 0]
+    for each in (1 - labels, ["bright", "dark", "dark"], np.array([1, 0, 0])):
+        assert generator.project(images, steps=1, label=each).labels.tolist() == [1, 0, 0]
     with pytest.raises(ZooError, match="did you mean 'bright'"):
         generator.project(images, label="brigt")
 

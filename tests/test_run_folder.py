@@ -484,11 +484,12 @@ def test_what_a_resumed_run_has_not_seen_is_removed(run):
     run.snapshots.mkdir(exist_ok=True)
     kept = [run.samples / "fakes-000000.024.png", run.snapshots / "nimg-000000000024-std-0.05.safetensors"]
     gone = [run.samples / "fakes-000000.040.png", run.snapshots / "nimg-000000000040-std-0.1.safetensors"]
-    others = [run.samples / "fakes-mine.png", run.snapshots / "nimg-x-std-0.1.safetensors"]
+    others = [run.samples / "fakes-mine.png"]
+    others += [run.snapshots / f"nimg-{name}.safetensors" for name in ("x-std-0.1", "000000000040-std-0.1-backup")]
     for path in (*kept, *gone, *others):
         path.write_bytes(b"")
     run.drop_after(24)
-    assert [path.exists() for path in (*kept, *gone, *others)] == [True, True, False, False, True, True]
+    assert [path.exists() for path in (*kept, *gone, *others)] == [True, True, False, False, True, True, True]
 
 
 def test_renamed_runs_are_listed(run, capsys):

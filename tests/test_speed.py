@@ -280,6 +280,18 @@ def test_out_of_memory_without_any_micro_batch_that_fits():
         trainer.step()
 
 
+@pytest.mark.parametrize(
+    "override", ["discriminator.packing=4", "discriminator.minibatch_std=4", "penalties={mode_seeking: {}}"]
+)
+def test_out_of_memory_never_advises_what_is_refused(override):
+    """Of 12 images 6 and 3 remain: no whole packs or groups of 4, but enough for mode seeking."""
+    still = ["generator=stylegan-256", "generator.mixing=0", "discriminator=multires-28", "discriminator.dropout=0"]
+    trainer = scarce(*still, override, "train.batch=12", room=7)
+    advice = "6 is the most that fits" if "mode" in override else "neither does any smaller part"
+    with pytest.raises(ZooError, match=advice):
+        trainer.step()
+
+
 def test_out_of_memory_with_batch_statistics_stops_and_names_what_fits():
     trainer = scarce("train.batch=16", room=4)
     before = copy.deepcopy(trainer.D.state_dict())

@@ -28,11 +28,12 @@ COMMAND_GROUPS: Mapping[str, tuple[Callable[[Commands], None], ...]] = {
     "share": (share.add_share_commands, doctor.add_doctor_command),
 }
 
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # what a full or broken disk answers, also behind stdout
+
 # A thread of OpenMP that waits for another one runs in circles for 300,000 rounds before it sleeps. Beside other
 # programs it may keep the other one from its core by that. With 10,000 rounds nothing is lost on an idle machine, where
 # a thousand cost a tenth (benchmarks/busy.py).
 SPIN_COUNT = "10000"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # what a full or broken disk answers, also behind stdout
 SPIN_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 
@@ -60,9 +61,10 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         _silence_stdout()  # the reader has gone, as in `zoo list | head -1`
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in FULL:
-            _silence_stdout()
-            _print_error(f"{f'{error.filename}: ' if error.filename else ''}cannot write ({error_reason(error)})")
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            _flush_or_silence_stdout()
+            where = f"{error.filename}: " if error.filename else ""
+            _print_error(f"{where}cannot {'read or ' if error.errno == errno.EIO else ''}write ({error_reason(error)})")
             return 2
         if os.environ.get("ZOO_DEBUG", "") not in ("", "0"):
             raise
@@ -90,6 +92,15 @@ def _run_command(arguments: list[str] | None) -> None:
     parsed.command(parsed)
     if sys.stdout is not None:  # a shell may have closed it
         sys.stdout.flush()
+
+
+def _flush_or_silence_stdout() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError:  # the disk behind it is the full one
+        _silence_stdout()
+    except (AttributeError, ValueError):  # a shell or a caller has closed it
+        pass
 
 
 def _silence_stdout() -> None:

@@ -486,7 +486,8 @@ def _walk(generator: LoadedGenerator) -> np.ndarray:
     points = []
     for start, end in zip(corners[:, None], corners.roll(-1, 0)[:, None], strict=True):
         points += [slerp(start, end, step / steps) for step in range(steps)]
-    return generator.decode(torch.cat(points), seed=1, label=0 if generator.classes else None).numpy()
+    one_class = generator.classes[0] if generator.classes else None
+    return generator.decode(torch.cat(points), seed=1, label=one_class).numpy()
 
 
 def _caption(pair: NearestPair, train_images: ImageSet) -> str:

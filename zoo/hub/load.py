@@ -22,6 +22,7 @@ from zoo.core.files import is_file, is_folder
 from zoo.core.plugins import load_plugins
 from zoo.core.progress import Reporter
 from zoo.data.pixel_range import to_uint8
+from zoo.hub.class_lookup import find_class
 from zoo.hub.model_repository import CONFIG, fetch_weights, find_weights, is_hub_address
 from zoo.hub.pretrained import load_named_weights
 from zoo.hub.save_pretrained import write_pretrained
@@ -358,28 +359,13 @@ class LoadedGenerator(nn.Module):
             if not fits or not bool(((label >= 0) & (label < self.image.classes) & (label == label.long())).all()):
                 raise ZooError(f"classes: must be {n} whole numbers (shape ({n},)) from 0 to {self.image.classes - 1}")
             return label.long()
-        if isinstance(label, list | tuple | np.ndarray):
-            if np.ndim(label) != 1 or len(label) != n:
-                raise ZooError(f"classes: must be {n}, one per image, not of shape {np.shape(label)}")
-            return torch.tensor([self._class_number(each) for each in label])
-        return torch.full((n,), self._class_number(label))
-
-    def _class_number(self, label: Any) -> int:
-        """Return the number of a class, given its name or number; where all names are numbers, a number is a name."""
-        name = str(label)
-        if name in self.classes and not isinstance(label, bool):
-            return self.classes.index(name)
-        # A decimal text: as the command line gives it.
-        number = int(name[:18]) if isinstance(label, str) and name.isdecimal() else label
-        try:
-            if all(each.lstrip("-").isdecimal() for each in self.classes):
-                raise ZooError("the number of a class would be taken for another one's name")
-            return rng.check_whole("class", number, 0, self.image.classes - 1)
-        except ZooError:
-            raise ZooError(
-                f"no class {shorten(label)}{suggest(label, self.classes) if isinstance(label, str) else ''}: "
-                f"{self.recipe.name} knows {', '.join(self.classes)}"
-            ) from None
+        if isinstance(label, np.ndarray) and label.ndim:
+            label = label.tolist()
+        if isinstance(label, list | tuple):
+            if len(label) != n:
+                raise ZooError(f"classes: must be {n}, one per image, not {len(label)}")
+            return torch.tensor([find_class(each, self.classes, self.recipe.name) for each in label])
+        return torch.full((n,), find_class(label, self.classes, self.recipe.name))
 
     def _styles(self, z: Tensor, label: Tensor | None, purpose: str) -> Tensor:
         """Return styles (N, num_styles, dim), equal in all blocks, of latents (N, latent.dim)."""

@@ -214,7 +214,7 @@ def project_images(
     reporter = reporter or SilentReporter()
     fixed = None if label is None else loaded.labels(label, len(images), seed)
     pool = loaded.latents(candidates, seed)
-    one_class = None if label is None or isinstance(label, Tensor) else label
+    one_class = None if isinstance(label, Tensor | np.ndarray | list | tuple) else label
     pool_labels = loaded.labels(one_class, candidates, seed)
     pool_images = generate_images(loaded.ready(), pool, label=pool_labels, seed=seed)
     latents, labels = [], []

@@ -33,10 +33,11 @@ def check_output(out: str | os.PathLike[str], count: int, image: ImageSpec) -> s
     """Return ``.png`` for a grid, ``.npz`` for an array, or an empty string for a folder.
 
     Raises:
-        ZooError: a file of another kind, or a grid too large for a PNG.
+        ZooError: a file of another kind, a grid too large for a PNG, or a folder with other images.
     """
     path, suffix = Path(out), Path(out).suffix.lower()
     if os.fspath(out).endswith(("/", os.sep)) or is_folder(path):
+        _refuse_others(path, _name_files(path, count))
         return ""
     if _OTHER_SUFFIXES.fullmatch(suffix):
         raise ZooError(f"{out}: unknown suffix. Use .png (one grid), .npz (one array) or the name of a folder.")
@@ -75,14 +76,15 @@ def save_images(
             with atomic_file(out) as file:
                 np.savez_compressed(file, images=images.numpy())
         else:
-            # Leading zeros, so that sorting by name is sorting by index.
-            digits = len(str(len(images) - 1))
-            paths = [out / f"{index:0{digits}d}.png" for index in range(len(images))]
-            _refuse_others(out, paths)
-            for path, image in zip(paths, images, strict=True):
+            for path, image in zip(_name_files(out, len(images)), images, strict=True):
                 image_grid.save_png(image_grid.tile_image(image), path, metadata, kind="image")
     except OSError as error:
         raise ZooError(f"{out}: cannot be written ({error_reason(error)})") from None
+
+
+def _name_files(folder: Path, count: int) -> list[Path]:
+    digits = len(str(count - 1))  # leading zeros, so that sorting by name is sorting by index
+    return [folder / f"{index:0{digits}d}.png" for index in range(count)]
 
 
 def _refuse_others(folder: Path, paths: Sequence[Path]) -> None:

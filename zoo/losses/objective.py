@@ -38,6 +38,7 @@ class Term:
         weight: factor on the scalar, by images seen.
         every: updates of the phase's network from one evaluation to the next.
         differentiates: what the term takes a gradient with respect to; None for most.
+        full_float32: whether gradients are in fp32 wherever the rest is: of a small difference TF32 would leave little.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Term:
     weight: Schedule
     every: int = 1
     differentiates: Differentiated | None = None
+    full_float32: bool = False
 
     def due(self, iteration: int) -> bool:
         """Return whether the term is evaluated in this update of its network."""
@@ -184,4 +186,5 @@ def _penalty_terms(recipe: Recipe) -> Iterator[Term]:
             weight=weight,
             every=config.every,
             differentiates=differentiates,
+            full_float32=config.step > 0,
         )

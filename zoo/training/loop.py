@@ -241,7 +241,7 @@ class TrainingLoop:
         self.run.snapshots.mkdir(exist_ok=True)
         with self.clock.counting("checkpoints"):
             for std, ema in zip(recipe.ema.snapshot_stds, self.trainer.snapshot_emas, strict=True):
-                path = self.run.snapshots / f"nimg-{nimg:012d}-std-{std!r}.safetensors"
+                path = self.run.snapshot_file(nimg, std)
                 notes = {"power_std": repr(std)}
                 save_generator(path, ema.module, recipe=recipe, nimg=nimg, dtype=torch.float16, **notes)
 

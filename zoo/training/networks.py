@@ -36,21 +36,31 @@ def build_trained_networks(recipe: Recipe, speed: Speed, world: World) -> tuple[
         if min(sizes) < 2 and has_dense_norm(network):
             key = "micro_batch" if recipe.train.micro_batch else "batch"
             raise ZooError(f"train.{key}: the {side} normalises over the batch and takes at least 2 images at once")
-    packing = recipe.discriminator.config.packing
-    for size in sizes:
-        if size % packing:
-            raise ZooError(f"discriminator.packing: {packing} does not divide the {size} images of each process")
-        if "mode_seeking" in recipe.penalties and size < 2:
-            raise ZooError("penalties.mode_seeking: compares images; at least 2 must pass through G in each process")
-        _check_groups(recipe, D, size // packing)
-        _check_shares(recipe, D, size // packing)
+    for batch, size in zip(recipe.train.batches.sizes, sizes, strict=True):
+        check_micro_batch(recipe, D, batch, size)
     return G, D
 
 
-def _check_groups(recipe: Recipe, D: Discriminator, count: int) -> None:
+def check_micro_batch(recipe: Recipe, D: Discriminator, batch: int, size: int) -> None:
+    """Check that D sees in ``size`` images at once what it sees in a whole ``batch``.
+
+    Raises:
+        ZooError: a pack or a group of images that D compares would be divided, or a penalty lacks images.
+    """
+    packing = recipe.discriminator.config.packing
+    if size % packing:
+        raise ZooError(f"discriminator.packing: {packing} does not divide the {size} images of each process")
+    if "mode_seeking" in recipe.penalties and size < 2:
+        raise ZooError("penalties.mode_seeking: compares images; at least 2 must pass through G in each process")
+    _check_groups(recipe, D, batch // packing, size // packing)
+    _check_shares(recipe, D, size // packing)
+
+
+def _check_groups(recipe: Recipe, D: Discriminator, batch: int, count: int) -> None:
     """Check that ``count`` images (or packs) at once consist of whole groups, whose deviation D sees."""
     for group in _std_groups(D):
-        if count < 2 or count % min(group, count):
+        # A batch of fewer images is one group; a part of a batch would be another group than in one process.
+        if count < 2 or count % min(group, batch):
             key = "micro_batch" if recipe.train.micro_batch else "batch"
             raise ZooError(
                 f"train.{key}: the discriminator compares images in groups of {group}, which do not divide the "

@@ -9,6 +9,7 @@ import torch
 
 from zoo.core.errors import ZooError
 from zoo.models.batch_norm import has_batch_statistics
+from zoo.training.networks import check_micro_batch
 
 if TYPE_CHECKING:
     from zoo.training.trainer import Trainer
@@ -46,6 +47,8 @@ def _largest_fitting(trainer: Trainer) -> int | None:
     size = trainer.micro_batch
     while size % 2 == 0:
         size //= 2
+        if not _accepted(trainer, size):
+            continue
         _free(trainer)
         trainer.micro_batch = size
         try:
@@ -59,6 +62,15 @@ def _largest_fitting(trainer: Trainer) -> int | None:
         else:
             return size
     return None
+
+
+def _accepted(trainer: Trainer, size: int) -> bool:
+    """Return whether a run may be started with this micro-batch: a step alone also passes with parts of a pack."""
+    try:
+        check_micro_batch(trainer.recipe, trainer.D, trainer.batch, size)
+    except ZooError:
+        return False
+    return True
 
 
 def _free(trainer: Trainer) -> None:

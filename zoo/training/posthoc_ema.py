@@ -111,10 +111,7 @@ def reconstruct_ema(
 
 def _list_snapshots(run: Run) -> list[tuple[PowerProfile, Path]]:
     """Return the profiles and files of a run's snapshots, oldest first."""
-    files = []
-    for path in sorted(run.snapshots.glob("nimg-*-std-*.safetensors")):
-        _, nimg, _, std = path.name.removesuffix(".safetensors").split("-", 3)
-        files.append((PowerProfile(int(nimg), power_exponent(float(std))), path))
+    files = [(PowerProfile(nimg, power_exponent(std)), path) for nimg, std, path in run.list_snapshots()]
     if not files:
         raise ZooError(
             f"{run.path}: has no snapshots of averages. Train with them: --set 'ema.snapshot_stds=[0.05, 0.1]'"

@@ -142,7 +142,8 @@ class Session:
         if state is None and seen:
             raise ZooError(
                 f"{run.path}: has seen {seen:,} images, but has no checkpoint in {run.state.name}/ to continue from. "
-                "Start a new run with --new, and with --set train.init_from=FILE from the weights of its generator"
+                "Remove or rename this folder to start anew (`zoo train` also takes --new); "
+                "train.init_from=FILE starts with the weights of its generator"
             )
         with contextlib.suppress(BrokenPipeError):  # the reader of stdout is gone
             if self._is_first:

@@ -36,7 +36,7 @@ _REQUIRED: dict[str, Any] = dict.fromkeys(("recipe", "recipe_digest", "data_dige
 _REQUIRED |= {"data": str | None, "nimg": int, "kimg": int | float}
 _OPTIONAL: dict[str, Any] = {"device": str, "best": dict | None, "reason": str, "environment": dict}
 INFO_NAME = "run.json"
-_SNAPSHOT_NAME = re.compile(r"nimg-([0-9]+)-std-.+\.safetensors")
+_SNAPSHOT_NAME = re.compile(r"nimg-([0-9]+)-std-([0-9]+\.[0-9]+|[0-9]+(?:\.[0-9]+)?e-[0-9]+)\.safetensors")
 _GRID_NAME = re.compile(r"fakes-[0-9]+\.[0-9]+\.png")
 # Keys of a row of the log that hold no number.
 _TEXTS = ("ssim_definition",)
@@ -97,6 +97,15 @@ class Run:
     @property
     def snapshots(self) -> Path:
         return self.path / "ema"
+
+    def snapshot_file(self, nimg: int, std: float) -> Path:
+        """The snapshot of an average with this deviation (``ema.power_std``) after ``nimg`` images."""
+        return self.snapshots / f"nimg-{nimg:012d}-std-{std!r}.safetensors"
+
+    def list_snapshots(self) -> list[tuple[int, float, Path]]:
+        """Images seen, deviation and file of each snapshot, oldest first; other files there are not the run's."""
+        matches = [(_SNAPSHOT_NAME.fullmatch(path.name), path) for path in self.snapshots.glob("nimg-*.safetensors")]
+        return sorted((int(match[1]), float(match[2]), path) for match, path in matches if match)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -186,8 +195,8 @@ class Run:
         for path in self.grids():
             if float(path.stem.removeprefix("fakes-")) * 1000 > nimg + 0.5:
                 path.unlink()
-        for path in self.snapshots.glob("nimg-*.safetensors"):
-            if (match := _SNAPSHOT_NAME.fullmatch(path.name)) and int(match[1]) > nimg:
+        for seen, _, path in self.list_snapshots():
+            if seen > nimg:
                 path.unlink()
         kept = [row for row in self._rows() if _is_count(row.get("nimg")) and row["nimg"] <= nimg]
         with atomic_file(self.log_file, "w") as file:

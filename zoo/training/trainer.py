@@ -26,7 +26,7 @@ from zoo.models.base import Generator
 from zoo.models.batch_norm import batch_norm_momentum, synchronise_batch_norms
 from zoo.runtime import distributed, rng
 from zoo.runtime.device import number_device
-from zoo.runtime.precision import upcast
+from zoo.runtime.precision import full_float32, upcast
 from zoo.runtime.speed import Speed, is_compiler_error
 from zoo.runtime.timer import Timer
 from zoo.training.augment import Ada
@@ -198,7 +198,8 @@ class Trainer:
         """Accumulate the gradients of a phase's terms, and its scalars for the log."""
         with self.speed.double_backward(enabled=differentiates(terms)):
             total, values = evaluate_terms(terms, outputs)
-        (total * share).backward(inputs=self._parameters(phase), retain_graph=retain_graph)
+        with full_float32() if any(term.full_float32 for term in terms) else contextlib.nullcontext():
+            (total * share).backward(inputs=self._parameters(phase), retain_graph=retain_graph)
         if phase == "D" and outputs.real_logits is not None:
             real, fake = upcast(outputs.real_logits.detach()), upcast(outputs.fake_logits.detach())
             values |= describe_logits(real, fake, has_zero=self.objective.zero)
