@@ -1,5 +1,6 @@
 """The command line: output, files, exit codes, and one line for each error that a user can fix."""
 
+import dataclasses
 import json
 import os
 import re
@@ -96,7 +97,16 @@ def test_list(capsys):
         "params_g",
         "params_d",
         "source",
+        "start_here",
+        "measured",
+        "heldout_fid",
     ]
+    listed = {row["name"]: row for row in json.loads(out)}
+    assert {name for name, row in listed.items() if row["start_here"]} == {*starts}
+    best = measured.best_run("fastgan-r3-64")
+    assert listed["fastgan-r3-64"]["measured"] == json.loads(json.dumps(dataclasses.asdict(best)))
+    assert listed["fastgan-r3-64"]["heldout_fid"] == measured.heldout_fid[64]
+    assert listed["r3gan-256-full"]["measured"] is None
     code, out, _ = call(capsys, "list", "multires-*", "--json")
     rows = json.loads(out)
     assert [row["name"] for row in rows] == zoo.list_models("multires-*")
@@ -400,6 +410,12 @@ def test_runs(run, capsys):
     (row,) = json.loads(call(capsys, "runs", run.parent, "--json")[1])
     assert (row["status"], row["nimg"], row["recipe"]) == ("finished", 80, "dcgan-64")
     assert row["last"]["nimg"] == 80
+    assert row["last"]["ssim_nearest"] is not None
+    with (run / "log.jsonl").open("a") as file:  # a row without a validation: only its SSIM is an earlier one's
+        file.write(json.dumps({"nimg": 96, "loss_d": 0.125, "time": 7200.0}) + "\n")
+    (later,) = json.loads(call(capsys, "runs", run.parent, "--json")[1])
+    assert later["last"] == row["last"] | {"nimg": 96, "loss_d": 0.125, "time": 7200.0}
+    assert "0.125" in call(capsys, "runs", run.parent)[1]
     (run / "run.json").write_text("{")
     assert call(capsys, "runs", run.parent)[0] == 0
 

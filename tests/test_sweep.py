@@ -40,6 +40,8 @@ def test_a_sweep_and_the_same_command_again(swept, monkeypatch, capsys):
             assert isinstance(row[key], float), key
         assert row["best"]["metric"] == "ssim"
     assert all(row in document["rows"] for row in best_factors(document))
+    assert document["nearest_factors"] == []
+    assert document["none_has_learned"] is True
     with Image.open(folder / "tune.png") as picture:
         assert picture.width > picture.height / 2 > 300
     monkeypatch.setattr("zoo.training.trainer.Trainer.step", lambda self: pytest.fail("trained again"))
@@ -71,6 +73,17 @@ def test_longer_goes_on_and_what_fails_stops_no_other(tmp_path, monkeypatch):
     assert whole["nimg"] == 32
     assert best_factors(document) == []  # 32 images teach nothing
     assert have_not_learned(document)
+
+
+def test_rows_without_a_step_of_g_have_no_loss_of_it(tmp_path):
+    """Of ten rows of one step each, G learns in two; medians are over those that there are."""
+    more = ["train.d_steps=5", "train.log_kimg=0.008", "train.sample_kimg=0.08"]
+    document = tune("dcgan-64", factors=[1], kimg=0.08, out=tmp_path, **LR | {"set": [*SET, *more]})
+    log = zoo.Run(document["rows"][0]["run"]).rows()
+    assert ["loss_g" in row for row in log] == (4 * [False] + [True]) * 2
+    # A fifth of the rows: the last two.
+    assert document["rows"][0]["loss_d"] == pytest.approx((log[8]["loss_d"] + log[9]["loss_d"]) / 2)
+    assert document["rows"][0]["loss_g"] == log[9]["loss_g"]
 
 
 @pytest.mark.parametrize(

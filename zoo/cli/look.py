@@ -44,9 +44,9 @@ def _list(arguments: Namespace) -> None:
     recipes = list(summarise_recipes(arguments.pattern or "*"))
     if not recipes:
         raise ZooError(f"no recipe matches {arguments.pattern!r}{suggest(arguments.pattern, list_models())}")
-    if arguments.json:
-        return print_json(recipes)
     measured = load_measurements()
+    if arguments.json:  # all of them, measured or not
+        return print_json([recipe | _measured_values(recipe, measured) for recipe in recipes])
     shown = recipes
     if arguments.pattern is None and not arguments.all:
         known = {run.recipe for run in measured.runs} | {*measured.start_here.values()}
@@ -62,6 +62,15 @@ def _list(arguments: Namespace) -> None:
     if len(shown) < len(recipes):
         print(f"{len(recipes) - len(shown)} more, not measured: `zoo list --all`. One of them: `zoo show NAME`.")
     return None
+
+
+def _measured_values(recipe: dict[str, Any], measured: Measurements) -> dict[str, Any]:
+    best, resolution = measured.best_run(recipe["name"]), recipe["resolution"]
+    return {
+        "start_here": measured.start_here.get(resolution) == recipe["name"],
+        "measured": None if best is None else asdict(best),
+        "heldout_fid": measured.heldout_fid.get(resolution),
+    }
 
 
 def _recipe_cells(recipe: dict[str, Any], measured: Measurements) -> list[str]:

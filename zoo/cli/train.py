@@ -213,7 +213,7 @@ def _summarise_run(path: Path) -> dict[str, Any]:
     status = "stopped" if info["status"] == "running" and not run.locked() else info["status"]
     # Validation runs more rarely than rows are logged: its latest values stand in an earlier row.
     validated: dict[str, Any] = next((row for row in reversed(log) if "ssim_nearest" in row), {})
-    last = {**log[-1], **validated} if log else {}
+    last = {**validated, **log[-1]} if log else {}
     keys = ("recipe", "nimg", "kimg", "data_description", "device")
     return {"run": str(path), "status": status, **{key: info.get(key) for key in keys}, "last": last}
 

@@ -102,6 +102,8 @@ def tune(
                 rows.append(_row(variant, run, error))
             document = {"recipe": recipe.name, "param": param, "kimg": kimg, "rows": rows, "picture": str(picture)}
             document["mean_image"] = _score_mean_image(runs)
+            document["nearest_factors"] = [row["factor"] for row in best_factors(document)]
+            document["none_has_learned"] = have_not_learned(document)
             with atomic_file(folder / "tune.json", "w") as file:
                 json.dump(document, file, indent=2)
                 file.write("\n")
@@ -295,7 +297,7 @@ def _row(variant: _Variant, run: Run | None, error: str | None) -> _Row:
     recent = [row for row in log if "loss_d" in row]
     recent = recent[-max(1, round(RECENT_SHARE * len(recent))) :]
     last: _Row = next((row for row in reversed(log) if "ssim_nearest" in row), {})
-    gaps = [row["d_real"] - row["d_fake"] for row in recent]
+    gaps = [row["d_real"] - row["d_fake"] for row in recent if "d_real" in row]
     ssim_keys = ("ssim_nearest", "ssim_nearest_unseen", "ssim_pairwise", "ssim_pairwise_real")
     return {
         "factor": variant.factor,
@@ -303,12 +305,16 @@ def _row(variant: _Variant, run: Run | None, error: str | None) -> _Row:
         "error": error,
         "run": str(run.path) if run else None,
         "nimg": log[-1]["nimg"] if log else 0,
-        **{key: statistics.median(row[key] for row in recent) if recent else None for key in ("loss_d", "loss_g")},
-        "gap": statistics.median(gaps) if gaps else None,
+        **{key: _median([row[key] for row in recent if key in row]) for key in ("loss_d", "loss_g")},
+        "gap": _median(gaps),
         **{key: last.get(key) for key in ssim_keys},
         "best": run.info.get("best") if run is not None else None,
         "alarms": last.get("alarms", []),
     }
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return statistics.median(values) if values else None
 
 
 def _score_mean_image(runs: Sequence[Run | None]) -> float | None:
