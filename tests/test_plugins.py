@@ -392,6 +392,36 @@ def test_a_metric_that_fails_has_no_value(runs, capsys):
     assert "plug.py, line 3: ZeroDivisionError" in value["note"]
 
 
+@pytest.mark.parametrize(("value", "note"), [("float('nan')", "its value is nan"), ("1e999", "its value is inf")])
+def test_a_metric_that_is_no_number_is_missing(value, note, runs, capsys):
+    write("plug.py", METRIC.replace("comparison.fakes.images[:].mean()", value))
+    np.save("a.npy", np.zeros((8, 8, 8), np.uint8))
+    assert main(["compare", "a.npy", "a.npy", "--plugin", "plug.py", "--metrics", "brightness", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert document["brightness"] == {
+        "value": None,
+        "low": None,
+        "high": None,
+        "n": 8,
+        "note": f"not available: {note}",
+    }
+
+
+def test_what_failed_once_is_computed_again(runs, capsys):
+    """With the same plug-in, images and weights: as after a lack of memory."""
+    metric = METRIC.replace("comparison.fakes.images[:].mean()", "1 / 0 if Path('full').exists() else 0.5")
+    write("plug.py", "from pathlib import Path\n" + metric)
+    Path("full").touch()
+    command = ["bench", str(runs / "dcgan-64-000"), "--plugin", "plug.py", "--metrics", "brightness", "--samples", "8"]
+    values = []
+    for _ in range(2):
+        assert main([*command, "--out", "bench", "--json"]) == 0
+        (group,) = json.loads(capsys.readouterr().out)["groups"]
+        values.append([row["figures"]["brightness"]["value"] for row in (*group["rows"], group["baselines"][-1])])
+        Path("full").unlink(missing_ok=True)
+    assert values == [[None, None], [0.5, 0.5]]
+
+
 @pytest.mark.parametrize("name", ["FID", "all", "ssim", "a b", "fid"])
 def test_metrics_that_cannot_be_registered(name):
     with pytest.raises(ValueError, match=r"cannot be called|have the name"):

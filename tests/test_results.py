@@ -72,6 +72,7 @@ def test_seeds_are_merged_into_mean_and_spread():
 def test_asymmetric_intervals_show_their_ends():
     assert format_value_cell({"value": 0.016, "low": 0.0, "high": 0.078}, 3, interval=True) == "0.016 (0 to 0.078)"
     assert format_value_cell({"value": 0.0, "low": 0.0, "high": 0.5}, 3, interval=True) == "0.000 (0 to 0.5)"
+    assert format_value_cell({"value": 120.0, "low": 100.0, "high": 200.0}, 0, interval=True) == "120 (100 to 200)"
     assert format_value_cell({"value": 0.5, "low": 0.4, "high": 0.61}, 3, interval=True) == "0.500 ±0.105"
     assert format_value_cell({"value": 1.0, "low": 1.0, "high": 1.0}, 2, interval=True) == "1.00"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,8 +17,16 @@ def print_line(text: str) -> None:
 
 
 def print_json(document: Any) -> None:
-    """Print one JSON document."""
-    print(json.dumps(document, indent=2))
+    """Print one JSON document; null for infinite numbers and NaN, as of a loss that diverged: JSON has neither."""
+    print(json.dumps(_without_nan(document), indent=2))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _without_nan(each) for key, each in value.items()}
+    return [_without_nan(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def print_result(arguments: Namespace, document: Any, text: str) -> None:

@@ -314,7 +314,8 @@ class GeneratorEvaluator:
         result = self._load_result(key)
         if result is None:
             result = self._measure(target, generator, evaluator)
-            self._save_result(key, result)
+            if not any(value.failed for value in result.row.values.values()):
+                self._save_result(key, result)
         else:
             self.display.say(f"{target.name}: evaluated before, with the same weights, images and metrics")
         row, pairs, train_images = result.row, result.pairs, evaluator.reals

@@ -215,7 +215,12 @@ class ImageEvaluator:
                     values.setdefault(metric, missing_value(reason, len(images)))
             return {metric: value.to_json() for metric, value in values.items()}
 
-        plain = result_cache.cached_result(["floor", name, self.key], compute, folder=self.folder)
+        plain = result_cache.cached_result(
+            ["floor", name, self.key],
+            compute,
+            folder=self.folder,
+            final=lambda values: not any(value.get("failed") for value in values.values()),
+        )
         values = self._ordered({metric: MetricValue(**value) for metric, value in plain.items()})
         return Evaluation(figures=values, alarms=self._collapse(values, len(images), len(reals)))
 
@@ -327,14 +332,14 @@ def compute_metrics(comparison: Comparison) -> dict[str, MetricValue]:
         except Exception as error:
             if registry.METRICS.is_own(name):
                 raise
-            value = missing_value(explain_error(error), len(comparison.fakes))
+            value = missing_value(explain_error(error), len(comparison.fakes), failed=True)
         if isinstance(value, dict):
             values |= value
         elif isinstance(value, MetricValue):
             values[name] = value
         elif value is not None:
             values[name] = MetricValue(value=float(value), n=len(comparison.fakes))
-    return values
+    return {name: value.finite() for name, value in values.items()}
 
 
 def _nearest_pairs(comparison: Comparison) -> list[NearestPair]:

@@ -248,7 +248,7 @@ def _measure_discriminator_attack(comparison: Comparison) -> MetricValue:
         logits[order] = networks.discriminate(pixels[order])
     except ZooError as error:  # whose text has paths, which do not belong into a card
         comparison.options.reporter.warn(str(error))
-        return missing_value("the discriminator cannot be loaded", len(comparison.fakes))
+        return missing_value("the discriminator cannot be loaded", len(comparison.fakes), failed=True)
     scores = []
     for images, rows, part in zip(sets, places, np.split(logits, [len(places[0])]), strict=True):
         subjects = subjects_of(images)

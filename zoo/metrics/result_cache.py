@@ -83,7 +83,11 @@ def cached_features(
 
 
 def cached_result(
-    key_parts: Sequence[Any], compute: Callable[[], dict[str, Any]], *, folder: Path | None = None
+    key_parts: Sequence[Any],
+    compute: Callable[[], dict[str, Any]],
+    *,
+    folder: Path | None = None,
+    final: Callable[[dict[str, Any]], bool] | None = None,
 ) -> dict[str, Any]:
     """Return ``compute()``, or what it returned when it was last called with this key.
 
@@ -91,6 +95,7 @@ def cached_result(
         key_parts: plain values (text, numbers, lists, None, dicts): everything that the result depends on.
         compute: returns plain values too, which are always returned as JSON reads them (tuples as lists).
         folder: of the cache; None: the usual one.
+        final: whether a result is kept; None: every one is.
     """
     path = (folder or cache_folder() / "figures") / f"{_key([RESULT_CACHE_FORMAT, *key_parts])}.json"
     with contextlib.suppress(OSError, ValueError):  # missing or damaged: computed below
@@ -98,9 +103,10 @@ def cached_result(
         if isinstance(cached, dict):
             return cached
     text = json.dumps(compute())
-    with contextlib.suppress(OSError), atomic_file(path, "w") as file:  # a read-only cache is no error
-        file.write(text)
     result: dict[str, Any] = json.loads(text)
+    if final is None or final(result):
+        with contextlib.suppress(OSError), atomic_file(path, "w") as file:  # a read-only cache is no error
+            file.write(text)
     return result
 
 

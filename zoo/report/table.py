@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -172,7 +173,7 @@ def format_value_cell(figure: _Plain | None, decimals: int, *, interval: bool) -
     if ends[0] == ends[1]:  # of one image again and again
         return text
     below, above = value - ends[0], ends[1] - value
-    low, high = (f"{end:.{decimals}f}".rstrip("0").rstrip(".") for end in ends)
+    low, high = (re.sub(r"(\.[0-9]*?)0+$", r"\1", f"{end:.{decimals}f}").rstrip(".") for end in ends)
     # One number would hide that, for example, a share near zero can only be larger.
     if abs(above - below) > ASYMMETRY * (above + below) and low != high:
         return f"{text} ({low} to {high})"
