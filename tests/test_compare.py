@@ -54,6 +54,29 @@ def test_figures_have_intervals_floors_and_definitions(sets, capsys):
     assert (found["fakes"]["n"], found["reals"]["subjects"]) == (128, 6)
 
 
+@pytest.mark.parametrize(
+    ("number", "metrics", "more", "checked"),
+    [
+        (128, None, {}, ["collapse", "memorisation", "untrained"]),
+        (128, None, {"unseen": None}, ["collapse", "untrained"]),
+        (128, ["ssim_nearest"], {}, ["untrained"]),
+        (128, ["ssim_nearest"], {"floors": False}, []),  # better than noise is known by noise
+        (128, ["ssim_pairwise"], {}, ["collapse"]),
+        (7, ["ssim_pairwise"], {}, []),  # so few do not tell how alike they are
+        (128, ["precision", "recall"], {}, []),  # recall needs 200 fakes
+        (128, ["density", "coverage"], {}, ["collapse"]),
+        (128, ["coverage"], {}, []),
+        (128, ["fid"], {}, []),  # of random features
+        (128, ["copies_ncc"], {}, ["memorisation"]),
+        (128, ["copies_ncc"], {"unseen": None}, []),
+    ],
+)
+def test_alarms_that_could_not_be_triggered_are_not_free_of_danger(sets, number, metrics, more, checked):
+    fakes = np.stack([np.asarray(Image.open(path)) for path in sorted((sets / "fakes").iterdir())[:number]])
+    options = {"unseen": sets / "unseen", "metrics": metrics, "extractors": ["random"], "intervals": False, **more}
+    assert zoo.compare(fakes, sets / "reals", **options)["checked_alarms"] == checked
+
+
 def test_a_set_is_at_no_distance_from_itself_and_wholly_copied(sets, capsys):
     found = compare(capsys, sets / "reals", sets / "reals", "--unseen", sets / "unseen")
     assert abs(found["fid"]["value"]) < 1e-6

@@ -137,18 +137,19 @@ def test_alarms_are_whole_in_the_terminal(capsys):
 
 
 @pytest.mark.parametrize(
-    ("values", "sentence"),
+    ("checked", "sentence"),
     [
-        ({"fid": 4.0, "ssim_pairwise": 0.5, "copies_ncc": 0.0}, "No alarm was triggered."),
-        ({"fid": 4.0, "ssim_pairwise": 0.5}, "No alarm was triggered; not evaluated: memorisation."),
-        ({"fid": 4.0}, "No alarm was triggered; not evaluated: collapse and memorisation."),
-        ({"precision": 0.5}, "Alarms were not evaluated: no metric that triggers one was measured."),
+        (["collapse", "memorisation", "untrained"], "No alarm was triggered."),
+        (["collapse", "untrained"], "No alarm was triggered; not evaluated: memorisation."),
+        (["untrained"], "No alarm was triggered; not evaluated: collapse and memorisation."),
+        ([], "Alarms were not evaluated: no metric that triggers one was measured, or too few images were there."),
         (None, "No generator could be evaluated."),
     ],
 )
-def test_what_was_not_evaluated_is_not_free_of_alarms(values, sentence):
-    line = (row("a", **values) if values is not None else row("a", error="gone")).to_json()
-    assert describe_no_alarm([line, row("b", error="gone").to_json()]) == sentence
+def test_what_was_not_evaluated_is_not_free_of_alarms(checked, sentence):
+    line = row("a", error="gone" if checked is None else None)
+    line.facts["checked_alarms"] = checked
+    assert describe_no_alarm([line.to_json(), row("b", error="gone").to_json()]) == sentence
 
 
 def test_columns_without_any_value_are_left_out_and_named():

@@ -109,6 +109,7 @@ def compare(
     baselines = evaluator.baselines() if floors else {}
     figures = {name: baseline.figures for name, baseline in baselines.items()}
     result.alarms += evaluator.untrained_alarms(result.figures, figures)
+    result.checked = evaluator.checked_alarms(result.figures, len(fake_images), figures)
     nearest = [
         {"fake": fake_images.names[pair.fake], "real": real_images.names[pair.real], "ssim": pair.ssim, "ncc": pair.ncc}
         for pair in result.pairs
@@ -136,7 +137,8 @@ def as_group(document: dict[str, Any]) -> dict[str, Any]:
 
     def row(name: str, kind: str, result: dict[str, Any]) -> dict[str, Any]:
         values = {metric: result[metric] for metric in names if metric in result}
-        return {**ResultRow(name=name, kind=kind).to_json(), "figures": values, "alarms": result["alarms"]}
+        alarms = {key: result[key] for key in ("alarms", "checked_alarms")}
+        return {**ResultRow(name=name, kind=kind).to_json(), "figures": values, **alarms}
 
     baselines = [row(name, "baseline", result) for name, result in document["floors"].items()]
     rows = [row(document["fakes"]["path"], "file", document)]

@@ -322,9 +322,10 @@ class GeneratorEvaluator:
         # Not part of the cached result: it also depends on baselines.
         baselines = {baseline.name: baseline.values for baseline in group.baselines}
         row.alarms += [alarm.to_json() for alarm in evaluator.untrained_alarms(row.values, baselines)]
+        checked = evaluator.checked_alarms(row.values, self.num_samples, baselines)
         row.name, row.kind, row.error = target.name, target.kind, None
         row.cost |= _costs(target)
-        row.facts |= {"key": key, "weights_sha256": digest}
+        row.facts |= {"key": key, "weights_sha256": digest, "checked_alarms": checked}
         return row, RowPictures(
             **result.images,
             nearest=np.array(train_images.images[[pair.real for pair in pairs]]) if pairs else result.images["pairs"],

@@ -178,6 +178,16 @@ def collapse_alarms(inputs: CollapseInputs) -> list[Alarm]:
     return [alarm for alarm in alarms if alarm is not None]
 
 
+def is_collapse_checked(inputs: CollapseInputs) -> bool:
+    """Return whether :func:`collapse_alarms` has the values of one of its checks."""
+    paired = _is_known(inputs.ssim_twins) or (_is_known(inputs.ssim_pairwise) and _is_known(inputs.ssim_pairwise_real))
+    return (
+        (paired and inputs.paired >= MIN_PAIRED_FAKES)
+        or (_is_known(inputs.recall) and inputs.n >= MIN_RECALL_FAKES)
+        or (_is_known(inputs.coverage) and _is_known(inputs.density) and bool(inputs.reals))
+    )
+
+
 def _pairwise_alarm(inputs: CollapseInputs) -> Alarm | None:
     """Check whether fakes are much more alike than real images."""
     fake, real = inputs.ssim_pairwise, inputs.ssim_pairwise_real
@@ -256,6 +266,16 @@ def untrained_alarms(values: _Values, baselines: Mapping[str, _Values]) -> list[
     checks = (_distance_alarm, _noise_alarm, _correlation_alarm, _same_image_alarm)
     alarms = [check(values, baselines) for check in checks]
     return [alarm for alarm in alarms if alarm is not None]
+
+
+def is_untrained_checked(values: _Values, baselines: Mapping[str, _Values]) -> bool:
+    """Return whether :func:`untrained_alarms` has the values of one of its checks."""
+    references = {"fid": (*BASELINE_PHRASES,), "kid": (*BASELINE_PHRASES,)}
+    references |= {"ssim_nearest": ("noise",), "ncc_nearest": ("unseen subjects",)}
+    return any(
+        _is_known(values.get(metric)) and any(_is_known(row.get(metric)) for row in _rows(baselines, *names))
+        for metric, names in references.items()
+    )
 
 
 def _distance_alarm(values: _Values, baselines: Mapping[str, _Values]) -> Alarm | None:

@@ -18,7 +18,7 @@ from zoo.core.wording import count_of
 from zoo.data.image_set import ImageSet, describe_shape
 from zoo.data.subjects import subject_indices
 from zoo.metrics import alarms, feature_metrics, nearest_image, privacy, registry, result_cache, spectrum
-from zoo.metrics.alarms import Alarm
+from zoo.metrics.alarms import Alarm, AlarmName
 from zoo.metrics.baselines import baseline_images
 from zoo.metrics.comparison import Comparison, MetricOptions, Networks
 from zoo.metrics.features.extractor import FeatureExtractor
@@ -62,16 +62,17 @@ class NearestPair:
 
 @dataclass(kw_only=True)
 class Evaluation:
-    """The results for one set of fakes."""
+    """The results for one set of fakes; ``checked``: alarms for which there were values and enough images."""
 
     figures: dict[str, MetricValue] = field(default_factory=dict)
     alarms: list[Alarm] = field(default_factory=list)
+    checked: list[AlarmName] = field(default_factory=list)
     pairs: list[NearestPair] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """Return metric names to values, and ``alarms``."""
+        """Return metric names to values, ``alarms`` and ``checked_alarms``."""
         plain: dict[str, Any] = {name: value.to_json() for name, value in self.figures.items()}
-        return {**plain, "alarms": [alarm.to_json() for alarm in self.alarms]}
+        return {**plain, "alarms": [alarm.to_json() for alarm in self.alarms], "checked_alarms": self.checked}
 
 
 class ImageEvaluator:
@@ -164,13 +165,26 @@ class ImageEvaluator:
         self, values: Mapping[str, MetricValue], baselines: Mapping[str, Mapping[str, MetricValue]]
     ) -> list[Alarm]:
         """Return the alarms of fakes that are no better than :meth:`baselines`, from the values of both."""
+        rows = {name: self._telling(figures) for name, figures in baselines.items()}
+        return alarms.untrained_alarms(self._telling(values), rows)
+
+    def checked_alarms(
+        self, values: Mapping[str, MetricValue], n: int, baselines: Mapping[str, Mapping[str, MetricValue]]
+    ) -> list[AlarmName]:
+        """Return which alarms ``n`` fakes with these values could trigger; nothing is known of others."""
+        rows = {name: self._telling(figures) for name, figures in baselines.items()}
+        checked: dict[AlarmName, bool] = {
+            "collapse": alarms.is_collapse_checked(self._collapse_inputs(values, n, len(self.reals))),
+            "memorisation": any(values[name].value is not None for name in COPY_METRICS if name in values),
+            "untrained": alarms.is_untrained_checked(self._telling(values), rows),
+        }
+        return [name for name, is_checked in checked.items() if is_checked]
+
+    def _telling(self, figures: Mapping[str, MetricValue]) -> dict[str, float | None]:
+        """Return the values by which it is told whether a generator was trained."""
         # Distances of random features are too uncertain to tell.
         skipped = ("fid", "kid") if self.spaces and self.spaces[0].name == "random" else ()
-
-        def plain(figures: Mapping[str, MetricValue]) -> dict[str, float | None]:
-            return {name: figure.value for name, figure in figures.items() if name not in skipped}
-
-        return alarms.untrained_alarms(plain(values), {name: plain(figures) for name, figures in baselines.items()})
+        return {name: figure.value for name, figure in figures.items() if name not in skipped}
 
     @cached_property
     def real_pairs(self) -> dict[str, float | None]:
@@ -225,15 +239,16 @@ class ImageEvaluator:
         return Evaluation(figures=values, alarms=self._collapse(values, len(images), len(reals)))
 
     def _collapse(self, values: Mapping[str, MetricValue], n: int, reals: int) -> list[Alarm]:
+        return alarms.collapse_alarms(self._collapse_inputs(values, n, reals))
+
+    def _collapse_inputs(self, values: Mapping[str, MetricValue], n: int, reals: int) -> alarms.CollapseInputs:
         names = ("ssim_pairwise", "ssim_twins", "precision", "recall", "density", "coverage")
         inputs = {name: values[name].value for name in names if name in values}
         if inputs.get("precision") is None:
             inputs["recall"] = None  # low recall means collapse only if fakes look like real images, which this tells
         real = self.real_pairs if {"ssim_pairwise", "ssim_twins"} & set(self.metrics) else {}
         inputs |= {f"{name}_real": value for name, value in real.items()}
-        return alarms.collapse_alarms(
-            alarms.CollapseInputs(n=n, paired=min(n, SSIM_PAIRED_IMAGES), reals=reals, **inputs)
-        )
+        return alarms.CollapseInputs(n=n, paired=min(n, SSIM_PAIRED_IMAGES), reals=reals, **inputs)
 
     def _ordered(self, values: Mapping[str, MetricValue]) -> dict[str, MetricValue]:
         columns = registry.metric_columns(self.metrics, [extractor.name for extractor in self.spaces])

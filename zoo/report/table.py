@@ -22,12 +22,7 @@ _Plain = Mapping[str, Any]
 _Table = tuple[list[str], list[list[str]]]  # headings, those of right-aligned columns ending in ">"; rows
 
 NONE = "-"
-# Metrics that can trigger each alarm; without a value of one of them it was not evaluated.
-ALARM_METRICS = {
-    "collapse": ("ssim_pairwise", "ssim_twins", "recall", "coverage"),
-    "memorisation": ("copies_ssim", "copies_ncc", "copies_features"),
-    "untrained": ("fid", "kid", "ssim_nearest", "ncc_nearest"),
-}
+ALARMS = ("collapse", "memorisation", "untrained")  # without that of privacy, which only one command asks for
 PRIVACY_METRICS = ("authenticity", "distance_ratio", "membership_distance", "membership_discriminator")
 ALARM_NOTE = "alarm "  # starts the note of a value that says where its alarm begins
 ASYMMETRY = 0.2  # an interval is shown by its ends where its halves differ by more than this share of its width
@@ -140,13 +135,9 @@ def describe_signs(group: _Plain) -> str:
 
 
 def unevaluated_alarms(rows: Sequence[_Plain]) -> list[str]:
-    """Return the names of the alarms that no row has a value for; rows that failed do not count."""
-    figures = [row["figures"] for row in rows if not row.get("error")]
-    return [
-        alarm
-        for alarm, metrics in ALARM_METRICS.items()
-        if not any(value_and_ends(values.get(metric)) for values in figures for metric in metrics)
-    ]
+    """Return the names of the alarms that were checked for no row; rows that failed do not count."""
+    checked = {alarm for row in rows if not row.get("error") for alarm in row.get("checked_alarms", ())}
+    return [alarm for alarm in ALARMS if alarm not in checked]
 
 
 def describe_no_alarm(rows: Sequence[_Plain]) -> str:
@@ -154,8 +145,8 @@ def describe_no_alarm(rows: Sequence[_Plain]) -> str:
     missing = unevaluated_alarms(rows)
     if all(row.get("error") for row in rows):
         return "No generator could be evaluated."
-    if len(missing) == len(ALARM_METRICS):
-        return "Alarms were not evaluated: no metric that triggers one was measured."
+    if len(missing) == len(ALARMS):
+        return "Alarms were not evaluated: no metric that triggers one was measured, or too few images were there."
     if missing:
         return f"No alarm was triggered; not evaluated: {join_words(missing)}."
     return "No alarm was triggered."
