@@ -18,7 +18,7 @@ from zoo.cli.main import main
 from zoo.core.errors import ZooError
 from zoo.core.files import temporary_suffix
 from zoo.evaluation.model_card import _alarm_lines, format_card
-from zoo.evaluation.publish import _catalogue_entry, _read_text
+from zoo.evaluation.publish import _catalogue_entry, _OutputFolder, _read_text
 from zoo.evaluation.results import ResultRow
 from zoo.evaluation.targets import Target
 from zoo.hub import pretrained, upload
@@ -153,16 +153,17 @@ def test_what_a_killed_process_left_is_put_back(run, tmp_path):
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     ending = temporary_suffix().replace(f"-{os.getpid()}.", f"-{process.pid}.")
-    old = tmp_path / f".zoo-publish-x-abc{ending}" / "old"
+    old = tmp_path / f"{_OutputFolder(str(tmp_path / 'x'), force=False).prefix}abc{ending}" / "old"
     old.mkdir(parents=True)
     (old / "card.json").write_text("{}")
-    zoo.publish(run, str(tmp_path / "y"), name="tiny", **QUICK)
-    assert old.is_dir()  # of another target
+    for other in ("y", "x-abc", "x-"):
+        zoo.publish(run, str(tmp_path / other), name="tiny", **QUICK)
+        assert old.is_dir()  # of another target
     with pytest.raises(ZooError, match="--force replaces it"):
         zoo.publish(run, str(tmp_path / "x"), name="tiny", **QUICK)
     assert names(tmp_path / "x") == ["card.json"]
     zoo.publish(run, str(tmp_path / "x"), name="tiny", force=True, **QUICK)
-    assert names(tmp_path) == ["x", "y"]
+    assert names(tmp_path) == ["x", "x-", "x-abc", "y"]
     assert names(tmp_path / "x") == FILES
 
 
@@ -176,7 +177,7 @@ def test_failure_leaves_nothing(run, tmp_path, monkeypatch):
     assert names(tmp_path) == []
 
 
-def test_best_weights_and_files_outside_of_runs(run, tmp_path):
+def test_best_weights_and_files_outside_of_runs(run, tmp_path, monkeypatch):
     from zoo.training.generator_file import save_generator
 
     generator, recipe, _ = load_generator_file(run / "generator.safetensors")
@@ -194,9 +195,13 @@ def test_best_weights_and_files_outside_of_runs(run, tmp_path):
         zoo.publish(tmp_path / "alone.safetensors", str(tmp_path / "y"), **QUICK)
     with pytest.raises(ZooError, match="--best: applies to runs"):
         zoo.publish(tmp_path / "alone.safetensors", str(tmp_path / "y"), best=True, **QUICK)
-    zoo.publish(
-        tmp_path / "alone.safetensors", str(tmp_path / "y"), data="phantoms:4", data_statement="Phantoms.", **QUICK
-    )
+    named = {"data_statement": "Phantoms.", **QUICK}
+    monkeypatch.setenv("ZOO_DATA", "phantoms:3")  # says nothing of these weights
+    with pytest.raises(ZooError, match=r"alone: its file does not name the images .* by --data"):
+        zoo.publish(tmp_path / "alone.safetensors", str(tmp_path / "y"), **named)
+    zoo.publish(tmp_path / "alone.safetensors", str(tmp_path / "y"), data="phantoms:4", **named)
+    assert "do not name the images they were trained on" in (tmp_path / "y" / "README.md").read_text()
+    assert json.loads((tmp_path / "y" / "card.json").read_text())["trained_on"] == "images that its file does not name"
     assert pretrained.read_published_folder(tmp_path / "y").data == "Phantoms."
 
 
@@ -211,15 +216,20 @@ def test_upload_to_hugging_face(run, monkeypatch):
         def repo_exists(self, repo):
             return bool(there)
 
-        def file_exists(self, repo, name):
-            return name in there
+        def list_repo_files(self, repo):
+            return [".gitattributes", *there]
+
+        def repo_info(self, repo):
+            return SimpleNamespace(private=False)
 
         def create_repo(self, repo, exist_ok, private):
             assert exist_ok
             assert private is None  # as the owner's settings say
 
-        def upload_folder(self, *, repo_id, folder_path, commit_message):
+        def upload_folder(self, *, repo_id, folder_path, commit_message, delete_patterns):
             from pathlib import Path
+
+            assert delete_patterns == ["*.safetensors"]  # of an earlier publication
 
             if "full" in there:
                 raise RuntimeError("403 Forbidden\nand more")
@@ -242,9 +252,16 @@ def test_upload_to_hugging_face(run, monkeypatch):
     assert zoo.publish(run, to, name="tiny", **QUICK) == "https://huggingface.co/owner/brains"
     assert sorted(uploaded["owner/brains"]) == FILES
     assert b'path = "hf:owner/brains"' in uploaded["owner/brains"]["README.md"]
-    there.append("card.json")
-    with pytest.raises(ZooError, match="--force replaces their card"):
+    there.append("config.json")
+    with pytest.raises(ZooError, match=r"already has files \(config.json\) that `zoo publish` did not write"):
         zoo.publish(run, to, name="tiny", **QUICK)
+    there.append("card.json")
+    with pytest.raises(ZooError, match=r"already has published weights\. --force replaces weights, card"):
+        zoo.publish(run, to, name="tiny", **QUICK)
+    with pytest.raises(ZooError, match="is public already"):
+        zoo.publish(run, to, name="tiny", force=True, private=True, **QUICK)
+    with pytest.raises(ZooError, match=r"--private: .* is a folder"):
+        zoo.publish(run, str(run.parent / "out"), name="tiny", private=True, **QUICK)
     there.append("full")
     with pytest.raises(ZooError, match=r"cannot be uploaded \(403 Forbidden\)$"):
         zoo.publish(run, to, name="tiny", force=True, **QUICK)

@@ -31,7 +31,7 @@ from zoo.data.sources.memory import as_source
 from zoo.data.sources.registry import choose_data
 from zoo.data.sources.source import Source
 from zoo.evaluation.networks import open_networks
-from zoo.evaluation.results import ResultRow, merge_seeds, rank_rows, row_from_json
+from zoo.evaluation.results import UNNAMED_IMAGES, ResultRow, merge_seeds, rank_rows, row_from_json
 from zoo.evaluation.targets import AnyTarget, FailedTarget, Target
 from zoo.hub.load import LoadedGenerator, load_generator
 from zoo.metrics import registry
@@ -279,7 +279,7 @@ class GeneratorEvaluator:
             ZooError: it was trained on other images.
         """
         if target.run is None:
-            return "images that its file does not name"
+            return UNNAMED_IMAGES
         info, own_config = target.run.info, target.recipe.data
         if info["data_digest"] == data.digest:
             return None

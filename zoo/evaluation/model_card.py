@@ -11,6 +11,7 @@ from zoo.core.config import Recipe
 from zoo.core.schema import to_plain
 from zoo.core.version import version
 from zoo.evaluation.evaluate_generators import EvaluatedGroup, GeneratorEvaluator
+from zoo.evaluation.results import UNNAMED_IMAGES
 from zoo.hub.model_repository import LICENCE_FILE, card_header
 from zoo.hub.pretrained import CARD, PretrainedWeights
 from zoo.metrics.registry import metric_columns
@@ -106,6 +107,8 @@ def write_card(
         "entry": to_plain(entry),
         "figures": row["figures"],
         "alarms": row["alarms"],
+        "checked_alarms": row.get("checked_alarms", []),
+        "trained_on": row.get("trained_on"),
         "baselines": {baseline["name"]: baseline["figures"] for baseline in document["baselines"]},
         "zoo": version(),
         "environment": row["environment"],
@@ -195,4 +198,8 @@ def _alarm_lines(entry: PretrainedWeights, row: dict[str, Any]) -> list[str]:
         lines = [f"- {describe_no_alarm([row])}" if unevaluated_alarms([row]) else "- None was triggered."]
     if entry.judged is not None and not entry.judged.copies_told:
         lines.append("- There were too few held-out images to recognise copies: whether it copies is not known.")
+    if row.get("trained_on") == UNNAMED_IMAGES:
+        lines.append(
+            "- The weights do not name the images they were trained on: those named by the publisher are meant."
+        )
     return lines

@@ -105,6 +105,8 @@ def publish(
     options = replace(options, metrics=(*REPORTED, *headline))  # all: the alarm for copies must not be switched off
     display = display or Display()
     despite_alarm, to = as_list(despite_alarm), os.fspath(to)
+    if private and not to.startswith("hf:"):
+        raise ZooError(f"--private: {to} is a folder; it goes with --to hf:OWNER/NAME")
     for alarm in despite_alarm:
         if alarm not in ALARMS:
             raise ZooError(f"--despite-alarm {alarm}: must be one of {', '.join(ALARMS)}{suggest(alarm, ALARMS)}")
@@ -118,6 +120,8 @@ def publish(
     statement = _read_text(data_statement, "--data-statement") or _describe_training_data(source)
     training = _read_text(training_statement, "--training-statement") or _describe_training(source)
     licence = _read_text(licence, "--licence") or DEFAULT_LICENCE
+    if source.run is None and options.data is None:
+        raise ZooError(f"{source.name}: its file does not name the images it was trained on. Name them by --data")
     place = ModelRepository(to, force, private) if to.startswith("hf:") else _OutputFolder(to, force)
     try:
         with temporary_folder(place.prefix, place.workspace) as workspace:
@@ -131,6 +135,10 @@ def publish(
             entry = replace(_catalogue_entry(published, evaluator, group, statement, licence), training=training)
             if entry.judged is not None and not entry.judged.copies_told:
                 display.warn("too few held-out images to recognise copies of training images; the card says so")
+            if source.run is None:
+                display.warn(
+                    "copies are of the images of --data, since the weights do not name their own; the card says so"
+                )
             entry = _write_samples(entry, folder)
             write_card(entry, published.recipe, evaluator, group, folder, to)
             files = sorted(path.name for path in folder.iterdir())
@@ -274,7 +282,9 @@ class _OutputFolder:
     def __init__(self, to: str, force: bool) -> None:
         self.path = Path(to)
         # With the target's name: what a killed process left is put back or removed when this target is published again.
-        self.prefix = f".zoo-publish-{self.path.absolute().name}-"
+        # Hashed: one target's name may be the beginning of another's.
+        name = self.path.absolute().name
+        self.prefix = f".zoo-publish-{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:12]}-"
         # The same file system: a rename is atomic only there.
         self.workspace = self.path.absolute().parent
         try:

@@ -10,6 +10,8 @@ from typing import Any
 from zoo.metrics.registry import Metric
 from zoo.metrics.value import MetricValue, missing_value
 
+UNNAMED_IMAGES = "images that its file does not name"  # of a generator without a run
+
 
 @dataclass(kw_only=True)
 class ResultRow:

@@ -22,7 +22,8 @@ class ModelRepository:
         private: make a new repository private.
 
     Raises:
-        ZooError: a malformed name, no network, no token, no rights, or weights that are there already.
+        ZooError: a malformed name, no network, no token, no rights, files that are there already, or a public
+            repository that should be private.
     """
 
     workspace: Path | None = None  # where the folder is prepared; None: the system's temporary folder
@@ -41,11 +42,16 @@ class ModelRepository:
             raise ZooError(f"--to {to}: no token for Hugging Face. Run `hf auth login` or set HF_TOKEN.")
         self.api = huggingface_hub.HfApi(endpoint=hub_endpoint())
         try:
-            published = self.api.repo_exists(self.name) and self.api.file_exists(self.name, CARD)
+            exists = self.api.repo_exists(self.name)
+            files = set(self.api.list_repo_files(self.name)) - {".gitattributes"} if exists else set()
+            public = exists and not self.api.repo_info(self.name).private
         except Exception as error:  # of many kinds: no network, no rights, no such owner
             raise ZooError(f"--to {to}: {error_message(error)}") from None
-        if published and not force:
-            raise ZooError(f"--to {to}: already has published weights. --force replaces their card and samples.")
+        if private and public:
+            raise ZooError(f"--to {to}: is public already. Make it private there, or leave out --private")
+        if files and not force:
+            what = "published weights" if CARD in files else f"files ({min(files)}) that `zoo publish` did not write"
+            raise ZooError(f"--to {to}: already has {what}. --force replaces weights, card and samples.")
 
     def accept(self, folder: Path) -> str:
         """Upload ``folder`` and return the address of the repository.
@@ -56,7 +62,12 @@ class ModelRepository:
         message = f"Published by zoo {version()}"
         try:
             self.api.create_repo(self.name, exist_ok=True, private=self.private or None)
-            self.api.upload_folder(repo_id=self.name, folder_path=str(folder), commit_message=message)
+            self.api.upload_folder(
+                repo_id=self.name,
+                folder_path=str(folder),
+                commit_message=message,
+                delete_patterns=["*.safetensors"],  # weights of another name, which nothing here describes
+            )
         except Exception as error:
             raise ZooError(f"hf:{self.name}: cannot be uploaded ({error_message(error)})") from None
         return f"{hub_endpoint()}/{self.name}"
