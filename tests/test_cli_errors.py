@@ -443,6 +443,51 @@ def test_an_empty_name_is_not_the_current_folder(command, runs, tmp_path, monkey
     assert not (tmp_path / "out.onnx").exists()
 
 
+@pytest.mark.parametrize("place", [".", "", "folder", "page.txt", "file/x.SUFFIX"])
+@pytest.mark.parametrize(
+    ("command", "suffix"),
+    [
+        (["report", "RUN", "--spaces", "random", "--samples", "24", "--out"], "html"),
+        (["explore", "RUN", "--out"], "html"),
+        (["ema", "RUN", "--std", "0.05", "--out"], "safetensors"),
+        (["interpolate", "RUN", "--out"], "gif"),
+        (["export", "RUN", "--to"], "onnx"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else value,
+)
+def test_a_bad_place_for_a_file_is_refused_before_the_work(command, suffix, place, runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    run = shutil.copytree(runs / "dcgan-64-000", tmp_path / "run")
+    if command[0] == "ema":
+        add_snapshots(run)
+    for name in ("zoo.evaluation.bench.evaluate_one", "zoo.hub.load.LoadedGenerator.ready"):
+        monkeypatch.setattr(name, lambda *_, **__: pytest.fail("worked first"))
+    words = [str(run) if word == "RUN" else word for word in command]
+    assert cli.main([*words, place.replace("SUFFIX", suffix)]) == 2
+    expected = {"page.txt": "Change the suffix", "file/x.SUFFIX": "file: cannot be written"}
+    assert expected.get(place, f"is a folder. Name a file that ends in .{suffix}") in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "run"]
+
+
+def add_snapshots(run):
+    opened = zoo.Run(run)
+    opened.snapshots.mkdir()
+    for nimg, std in ((8, 0.05), (16, 0.05), (24, 0.05), (32, 0.05)):
+        shutil.copy(opened.generator_file, opened.snapshot_file(nimg, std))
+
+
+@pytest.mark.parametrize("place", [".", "../dcgan-64-000", "generator.safetensors"])
+def test_results_of_the_current_folder_have_its_name(place, runs, tmp_path, monkeypatch, capsys):
+    folder = shutil.copytree(runs / "dcgan-64-000", tmp_path / "dcgan-64-000")
+    monkeypatch.chdir(folder)
+    assert cli.main(["report", place, "--spaces", "random", "--metrics", "ssim", "--samples", "24"]) == 0
+    page = folder / ("generator-report.html" if "gen" in place else "report.html")
+    assert page.is_file()
+    assert ("generator" if "gen" in place else "dcgan-64-000") in page.read_text().split("</h1>")[0]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("command", [["list"], ["weights", "--json"], ["--version"]], ids=" ".join)
 def test_a_full_disk_behind_stdout_is_one_line(command):

@@ -17,6 +17,7 @@ import zoo
 from zoo.cli.main import main
 from zoo.core.errors import ZooError
 from zoo.core.files import temporary_suffix
+from zoo.evaluation.bench import report
 from zoo.evaluation.model_card import _alarm_lines, format_card
 from zoo.evaluation.publish import _catalogue_entry, _OutputFolder, _read_text
 from zoo.evaluation.results import ResultRow
@@ -203,6 +204,24 @@ def test_best_weights_and_files_outside_of_runs(run, tmp_path, monkeypatch):
     assert "do not name the images they were trained on" in (tmp_path / "y" / "README.md").read_text()
     assert json.loads((tmp_path / "y" / "card.json").read_text())["trained_on"] == "images that its file does not name"
     assert pretrained.read_published_folder(tmp_path / "y").data == "Phantoms."
+
+
+@pytest.mark.parametrize("command", ["report", "bench", "publish"])
+def test_a_published_folder_is_evaluated_like_its_weights(command, run, tmp_path):
+    folder = zoo.load_generator(run).save_pretrained(tmp_path / "brains")
+    options = {"data": "phantoms:4", **QUICK}
+    if command == "report":
+        assert "dcgan-64" in report(folder, out=tmp_path / "page.html", **options).read_text()
+    elif command == "bench":
+        document = zoo.bench([str(folder)], out=tmp_path / "bench", **options)
+        row = document["groups"][0]["rows"][0]
+        assert (row["name"], row["error"]) == ("brains", None)
+    else:
+        zoo.publish(folder, str(tmp_path / "new"), name="tiny", data_statement="Phantoms.", **options)
+        assert names(tmp_path / "new") == FILES
+    next(folder.glob("*.safetensors")).write_bytes(b"other")
+    with pytest.raises(ZooError, match="brains"):
+        report(folder, **options)
 
 
 def test_upload_to_hugging_face(run, monkeypatch):

@@ -9,7 +9,8 @@ from pathlib import Path
 from zoo.cli.options import GENERATOR, Commands, add_command, add_generator, add_shared, call_keywords
 from zoo.cli.output import format_cell, print_json, print_line, print_result, print_table
 from zoo.core.errors import ZooError
-from zoo.core.files import is_file, is_folder
+from zoo.core.files import is_file
+from zoo.core.output_place import name_result
 from zoo.core.wording import count_of
 
 DEFAULT_COUNT = 64  # images of `zoo sample`
@@ -82,7 +83,7 @@ def _sample(arguments: Namespace) -> None:
         raise ZooError(f"--mix {mix}: must have the form ROWSxCOLUMNS, such as 4x6")
     generator = load_generator(arguments.source, device=arguments.device)
     # In the current folder: pretrained generators have no run folder.
-    out = arguments.out or f"{_stem(arguments.source)}-samples.png"
+    out = arguments.out or f"{name_result(arguments.source)}-samples.png"
     grid_columns = None
     rows, columns = (int(side[:9]) for side in shape.groups())
     count = (rows + 1) * (columns + 1) if mix else n or DEFAULT_COUNT
@@ -110,7 +111,7 @@ def _sample_latents(arguments: Namespace) -> None:
         raise ZooError("--latents: sets the number of images; leave out -n, --mix")
     latents = load_latents(arguments.latents)
     generator = load_generator(arguments.source, device=arguments.device)
-    out = arguments.out or f"{_stem(arguments.source)}-samples.png"
+    out = arguments.out or f"{name_result(arguments.source)}-samples.png"
     check_output(out, generator.check_count(len(latents.z)), generator.image)
     seed = arguments.seed if latents.seed is None else latents.seed
     label = latents.labels if arguments.label is None and generator.classes else arguments.label
@@ -127,7 +128,7 @@ def _project(arguments: Namespace) -> None:
 
     keywords = call_keywords(arguments)
     source, out, device = (keywords.pop(name) for name in ("generator", "out", "device"))
-    folder = Path(out or f"{_stem(source)}-projection")
+    folder = Path(out or f"{name_result(source)}-projection")
     if is_file(folder):
         raise ZooError(f"--out {folder}: is a file. Name a folder")
     generator = load_generator(source, device=device)
@@ -141,13 +142,6 @@ def _project(arguments: Namespace) -> None:
     print_table(["image", "SSIM>", "mean error, of 255>"], rows)
     images = count_of(len(projection), "image")
     print_line(f"{folder}: latents, picture and JSON of {images}; mean SSIM {document['ssim']:.3f}")
-
-
-def _stem(source: str) -> str:
-    """Return the run's name, also of a file inside its folder."""
-    path = Path(source)
-    path = path.resolve() if is_folder(path) else path  # "." and ".." have no name
-    return path.parent.name or path.stem if path.suffix == ".safetensors" else path.name
 
 
 def _interpolate(arguments: Namespace) -> None:

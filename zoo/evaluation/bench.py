@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from zoo.core.errors import Interrupted, ZooError, describe_error, error_reason
 from zoo.core.files import atomic_file
 from zoo.core.locks import hold_lock
 from zoo.core.options import RENAMED_KEYWORDS, EvaluationOptions, TrainOptions, field_names, with_keywords
+from zoo.core.output_place import HTML_SUFFIXES, check_file, check_folder, name_result
 from zoo.data.dataset import load_dataset
 from zoo.data.sources.memory import as_source
 from zoo.data.sources.registry import choose_data
@@ -127,7 +127,7 @@ def bench(
     # Missing or unreadable data are errors now and not after the first training.
     for recipes in untrained:
         load_dataset(training.data, recipes[0].data, reporter=display)
-    _require_writable(out)
+    check_folder(out)
     with hold_lock(out / ".lock", f"{out}: another benchmark is writing there. Wait for it, or name another --out."):
         opened: list[AnyTarget] = []
         for item in planned:
@@ -169,10 +169,11 @@ def report(
     options = with_keywords(evaluation or EvaluationOptions(), keywords, function="report", depth=3)
     options = options if options.metrics is not None else replace(options, metrics=REPORTED)
     opened = find_target(os.fspath(target), runs)
-    page = "report.html" if opened.kind == "run" else f"{opened.name}-report.html"
+    page = "report.html" if opened.kind == "run" else f"{name_result(opened.name)}-report.html"
     # Pretrained weights lie in the package or the cache, which are no places for a page.
     folder = opened.weights.parent if opened.kind == "run" or Path(target).is_file() else Path()
     path = Path(out) if out is not None else folder / page
+    check_file(path, HTML_SUFFIXES, "a report")
     evaluator, group = evaluate_one(opened, options, display or Display())
     _write_page(path, _document(opened.name, "report", evaluator, [group]), [group], no_reals=no_reals)
     return path
@@ -278,16 +279,6 @@ def _look_up(words: Sequence[str], runs: Path, variants: _VariantTrainer) -> lis
             target = open_target(word, runs, recipes=list_models())
             planned.setdefault(target.group, target)
     return list(planned.values())
-
-
-def _require_writable(out: Path) -> None:
-    """Create the folder and a file in it, before hours are spent on its content."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise ZooError(f"{out}: cannot be written ({error_reason(error)})") from None
 
 
 def _document(title: str, kind: str, evaluator: GeneratorEvaluator, groups: Sequence[EvaluatedGroup]) -> dict[str, Any]:

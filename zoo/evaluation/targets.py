@@ -13,7 +13,7 @@ from zoo.core.console import Display
 from zoo.core.errors import ZooError, shorten, suggest
 from zoo.core.files import is_file, is_folder
 from zoo.hub.load import explain_missing_weights, require_weights
-from zoo.hub.model_repository import fetch_weights, is_hub_address
+from zoo.hub.model_repository import CONFIG, fetch_weights, find_weights, is_hub_address
 from zoo.hub.pretrained import load_named_weights
 from zoo.recipes import list_models, load_recipe
 from zoo.training.generator_file import load_generator_file
@@ -99,7 +99,7 @@ def open_target(word: str, runs: Path, *, recipes: Sequence[str] = ()) -> AnyTar
         if is_file(path):
             return _open_file(path)
         if is_folder(path):
-            return _open_run(path)
+            return _open_published(path) if is_file(path / CONFIG) else _open_run(path)
     for run in reversed(find_runs(runs, word)):  # the newest that has reached a checkpoint
         if run.generator_file.is_file():
             return _open_run(run.path)
@@ -153,6 +153,14 @@ def _open_file(path: Path) -> AnyTarget:
     except ZooError:
         run = None
     return Target(name=path.stem, kind="file", group=group, weights=path, recipe=recipe, run=run)
+
+
+def _open_published(path: Path) -> AnyTarget:
+    """Open a folder of ``zoo publish`` or ``save_pretrained``."""
+    try:
+        return replace(_open_file(find_weights(path)), name=path.resolve().name)
+    except ZooError as error:
+        return FailedTarget(name=path.resolve().name, kind="file", group=str(path.resolve()), error=str(error))
 
 
 def _open_run(path: Path) -> AnyTarget:

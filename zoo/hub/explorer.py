@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from zoo.core.errors import ZooError, error_reason
 from zoo.core.files import atomic_file
+from zoo.core.output_place import HTML_SUFFIXES, check_file, name_result
 from zoo.core.version import version
 from zoo.hub.export import Parity, export_part
 from zoo.hub.generator_card import card_items
@@ -36,7 +37,6 @@ from zoo.runtime.torch_defaults import torch_defaults
 PAGE_FILES = Path(__file__).with_name("_explorer")
 NUM_DIRECTIONS = 8  # sliders
 _PCA_LATENTS = 2048
-_HTML_SUFFIXES = (".html", ".htm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +76,9 @@ def explore(
             written.
     """
     loaded = source if isinstance(source, LoadedGenerator) else load_generator(source, runs=runs)
-    name = loaded.recipe.name if isinstance(source, LoadedGenerator) else _page_name(os.fspath(source))
-    path = Path(out or f"{name}-explorer.html")
-    if path.suffix.lower() not in _HTML_SUFFIXES:
-        raise ZooError(f"{path}: an explorer is written as .html. Change the suffix.")
+    name = loaded.recipe.name if isinstance(source, LoadedGenerator) else name_result(os.fspath(source))
+    path = Path(out if out is not None else f"{name}-explorer.html")
+    check_file(path, HTML_SUFFIXES, "an explorer")
     require_onnx("zoo explore")
     generator = copy_to_cpu(loaded.ready())
     networks, shapes, parity = _export_networks(generator)
@@ -103,12 +102,6 @@ def explore(
     except OSError as error:
         raise ZooError(f"{path}: cannot be written ({error_reason(error)})") from None
     return Explorer(path=path, size=len(page), parity=parity)
-
-
-def _page_name(source: str) -> str:
-    """Return the run's name, also of a file inside its folder."""
-    path = Path(source)
-    return path.parent.name or path.stem if path.suffix == ".safetensors" else path.name
 
 
 def _export_networks(generator: Generator) -> tuple[dict[str, bytes], list[tuple[int, ...]], Parity]:

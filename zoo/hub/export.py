@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zoo.core.errors import ZooError, error_reason
 from zoo.core.files import atomic_file
+from zoo.core.output_place import check_file
 from zoo.core.version import version
 from zoo.hub.load import LoadedGenerator, load_generator
 from zoo.hub.onnx_graph import OPSET, NetworkPart, copy_to_cpu, require_onnx, run_graph, trace_graph
@@ -91,8 +92,7 @@ def export(
             more than ``MAX_MEAN_DIFFERENCE``; or the file cannot be written. An older file then stays as it was.
     """
     path = Path(to)
-    if path.suffix.lower() != ONNX_SUFFIX:
-        raise ZooError(f"{path}: an exported generator is written as {ONNX_SUFFIX}. Change the suffix.")
+    check_file(path, (ONNX_SUFFIX,), "an exported generator")
     require_onnx("zoo export")
     loaded = source if isinstance(source, LoadedGenerator) else load_generator(source, runs=runs)
     generator = copy_to_cpu(loaded.ready())

@@ -13,6 +13,7 @@ from torch import Tensor
 from zoo.core.config import ImageSpec
 from zoo.core.errors import ZooError, error_reason
 from zoo.core.files import atomic_file, is_folder
+from zoo.core.output_place import check_file
 from zoo.hub.load import LoadedGenerator
 from zoo.models.sampling import slerp
 from zoo.report import image_grid
@@ -122,8 +123,7 @@ def save_walk(
     Raises:
         ZooError: ``out`` is no ``.gif`` or cannot be written, or the walk is too long.
     """
-    if out.suffix.lower() != WALK_SUFFIX:
-        raise ZooError(f"{out}: a walk is written as .gif. Change the suffix.")
+    check_file(out, (WALK_SUFFIX,), "a walk")
     walks, points = (
         rng.check_whole(name, n, 1, generator.max_images) for name, n in (("-n", walks), ("--points", points))
     )

@@ -12,6 +12,7 @@ import torch
 
 from zoo.core.config import EmaConfig
 from zoo.core.errors import ZooError, error_reason
+from zoo.core.output_place import check_file
 from zoo.models.base import Generator
 from zoo.runtime.device import choose_device
 from zoo.training.ema import Ema, power_exponent
@@ -95,13 +96,14 @@ def reconstruct_ema(
             f"--std {std:g}: the snapshots of {run.path} give it with an error of {error:.0%}; take one nearer to "
             "ema.snapshot_stds, or train with more snapshots (ema.snapshot_kimg)"
         )
+    length = "" if kimg is None else f"-{kimg:g}"
+    path = Path(out) if out is not None else run.path / f"ema-{std:g}{length}.safetensors"
+    check_file(path, (".safetensors",), "a generator")
     generator = _sum_snapshots([path for _, path in files], factors)
     chosen = choose_device(device)
     ema = Ema(generator.to(chosen), EmaConfig(power_std=std))
     recipe = load_generator_file(files[-1][1])[1]
     ema.calibrate_for(recipe, nimg, chosen)
-    length = "" if kimg is None else f"-{kimg:g}"
-    path = Path(out) if out is not None else run.path / f"ema-{std:g}{length}.safetensors"
     try:
         save_generator(path, ema.module, recipe=recipe, nimg=nimg, power_std=repr(std), error=f"{error:.4f}")
     except OSError as failure:

@@ -68,7 +68,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return self.path.name or self.path.resolve().name  # "." has no name
 
     @property
     def state(self) -> Path:
