@@ -63,6 +63,8 @@ def test_a_word_is_a_list_of_one() -> None:
         (lambda: zoo.compare("a", "b", fit="pad", resolution="16"), "--resolution: must be a whole number"),
         (lambda: zoo.compare("a", "b", fit="pad", resolution=16, channels=0), "--channels 0: must be 1 or 3"),
         (lambda: zoo.compare("a", "b", fit="pad", resolution=16, window=[0]), "takes two values"),
+        (lambda: zoo.compare("a", "b", fit="pad", resolution=16, window=0.5), "takes two values"),  # type: ignore[arg-type]
+        (lambda: zoo.train(resume="a", new=True), "leave one of them out"),
         (lambda: zoo.load_recipe("dcgan-64", "train.batchh=8"), "train.batchh"),
         (lambda: zoo.create("dcgan-64", 0.5), "0.5: must be an override such as"),  # type: ignore[arg-type]
         (lambda: zoo.create("dcgan-64", ["generator.width=0.5"]), "must be an override"),  # type: ignore[arg-type]

@@ -77,6 +77,41 @@ def test_alarms_that_could_not_be_triggered_are_not_free_of_danger(sets, number,
     assert zoo.compare(fakes, sets / "reals", **options)["checked_alarms"] == checked
 
 
+def test_identical_heldout_images_show_nothing_and_stop_nothing(sets):
+    same = np.zeros((24, 32, 32), np.uint8)
+    found = zoo.compare(sets / "fakes", sets / "reals", unseen=same, extractors=["random"], metrics=["privacy"])
+    assert found["membership_distance"]["value"] is not None
+
+
+def test_a_window_serves_files_of_several_types(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for name, dtype in (("a", np.uint16), ("b", np.float32)):
+        (tmp_path / "mixed").mkdir(exist_ok=True)
+        values = rng.integers(0, 100, (16, 16)).astype(dtype)
+        Image.fromarray(values, "F" if dtype is np.float32 else None).save(tmp_path / "mixed" / f"{name}.tif")
+    command = [
+        "compare",
+        tmp_path / "mixed",
+        tmp_path / "mixed",
+        "--fit",
+        "pad",
+        "--resolution",
+        16,
+        "--metrics",
+        "ssim",
+    ]
+    assert main([*map(str, command)]) == 2
+    assert "has both float32 and uint16 images. Give --window BLACK WHITE" in capsys.readouterr().err
+    assert main([*map(str, command), "--window", "0", "100", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ssim_nearest"]["value"] == pytest.approx(1)
+
+
+def test_a_window_that_changes_nothing_is_said(sets, capsys):
+    words = [*map(str, (sets / "fakes", sets / "reals")), "--fit", "pad", "--resolution", "32", "--window", "0", "9"]
+    assert main(["compare", *words, "--metrics", "ssim", "--no-floors", "--json"]) == 0
+    assert "--window: changes nothing, since all images have 8 bits" in capsys.readouterr().err
+
+
 def test_a_set_is_at_no_distance_from_itself_and_wholly_copied(sets, capsys):
     found = compare(capsys, sets / "reals", sets / "reals", "--unseen", sets / "unseen")
     assert abs(found["fid"]["value"]) < 1e-6

@@ -72,7 +72,32 @@ def test_names_are_hidden(monkeypatch):
         ("https://bob:pw@host/x", "https://host/x"),
     ):
         assert hide_names({"a": [text][0]}) == {"a": expected}
+        assert hide_names({text: 1}) == {expected: 1}
     assert hide_names({"a": 1}) == {"a": 1}
+
+
+def test_a_cache_that_changes_or_cannot_be_read(monkeypatch, tmp_path):
+    from zoo.cli.doctor import _cache
+
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path))
+    (tmp_path / "sets").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "sets" / name).write_bytes(b"1")
+    original = Path.lstat
+
+    def lstat(path):
+        if path.name == "a":  # removed by another process since it was listed
+            raise FileNotFoundError(path)
+        return original(path)
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+    assert _cache()["sets"] == "0.0 MB in 1 file"
+
+    def closed(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    assert _cache()["content"] == "cannot be read (permission denied)"
 
 
 @pytest.mark.parametrize(

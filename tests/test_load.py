@@ -1,5 +1,7 @@
 """Loading and sampling generators: the same images for the same seed, and files of images."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -110,6 +112,15 @@ def test_save_walk_as_closed_animation(plain, tmp_path):
         assert animation.n_frames > 2
     with pytest.raises(ZooError, match=r"written as \.gif"):
         save_images.save_walk(plain, tmp_path / "walk.mp4")
+
+
+def test_names_may_have_dots(tmp_path, two_runs):
+    (run,) = (path for path in two_runs.glob("*") if path.name.startswith("stylegan"))
+    shutil.copytree(run, tmp_path / "mine.v2-000")
+    for name in ("mine.v2", "mine.v2-000"):
+        assert zoo.load_generator(name, runs=tmp_path).nimg == zoo.load_generator(run).nimg
+    with pytest.raises(ZooError, match=r"did you mean 'mine\.v2-000'"):
+        zoo.load_generator("mine.v3-000", runs=tmp_path)
 
 
 def test_missing_generators_are_reported(tmp_path, two_runs):

@@ -422,6 +422,21 @@ def test_what_failed_once_is_computed_again(runs, capsys):
     assert values == [[None, None], [0.5, 0.5]]
 
 
+@pytest.mark.parametrize("family", ["features", "spectrum", "ssim", "copies", "privacy"])
+def test_a_metric_of_the_packages_families_leaves_its_own_as_they_are(family, runs, capsys):
+    write("plug.py", METRIC.replace("better='match'", f"better='match', family='{family}'"))
+    np.save("a.npy", np.random.default_rng(0).integers(0, 255, (16, 8, 8), np.uint8))
+    command = ["compare", "a.npy", "a.npy", "--metrics", "spectrum,fid", "--spaces", "random", "--json"]
+    assert main(command) == 0
+    plain = json.loads(capsys.readouterr().out)
+    command[4] += ",brightness"
+    assert main([*command, "--plugin", "plug.py"]) == 0
+    both = json.loads(capsys.readouterr().out)
+    assert both["brightness"]["value"] > 0
+    for name in ("fid", "spectrum"):
+        assert both[name] == plain[name]
+
+
 @pytest.mark.parametrize("name", ["FID", "all", "ssim", "a b", "fid"])
 def test_metrics_that_cannot_be_registered(name):
     with pytest.raises(ValueError, match=r"cannot be called|have the name"):

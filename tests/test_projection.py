@@ -183,6 +183,14 @@ def test_commands_write_and_continue(tmp_path, noisy_file, monkeypatch, capsys):
     np.testing.assert_array_equal(np.load("plain.npz")["images"], found.reconstructions)
 
 
+def tear(path):
+    """Write a compressed archive with a wrong byte within its first array."""
+    np.savez_compressed(path, latents=np.random.default_rng(0).normal(size=(20, 20)))
+    content = bytearray(path.read_bytes())
+    content[200:204] = b"\xff\xff\xff\xff"
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -199,6 +207,11 @@ def test_commands_write_and_continue(tmp_path, noisy_file, monkeypatch, capsys):
         (["sample", "--latents", "ints.npy"], "latents must be floats of shape (N, dim), not int64 (3,)"),
         (["sample", "--latents", "other.npz"], "has no array 'latents', only images"),
         (["sample", "--latents", "wide.npy"], "latents: must be a floating tensor of shape (N, "),
+        (["sample", "--latents", "torn.npz"], "torn.npz: is no .npy or .npz file of numbers"),
+        (["sample", "--latents", "seeded.npz", "--seed", "5"], "--seed 5: seeded.npz has seed 6; leave it out"),
+        (["sample", "--latents", "words.npz"], "labels must be 2 whole numbers, the classes' places, not <U3 (2,)"),
+        (["sample", "--latents", "parts.npz"], "labels must be 2 whole numbers, the classes' places, not float64 (2,)"),
+        (["sample", "--latents", "one.npz"], "labels must be 2 whole numbers, the classes' places, not int64 (1,)"),
         (["sample", "--latents", "wide.npy", "-n", "3"], "--latents: sets the number of images; leave out -n, --mix"),
     ],
 )
@@ -209,6 +222,11 @@ def test_bad_input_is_one_line(words, line, tmp_path, noisy_file, monkeypatch, c
     np.save("ints.npy", np.arange(3))
     np.save("wide.npy", np.zeros((2, 3), np.float32))
     np.savez("other.npz", images=np.zeros(3))
+    z = np.zeros((2, 3), np.float32)
+    np.savez("seeded.npz", latents=z, seed=6)
+    for name, labels in (("words", ["abc", "abd"]), ("parts", [0.9, 1.9]), ("one", [1])):
+        np.savez(f"{name}.npz", latents=z, labels=labels)
+    tear(tmp_path / "torn.npz")
     command, *rest = words
     words = (
         [command, *rest, "--generator", str(noisy_file)] if command == "project" else [command, str(noisy_file), *rest]

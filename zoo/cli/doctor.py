@@ -11,10 +11,12 @@ import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from zoo.cli.options import Commands, add_command, add_shared, complete_recipes
 from zoo.cli.output import print_json, print_line
+from zoo.core.errors import error_reason
 from zoo.core.wording import count_of
 
 PACKAGES = (
@@ -81,7 +83,7 @@ def hide_names(value: Any) -> Any:
     from zoo.core.files import hide_home
 
     if isinstance(value, dict):
-        return {key: hide_names(item) for key, item in value.items()}
+        return {hide_names(key): hide_names(item) for key, item in value.items()}
     if not isinstance(value, str):
         return value
     value = re.sub(r"//[^/@\s]+@", "//", hide_home(value))  # a password in an address
@@ -195,14 +197,24 @@ def _cache() -> dict[str, str]:
 
     folder = cache_folder()
     facts = {"folder": str(folder)}
-    parts = sorted(path for path in folder.iterdir() if path.is_dir()) if is_folder(folder) else []
+    try:
+        parts = sorted(path for path in folder.iterdir() if path.is_dir()) if is_folder(folder) else []
+    except OSError as error:
+        parts, facts["content"] = [], f"cannot be read ({error_reason(error)})"
     for part in parts:
-        sizes = [path.lstat().st_size for path in part.rglob("*") if path.is_file() and not path.is_symlink()]
+        sizes = [*_file_sizes(part)]
         facts[part.name] = f"{sum(sizes) / 1e6:,.1f} MB in {count_of(len(sizes), 'file')}"
     place = next((path for path in (folder, *folder.parents) if is_folder(path)), folder)
     facts["free"] = f"{shutil.disk_usage(place).free / 1e9:,.1f} GB"
     facts["writable"] = "yes" if os.access(place, os.W_OK) else "no"
     return facts
+
+
+def _file_sizes(folder: Path) -> Iterator[int]:
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # removed by a process that is training, or in a closed folder
+            if path.is_file() and not path.is_symlink():
+                yield path.lstat().st_size
 
 
 def _auto(recipe: Any, device: Any) -> dict[str, Any]:

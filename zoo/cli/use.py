@@ -26,6 +26,7 @@ def add_use_commands(commands: Commands) -> None:
     p.add_argument("--class", dest="label", help="generators trained with classes: sample only this one")
     p.add_argument("--latents", metavar="FILE", help="latents.npz of `zoo project`, or a .npy: images of these")
     add_shared(p, "--seed", "--truncation", "--device")
+    p.set_defaults(seed=None)  # 0, but a file of latents has its own
 
     text = "find the latents whose images are most like given ones"
     p = add_command(commands, _project, "project", text, "zoo project slice.png --generator brain-64")
@@ -71,6 +72,7 @@ def _sample(arguments: Namespace) -> None:
     if arguments.latents is not None:
         _sample_latents(arguments)
         return
+    seed = arguments.seed or 0
     n, mix, choice = arguments.n, arguments.mix, {"label": arguments.label, "truncation": arguments.truncation}
     if n is not None and n < 1:
         raise ZooError(f"-n {n}: must be at least 1")
@@ -89,16 +91,16 @@ def _sample(arguments: Namespace) -> None:
     count = (rows + 1) * (columns + 1) if mix else n or DEFAULT_COUNT
     check_output(out, generator.check_count(count), generator.image)  # first: sampling may take minutes
     if mix:
-        images = generator.mix(rows, columns, arguments.seed)
+        images = generator.mix(rows, columns, seed)
         grid_columns = columns + 1  # the first column shows the sources of the coarse styles
     else:
-        images = generator.sample(count, arguments.seed, **choice)
-    origin = {"recipe": generator.recipe.name, "seed": arguments.seed}
-    caption = f"{origin['recipe']}, {generator.nimg / 1000:.1f} kimg, seed {arguments.seed}"
+        images = generator.sample(count, seed, **choice)
+    origin = {"recipe": generator.recipe.name, "seed": seed}
+    caption = f"{origin['recipe']}, {generator.nimg / 1000:.1f} kimg, seed {seed}"
     save_images(images, out, columns=grid_columns, metadata=origin, caption=caption)
     out = str(Path(out))
     text = f"{out}: {count_of(len(images), 'image')} of {origin['recipe']} after {generator.nimg:,} images"
-    text += f", seed {arguments.seed}"
+    text += f", seed {seed}"
     print_result(arguments, {"out": out, "n": len(images), **origin}, text)
 
 
@@ -110,13 +112,15 @@ def _sample_latents(arguments: Namespace) -> None:
     if arguments.n is not None or arguments.mix:
         raise ZooError("--latents: sets the number of images; leave out -n, --mix")
     latents = load_latents(arguments.latents)
+    if latents.seed is not None and arguments.seed not in (None, latents.seed):
+        raise ZooError(f"--seed {arguments.seed}: {arguments.latents} has seed {latents.seed}; leave it out")
     generator = load_generator(arguments.source, device=arguments.device)
     out = arguments.out or f"{name_result(arguments.source)}-samples.png"
     check_output(out, generator.check_count(len(latents.z)), generator.image)
-    seed = arguments.seed if latents.seed is None else latents.seed
+    seed = latents.seed or arguments.seed or 0  # of noise inputs
     label = latents.labels if arguments.label is None and generator.classes else arguments.label
     images = generator.decode(latents.z, seed=seed, label=label, truncation=arguments.truncation)
-    origin = {"recipe": generator.recipe.name, "latents": arguments.latents}
+    origin = {"recipe": generator.recipe.name, "latents": arguments.latents, "seed": seed}
     save_images(images, out, metadata=origin, caption=f"{origin['recipe']}, latents of {arguments.latents}")
     text = f"{Path(out)}: {count_of(len(images), 'image')} of {origin['recipe']}, of the latents in {arguments.latents}"
     print_result(arguments, {"out": str(Path(out)), "n": len(images), **origin}, text)

@@ -26,7 +26,7 @@ Decay = Annotated[float, Range(low=0, below=1)]  # of an exponential average; 1 
 PowerStd = Annotated[float, Range(low=0.001, below=0.28)]  # of a power-function average, relative to the run's length
 
 MAX_RESOLUTION = 8192  # pixels per side
-LEAST_STEP = 1e-3  # of a finite difference in fp32, whose rounding errors grow with the inverse of the step
+MIN_DIFFERENCE_STEP = 1e-3  # of a finite difference in fp32, whose rounding errors grow with the inverse of the step
 
 # Keys of `train:` that change no weight of a run, and so are left out of its digest.
 _TRAIN_KEYS_OUTSIDE_DIGEST = (
@@ -100,9 +100,9 @@ class PenaltyConfig:
     share: Annotated[float, Range(above=0, high=1)] = 1.0  # of the images on which the finite difference is taken
 
     def __post_init__(self) -> None:
-        if 0 < self.step < LEAST_STEP:
+        if 0 < self.step < MIN_DIFFERENCE_STEP:
             raise ValueError(
-                f"step: must be at least {LEAST_STEP:g}, not {self.step:g}: smaller differences lose their digits; "
+                f"step: must be at least {MIN_DIFFERENCE_STEP:g}, not {self.step:g}: smaller differences lose their digits; "
                 "0 is the exact gradient"
             )
 

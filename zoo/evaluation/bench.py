@@ -122,8 +122,9 @@ def bench(
     variants = _VariantTrainer(training, seeds, out / "runs", display)
     planned = _look_up(words, runs, variants)
     untrained = [item for item in planned if isinstance(item, list)]
-    if not untrained and (training.set or seeds > 1 or training.kimg is not None):
-        display.warn("--set, --seeds and --kimg apply to recipes; runs and files are evaluated as they are")
+    if not untrained and (training.set or seeds > 1 or (training.kimg, training.precision) != (None, None)):
+        flags = "--set, --seeds, --kimg and --precision"
+        display.warn(f"{flags} apply to recipes; runs and files are evaluated as they are")
     # Missing or unreadable data are errors now and not after the first training.
     for recipes in untrained:
         load_dataset(training.data, recipes[0].data, reporter=display)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -177,8 +177,10 @@ def _read_sets(
     if config is None:
         return match_image_sets([read_images(path, reporter=display) for path in paths])
     # Windows of the single sets are provisional, and not worth a line.
-    sets = [read_images(path, fit=config, reporter=QuietReporter(display)) for path in paths]
+    sets = [_read_set(path, config, window, display) for path in paths]
     deep = [index for index, images in enumerate(sets) if images.window is not None]
+    if window is not None and not deep:
+        display.warn("--window: changes nothing, since all images have 8 bits")
     ranges: dict[int, ValueRange] = {}
     if window is None:
         deep = [index for index in deep if not _has_window(paths[index])]
@@ -189,6 +191,20 @@ def _read_sets(
             sets[index] = read_images(paths[index], fit=replace(config, window=own), reporter=QuietReporter(display))
         display.say(f"{paths[index]}: {own[0]:g} is black, {own[1]:g} white; --window BLACK WHITE changes this")
     return match_image_sets(sets)
+
+
+def _read_set(
+    path: str | Path | Source, config: DataConfig, window: IntensityWindow | None, display: Display
+) -> ImageSet:
+    """Read a set by its own window; by ``window`` where it has none, as with files of several types."""
+    quiet = QuietReporter(display)
+    try:
+        return read_images(path, fit=config, reporter=quiet)
+    except ZooError as error:
+        if window is not None:
+            return read_images(path, fit=replace(config, window=window), reporter=quiet)
+        # The text is that for recipes, which this command has none of.
+        raise ZooError(str(error).replace("Set data.window to [black, white]", "Give --window BLACK WHITE")) from None
 
 
 def _has_window(path: str | Path | Source) -> bool:
@@ -221,7 +237,7 @@ def _check_window(window: Sequence[float] | None, config: DataConfig | None) -> 
         return None
     if config is None:
         raise ZooError("--window: needs --fit. Without it images stay as they are.")
-    values = [plain_number("--window", value) for value in window]
+    values = [plain_number("--window", value) for value in (window if isinstance(window, Iterable) else [window])]
     if len(values) != 2:
         raise ZooError(f"--window: takes two values, black and white, not {len(values)}")
     black, white = values

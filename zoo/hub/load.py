@@ -496,7 +496,8 @@ def _locate_weights(source: str | os.PathLike[str], runs: Path) -> Path:
         return path
     if is_folder(path):
         return find_weights(path) if is_file(path / CONFIG) else require_weights(open_run(path))
-    if path.suffix or any(separator in name for separator in ("/", os.sep)):  # a path: it is not looked up as a name
+    # A path is not looked up as a name. Names may have dots.
+    if path.suffix == ".safetensors" or any(separator in name for separator in ("/", os.sep)):
         raise ZooError(f"{source}: no run or file of this name")
     for run in reversed(find_runs(runs, name)):  # the newest that has reached a checkpoint
         if run.generator_file.is_file():

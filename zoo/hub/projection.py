@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,7 +138,7 @@ def load_latents(path: str | Path) -> Latents:
         content = {"latents": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded}
     except OSError as error:
         raise ZooError(f"{path}: cannot be read ({error_reason(error)})") from None
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ZooError(f"{path}: is no .npy or .npz file of numbers ({error_reason(error)})") from None
     if "latents" not in content:
         raise ZooError(f"{path}: has no array 'latents', only {', '.join(content) or 'none'}. Use one of `zoo project`")
@@ -147,8 +148,16 @@ def load_latents(path: str | Path) -> Latents:
     return Latents(
         z=torch.from_numpy(z.astype(np.float32)),
         seed=None if seed is None else rng.check_seed(seed),
-        labels=None if labels is None else torch.from_numpy(labels.astype(np.int64)),
+        labels=None if labels is None else _read_labels(labels, path, len(z)),
     )
+
+
+def _read_labels(labels: np.ndarray, path: str | Path, count: int) -> Tensor:
+    whole = labels.dtype.kind in "iu" or (labels.dtype.kind == "f" and bool((labels == np.round(labels)).all()))
+    if not whole or labels.shape != (count,):
+        found = f"{labels.dtype} {labels.shape}"
+        raise ZooError(f"{path}: labels must be {count} whole numbers, the classes' places, not {found}")
+    return torch.from_numpy(labels.astype(np.int64))
 
 
 @torch_defaults()

@@ -85,7 +85,8 @@ class Comparison:
         self.heldout, self.networks = heldout, networks
         self._whole = whole or reals
         self._copies = copies
-        self._same = all_same(fakes.images)  # the mean or black image: one comparison serves for all
+        # The mean or black image: one comparison serves for all. Held-out images are told apart by their subjects.
+        self._same = fakes is not heldout and all_same(fakes.images)
 
     def with_interval(self, compute: Callable[[_Array, _Array], float]) -> MetricValue:
         """Return a value of all images with its 95 % interval from half-samples of the subjects of both sets.
@@ -195,7 +196,7 @@ class Comparison:
         return spectrum.compare_spectra(
             self.fakes.images,
             self.reals.images,
-            registry.of_family(self.options.metrics, "spectrum"),
+            registry.own_of_family(self.options.metrics, "spectrum"),
             fake_subjects=self.fakes.subjects,
             real_subjects=self.reals.subjects,
             intervals=self.options.intervals,
@@ -221,7 +222,7 @@ class Comparison:
 
     @cached_property
     def _feature_distances(self) -> list[dict[str, MetricValue]]:
-        names = registry.of_family(self.options.metrics, "features")
+        names = registry.own_of_family(self.options.metrics, "features")
         options = feature_metrics.FeatureOptions(
             fake_subjects=self.fakes.subjects,
             real_subjects=self.reals.subjects,

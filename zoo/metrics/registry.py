@@ -124,6 +124,11 @@ def of_family(names: Iterable[str], family: str) -> list[str]:
     return [name for name in names if METRICS[name].family == family]
 
 
+def own_of_family(names: Iterable[str], family: str) -> list[str]:
+    """Return like :func:`of_family`, without metrics of plug-ins, which compute their values themselves."""
+    return [name for name in of_family(names, family) if METRICS.is_own(name)]
+
+
 def short_extractor_name(extractor: str) -> str:
     """Return an extractor's name in names of metrics: ``vit_x`` for ``timm:vit_x.y``."""
     return extractor.removeprefix("timm:").partition(".")[0]

@@ -76,6 +76,8 @@ def train(
     check_callbacks(options.callbacks)
     if recipe is not None and resume is not None:
         raise ZooError("Give a recipe or --resume RUN, not both.")
+    if resume is not None and options.new:
+        raise ZooError("--resume RUN continues a run, and --new starts one: leave one of them out.")
     if recipe is None and resume is None:
         raise ZooError("Give a recipe's name or file, or --resume RUN. `zoo list` shows the recipes.")
     _check_length(options)
