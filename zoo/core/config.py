@@ -102,8 +102,8 @@ class PenaltyConfig:
     def __post_init__(self) -> None:
         if 0 < self.step < MIN_DIFFERENCE_STEP:
             raise ValueError(
-                f"step: must be at least {MIN_DIFFERENCE_STEP:g}, not {self.step:g}: smaller differences lose their digits; "
-                "0 is the exact gradient"
+                f"step: must be at least {MIN_DIFFERENCE_STEP:g}, not {self.step:g}: smaller differences lose their "
+                "digits; 0 is the exact gradient"
             )
 
 
