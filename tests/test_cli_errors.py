@@ -434,7 +434,7 @@ def test_an_empty_path_is_not_the_phantoms(command, runs, tmp_path, monkeypatch,
     ids=" ".join,
 )
 def test_an_empty_name_is_not_the_current_folder(command, runs, tmp_path, monkeypatch, capsys):
-    """As of a variable that is not set; here the current folder is a run, which nobody has named."""
+    """As of a variable that is not set; here the current folder is a run, which was not named."""
     monkeypatch.chdir(shutil.copytree(runs / "dcgan-64-000", tmp_path / "run"))
     before = sorted(path.name for path in Path().iterdir())
     assert cli.main([str(tmp_path / "out.onnx") if word == "OUT" else word for word in command]) == 2
