@@ -119,6 +119,49 @@ def test_near_duplicates_stay_together_without_subjects(tmp_path):
     assert everything.description.endswith("40 images, none held out")
 
 
+def write_class_folders(kind, root):
+    """Two classes of four people each, some images of a person; return the person of an image by its name."""
+    people = [(f"grade{1 + index // 4}", index) for index in range(8)]
+    if kind == "png":  # the same names in both folders: without classes these would be subjects
+        for folder, person in people:
+            base = smooth(person, 32)
+            write(root, {f"{folder}/{2 * (person % 4) + copy}.png": base // 2 + 8 * copy for copy in range(2)})
+        return lambda name: f"{name.split('/')[0]} {int(name.split('/')[1].split('.')[0]) // 2}"
+    for folder, person in people:
+        volume = np.stack([smooth(10 * person + k, 16) for k in range(6)], axis=-1).astype(np.int16)
+        if kind == "nifti":
+            nibabel = pytest.importorskip("nibabel", reason="NIfTI needs the extra [medical]")
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), root / folder / f"scan{person % 4}.nii")
+        else:
+            pytest.importorskip("pydicom", reason="DICOM needs the extra [medical]")
+            from tests.test_data_dicom import write_series
+
+            patient = {"patient": f"P{person}", "series": f"1.2.{person}", "suffix": f"-{person}.dcm"}
+            write_series(root / folder, volume, **patient)
+    return lambda name: name.rpartition("#")[0]
+
+
+@pytest.mark.parametrize("kind", ["png", "nifti", "dicom"])
+def test_folders_that_are_classes_leave_people_whole(kind, tmp_path):
+    """Classes are no subjects, but images of one person stay together: by file, by the header, or by likeness."""
+    person = write_class_folders(kind, tmp_path / "set")
+    options = {"slices": "all"} if kind != "png" else {}
+    data = load_dataset(tmp_path / "set", DataConfig(resolution=16, labels="folder", holdout=0.25, **options))
+    trained, heldout = ({person(data.names[i]) for i in part} for part in (data.train, data.unseen))
+    assert len(trained | heldout) == 8
+    assert heldout
+    assert not trained & heldout
+    assert ("near-duplicates" in data.description) == (kind == "png")
+
+
+def test_no_subjects_by_word_are_no_groups_of_near_duplicates(tmp_path):
+    root = write(tmp_path / "set", {f"case_{i // 4}_slice_{i % 4}.png": smooth(i // 4) for i in range(40)})
+    assert load_dataset(root, DataConfig(resolution=16)).description.endswith("1 subject (4 images) held out")
+    data = load_dataset(root, DataConfig(resolution=16, subjects="none"))
+    assert data.description.endswith("40 images, 4 images held out")
+
+
 def brute_force(hashes):
     bits = np.unpackbits(hashes, axis=1).astype(int)
     near = np.abs(bits[:, None] - bits[None]).sum(-1) <= NEAR_DUPLICATE_BITS

@@ -24,6 +24,7 @@ from zoo.data.digest import hash_bytes
 from zoo.data.files import require_whole
 from zoo.data.folder_layout import Problem
 from zoo.data.labels import FOLDER, choose_manifest, index_classes, read_labels
+from zoo.data.near_duplicates import difference_hash, near_duplicates
 from zoo.data.resize import IntensityWindow
 from zoo.data.sources.memory import open_data
 from zoo.data.sources.source import READ_ERRORS, Source, SourceOptions
@@ -152,8 +153,12 @@ def _build_dataset(
         facts.subjects,
         config.subjects,
         split=facts.splits is not None,
-        classes=config.labels == FOLDER,
+        classes=[source.file_name(name) for name in facts.names] if config.labels == FOLDER else None,
     )
+    if facts.subjects is None and config.subjects is None and facts.splits is None and facts.groups is None:
+        # Folders that were taken for subjects are classes: near-duplicates were not looked for when the set was built.
+        hashes = np.stack([difference_hash(np.moveaxis(image, 0, -1).astype(np.float32)) for image in images])
+        facts.groups = near_duplicates(hashes, reporter).tolist()
     if note:
         reporter.say(f"{source.label}: {note}")
     elif (
@@ -210,10 +215,12 @@ def _split(source: Source, config: DataConfig, facts: SetFacts, groups: Sequence
     trained = np.array([group not in heldout for group in groups])
     if not heldout:
         return trained, f"{description}, none held out"
-    if not facts.subjects:
+    kind = "subject" if facts.subjects else "image" if facts.groups is None else "group"
+    if kind == "group":
         description += f" in {count_of(len(set(groups)), 'group')} of near-duplicates"
-    kept = count_of(len(heldout), "subject" if facts.subjects else "group")
-    return trained, f"{description}, {kept} ({count_of(count - trained.sum(), 'image')}) held out"
+    kept = count_of(len(heldout), kind)
+    images = f" ({count_of(count - trained.sum(), 'image')})" if kind != "image" else ""
+    return trained, f"{description}, {kept}{images} held out"
 
 
 def _load_labels(

@@ -104,29 +104,41 @@ def are_classes(folders: Sequence[str]) -> bool:
 
 
 def assign_subjects(
-    names: Sequence[str], guess: list[str] | None, choice: str | None, *, split: bool, classes: bool
+    names: Sequence[str],
+    guess: list[str] | None,
+    choice: str | None,
+    *,
+    split: bool,
+    classes: Sequence[str] | None = None,
 ) -> tuple[list[str] | None, str]:
     """Return the subject of each image, and one line where folders decide it.
 
     Args:
         names: relative paths.
-        guess: as :func:`find_subjects` read them.
+        guess: as :func:`find_subjects` read them, or as the source states them.
         choice: "folder" or "none", as the user said; None: as guessed.
         split: whether the first folder of each path is a split.
-        classes: whether folders are classes by the user's word.
+        classes: the file of each image, whose folder is its class by the user's word; None: folders are not classes.
     """
-    folders = _parents([name.partition("/")[2] for name in names] if split else names)
+    folders = _folders(names, split)
     if choice is not None:
         return (folders if choice == "folder" else None), ""
+    if classes is not None:
+        if guess != _folders(classes, split):
+            return guess, ""
+        # Folders are no subjects then. Images of one file are of one person at least.
+        return (list(classes) if len(set(classes)) < len(classes) else None), ""
     kinds = abbreviate_list(sorted(set(folders), key=natural_sort_key))
     if guess == folders:
-        if classes:
-            return None, ""
         return guess, f"the folders {kinds} are taken for subjects; data.subjects=none changes that"
     numbered = any(re.search(r"\d", folder) for folder in folders)
-    if guess is None and not classes and numbered and len(set(folders)) > 1 and are_classes(folders):
+    if guess is None and numbered and len(set(folders)) > 1 and are_classes(folders):
         return None, f"the folders {kinds} are taken for classes, not for subjects; data.subjects=folder changes that"
     return guess, ""
+
+
+def _folders(names: Sequence[str], split: bool) -> list[str]:
+    return _parents([name.partition("/")[2] for name in names] if split else names)
 
 
 def _parents(names: Sequence[str]) -> list[str]:
