@@ -117,6 +117,27 @@ def test_longer_unfinished_run_is_not_continued(tmp_path, monkeypatch):
     assert len(list((tmp_path / "bench" / "runs").iterdir())) == 2
 
 
+def test_a_shorter_training_does_not_finish_a_longer_one(tmp_path, monkeypatch):
+    from zoo.training.trainer import Trainer
+
+    settings = {"data": "phantoms:4", "out": tmp_path, "device": "cpu", "set": [*TINY, "train.checkpoint_kimg=0.016"]}
+    original = Trainer.step
+
+    def step(self):
+        if self.nimg >= 48:
+            raise KeyboardInterrupt
+        original(self)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    with pytest.raises(KeyboardInterrupt):
+        zoo.train("dcgan-64", kimg=0.08, **settings)
+    short = zoo.train("dcgan-64", kimg=0.016, **settings)
+    assert (short.name, short.info["nimg"]) == ("dcgan-64-001", 16)
+    monkeypatch.setattr(Trainer, "step", original)
+    longer = zoo.train("dcgan-64", kimg=0.08, **settings)  # the unfinished one, which is still called so
+    assert (longer.name, longer.info["nimg"]) == ("dcgan-64-000", 80)
+
+
 def test_recipes_of_one_name_are_not_merged_as_seeds(tmp_path):
     for name, rate in (("a", "1e-4"), ("b", "2e-4")):
         recipe = zoo.load_recipe("dcgan-64", [*TINY, f"optimizer.generator.lr={rate}"])

@@ -74,6 +74,28 @@ def test_a_damaged_newest_falls_back_with_a_warning(damage, tmp_path):
     assert path.name in warnings[0]
 
 
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_damaged_checkpoints_never_take_the_place_of_intact_ones(keep, tmp_path):
+    """Resumed from the intact one, a run saves earlier than the damaged one was."""
+    checkpoint.save_checkpoint(tmp_path, 8, state(8), keep=9)
+    checkpoint.save_checkpoint(tmp_path, 32, state(32), keep=9).write_bytes(b"torn")
+    warnings = []
+    assert checkpoint.load_newest_checkpoint(tmp_path, warnings.append, lambda path, state: None)["number"] == 8
+    assert len(warnings) == 1
+    kept = checkpoint.save_checkpoint(tmp_path, 16, state(16), keep=keep)
+    assert checkpoint.load_newest_checkpoint(tmp_path, pytest.fail)["number"] == 16
+    assert checkpoint.newest_checkpoint(tmp_path) == kept
+    names = sorted(path.name for path in tmp_path.glob("*.pt"))
+    intact = ["nimg-000000000016.pt"] if keep == 1 else ["nimg-000000000008.pt", "nimg-000000000016.pt"]
+    assert names == ["damaged-nimg-000000000032.pt", *intact]
+
+
+def test_the_newest_checkpoint_is_kept_next_to_later_ones(tmp_path):
+    checkpoint.save_checkpoint(tmp_path, 32, state(32), keep=1)
+    assert checkpoint.save_checkpoint(tmp_path, 16, state(16), keep=1).is_file()
+    assert [path.name for path in tmp_path.glob("*.pt")] == ["nimg-000000000016.pt"]
+
+
 def test_nothing_whole_is_an_error_and_nothing_at_all_is_none(tmp_path):
     assert checkpoint.load_newest_checkpoint(tmp_path, pytest.fail) is None
     checkpoint.save_checkpoint(tmp_path, 8, state(8), keep=2).write_bytes(b"x")

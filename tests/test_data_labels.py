@@ -147,6 +147,13 @@ def test_split_folders_are_not_classes(folder, tmp_path):
         load(tmp_path, labels="folder")
 
 
+def test_an_image_outside_the_class_folders_is_refused(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "set", ignore=shutil.ignore_patterns("*.csv"))
+    next((tmp_path / "set" / "dark").iterdir()).rename(tmp_path / "set" / "stray.png")
+    with pytest.raises(ZooError, match=r"data\.labels: .*stray\.png lies in no folder, .* \(1 image in all\)"):
+        load(tmp_path / "set", labels="folder")
+
+
 def test_a_class_without_training_images_is_refused():
     with pytest.raises(ZooError, match="no training image is of class 'b'"):
         index_classes(["a", "b", "c"], np.array([0, 2]), [], "the set")

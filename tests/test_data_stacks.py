@@ -170,6 +170,50 @@ def test_parquet_files_by_name_are_splits(tmp_path):
     assert open_source(tmp_path / "set", SourceOptions()).listing.splits is None
 
 
+SHARDS = {
+    "words": (["train-0", "validation-0", "test-0"], True),
+    "folders": (["train/0000", "validation/0000", "test/0000"], True),
+    "both": (["train/test-0", "test/train-0"], True),  # the folder decides
+    "training alone": (["train-0", "train-1"], False),
+    "no training": (["valid-0", "test-0"], False),
+    "others": (["train-0", "test-0", "other"], False),
+    "the beginning of a word": (["trainee-0", "testis-0"], False),
+}
+
+
+@pytest.mark.parametrize(("write", "suffix"), [(write_tar, "tar"), (write_parquet, "parquet")])
+@pytest.mark.parametrize("kind", SHARDS)
+def test_splits_of_shards(kind, write, suffix, tmp_path):
+    """By their folders or names; images of test shards are never trained on, and never share a name with others."""
+    names, split = SHARDS[kind]
+    images = stack(shape=(3 * len(names), 16, 20), dtype=np.uint8)
+    for number, name in enumerate(names):
+        path = tmp_path / "set" / f"{name}.{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, images[3 * number : 3 * number + 3], [0, 1, 0])
+    (tmp_path / "set" / f"._train-9.{suffix}").write_bytes(b"left by another system")
+    listing = open_source(tmp_path / "set", SourceOptions()).listing
+    assert len(set(listing.names)) == len(listing.names) == 3 * len(names)
+    assert (listing.splits is not None) == split
+    data = load_dataset(tmp_path / "set", DataConfig(resolution=16, labels="label"), cache_dir=tmp_path / "c")
+    if split:
+        test = {name for name in listing.names if name.startswith("test")}
+        assert test
+        assert not test & {data.names[i] for i in data.train}
+    with pytest.raises(ZooError, match=r"data\.labels: .*its images lie in no folders\. data\.labels=label takes"):
+        load_dataset(tmp_path / "set", DataConfig(resolution=16, labels="folder"), cache_dir=tmp_path / "c")
+
+
+@pytest.mark.parametrize("suffix", ["tar", "parquet"])
+def test_a_shard_that_is_gone_is_one_line(suffix, tmp_path):
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow", reason="parquet needs the extra [formats]")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / f"a.{suffix}").symlink_to(tmp_path / "nothing")
+    with pytest.raises(ZooError, match=rf"a\.{suffix}: cannot be read \(no such file"):
+        load_dataset(tmp_path / "set", DataConfig(resolution=16), cache_dir=tmp_path / "c")
+
+
 def test_classes_of_medmnist_have_one_name_in_all_parts(tmp_path):
     """A part that lacks the largest class does not write the others with fewer digits."""
     images = np.full((2, 8, 8), 7, np.uint8)

@@ -1,5 +1,7 @@
 """Validation during training: values, alarms, the best generator, and stopping."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -70,6 +72,17 @@ def test_validation_keeps_to_its_share_of_the_time(trainer):
     assert validator.due(250.0)
     again = Validator(trainer, Lines(), validator.state_dict())
     assert not again.due(249.0)
+
+
+@pytest.mark.parametrize(("share", "due"), [(0, [False, False, False]), (1, [True, True, True])])
+def test_never_and_always(trainer, share, due):
+    validator = Validator(trainer, Lines())
+    validator.config = replace(validator.config, evaluate_share=share)
+    found = []
+    for elapsed in (0.0, 1.0, 1e9):
+        found.append(validator.due(elapsed))
+        validator.record_duration(2.0)
+    assert found == due
 
 
 def test_heldout_images_trigger_no_alarm_and_one_repeated_image_does(trainer):

@@ -41,7 +41,7 @@ from zoo.data.windowing import DeepError, dtype_window, mixed_depths_error, perc
 
 CACHE_FORMAT = 1  # increase it when the same files and settings would give other pixels or other facts
 FACTS_FORMAT = 2  # of set.json; sets of an older one are built again where it matters (_is_outdated)
-LISTING_FORMAT = 2  # increase it when other files of the same folder would be listed
+LISTING_FORMAT = 3  # increase it when other files of the same folder would be listed
 MAX_VERIFIED_BYTES = 4 << 30  # a larger set is verified only if it was changed after it was built
 VERIFY_CHUNK_BYTES = 1 << 22
 

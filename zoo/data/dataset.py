@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import compress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -235,6 +235,10 @@ def _load_labels(
     if note:
         reporter.say(f"{source.label}: {note}")
     files = [source.file_name(name) for name in facts.names]
+    if config.labels == FOLDER and any(PurePosixPath(name).parent.name in source.shard_names for name in files):
+        raise ZooError(
+            f"data.labels: {source.label}: its images lie in no folders. data.labels=label takes the classes it holds"
+        )
     names = read_labels(files, config.labels, manifest, source.label, split=bool(facts.splits), file=file)
     return index_classes(names, train, list(config.classes), source.label)
 

@@ -71,6 +71,9 @@ def read_labels(
     if column == FOLDER:
         inner = [name.partition("/")[2] for name in names] if split else names
         labels = [PurePosixPath(name).parent.name for name in inner]
+        if "" in labels and any(labels):
+            outside = f"{names[labels.index('')]} lies in no folder, which would be its class"
+            raise ZooError(f"data.labels: {label}: {outside} ({count_of(labels.count(''), 'image')} in all). Move it")
     else:
         where = f"data.labels: {label}: {file}"
         if manifest is None:

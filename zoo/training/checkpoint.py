@@ -49,7 +49,7 @@ def save_checkpoint(folder: Path, nimg: int, state: dict[str, Any], *, keep: int
         before = newest_checkpoint(folder)
         kept = f"the previous checkpoint {before} is intact" if before else "there was no earlier checkpoint"
         raise ZooError(f"{path}: cannot write the checkpoint ({error_reason(cause)}); {kept}") from None
-    for old in _all(folder)[keep:]:
+    for old in [other for other in _all(folder) if other != path][max(0, keep - 1) :]:
         old.unlink(missing_ok=True)
         _sum(old).unlink(missing_ok=True)
     return path
@@ -67,30 +67,40 @@ def load_newest_checkpoint(
 
     Args:
         check: raises a :class:`ZooError` where the content is that of no run; such a file is renamed to
-            ``unusable-...``, so that the run can write one of this name again.
+            ``unusable-...``. With it damaged ones become ``damaged-...`` where an older one is intact.
 
     Raises:
         ZooError: there are checkpoints, and all are damaged.
     """
-    paths = _all(folder)
+    paths, damaged = _all(folder), []
     for path in paths:
         try:
             state = load_checkpoint(path)
         except ZooError as error:
             warn(str(error))
+            damaged.append(path)
             continue
         try:
             if check is not None:
                 check(path, state)
-            return state
         except ZooError as error:
             warn(f"{error}; it is set aside")
-            with contextlib.suppress(OSError):
-                for file in (path, _sum(path)):
-                    file.rename(file.with_name(f"unusable-{file.name}"))
+            _set_aside(path, "unusable")
+            continue
+        if check is not None:  # the run is continued: as the newest, damaged ones would be kept instead of intact ones
+            for other in damaged:
+                _set_aside(other, "damaged")
+        return state
     if paths:
         raise ZooError(f"{folder}: none of the {len(paths)} checkpoints can be read; start a new run with --new")
     return None
+
+
+def _set_aside(path: Path, why: str) -> None:
+    """Rename a checkpoint, so that the run can write one of this name again."""
+    with contextlib.suppress(OSError):
+        for file in (path, _sum(path)):
+            file.rename(file.with_name(f"{why}-{file.name}"))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

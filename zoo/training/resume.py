@@ -262,9 +262,13 @@ def with_classes(recipe: Recipe, images: Dataset) -> Recipe:
 
 
 def find_unfinished_run(out: Path, recipe: Recipe, images: Dataset) -> Run | None:
-    """The newest run of the same numbers and images that has not reached its end and that no process is training."""
+    """The newest run of the same numbers and images that has not reached its end and that no process is training.
+
+    A run that has seen more images than ``recipe`` wants is no shorter one: it would only be called finished.
+    """
+    end = recipe.train.batches.end(round(recipe.train.kimg * 1000))
     for run, info in find_equal_runs(out, recipe.name, recipe.digest, images.digest):
-        if info["status"] != "finished" and not run.locked():
+        if info["status"] != "finished" and info["nimg"] <= end and not run.locked():
             return run
     return None
 

@@ -71,7 +71,9 @@ class Validator:
     def due(self, elapsed: float) -> bool:
         """Whether another validation keeps all of them within their share of ``elapsed`` seconds."""
         share = self.config.evaluate_share
-        is_first = self.last_duration == 0 and share > 0
+        if share <= 0:
+            return False
+        is_first = self.last_duration == 0
         return share >= 1 or is_first or self.seconds_spent + self.last_duration <= share * elapsed
 
     def record_duration(self, seconds: float) -> None:

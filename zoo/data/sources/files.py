@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from zoo.core.errors import ZooError
+from zoo.core.errors import ZooError, error_reason
 from zoo.core.progress import SilentReporter
 from zoo.core.threads import map_chunks
 from zoo.data.decode import MAX_FILE_BYTES, UnreadableError
 from zoo.data.digest import hash_bytes
 from zoo.data.files import read_file
-from zoo.data.folder_layout import OWN_OUTPUT, Listing, Problem
+from zoo.data.folder_layout import OWN_OUTPUT, SPLIT_FOLDERS, Listing, Problem
 from zoo.data.labels import MANIFESTS, MAX_MANIFEST_BYTES
 from zoo.data.own_images import own_image_kind
 from zoo.data.sources.source import READ_ERRORS, Source, SourceOptions
@@ -117,16 +118,40 @@ def read_manifests(folder: Path) -> list[tuple[str, bytes]]:
 
 
 def find_shards(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Return a file, or the files in a folder with one of ``suffixes`` (in lower case), sorted."""
+    """Return a file, or the files in a folder with one of ``suffixes`` (in lower case), sorted; no hidden ones."""
     if path.is_file():
         return [path]
-    return sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes)
+    files = (file for file in path.rglob("*") if file.suffix.lower() in suffixes)
+    return sorted(file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts))
 
 
 def hash_shards(path: Path, shards: list[Path]) -> str:
-    """Return the signature (see :meth:`Source.signature`) of a source of the files ``shards`` at ``path``."""
-    places = [(str(shard.relative_to(path.parent)), shard.stat()) for shard in shards]
-    return hash_bytes(*(f"{name}\n{status.st_size}\n{status.st_mtime_ns}" for name, status in places))
+    """Return the signature (see :meth:`Source.signature`) of a source of the files ``shards`` at ``path``.
+
+    Raises:
+        ZooError: one cannot be read, such as a link to nothing.
+    """
+    parts = []
+    for shard in shards:
+        try:
+            status = shard.stat()
+        except OSError as error:
+            raise ZooError(f"{shard}: cannot be read ({error_reason(error)}). Remove it, or bring it back") from None
+        parts.append(f"{shard.relative_to(path.parent)}\n{status.st_size}\n{status.st_mtime_ns}")
+    return hash_bytes(*parts)
+
+
+def split_shards(path: Path, shards: Sequence[Path]) -> list[str] | None:
+    """Return the split of each shard, by the first folder or else the first word of its name; None: these are none.
+
+    ``train/0000.parquet`` and ``train-00000.tar`` are of the split ``train``, if others are of another one.
+    """
+    splits = []
+    for shard in shards:
+        parts = shard.relative_to(path).parts if shard != path else (shard.name,)
+        words = [parts[0].lower()] if len(parts) > 1 else re.findall("^[a-z]+", shard.stem.lower())
+        splits.append(SPLIT_FOLDERS.get(words[0], "") if words else "")
+    return splits if all(splits) and "train" in splits and len(set(splits)) > 1 else None
 
 
 def check_file_size(size: int) -> None:

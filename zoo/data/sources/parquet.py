@@ -10,20 +10,19 @@ from typing import Any
 from zoo.core.errors import ZooError, error_message
 from zoo.data.folder_layout import Listing
 from zoo.data.labels import name_classes, write_labels
-from zoo.data.sources.files import PathSource, check_file_size, find_shards, hash_shards
+from zoo.data.sources.files import PathSource, check_file_size, find_shards, hash_shards, split_shards
 from zoo.data.sources.registry import register_source
 from zoo.data.sources.scans import require_extra
 from zoo.data.sources.source import READ_ERRORS, SourceOptions
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img", "jpg", "png"), ("label", "class", "target")
-SPLITS = {"train": "train", "valid": "validate", "val": "validate", "test": "test"}  # by how a file's name starts
 ROW_GROUPS = 4  # kept in memory
 
 
 class ParquetSource(PathSource):
     """A ``.parquet`` with a column of encoded images, or a folder of such files.
 
-    Images are bytes, or ``{"bytes": ..., "path": ...}``. Files called train..., val... and test... are splits.
+    Images are bytes, or ``{"bytes": ..., "path": ...}``. Files or folders called train, val and test are splits.
     """
 
     kind = "parquet"
@@ -41,6 +40,10 @@ class ParquetSource(PathSource):
 
     def signature(self) -> str:
         return hash_shards(self.path, self._places)
+
+    @property
+    def shard_names(self) -> frozenset[str]:
+        return frozenset(place.stem for place in self._places)
 
     @cached_property
     def _files(self) -> list[Any]:
@@ -65,22 +68,24 @@ class ParquetSource(PathSource):
     @cached_property
     def layout(self) -> Listing:
         listing = Listing([])
-        splits: list[str] = []
+        splits = split_shards(self.path, self._places)
+        if splits is not None:
+            listing.splits = []
         for number, file in enumerate(self._files):
             place = self._places[number]
-            split = next((split for start, split in SPLITS.items() if place.name.lower().startswith(start)), "")
+            inner = Path(place.name) if place == self.path else place.relative_to(self.path)
+            folder = inner.with_suffix("").as_posix()
             width = len(str(max(0, file.metadata.num_rows - 1)))
             row = 0
             for group in range(file.num_row_groups):
                 for index in range(file.metadata.row_group(group).num_rows):
-                    listing.names.append(f"{place.stem}/{row:0{width}d}")
+                    listing.names.append(f"{folder}/{row:0{width}d}")
                     listing.entries.append((number, group, index))
-                    splits.append(split)
+                    if listing.splits is not None and splits is not None:
+                        listing.splits.append(splits[number])
                     row += 1
         if not listing.names:
             raise ZooError(f"{self.label}: holds no image")
-        if all(splits) and len(set(splits)) > 1:
-            listing.splits = splits
         return listing
 
     def _read(self, number: int, group: int) -> list[Any]:

@@ -85,6 +85,7 @@ class Source:
         strict: whether one bad image is an error of the whole set (arrays) or is left out (files).
         any_channels: whether images may have other numbers of channels than 1 and 3.
         cuts_volumes: whether ``data.axis``, ``data.slices`` and ``data.window=volume`` apply to it.
+        shard_names: of files that hold images in no folder: as folders in names these are no classes.
         chunk: number of images in one job of a worker thread.
         cacheable: False once a file could not be read for a reason that may pass, such as its permissions.
     """
@@ -96,6 +97,7 @@ class Source:
     strict = False
     any_channels = False
     cuts_volumes = False
+    shard_names: frozenset[str] = frozenset()
     chunk = 16
 
     @property

@@ -11,7 +11,7 @@ from zoo.core.errors import ZooError, error_message
 from zoo.data.folder_layout import Listing, organise_files
 from zoo.data.labels import write_labels
 from zoo.data.own_images import HEAD_BYTES
-from zoo.data.sources.files import FileSource, check_file_size, find_shards, hash_shards
+from zoo.data.sources.files import FileSource, check_file_size, find_shards, hash_shards, split_shards
 from zoo.data.sources.registry import register_source
 from zoo.data.sources.source import READ_ERRORS
 
@@ -46,12 +46,19 @@ class TarSource(FileSource):
     def signature(self) -> str:
         return hash_shards(self.path, self._shards)
 
+    @property
+    def shard_names(self) -> frozenset[str]:
+        return frozenset(shard.stem for shard in self._shards if shard != self.path)
+
     @cached_property
     def _members(self) -> list[tuple[str, _Member]]:
         members = []
-        for shard in self._shards:
-            # One archive keeps its own names; of several, each is a folder.
+        splits = split_shards(self.path, self._shards)
+        for number, shard in enumerate(self._shards):
+            # One archive keeps its own names; of several, each is a folder, in that of its split.
             folder = "" if shard == self.path else f"{shard.relative_to(self.path).with_suffix('').as_posix()}/"
+            if splits and shard.parent == self.path:
+                folder = f"{splits[number]}/{folder}"
             try:
                 with tarfile.open(shard, "r:") as archive:
                     files = [info for info in archive if info.isreg()]
