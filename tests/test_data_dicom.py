@@ -92,6 +92,104 @@ def test_values_are_rescaled_and_white_zero_is_inverted(tmp_path):
     assert slices_of(tmp_path / "bytes.dcm").dtype == np.uint8
 
 
+def transformations(*scales):
+    """Functional groups with a slope and an intercept each."""
+    from pydicom.dataset import Dataset
+
+    groups = []
+    for slope, intercept in scales:
+        scale, group = Dataset(), Dataset()
+        scale.RescaleSlope, scale.RescaleIntercept, scale.RescaleType = slope, intercept, "US"
+        group.PixelValueTransformationSequence = [scale]
+        groups.append(group)
+    return groups
+
+
+def test_scales_of_enhanced_files_are_those_of_each_frame(tmp_path):
+    frames = np.arange(60, dtype=np.uint16).reshape(3, 4, 5)
+    scales = np.array([(1, -1024), (2, 0), (0.5, 10)])
+    own = frames * scales[:, :1, None] + scales[:, 1:, None]
+    inverted = {"PhotometricInterpretation": "MONOCHROME1", "BitsStored": 8, "HighBit": 7}
+    cases = {
+        "shared": ({"SharedFunctionalGroupsSequence": transformations((2, -5))}, frames * 2.0 - 5),
+        "own": ({"PerFrameFunctionalGroupsSequence": transformations(*scales.tolist())}, own),
+        "both": (
+            {
+                "SharedFunctionalGroupsSequence": transformations((7, 7)),
+                "PerFrameFunctionalGroupsSequence": transformations(*scales.tolist()),
+            },
+            own,
+        ),
+        # From low + high of the stored range: 2 * 0 - 5 and 2 * 255 - 5.
+        "inverted": (
+            {"SharedFunctionalGroupsSequence": transformations((2, -5)), **inverted},
+            (2 * 255.0 - 10) - (frames * 2.0 - 5),
+        ),
+    }
+    for name, (more, expected) in cases.items():
+        write_file(tmp_path / name, frames, **more)
+        assert np.array_equal(slices_of(tmp_path / name), expected.astype(np.float32)), name
+
+
+def test_colours_and_palettes_become_grey_bytes(tmp_path):
+    rgb = np.random.default_rng(0).integers(0, 255, (4, 5, 3)).astype(np.uint8)
+    colours = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
+    write_file(tmp_path / "rgb", rgb[..., 0], PixelData=rgb.tobytes(), **colours)
+    grey = np.rint(rgb @ np.array([0.299, 0.587, 0.114], np.float32))
+    found = slices_of(tmp_path / "rgb")
+    assert found.dtype == np.uint8
+    assert np.array_equal(found[0], grey)
+    table = np.arange(255, -1, -1, dtype=np.uint16) * 257  # white first
+    palette = {f"{colour}PaletteColorLookupTableData": table.tobytes() for colour in ("Red", "Green", "Blue")}
+    palette |= {f"{colour}PaletteColorLookupTableDescriptor": [256, 0, 16] for colour in ("Red", "Green", "Blue")}
+    write_file(tmp_path / "palette", rgb[..., 0], PhotometricInterpretation="PALETTE COLOR", **palette)
+    values = slices_of(tmp_path / "palette")[0].astype(float)
+    np.testing.assert_allclose(
+        values / values.max(), (255 - rgb[..., 0].astype(float)) / (255 - rgb[..., 0]).max(), atol=2e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "kind"),
+    [
+        ("InstanceNumber", b"1A", "IS"),
+        ("InstanceNumber", b"1\\2", "IS"),
+        ("NumberOfFrames", b"x ", "IS"),
+        ("ImageOrientationPatient", b"1\\0\\0\\a\\1\\0", "DS"),
+        ("ImagePositionPatient", b"1\\2", "DS"),
+    ],
+)
+def test_a_malformed_header_leaves_its_file_out(tag, value, kind, tmp_path):
+    from pydicom.datadict import tag_for_keyword
+    from pydicom.dataelem import RawDataElement
+    from pydicom.tag import Tag
+
+    write_series(tmp_path / "good", ramp(), series="1.2.1")
+    write_file(tmp_path / "bad.dcm", np.ones((3, 3), np.int16), series="1.2.2")
+    data = pydicom.dcmread(tmp_path / "bad.dcm")
+    number = Tag(tag_for_keyword(tag))
+    data._dict[number] = RawDataElement(number, kind, len(value), value, 0, False, True)
+    data.save_as(tmp_path / "bad.dcm")
+    source = open_source(tmp_path, SourceOptions(slices="all"))
+    assert len(source.names) == SHAPE[2]
+    (problem,) = source.listing.problems
+    assert problem.reason == f"a DICOM file with a malformed {tag}"
+
+
+def test_slightly_different_digits_are_one_orientation(tmp_path):
+    for number in range(10):
+        cosine = 0.124999 if number % 2 else 0.125001  # which two digits tell apart
+        other = (1 - cosine**2) ** 0.5
+        orientation, position = (other, cosine, 0, -cosine, other, 0), (0, 0, number)
+        pixels = np.full((3, 4), number + 1, np.int16)
+        write_file(tmp_path / f"{number}.dcm", pixels, number=number, orientation=orientation, position=position)
+    source = open_source(tmp_path, SourceOptions(slices="all"))
+    assert len(source.names) == 10
+    assert source.listing.problems == []
+    assert sorted(int(source.raw(index).max()) for index in range(10)) == list(range(1, 11))
+    assert len({source.file_name(name) for name in source.names}) == 1
+
+
 def test_frames_and_images_without_geometry(tmp_path):
     frames = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
     write_file(tmp_path / "cine.dcm", frames)

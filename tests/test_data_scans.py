@@ -118,6 +118,21 @@ def test_scale_and_bytes_are_kept(tmp_path):
     assert np.array_equal(slices_of(tmp_path / "ct.nii", slices="all"), axial(ramp() * 2.0 - 1024))
 
 
+def test_complex_values_are_refused(tmp_path):
+    save_nifti(tmp_path / "x.nii", (ramp() * (3 + 4j)).astype(np.complex64))
+    with pytest.raises(ZooError, match="complex64 values are not intensities"):
+        slices_of(tmp_path / "x.nii")
+
+
+def test_a_link_to_a_file_without_a_suffix_is_read_by_its_own(tmp_path):
+    """As tools that keep files by their hash make them."""
+    save_nifti(tmp_path / "x.nii", ramp())
+    (tmp_path / "store").mkdir()
+    (tmp_path / "x.nii").rename(tmp_path / "store" / "abcdef")
+    (tmp_path / "x.nii").symlink_to(tmp_path / "store" / "abcdef")
+    assert np.array_equal(slices_of(tmp_path / "x.nii", slices="all"), axial(ramp()))
+
+
 def test_windows_per_set_volume_and_range(tmp_path):
     (tmp_path / "set").mkdir()
     for number, scale in enumerate((1, 10)):

@@ -64,6 +64,72 @@ def test_hdf5(tmp_path):
         slices_of(tmp_path / "b.h5")
 
 
+RGB = np.random.default_rng(3).integers(0, 255, (5, 16, 20, 3)).astype(np.uint8)
+ALPHA = np.concatenate([RGB, np.full((5, 16, 20, 1), 51, np.uint8)], axis=-1)
+MASK = RGB[..., 0] > 128
+STACKS = {
+    "channels last": (RGB, RGB),
+    "channels first": (RGB.transpose(0, 3, 1, 2), RGB),
+    "one channel last": (RGB[..., :1], RGB[..., 0]),
+    "one channel first": (RGB[..., 0][:, None], RGB[..., 0]),
+    "one image": (RGB[:1, ..., 0], RGB[:1, ..., 0]),
+    "alpha over black": (ALPHA, np.rint(RGB * 0.2).astype(np.uint8)),
+    "bits": (MASK, MASK),
+    "volumes": (RGB[..., 0].reshape(5, 2, 8, 20), "an array of 5 x 2 x 8 x 20 is no stack"),
+    "deep alpha": (ALPHA.astype(np.uint16), "four channels of uint16; save grey or RGB"),
+    "complex": (RGB[..., 0].astype(np.complex64), "complex64 values are not intensities"),
+}
+
+
+@pytest.mark.parametrize("kind", STACKS)
+@pytest.mark.parametrize("form", ["npy", "h5", "tif"])
+def test_an_array_is_a_stack_of_grey_or_colour_images_or_refused(form, kind, tmp_path):
+    array, expected = STACKS[kind]
+    (tmp_path / "set").mkdir()
+    path = tmp_path / "set" / f"a.{form}"
+    if form == "npy":
+        np.save(path, array)
+    elif form == "h5":
+        h5py = pytest.importorskip("h5py", reason="HDF5 needs the extra [formats]")
+        with h5py.File(path, "w") as file:
+            file["images"] = array
+        expected = "no array of images" if kind == "complex" else expected
+    else:
+        if kind in ("one image", "one channel first", "volumes", "deep alpha", "complex", "channels first"):
+            pytest.skip("no TIFF of several pages is so")
+        photometric = "rgb" if array.shape[-1] in (3, 4) else "minisblack"
+        tifffile.imwrite(path, array, photometric=photometric)
+    if isinstance(expected, str):
+        with pytest.raises(ZooError, match=expected):
+            slices_of(tmp_path / "set")
+    else:
+        assert np.array_equal(slices_of(tmp_path / "set"), expected)
+
+
+def test_pages_with_a_palette_or_with_white_as_zero(tmp_path):
+    places = RGB[..., 0] // 64
+    table = np.zeros((3, 256), np.uint16)
+    table[:, :4] = np.array([[0, 65535, 1000, 40000], [0, 65535, 2000, 300], [0, 65535, 3000, 9]])
+    tifffile.imwrite(tmp_path / "palette.tif", places, photometric="palette", colormap=table)
+    assert np.array_equal(slices_of(tmp_path / "palette.tif"), np.moveaxis(table[:, places] >> 8, 0, -1))
+    for name, values in (("bits", MASK), ("bytes", RGB[..., 0]), ("words", stack())):
+        tifffile.imwrite(tmp_path / f"{name}.tif", values, photometric="miniswhite")
+        assert np.array_equal(slices_of(tmp_path / f"{name}.tif"), ~values), name
+
+
+def test_voxels_next_to_their_header_are_part_of_it(tmp_path):
+    itk = pytest.importorskip("SimpleITK", reason="NRRD and MHA need the extra [formats]")
+    for number, place in enumerate((tmp_path / "one", tmp_path / "set")):
+        place.mkdir()
+        itk.WriteImage(itk.GetImageFromArray(stack(dtype=np.uint8)), str(place / "v.mhd"))
+        path = place / "v.mhd" if number == 0 else place
+        config = DataConfig(resolution=16, slices="all")
+        before = load_dataset(path, config, cache_dir=tmp_path / "c").images[:].copy()
+        raw = place / "v.raw"
+        raw.write_bytes(bytes(255 - value for value in raw.read_bytes()))
+        assert not np.array_equal(load_dataset(path, config, cache_dir=tmp_path / "c").images[:], before)
+
+
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".mhd"])
 @pytest.mark.parametrize("direction", ["LPS", "RAS", "SPR"])
 def test_simpleitk_volumes_are_cut_as_others_are(tmp_path, suffix, direction):

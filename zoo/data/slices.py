@@ -89,6 +89,8 @@ def find_foreground(slices: ndarray) -> ndarray:
 
     A volume of one intensity has no foreground: all of it is kept.
     """
+    if slices.dtype == bool:
+        slices = slices.astype(np.uint8)
     if slices.ndim == 4:
         slices = slices.mean(axis=3)
     step = max(1, round((slices.size / SAMPLED_VOXELS) ** (1 / 3)))

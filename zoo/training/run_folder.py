@@ -25,7 +25,7 @@ from typing import Any
 from zoo.core.arguments import refuse_empty_name
 from zoo.core.config import Recipe
 from zoo.core.errors import ZooError, error_reason, shorten, suggest
-from zoo.core.files import atomic_file, is_file, is_folder, temporary_folder
+from zoo.core.files import atomic_file, is_file, is_folder, remove_leftovers, temporary_folder
 from zoo.core.locks import hold_lock, is_locked
 
 MAX_LISTED_RUNS = 8  # in an error
@@ -150,9 +150,8 @@ class Run:
             ZooError: another process holds it, or the folder cannot be written.
         """
         with hold_lock(self.state / "lock", f"{self.path}: another process is training it"):
-            for leftover in self.path.rglob(".*.tmp"):  # of a process that was killed while it wrote
-                with contextlib.suppress(OSError):
-                    leftover.unlink(missing_ok=True)
+            for folder in (self.path, self.state, self.samples, self.snapshots):
+                remove_leftovers(folder)  # of a process that was killed while it wrote
             self._identity = self._read_identity()
             try:
                 yield

@@ -6,7 +6,7 @@ since who knows the numbers can compute them. Files that cannot be used are call
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -20,6 +20,7 @@ from zoo.core.threads import map_chunks
 from zoo.data.decode import UnreadableError
 from zoo.data.digest import hash_bytes
 from zoo.data.folder_layout import Listing, Problem, holds_only, is_image_name, organise_files, walk_files
+from zoo.data.resize import to_grey
 from zoo.data.sources.files import PathSource
 from zoo.data.sources.registry import register_source
 from zoo.data.sources.scans import Scan, ScanSource, check_shape
@@ -34,6 +35,15 @@ _TAGS = (
     *("PatientID", "PatientName", "SeriesInstanceUID", "SOPInstanceUID", "InstanceNumber", "Rows", "Columns"),
     *("ImageOrientationPatient", "ImagePositionPatient", "NumberOfFrames"),
 )
+
+# How header values are read that tell files and slices apart; malformed ones raise anything.
+_NUMBERS: dict[str, Callable[[Any], Any]] = {
+    "InstanceNumber": lambda value: float(value or 0),
+    "NumberOfFrames": lambda value: int(value or 1),
+    "ImageOrientationPatient": lambda value: np.array(value, float).reshape(2, 3),
+    "ImagePositionPatient": lambda value: np.array(value, float).reshape(3),
+}
+SAME_ORIENTATION = 0.01  # largest difference of direction cosines in one volume
 
 
 @dataclass
@@ -72,6 +82,7 @@ class DicomSource(ScanSource):
             others = len(self._status) - len(regular)
         headers = self._read_headers(paths)
         names: dict[str, str | None] = {}
+        orientations: dict[str, list[ndarray]] = {}
         for place, (path, header) in enumerate(zip(paths, headers, strict=True)):
             if header is None:
                 others += 1
@@ -79,7 +90,8 @@ class DicomSource(ScanSource):
                 problems.append(Problem(f"file {place + 1} of {len(paths)} by name", header))
             else:
                 split = splits[place] if splits else None
-                name = f"{split}/{_volume_name(header)}" if split else _volume_name(header)
+                volume = _volume_name(header, orientations)
+                name = f"{split}/{volume}" if split else volume
                 names[name] = split
                 series = self._series.setdefault(name, _Series(_subject(header)))
                 series.files.append(path)
@@ -166,22 +178,36 @@ def _read_header(path: Path) -> Any:
         return f"not a readable DICOM file ({type(error).__name__})"
     if "Rows" not in header or "Columns" not in header:
         return "a DICOM file without pixels"
+    for key, read in _NUMBERS.items():
+        try:
+            if header.get(key) is not None:
+                read(header.get(key))
+        except Exception:  # whose text may hold the value
+            return f"a DICOM file with a malformed {key}"
     return header
 
 
-def _volume_name(header: Any) -> str:
+def _volume_name(header: Any, orientations: dict[str, list[ndarray]]) -> str:
     """Return the hashed name of the volume that a file belongs to.
 
     Slices of one series and one orientation (a localiser has several) are a volume; images without one are each.
+
+    Args:
+        orientations: those that each series has had so far; scanners write one with slightly different digits.
     """
     orientation = header.get("ImageOrientationPatient")
     frames = int(header.get("NumberOfFrames") or 1)
+    series = str(header.get("SeriesInstanceUID", ""))
     if orientation is None or frames > 1:
         part = str(header.get("SOPInstanceUID", ""))
     else:
-        part = " ".join(f"{float(value) + 0.0:.2f}" for value in orientation)
-    series = hash_subject(f"{header.get('SeriesInstanceUID', '')} {part}")
-    return f"{_subject(header)}/{series}"
+        own, known = np.array(orientation, float), orientations.setdefault(series, [])
+        first = next((other for other in known if abs(own - other).max() <= SAME_ORIENTATION), None)
+        if first is None:
+            known.append(own)
+            first = own
+        part = " ".join(f"{value + 0.0:.2f}" for value in first)
+    return f"{_subject(header)}/{hash_subject(f'{series} {part}')}"
 
 
 def _subject(header: Any) -> str:
@@ -198,15 +224,22 @@ def _read_file(path: Path) -> list[_Slice]:
         raise UnreadableError(f"not a readable DICOM file ({type(error).__name__})") from None
     frames = int(data.get("NumberOfFrames") or 1)
     check_shape((frames, data.Rows, data.Columns))
-    values = _rescale(data, _read_pixels(data))
-    if int(data.get("SamplesPerPixel", 1)) > 1:
-        values = values @ np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+    pixels = _read_pixels(data)
+    if data.get("PhotometricInterpretation") == "PALETTE COLOR" or int(data.get("SamplesPerPixel", 1)) > 1:
+        values = to_grey(pixels.reshape(-1, *pixels.shape[-2:]))
+        # Bytes stay bytes, so that they are left as they are like grey ones.
+        values = np.rint(values).astype(pixels.dtype).reshape(pixels.shape[:-1])
+    else:
+        values = _rescale(data, pixels.reshape(frames, *pixels.shape[-2:]))
     values = values.reshape(frames, *values.shape[-2:])
-    return [_Slice(image, **_geometry(data, index)) for index, image in enumerate(values)]
+    try:
+        return [_Slice(image, **_geometry(data, index)) for index, image in enumerate(values)]
+    except (ValueError, TypeError, ArithmeticError):  # whose text may hold values of the file
+        raise UnreadableError("a DICOM file with a malformed geometry") from None
 
 
 def _read_pixels(data: Any) -> ndarray:
-    from pydicom.pixels import convert_color_space
+    from pydicom.pixels import apply_color_lut, convert_color_space
 
     syntax = getattr(data.file_meta, "TransferSyntaxUID", None)
     if not any(name in data for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
@@ -215,6 +248,8 @@ def _read_pixels(data: Any) -> ndarray:
         pixels: ndarray = data.pixel_array
         if str(data.get("PhotometricInterpretation", "")).startswith("YBR") and data.SamplesPerPixel == 3:
             pixels = convert_color_space(pixels, data.PhotometricInterpretation, "RGB")
+        if data.get("PhotometricInterpretation") == "PALETTE COLOR":
+            pixels = apply_color_lut(pixels, data)
         return pixels
     except Exception as error:
         if syntax is not None and syntax.is_compressed and "missing dependencies" in str(error):
@@ -224,21 +259,40 @@ def _read_pixels(data: Any) -> ndarray:
 
 
 def _rescale(data: Any, pixels: ndarray) -> ndarray:
-    """Return float32 values with slope, intercept and table applied, black lowest; bytes without any as they are."""
+    """Return float32 (frames, H, W) with slope, intercept and table applied, black lowest; plain bytes as they are."""
     from pydicom.pixels import apply_modality_lut
 
-    plain = all(name not in data for name in ("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"))
     inverted = data.get("PhotometricInterpretation") == "MONOCHROME1"
-    if plain and pixels.dtype == np.uint8:
-        return (1 << int(data.BitsStored)) - 1 - pixels if inverted else pixels
-    values = np.asarray(apply_modality_lut(pixels, data), np.float32)
-    if not inverted:
-        return values
-    # About the middle of the range that the stored bits can hold, so that the inversion is equal for all slices.
+    # The ends of the range that the stored bits can hold: inverted about its middle, which is equal for all slices.
     bits, signed = int(data.get("BitsStored", 16)), int(data.get("PixelRepresentation", 0))
     ends = np.array([-(1 << (bits - 1)), (1 << (bits - 1)) - 1] if signed else [0, (1 << bits) - 1])
-    low, high = np.asarray(apply_modality_lut(ends, data), np.float32) if not plain else ends.astype(np.float32)
-    return np.float32(low + high) - values
+    scales = _frame_scales(data, len(pixels))
+    plain = all(name not in data for name in ("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"))
+    if scales is None and plain and pixels.dtype == np.uint8:
+        return (1 << bits) - 1 - pixels if inverted else pixels
+    if scales is not None:
+        slopes, intercepts = scales
+        values = pixels.astype(np.float32) * slopes[:, None, None] + intercepts[:, None, None]
+        low, high = (end * slopes[:, None, None] + intercepts[:, None, None] for end in ends)
+    else:
+        values = np.asarray(apply_modality_lut(pixels, data), np.float32)
+        low, high = np.asarray(apply_modality_lut(ends, data) if not plain else ends, np.float32)
+    return np.asarray(low + high, np.float32) - values if inverted else values
+
+
+def _frame_scales(data: Any, frames: int) -> tuple[ndarray, ndarray] | None:
+    """Return slopes and intercepts (frames,) of the functional groups of an enhanced file; None: it has none."""
+    shared = [*data.get("SharedFunctionalGroupsSequence", [])]
+    own = [*data.get("PerFrameFunctionalGroupsSequence", [])]
+    scales = []
+    for index in range(frames):
+        groups = [*(own[index : index + 1]), *shared]
+        found = [item for group in groups for item in group.get("PixelValueTransformationSequence", [])]
+        if not found:
+            return None
+        scales.append((float(found[0].get("RescaleSlope", 1)), float(found[0].get("RescaleIntercept", 0))))
+    slopes, intercepts = np.array(scales, np.float32).T
+    return slopes, intercepts
 
 
 def _geometry(data: Any, index: int) -> dict[str, Any]:

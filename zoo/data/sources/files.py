@@ -32,6 +32,7 @@ class PathSource(Source):
     def __init__(self, path: Path, options: SourceOptions) -> None:
         self.options = options
         self.location = self.path = path.resolve()
+        self.given = path  # its suffix says what it is, also where it is a link to a file without one
         self.label = f"{self.kind} {'/'.join(self.path.parts[-2:]).lstrip('/')}"
 
     def signature(self) -> str:

@@ -7,8 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from zoo.data.decode import UnreadableError
+from zoo.data.digest import hash_bytes
+from zoo.data.folder_layout import walk_files
 from zoo.data.sources.registry import register_source
-from zoo.data.sources.scans import Scan, ScanSource, check_shape
+from zoo.data.sources.scans import Scan, ScanSource, check_real, check_shape
+
+HEADERS = (".nhdr", ".mhd")  # suffixes of files whose voxels lie in others
 
 
 class ItkSource(ScanSource):
@@ -17,6 +21,14 @@ class ItkSource(ScanSource):
     kind = "NRRD/MHA"
     suffixes = (".nrrd", ".nhdr", ".mha", ".mhd")
     extra = ("formats", ("SimpleITK",))
+
+    def signature(self) -> str:
+        # Headers name the files of their voxels, which change without them.
+        if not any(name.lower().endswith(HEADERS) for name in self.files.names):
+            return super().signature()
+        folder = self.path if self.path.is_dir() else self.path.parent
+        parts = [f"{name}\n{size}\n{mtime}" for name, (size, mtime) in sorted(walk_files(folder))]
+        return hash_bytes(super().signature(), *parts)
 
     def read_scan(self, path: Path) -> Scan:
         import SimpleITK
@@ -38,6 +50,7 @@ class ItkSource(ScanSource):
             image = image[:, :, :, 0]
         image = SimpleITK.DICOMOrient(image, "LPS")  # axes that grow to the left, to the back and to the top
         values = SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0)
+        check_real(values.dtype)
         affine = np.eye(4)
         affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())
         affine[:3, 3] = image.GetOrigin()

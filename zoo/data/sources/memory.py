@@ -398,6 +398,10 @@ def _remember(digest: str, description: str, facts: _Facts) -> None:
     """Keep what else is known about the images, for commands that are given ``memory:DIGEST``."""
     content = {**vars(facts), "description": description}
     del content["digests"]
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        before = json.loads(_facts_file(digest).read_text(encoding="utf-8"))
+        # Another call may have given the same images labels, which a run of it still needs.
+        content |= {key: value for key, value in before.items() if key in content and content[key] is None}
     with contextlib.suppress(OSError), atomic_file(_facts_file(digest), "w") as file:
         json.dump(content, file)
 

@@ -10,7 +10,7 @@ from numpy import ndarray
 
 from zoo.data.decode import UnreadableError
 from zoo.data.sources.registry import register_source
-from zoo.data.sources.scans import Scan, ScanSource, check_shape
+from zoo.data.sources.scans import Scan, ScanSource, check_real, check_shape
 
 
 class NiftiSource(ScanSource):
@@ -28,6 +28,7 @@ class NiftiSource(ScanSource):
         except nibabel.filebasedimages.ImageFileError:  # its text holds the whole path
             raise UnreadableError("damaged, or no NIfTI or MGH file") from None
         shape = check_shape(image.shape)
+        check_real(image.get_data_dtype())
         upright = nibabel.as_closest_canonical(nibabel.Nifti1Image(_read_values(image).reshape(shape), image.affine))
         return Scan(np.asarray(upright.dataobj), upright.affine)
 

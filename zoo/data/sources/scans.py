@@ -6,6 +6,7 @@ import importlib.util
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy import ndarray
@@ -21,6 +22,7 @@ from zoo.data.windowing import WINDOW_PERCENTILES
 
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}  # of an array in RAS orientation
 MAX_VOXELS = 1 << 30  # of one volume: 4 GB as float32; a header that claims more is a mistake or an attack
+COLOURS = (1, 3, 4)  # lengths of an axis that is one of colours: grey, RGB, RGB and alpha
 SQUARE_TOLERANCE = 0.01  # relative difference of a pixel's sides, below which it is square
 
 
@@ -84,8 +86,7 @@ class ScanSource(VolumeSource):
         slices, spacing, positions = cut_slices(scan, self.options.axis)
         if slices.size > MAX_VOXELS:
             raise too_large_error(slices.shape)
-        if slices.dtype.kind not in "biuf":
-            raise UnreadableError(f"{slices.dtype} values are not intensities")
+        check_real(slices.dtype)
         if slices.dtype.kind == "f" and not np.isfinite(slices).all():
             raise UnreadableError("holds NaN or infinite values")
         used = self.choice.select(slices, positions)
@@ -115,9 +116,7 @@ def cut_slices(scan: Scan, axis: str) -> tuple[ndarray, tuple[float, float], nda
     stores them: the patient's right (sagittal: front) on the left, front or top of the body on top.
     """
     if scan.affine is None:
-        if scan.values.ndim not in (3, 4):
-            raise UnreadableError(f"shape {scan.values.shape} is not a stack of images")
-        return scan.values, (1.0, 1.0), None
+        return colours_last(scan.values), (1.0, 1.0), None
     along = AXES[axis]
     columns, rows = (other for other in range(3) if other != along)
     slices = scan.values.transpose(along, rows, columns)[:, ::-1, ::-1]
@@ -126,6 +125,28 @@ def cut_slices(scan: Scan, axis: str) -> tuple[ndarray, tuple[float, float], nda
     steps = np.arange(scan.values.shape[along]) - centre[along]
     positions = scan.affine[along, :3] @ centre + scan.affine[along, 3] + scan.affine[along, along] * steps
     return slices, (float(spacing[rows]), float(spacing[columns])), positions
+
+
+def colours_last(images: ndarray) -> ndarray:
+    """Return a stack of images as (N, H, W) or (N, H, W, 3), of (N, H, W), (N, H, W, C) or (N, C, H, W).
+
+    Alpha of bytes is composed over black, as it is for files of images.
+
+    Raises:
+        UnreadableError: another shape, such as several volumes in one array, or alpha of other types.
+    """
+    if images.ndim == 4 and images.shape[-1] not in COLOURS and images.shape[1] in COLOURS:
+        images = np.moveaxis(images, 1, -1)
+    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] not in COLOURS):
+        sides = " x ".join(map(str, images.shape))
+        raise UnreadableError(f"an array of {sides} is no stack of grey or RGB images; save one volume per file")
+    if images.ndim == 3 or images.shape[-1] == 3:
+        return images
+    if images.shape[-1] == 1:
+        return images[..., 0]
+    if images.dtype != np.uint8:
+        raise UnreadableError(f"four channels of {images.dtype}; save grey or RGB")
+    return np.rint(images[..., :3] * (images[..., 3:] / np.float32(255))).astype(np.uint8)
 
 
 def window_volume(volume: ndarray, slices: ndarray) -> ndarray:
@@ -156,6 +177,12 @@ def make_square(slices: ndarray, spacing: tuple[float, float]) -> ndarray:
         values = np.asarray(plane)
         square[index] = values if slices.dtype.kind == "f" else np.rint(values)
     return square
+
+
+def check_real(dtype: np.dtype[Any]) -> None:
+    """Raise UnreadableError for values that are no intensities, such as complex ones; casts would take a part."""
+    if dtype.kind not in "biuf":
+        raise UnreadableError(f"{dtype} values are not intensities")
 
 
 def check_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

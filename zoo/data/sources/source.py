@@ -85,7 +85,6 @@ class Source:
         strict: whether one bad image is an error of the whole set (arrays) or is left out (files).
         any_channels: whether images may have other numbers of channels than 1 and 3.
         cuts_volumes: whether ``data.axis``, ``data.slices`` and ``data.window=volume`` apply to it.
-        shard_names: of files that hold images in no folder: as folders in names these are no classes.
         chunk: number of images in one job of a worker thread.
         cacheable: False once a file could not be read for a reason that may pass, such as its permissions.
     """
@@ -97,7 +96,6 @@ class Source:
     strict = False
     any_channels = False
     cuts_volumes = False
-    shard_names: frozenset[str] = frozenset()
     chunk = 16
 
     @property
@@ -122,6 +120,11 @@ class Source:
     def names(self) -> list[str]:
         """Relative names of the images."""
         return self.listing.names
+
+    @property
+    def shard_names(self) -> frozenset[str]:
+        """Names of files that hold images in no folder: as folders in the images' names they are no classes."""
+        return frozenset()
 
     def adapt(self, config: DataConfig, reporter: Reporter) -> DataConfig:
         """Return ``config`` with what the images say about themselves; most sources say nothing."""

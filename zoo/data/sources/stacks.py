@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 from zoo.core.errors import ZooError
 from zoo.data.decode import UnreadableError
 from zoo.data.folder_layout import VOLUME_SUFFIXES, holds_only, walk_files
 from zoo.data.sources.registry import register_source
-from zoo.data.sources.scans import Scan, ScanSource
+from zoo.data.sources.scans import COLOURS, Scan, ScanSource
 from zoo.data.sources.source import READ_ERRORS, SourceOptions
 from zoo.data.subjects import find_subjects
 
-COLOURS = (3, 4)  # lengths of a last axis that is one of colours
+PALETTE = 3  # of a TIFF's photometric interpretation: values are places in a table of colours
 # Arrays of HDF5 files that are taken where there are several, first match first.
 HDF5_NAMES = ("images", "image", "volume", "data", "reconstruction_rss", "reconstruction_esc", "x")
 
@@ -62,15 +63,26 @@ class TiffSource(ScanSource):
         with tifffile.TiffFile(path) as file:
             pages = [page.asarray() for page in file.pages]
             white_is_zero = file.pages.first.photometric == 0
+            palettes = [_palette(page) for page in file.pages]
+        pages = [
+            page if palette is None else np.moveaxis(palette[:, page] >> 8, 0, -1).astype(np.uint8)
+            for page, palette in zip(pages, palettes, strict=True)
+        ]
         shapes = sorted({page.shape for page in pages})
         if len(shapes) > 1:
             raise UnreadableError(f"pages of several sizes ({', '.join(f'{s[1]}x{s[0]}' for s in shapes)})")
         values = np.stack(pages)
         if white_is_zero:
-            if values.dtype.kind != "u":
+            if values.dtype.kind not in "bu":
                 raise UnreadableError("values of which the lowest is white (save it with black as the lowest)")
-            values = np.iinfo(values.dtype).max - values
+            values = ~values  # bits inverted: the largest value of the type minus the value
         return Scan(values)
+
+
+def _palette(page: Any) -> ndarray | None:
+    """Return the table of colours (3, values) of a page; None: its values are intensities."""
+    first = page.keyframe  # that has what several pages share
+    return first.colormap if first.photometric == PALETTE else None
 
 
 class Hdf5Source(ScanSource):
@@ -96,12 +108,15 @@ class Hdf5Source(ScanSource):
 
 
 def _is_image(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 2 or (len(shape) == 3 and shape[2] in COLOURS)
+    return len(shape) == 2 or (len(shape) == 3 and shape[2] in COLOURS[1:])
 
 
 def _is_stack(item: Any) -> bool:
     shape = getattr(item, "shape", ())
-    return hasattr(item, "dtype") and item.dtype.kind in "biuf" and len(shape) in (2, 3, 4) and min(shape) > 1
+    if not hasattr(item, "dtype") or item.dtype.kind not in "biuf" or len(shape) not in (2, 3, 4):
+        return False
+    # One image of a stack, or one channel, is an axis of 1; rows and columns are not.
+    return min(shape[-2:]) > 1 or (len(shape) == 4 and min(shape[1:3]) > 1)
 
 
 def count_pages(path: Path) -> int:

@@ -133,7 +133,7 @@ class VolumeSource(PathSource):
         return dict(sorted(walk_files(self.path)))
 
     def _place(self, name: str) -> Path:
-        return self.path / name if self.path.is_dir() else self.path
+        return self.path / name if self.path.is_dir() else self.given
 
     def _read(self, name: str) -> ndarray:
         try:
