@@ -98,7 +98,7 @@ def test_alias_loads_the_same_generator(tmp_path):
 @pytest.mark.parametrize(
     ("recipe", "instead"),
     [
-        ("dcgan-64", "dcgan-64-stable, fastgan-r3-64, fastgan-r3-64-cpu, brain-64"),
+        ("dcgan-64", "dcgan-64-stable, fastgan-r3-64, fastgan-r3-64-packed, brain-64"),
         ("multires-28", "fastgan-r3-28, multires-28-stable, brain-28"),
     ],
 )

@@ -216,10 +216,10 @@ def test_training_starts_from_weights_with_a_name(tmp_path: Path, capfd: pytest.
     with pytest.raises(ZooError, match=r"train\.init_from: brain-65 does not exist, and no pretrained"):
         zoo.train("upscale-128", set=[*small, "train.init_from=brain-65"], **keywords)
     assert not list(tmp_path.iterdir())
-    run = zoo.train("upscale-128", set=[*small, "train.init_from=fastgan-r3-64-cpu"], **keywords)
-    assert "tensors from fastgan-r3-64-cpu" in capfd.readouterr().err
+    run = zoo.train("upscale-128", set=[*small, "train.init_from=fastgan-r3-64-packed"], **keywords)
+    assert "tensors from fastgan-r3-64-packed" in capfd.readouterr().err
     body = zoo.load_generator(run.path).generator.body.start[1].weight
-    torch.testing.assert_close(body, zoo.load_generator("fastgan-r3-64-cpu").generator.body.start[1].weight)
+    torch.testing.assert_close(body, zoo.load_generator("fastgan-r3-64-packed").generator.body.start[1].weight)
 
 
 @pytest.mark.parametrize(
