@@ -103,8 +103,10 @@ def test_longer_unfinished_run_is_not_continued(tmp_path, monkeypatch):
     settings = [*TINY, "train.checkpoint_kimg=0.016"]
     original = Trainer.step
 
+    limit = 48
+
     def step(self):
-        if self.nimg >= 48:
+        if self.nimg >= limit:
             raise KeyboardInterrupt
         original(self)
 
@@ -115,6 +117,12 @@ def test_longer_unfinished_run_is_not_continued(tmp_path, monkeypatch):
     assert document["groups"][0]["rows"][0]["cost"]["nimg"] == 16
     zoo.bench(["dcgan-64"], kimg=0.0160001, set=settings, **call)
     assert len(list((tmp_path / "bench" / "runs").iterdir())) == 2
+    limit = 24
+    with pytest.raises(KeyboardInterrupt):
+        zoo.bench(["dcgan-64"], kimg=0.032, set=settings, **call)
+    limit = 48
+    zoo.bench(["dcgan-64"], kimg=0.032, set=settings, **call)  # continues the one of 24 images
+    assert len(list((tmp_path / "bench" / "runs").iterdir())) == 3
 
 
 def test_a_shorter_training_does_not_finish_a_longer_one(tmp_path, monkeypatch):

@@ -266,8 +266,24 @@ def test_splits_of_shards(kind, write, suffix, tmp_path):
         test = {name for name in listing.names if name.startswith("test")}
         assert test
         assert not test & {data.names[i] for i in data.train}
-    with pytest.raises(ZooError, match=r"data\.labels: .*its images lie in no folders\. data\.labels=label takes"):
+    with pytest.raises(ZooError, match=r"data\.labels: .*(no folders.* data\.labels=label takes|is of class)"):
         load_dataset(tmp_path / "set", DataConfig(resolution=16, labels="folder"), cache_dir=tmp_path / "c")
+
+
+@pytest.mark.parametrize("inner", [True, False])
+def test_archives_of_a_class_each_are_its_folders(inner, tmp_path):
+    images = stack(shape=(8, 16, 20), dtype=np.uint8)
+    (tmp_path / "set").mkdir()
+    for place, name in enumerate(("benign", "malignant")):
+        with tarfile.open(tmp_path / "set" / f"{name}.tar", "w") as archive:
+            for number in range(4):
+                content = encode(images[4 * place + number])
+                info = tarfile.TarInfo(f"{f'{name}/' if inner else ''}{number}.png")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    data = load_dataset(tmp_path / "set", DataConfig(resolution=16, labels="folder"), cache_dir=tmp_path / "c")
+    assert list(data.classes) == ["benign", "malignant"]
+    assert data.labels.tolist() == [0] * 4 + [1] * 4
 
 
 @pytest.mark.parametrize("suffix", ["tar", "parquet"])

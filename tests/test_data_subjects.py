@@ -9,6 +9,7 @@ from zoo.core.progress import SilentReporter
 from zoo.data import near_duplicates as module
 from zoo.data.dataset import load_dataset
 from zoo.data.near_duplicates import NEAR_DUPLICATE_BITS, near_duplicates
+from zoo.data.phantoms import phantom
 from zoo.data.subjects import find_subjects, hold_out_subjects, natural_sort_key
 
 
@@ -155,11 +156,26 @@ def test_folders_that_are_classes_leave_people_whole(kind, tmp_path):
     assert ("near-duplicates" in data.description) == (kind == "png")
 
 
+def test_people_who_look_alike_stay_apart_at_any_size(tmp_path):
+    """Near-duplicates are found on the images as stored: at 28 pixels all heads are alike."""
+    for subject in range(12):
+        for slice_ in (14, 15):
+            path = tmp_path / "set" / f"grade{1 + subject // 6}" / f"{subject % 6}_{slice_}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(phantom(subject, slice_, 128)).save(path)
+    found = [load_dataset(tmp_path / "set", DataConfig(resolution=side, labels="folder")) for side in (16, 28, 128)]
+    assert len({data.description for data in found}) == 1
+    assert "near-duplicates" in found[0].description
+    assert len(found[0].unseen) == len(found[2].unseen) > 0
+    trained, heldout = ({found[1].names[i].split("_")[0] for i in part} for part in (found[1].train, found[1].unseen))
+    assert not trained & heldout
+
+
 def test_no_subjects_by_word_are_no_groups_of_near_duplicates(tmp_path):
     root = write(tmp_path / "set", {f"case_{i // 4}_slice_{i % 4}.png": smooth(i // 4) for i in range(40)})
     assert load_dataset(root, DataConfig(resolution=16)).description.endswith("1 subject (4 images) held out")
     data = load_dataset(root, DataConfig(resolution=16, subjects="none"))
-    assert data.description.endswith("40 images, 4 images held out")
+    assert data.description.endswith("40 images, 4 held out")
 
 
 def brute_force(hashes):

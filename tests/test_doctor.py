@@ -93,6 +93,17 @@ def test_a_cache_that_changes_or_cannot_be_read(monkeypatch, tmp_path):
     monkeypatch.setattr(Path, "lstat", lstat)
     assert _cache()["sets"] == "0.0 MB in 1 file"
 
+    real = os.scandir
+    (tmp_path / "gone").mkdir()
+
+    def scandir(path="."):
+        if str(path).endswith("gone"):
+            raise FileNotFoundError(path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert _cache()["gone"] == "0.0 MB in 0 files"
+
     def closed(_):
         raise PermissionError(13, "Permission denied")
 

@@ -248,7 +248,7 @@ def test_upload_to_hugging_face(run, monkeypatch):
         def upload_folder(self, *, repo_id, folder_path, commit_message, delete_patterns):
             from pathlib import Path
 
-            assert delete_patterns == ["*.safetensors"]  # of an earlier publication
+            assert delete_patterns == [name for name in there if name == "old.safetensors"]
 
             if "full" in there:
                 raise RuntimeError("403 Forbidden\nand more")
@@ -272,10 +272,11 @@ def test_upload_to_hugging_face(run, monkeypatch):
     assert sorted(uploaded["owner/brains"]) == FILES
     assert b'path = "hf:owner/brains"' in uploaded["owner/brains"]["README.md"]
     there.append("config.json")
-    with pytest.raises(ZooError, match=r"already has files \(config.json\) that `zoo publish` did not write"):
-        zoo.publish(run, to, name="tiny", **QUICK)
-    there.append("card.json")
-    with pytest.raises(ZooError, match=r"already has published weights\. --force replaces weights, card"):
+    with pytest.raises(ZooError, match=r"has files that `zoo publish` did not write \(config\.json\)"):
+        zoo.publish(run, to, name="tiny", force=True, **QUICK)
+    there.extend(["card.json", "old.safetensors", "parts/other.safetensors"])
+    zoo.publish(run, to, name="tiny", force=True, **QUICK)
+    with pytest.raises(ZooError, match=r"already has published weights\. --force replaces them"):
         zoo.publish(run, to, name="tiny", **QUICK)
     with pytest.raises(ZooError, match="is public already"):
         zoo.publish(run, to, name="tiny", force=True, private=True, **QUICK)

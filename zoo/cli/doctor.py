@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
@@ -211,10 +212,12 @@ def _cache() -> dict[str, str]:
 
 
 def _file_sizes(folder: Path) -> Iterator[int]:
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # removed by a process that is training, or in a closed folder
-            if path.is_file() and not path.is_symlink():
-                yield path.lstat().st_size
+    for place, _, names in os.walk(folder):  # which leaves out folders that are closed, or gone since
+        for name in names:
+            with contextlib.suppress(OSError):  # removed by a process that is training
+                status = Path(place, name).lstat()
+                if stat.S_ISREG(status.st_mode):
+                    yield status.st_size
 
 
 def _auto(recipe: Any, device: Any) -> dict[str, Any]:

@@ -36,11 +36,11 @@ from zoo.data.digest import hash_bytes
 from zoo.data.near_duplicates import difference_hash, near_duplicates
 from zoo.data.resize import IntensityWindow, resize_image, to_8_bit
 from zoo.data.sources.source import Source
-from zoo.data.subjects import find_subjects, printable_name
+from zoo.data.subjects import are_folders, find_subjects, printable_name
 from zoo.data.windowing import DeepError, dtype_window, mixed_depths_error, percentile_window
 
 CACHE_FORMAT = 1  # increase it when the same files and settings would give other pixels or other facts
-FACTS_FORMAT = 2  # of set.json; sets of an older one are built again where it matters (_is_outdated)
+FACTS_FORMAT = 3  # of set.json; sets of an older one are built again where it matters (_is_outdated)
 LISTING_FORMAT = 3  # increase it when other files of the same folder would be listed
 MAX_VERIFIED_BYTES = 4 << 30  # a larger set is verified only if it was changed after it was built
 VERIFY_CHUNK_BYTES = 1 << 22
@@ -56,7 +56,8 @@ class SetFacts:
         names: relative names.
         splits: "train", "validate" or "test", where the set has split folders.
         subjects: the subject of each image, where names contain one.
-        groups: the first image in each image's group of near-duplicates, where there are neither splits nor subjects.
+        groups: the first image in each image's group of near-duplicates, where there are neither splits nor subjects
+            other than folders, which the recipe may call classes.
         duplicates: groups of images whose files are equal, by index.
         window: the intensities that became black and white, where images of more than 8 bits were windowed.
         problems: (name, reason) of everything that was left out; also with a count.
@@ -186,10 +187,19 @@ def _is_outdated(facts: SetFacts) -> bool:
     """Return whether a set of an older version would be another one today."""
     if facts.format >= FACTS_FORMAT:
         return False
+    if _needs_groups(facts) and facts.groups is None:
+        return True
+    if facts.format >= 2:
+        return False
     tiffs = any(name.lower().endswith((".tif", ".tiff")) for name in facts.names)
     subjects = find_subjects(facts.names, split=facts.splits is not None)
     # What was left out may be readable now.
     return bool(facts.problems) or tiffs or subjects != facts.subjects
+
+
+def _needs_groups(facts: SetFacts) -> bool:
+    """Return whether near-duplicates may decide what is held out."""
+    return facts.splits is None and (facts.subjects is None or are_folders(facts.names, facts.subjects))
 
 
 def _file_crc(path: Path, offset: int) -> int:
@@ -358,7 +368,7 @@ def collect_facts(source: Source, rows: Sequence[Row], reporter: Reporter, *, co
     else:
         facts.subjects = find_subjects(facts.names, split=facts.splits is not None)
     # To compare takes quadratic time.
-    if used and (compare or (facts.splits is None and facts.subjects is None)):
+    if used and (compare or _needs_groups(facts)):
         hashes = np.stack([row.near_hash for row in rows if row.near_hash is not None])
         facts.groups = near_duplicates(hashes, reporter).tolist()
     return facts

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import compress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +24,6 @@ from zoo.data.digest import hash_bytes
 from zoo.data.files import require_whole
 from zoo.data.folder_layout import Problem
 from zoo.data.labels import FOLDER, choose_manifest, index_classes, read_labels
-from zoo.data.near_duplicates import difference_hash, near_duplicates
 from zoo.data.resize import IntensityWindow
 from zoo.data.sources.memory import open_data
 from zoo.data.sources.source import READ_ERRORS, Source, SourceOptions
@@ -155,10 +154,6 @@ def _build_dataset(
         split=facts.splits is not None,
         classes=[source.file_name(name) for name in facts.names] if config.labels == FOLDER else None,
     )
-    if facts.subjects is None and config.subjects is None and facts.splits is None and facts.groups is None:
-        # Folders that were taken for subjects are classes: near-duplicates were not looked for when the set was built.
-        hashes = np.stack([difference_hash(np.moveaxis(image, 0, -1).astype(np.float32)) for image in images])
-        facts.groups = near_duplicates(hashes, reporter).tolist()
     if note:
         reporter.say(f"{source.label}: {note}")
     elif (
@@ -218,9 +213,10 @@ def _split(source: Source, config: DataConfig, facts: SetFacts, groups: Sequence
     kind = "subject" if facts.subjects else "image" if facts.groups is None else "group"
     if kind == "group":
         description += f" in {count_of(len(set(groups)), 'group')} of near-duplicates"
-    kept = count_of(len(heldout), kind)
-    images = f" ({count_of(count - trained.sum(), 'image')})" if kind != "image" else ""
-    return trained, f"{description}, {kept}{images} held out"
+    kept = str(len(heldout))
+    if kind != "image":
+        kept = f"{count_of(len(heldout), kind)} ({count_of(count - trained.sum(), 'image')})"
+    return trained, f"{description}, {kept} held out"
 
 
 def _load_labels(
@@ -235,9 +231,10 @@ def _load_labels(
     if note:
         reporter.say(f"{source.label}: {note}")
     files = [source.file_name(name) for name in facts.names]
-    if config.labels == FOLDER and any(PurePosixPath(name).parent.name in source.shard_names for name in files):
+    if config.labels == FOLDER and source.has_numbered_parts:
         raise ZooError(
-            f"data.labels: {source.label}: its images lie in no folders. data.labels=label takes the classes it holds"
+            f"data.labels: {source.label}: its images lie in no folders, and its files are numbered parts. "
+            "data.labels=label takes the classes that they hold"
         )
     names = read_labels(files, config.labels, manifest, source.label, split=bool(facts.splits), file=file)
     return index_classes(names, train, list(config.classes), source.label)

@@ -94,6 +94,11 @@ def describe_missing_subjects(names: Sequence[str], subjects: Sequence[str] | No
     return ""
 
 
+def are_folders(names: Sequence[str], subjects: Sequence[str], *, split: bool = False) -> bool:
+    """Return whether the subject of each image is the folder it lies in."""
+    return list(subjects) == _folders(names, split)
+
+
 def are_classes(folders: Sequence[str]) -> bool:
     """Return whether the folders of the images are more likely classes than subjects."""
     names = {PurePosixPath(folder).name for folder in folders}

@@ -73,7 +73,7 @@ def bench(
     """Train recipes, evaluate generators and write the results; the function behind ``zoo bench``.
 
     Generators of one image shape are evaluated against the same images and ranked together. Finished rows are kept, so
-    that the same call continues an interrupted benchmark.
+    that the same call continues an interrupted benchmark; all but those in which a metric of a plug-in failed.
 
     Args:
         targets: runs, files of generators, or recipes, which are trained first; none: all trained runs in ``runs``.
@@ -217,9 +217,9 @@ class _VariantTrainer:
         """Train a recipe, or return the run of an earlier call."""
         group = f"{recipe.name} {override_recipe(recipe, 'train.seed=0').digest}"  # the same for all seeds
         images = load_dataset(self.options.data, recipe.data, reporter=self.display)
-        run, new = self._find_run(with_classes(recipe, images), images.digest)
+        run = self._find_run(with_classes(recipe, images), images.digest)
         # The recipe contains these already.
-        options = replace(self.options, out=self.out, new=new, kimg=None, precision=None, set=())
+        options = replace(self.options, out=self.out, new=False, kimg=None, precision=None, set=())
         try:
             run = run or train(recipe, options=options, display=self.display, announce=sys.stderr)
         except Interrupted:  # saved, and continued by the next call
@@ -230,19 +230,13 @@ class _VariantTrainer:
             return FailedTarget(name=recipe.name, kind="variant", group=group, error=reason, recipe=recipe)
         return replace(run_target(run, recipe.name, "variant"), group=group)
 
-    def _find_run(self, recipe: Recipe, data_digest: str) -> tuple[Run | None, bool]:
-        """Return the finished run of the same recipe, images and length; and whether a new run must be started.
-
-        It must if an unfinished run is longer already: training would continue that one.
-        """
+    def _find_run(self, recipe: Recipe, data_digest: str) -> Run | None:
+        """Return the finished run of the same recipe, images and length."""
         nimg = recipe.train.batches.end(round(self.kimg * 1000))  # training stops after a whole batch
-        longer = False
         for run, info in find_equal_runs(self.out, recipe.name, recipe.digest, data_digest):
-            if info["status"] != "finished":
-                longer = longer or info["nimg"] > nimg
-            elif info["nimg"] == nimg and run.generator_file.is_file():
-                return run, False
-        return None, longer
+            if (info["status"], info["nimg"]) == ("finished", nimg) and run.generator_file.is_file():
+                return run
+        return None
 
 
 def _check_training(training: TrainOptions, seeds: int) -> None:

@@ -199,7 +199,5 @@ def _alarm_lines(entry: PretrainedWeights, row: dict[str, Any]) -> list[str]:
     if entry.judged is not None and not entry.judged.copies_told:
         lines.append("- There were too few held-out images to recognise copies: whether it copies is not known.")
     if row.get("trained_on") == UNNAMED_IMAGES:
-        lines.append(
-            "- The weights do not name the images they were trained on: those named by the publisher are meant."
-        )
+        lines.append("- The weights do not name the images they were trained on: the publisher named them.")
     return lines

@@ -78,7 +78,7 @@ def publish(
     The evaluated weights are those of the published file, rounded to fp16.
 
     Args:
-        target: a run or the file of a generator.
+        target: a run, the file of a generator, or a published folder; without a run ``data`` must be given.
         to: ``hf:owner/name``, or a new folder.
         evaluation: what it is evaluated by; always by all metrics.
         name: of the model; default: its recipe's.
@@ -97,26 +97,22 @@ def publish(
         The folder, or the address of the repository.
 
     Raises:
-        ZooError: no such generator, it cannot be evaluated, it copies training images, or the place cannot be written.
-            Nothing is left there then.
+        ZooError: no such generator, it cannot be evaluated, its training images are not named, it copies them, or the
+            place cannot be written. Nothing is left there then.
     """
     options = with_keywords(evaluation or EvaluationOptions(), keywords, function="publish", depth=3)
     headline = HEADLINE_METRICS if (options.num_samples or 0) >= HEADLINE_SAMPLES else ()
     options = replace(options, metrics=(*REPORTED, *headline))  # all: the alarm for copies must not be switched off
     display = display or Display()
     despite_alarm, to = as_list(despite_alarm), os.fspath(to)
-    if private and not to.startswith("hf:"):
-        raise ZooError(f"--private: {to} is a folder; it goes with --to hf:OWNER/NAME")
-    for alarm in despite_alarm:
-        if alarm not in ALARMS:
-            raise ZooError(f"--despite-alarm {alarm}: must be one of {', '.join(ALARMS)}{suggest(alarm, ALARMS)}")
+    # All input is checked before the evaluation, which takes minutes.
+    _check_choices(to, private, despite_alarm)
     source = find_target(os.fspath(target), runs)
     if best:
         source = _best_weights(source)
     name = name or source.recipe.name
     if not re.fullmatch(r"[\w-]+", name):
         raise ZooError(f"{name!r}: a model's name must be letters, digits, '-' and '_'. Give another by --name.")
-    # All input is checked before the evaluation, which takes minutes.
     statement = _read_text(data_statement, "--data-statement") or _describe_training_data(source)
     training = _read_text(training_statement, "--training-statement") or _describe_training(source)
     licence = _read_text(licence, "--licence") or DEFAULT_LICENCE
@@ -148,6 +144,14 @@ def publish(
             return address
     except OSError as error:
         raise ZooError(f"{to}: cannot be written ({error_reason(error)})") from None
+
+
+def _check_choices(to: str, private: bool, despite_alarm: Sequence[str]) -> None:
+    if private and not to.startswith("hf:"):
+        raise ZooError(f"--private: {to} is a folder; it goes with --to hf:OWNER/NAME")
+    for alarm in despite_alarm:
+        if alarm not in ALARMS:
+            raise ZooError(f"--despite-alarm {alarm}: must be one of {', '.join(ALARMS)}{suggest(alarm, ALARMS)}")
 
 
 def _best_weights(target: Target) -> Target:

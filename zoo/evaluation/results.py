@@ -44,7 +44,7 @@ class ResultRow:
 def row_from_json(plain: dict[str, Any]) -> ResultRow:
     """Return the row that :meth:`ResultRow.to_json` wrote."""
     facts = dict(plain)
-    values = {name: MetricValue(**value) for name, value in facts.pop("figures").items()}
+    values = {name: MetricValue(**value).finite() for name, value in facts.pop("figures").items()}
     known = {key: facts.pop(key) for key in ("name", "kind", "error", "alarms", "cost")}
     spread = facts.pop("spread", {})
     return ResultRow(**known, values=values, spread=spread, facts=facts)  # all other keys are facts

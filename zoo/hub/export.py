@@ -92,9 +92,9 @@ def export(
             more than ``MAX_MEAN_DIFFERENCE``; or the file cannot be written. An older file then stays as it was.
     """
     path = Path(to)
-    check_file(path, (ONNX_SUFFIX,), "an exported generator")
     require_onnx("zoo export")
     loaded = source if isinstance(source, LoadedGenerator) else load_generator(source, runs=runs)
+    check_file(path, (ONNX_SUFFIX,), "an exported generator")
     generator = copy_to_cpu(loaded.ready())
     graph, parity, part = export_part(generator, generator, "images", _notes(loaded), fp16=fp16)
     try:

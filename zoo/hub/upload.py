@@ -49,9 +49,12 @@ class ModelRepository:
             raise ZooError(f"--to {to}: {error_message(error)}") from None
         if private and public:
             raise ZooError(f"--to {to}: is public already. Make it private there, or leave out --private")
+        if files and CARD not in files:
+            raise ZooError(f"--to {to}: has files that `zoo publish` did not write ({min(files)}). Name another")
         if files and not force:
-            what = "published weights" if CARD in files else f"files ({min(files)}) that `zoo publish` did not write"
-            raise ZooError(f"--to {to}: already has {what}. --force replaces weights, card and samples.")
+            raise ZooError(f"--to {to}: already has published weights. --force replaces them, their card and samples.")
+        # Of an earlier publication, perhaps under another name.
+        self.weights = [name for name in files if name.endswith(".safetensors") and "/" not in name]
 
     def accept(self, folder: Path) -> str:
         """Upload ``folder`` and return the address of the repository.
@@ -66,7 +69,7 @@ class ModelRepository:
                 repo_id=self.name,
                 folder_path=str(folder),
                 commit_message=message,
-                delete_patterns=["*.safetensors"],  # weights of another name, which nothing here describes
+                delete_patterns=self.weights,
             )
         except Exception as error:
             raise ZooError(f"hf:{self.name}: cannot be uploaded ({error_message(error)})") from None

@@ -165,22 +165,22 @@ class ImageEvaluator:
         self, values: Mapping[str, MetricValue], baselines: Mapping[str, Mapping[str, MetricValue]]
     ) -> list[Alarm]:
         """Return the alarms of fakes that are no better than :meth:`baselines`, from the values of both."""
-        rows = {name: self._telling(figures) for name, figures in baselines.items()}
-        return alarms.untrained_alarms(self._telling(values), rows)
+        rows = {name: self._untrained_values(figures) for name, figures in baselines.items()}
+        return alarms.untrained_alarms(self._untrained_values(values), rows)
 
     def checked_alarms(
         self, values: Mapping[str, MetricValue], n: int, baselines: Mapping[str, Mapping[str, MetricValue]]
     ) -> list[AlarmName]:
         """Return which alarms ``n`` fakes with these values could trigger; nothing is known of others."""
-        rows = {name: self._telling(figures) for name, figures in baselines.items()}
+        rows = {name: self._untrained_values(figures) for name, figures in baselines.items()}
         checked: dict[AlarmName, bool] = {
             "collapse": alarms.is_collapse_checked(self._collapse_inputs(values, n, len(self.reals))),
             "memorisation": any(values[name].value is not None for name in COPY_METRICS if name in values),
-            "untrained": alarms.is_untrained_checked(self._telling(values), rows),
+            "untrained": alarms.is_untrained_checked(self._untrained_values(values), rows),
         }
         return [name for name, is_checked in checked.items() if is_checked]
 
-    def _telling(self, figures: Mapping[str, MetricValue]) -> dict[str, float | None]:
+    def _untrained_values(self, figures: Mapping[str, MetricValue]) -> dict[str, float | None]:
         """Return the values by which it is told whether a generator was trained."""
         # Distances of random features are too uncertain to tell.
         skipped = ("fid", "kid") if self.spaces and self.spaces[0].name == "random" else ()
@@ -233,9 +233,9 @@ class ImageEvaluator:
             ["floor", name, self.key],
             compute,
             folder=self.folder,
-            final=lambda values: not any(value.get("failed") for value in values.values()),
+            is_cacheable=lambda values: not any(value.get("failed") for value in values.values()),
         )
-        values = self._ordered({metric: MetricValue(**value) for metric, value in plain.items()})
+        values = self._ordered({metric: MetricValue(**value).finite() for metric, value in plain.items()})
         return Evaluation(figures=values, alarms=self._collapse(values, len(images), len(reals)))
 
     def _collapse(self, values: Mapping[str, MetricValue], n: int, reals: int) -> list[Alarm]:

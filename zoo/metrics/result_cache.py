@@ -87,7 +87,7 @@ def cached_result(
     compute: Callable[[], dict[str, Any]],
     *,
     folder: Path | None = None,
-    final: Callable[[dict[str, Any]], bool] | None = None,
+    is_cacheable: Callable[[dict[str, Any]], bool] | None = None,
 ) -> dict[str, Any]:
     """Return ``compute()``, or what it returned when it was last called with this key.
 
@@ -95,7 +95,7 @@ def cached_result(
         key_parts: plain values (text, numbers, lists, None, dicts): everything that the result depends on.
         compute: returns plain values too, which are always returned as JSON reads them (tuples as lists).
         folder: of the cache; None: the usual one.
-        final: whether a result is kept; None: every one is.
+        is_cacheable: whether a result is kept; None: every one is.
     """
     path = (folder or cache_folder() / "figures") / f"{_key([RESULT_CACHE_FORMAT, *key_parts])}.json"
     with contextlib.suppress(OSError, ValueError):  # missing or damaged: computed below
@@ -104,7 +104,7 @@ def cached_result(
             return cached
     text = json.dumps(compute())
     result: dict[str, Any] = json.loads(text)
-    if final is None or final(result):
+    if is_cacheable is None or is_cacheable(result):
         with contextlib.suppress(OSError), atomic_file(path, "w") as file:  # a read-only cache is no error
             file.write(text)
     return result

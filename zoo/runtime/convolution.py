@@ -291,7 +291,7 @@ class _Narrow:
             for down in range(height)
             for across in range(width)
         ]
-        return torch.stack(shifted, 1).view(out * height * width, -1)
+        return torch.stack(shifted, 1).reshape(out * height * width, -1)
 
 
 def _taps(kernel: Tensor) -> Tensor:

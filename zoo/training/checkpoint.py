@@ -92,7 +92,9 @@ def load_newest_checkpoint(
                 _set_aside(other, "damaged")
         return state
     if paths:
-        raise ZooError(f"{folder}: none of the {len(paths)} checkpoints can be read; start a new run with --new")
+        raise ZooError(
+            f"{folder}: none of the {len(paths)} checkpoints can be read. Remove or rename the run to start anew"
+        )
     return None
 
 

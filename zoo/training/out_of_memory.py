@@ -30,7 +30,8 @@ def explain_out_of_memory(trainer: Trainer) -> ZooError:
         return ZooError(f"{text} in process {trainer.world.rank}; set a smaller one that divides {local}")
     fitting = _largest_fitting(trainer)
     if fitting is None:
-        return ZooError(f"{text}, and neither does any smaller part; use a smaller network, resolution or device")
+        advice = "use a smaller network, resolution or device"
+        return ZooError(f"{text}, and neither does any smaller part that the recipe allows; {advice}")
     normalised = [
         side
         for side, network in (("generator", trainer.G), ("discriminator", trainer.D))
@@ -43,12 +44,9 @@ def explain_out_of_memory(trainer: Trainer) -> ZooError:
 
 
 def _largest_fitting(trainer: Trainer) -> int | None:
-    """Halve the micro-batch until a step of two micro-batches fits; None where not even one image does."""
-    size = trainer.micro_batch
-    while size % 2 == 0:
-        size //= 2
-        if not _accepted(trainer, size):
-            continue
+    """Return the largest smaller micro-batch of which two fit; None where none does that the recipe allows."""
+    tried = trainer.micro_batch
+    for size in (size for size in range(tried // 2, 0, -1) if tried % size == 0 and _accepted(trainer, size)):
         _free(trainer)
         trainer.micro_batch = size
         try:

@@ -36,7 +36,7 @@ _REQUIRED: dict[str, Any] = dict.fromkeys(("recipe", "recipe_digest", "data_dige
 _REQUIRED |= {"data": str | None, "nimg": int, "kimg": int | float}
 _OPTIONAL: dict[str, Any] = {"device": str, "best": dict | None, "reason": str, "environment": dict}
 INFO_NAME = "run.json"
-_SNAPSHOT_NAME = re.compile(r"nimg-([0-9]+)-std-([0-9]+\.[0-9]+|[0-9]+(?:\.[0-9]+)?e-[0-9]+)\.safetensors")
+_SNAPSHOT_NAME = re.compile(r"nimg-([0-9]+)-std-([0-9]+\.[0-9]+)\.safetensors")
 _GRID_NAME = re.compile(r"fakes-[0-9]+\.[0-9]+\.png")
 # Keys of a row of the log that hold no number.
 _TEXTS = ("ssim_definition",)
@@ -68,7 +68,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return self.path.name or self.path.resolve().name  # "." has no name
+        return self.path.resolve().name if self.path.name in ("", "..") else self.path.name  # "." has no name
 
     @property
     def state(self) -> Path:

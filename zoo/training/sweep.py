@@ -265,18 +265,16 @@ def _train_variant(variant: _Variant, options: TrainOptions, display: Display) -
     images = load_dataset(options.data, variant.recipe.data, reporter=display)
     recipe = with_classes(variant.recipe, images)
     length = recipe.train.batches.end(round(1000 * recipe.train.kimg))  # images, in whole batches
-    shorter, new = None, False
+    shorter = None
     for run, info in run_folder.find_equal_runs(out, recipe.name, recipe.digest, images.digest):
         is_finished = info["status"] == "finished"
         if is_finished and info["nimg"] == length:
             display.say(f"{run.path}: is already trained")
             return run, None
-        if info["nimg"] > length:
-            new = new or not is_finished  # an unfinished longer run must not be continued to a shorter end
-        elif is_finished:
+        if is_finished and info["nimg"] < length:
             shorter = shorter or run
     display.say(f"{variant.label}: {json.dumps(variant.value)}")
-    options = replace(options, kimg=None, precision=None, set=(), new=new)  # the recipe holds all overrides
+    options = replace(options, kimg=None, precision=None, set=(), new=False)  # the recipe holds all overrides
     try:
         if shorter is None:
             return train(recipe, options=options, display=display, announce=sys.stderr), None

@@ -50,8 +50,8 @@ def train(
 ) -> Run:
     """Train a recipe, or continue a run, and return the run; ``run.path`` is its folder.
 
-    The same call again continues the newest unfinished run of the same resolved recipe and data. Under ``torchrun`` all
-    processes train one run, each on its own GPU or its share of the CPU.
+    The same call again continues the newest unfinished run of the same resolved recipe and data that is no longer than
+    the recipe asks for. Under ``torchrun`` all processes train one run, each on its own GPU or its share of the CPU.
 
     Args:
         recipe: name of a recipe, path of a YAML file, or a :class:`Recipe`; None with ``resume``.

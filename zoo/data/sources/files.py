@@ -32,7 +32,7 @@ class PathSource(Source):
     def __init__(self, path: Path, options: SourceOptions) -> None:
         self.options = options
         self.location = self.path = path.resolve()
-        self.given = path  # its suffix says what it is, also where it is a link to a file without one
+        self.unresolved_path = path  # its suffix says what it is, also where it is a link to a file without one
         self.label = f"{self.kind} {'/'.join(self.path.parts[-2:]).lstrip('/')}"
 
     def signature(self) -> str:
@@ -140,6 +140,11 @@ def hash_shards(path: Path, shards: list[Path]) -> str:
             raise ZooError(f"{shard}: cannot be read ({error_reason(error)}). Remove it, or bring it back") from None
         parts.append(f"{shard.relative_to(path.parent)}\n{status.st_size}\n{status.st_mtime_ns}")
     return hash_bytes(*parts)
+
+
+def are_numbered(shards: Sequence[Path]) -> bool:
+    """Return whether some files are called as parts of a set (``000``, ``train-0``, ``test-00000-of-00002``)."""
+    return any(re.search(r"(^|[-_.])\d+$", shard.stem) for shard in shards)
 
 
 def split_shards(path: Path, shards: Sequence[Path]) -> list[str] | None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from pathlib import Path
 
 import numpy as np
 
 from zoo.data.decode import UnreadableError
 from zoo.data.digest import hash_bytes
-from zoo.data.folder_layout import walk_files
 from zoo.data.sources.registry import register_source
 from zoo.data.sources.scans import Scan, ScanSource, check_real, check_shape
 
 HEADERS = (".nhdr", ".mhd")  # suffixes of files whose voxels lie in others
+MAX_HEADER_BYTES = 1 << 16
 
 
 class ItkSource(ScanSource):
@@ -23,12 +25,10 @@ class ItkSource(ScanSource):
     extra = ("formats", ("SimpleITK",))
 
     def signature(self) -> str:
-        # Headers name the files of their voxels, which change without them.
-        if not any(name.lower().endswith(HEADERS) for name in self.files.names):
-            return super().signature()
-        folder = self.path if self.path.is_dir() else self.path.parent
-        parts = [f"{name}\n{size}\n{mtime}" for name, (size, mtime) in sorted(walk_files(folder))]
-        return hash_bytes(super().signature(), *parts)
+        # Voxels may lie in another file, which changes without its header.
+        headers = [self._place(name) for name in self.files.names if name.lower().endswith(HEADERS)]
+        parts = [f"{path.name}\n{_size_and_time(path)}" for header in headers for path in _voxel_files(header)]
+        return hash_bytes(super().signature(), *parts) if headers else super().signature()
 
     def read_scan(self, path: Path) -> Scan:
         import SimpleITK
@@ -61,6 +61,26 @@ class ItkSource(ScanSource):
         affine[:2] *= -1
         values = values[::-1, ::-1]
         return Scan(values if values.dtype == np.uint8 else values.astype(np.float32), affine)
+
+
+def _voxel_files(header: Path) -> list[Path]:
+    """Return the files that a header names; for a list or a pattern all in its folder."""
+    try:
+        with header.open("rb") as file:
+            text = file.read(MAX_HEADER_BYTES).decode("latin-1")
+        name = (re.findall(r"(?im)^(?:ElementDataFile *=|data ?file *:)[ \t]*(.*?)[ \t\r]*$", text) or [""])[0]
+        if name and not re.search(r"%|^LIST|^LOCAL", name):
+            return [header.parent / name]
+        return sorted(path for path in header.parent.iterdir() if path.is_file())
+    except (OSError, ValueError):  # reported when it is read
+        return []
+
+
+def _size_and_time(path: Path) -> str:
+    with contextlib.suppress(OSError, ValueError):
+        status = path.stat()
+        return f"{status.st_size}\n{status.st_mtime_ns}"
+    return "missing"
 
 
 register_source("itk", ItkSource, folders=True)

@@ -10,7 +10,7 @@ from typing import Any
 from zoo.core.errors import ZooError, error_message
 from zoo.data.folder_layout import Listing
 from zoo.data.labels import name_classes, write_labels
-from zoo.data.sources.files import PathSource, check_file_size, find_shards, hash_shards, split_shards
+from zoo.data.sources.files import PathSource, are_numbered, check_file_size, find_shards, hash_shards, split_shards
 from zoo.data.sources.registry import register_source
 from zoo.data.sources.scans import require_extra
 from zoo.data.sources.source import READ_ERRORS, SourceOptions
@@ -42,8 +42,8 @@ class ParquetSource(PathSource):
         return hash_shards(self.path, self._places)
 
     @property
-    def shard_names(self) -> frozenset[str]:
-        return frozenset(place.stem for place in self._places)
+    def has_numbered_parts(self) -> bool:
+        return are_numbered(self._places)
 
     @cached_property
     def _files(self) -> list[Any]:

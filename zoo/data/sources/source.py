@@ -122,9 +122,9 @@ class Source:
         return self.listing.names
 
     @property
-    def shard_names(self) -> frozenset[str]:
-        """Names of files that hold images in no folder: as folders in the images' names they are no classes."""
-        return frozenset()
+    def has_numbered_parts(self) -> bool:
+        """Whether images lie in no folders but those called after numbered files, which are no classes."""
+        return False
 
     def adapt(self, config: DataConfig, reporter: Reporter) -> DataConfig:
         """Return ``config`` with what the images say about themselves; most sources say nothing."""

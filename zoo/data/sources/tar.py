@@ -11,7 +11,7 @@ from zoo.core.errors import ZooError, error_message
 from zoo.data.folder_layout import Listing, organise_files
 from zoo.data.labels import write_labels
 from zoo.data.own_images import HEAD_BYTES
-from zoo.data.sources.files import FileSource, check_file_size, find_shards, hash_shards, split_shards
+from zoo.data.sources.files import FileSource, are_numbered, check_file_size, find_shards, hash_shards, split_shards
 from zoo.data.sources.registry import register_source
 from zoo.data.sources.source import READ_ERRORS
 
@@ -47,8 +47,9 @@ class TarSource(FileSource):
         return hash_shards(self.path, self._shards)
 
     @property
-    def shard_names(self) -> frozenset[str]:
-        return frozenset(shard.stem for shard in self._shards if shard != self.path)
+    def has_numbered_parts(self) -> bool:
+        folders = any("/" in member.key.removeprefix("./") for _, member in self._members)
+        return are_numbered(self._shards) and not folders
 
     @cached_property
     def _members(self) -> list[tuple[str, _Member]]:

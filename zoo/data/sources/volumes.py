@@ -133,7 +133,9 @@ class VolumeSource(PathSource):
         return dict(sorted(walk_files(self.path)))
 
     def _place(self, name: str) -> Path:
-        return self.path / name if self.path.is_dir() else self.given
+        if self.path.is_dir():
+            return self.path / name
+        return self.path if self.path.name.lower().endswith(self.suffixes) else self.unresolved_path
 
     def _read(self, name: str) -> ndarray:
         try:
