@@ -20,6 +20,7 @@ import zoo
 from zoo.cli.main import build_parser, main
 from zoo.cli.options import call_keywords
 from zoo.cli.signals import StopOnSignals
+from zoo.core.files import temporary_suffix
 from zoo.core.measurements import load_measurements
 from zoo.core.options import EvaluationOptions, TrainOptions
 
@@ -326,14 +327,19 @@ def test_resume_uses_its_own_data_despite_zoo_data(run, capsys, monkeypatch):
 def test_same_command_finishes_a_run_killed_at_its_end(run, capsys):
     zoo.Run(run).write_info(status="running")
     (run / "training.gif").unlink()
-    leftover = run / "state" / ".nimg-000000000080.pt.12345.tmp"
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    of_the_dead = temporary_suffix().replace(f"-{os.getpid()}.", f"-{process.pid}.")
+    leftover, in_use = (run / "state" / f".nimg-000000000080.pt{end}" for end in (of_the_dead, temporary_suffix()))
     leftover.touch()
+    in_use.touch()  # another command writes there at the moment
     code, out, _ = train(capsys, run.parent, "--kimg", "0.08")
     assert code == 0
     assert out.startswith(f"resuming {run} at nimg 80\n")
     assert zoo.Run(run).info["status"] == "finished"
     assert (run / "training.gif").is_file()
     assert not leftover.exists()
+    assert in_use.exists()
     assert len(list(run.parent.iterdir())) == 1
 
 

@@ -149,6 +149,7 @@ def test_colours_and_palettes_become_grey_bytes(tmp_path):
     )
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
 @pytest.mark.parametrize(
     ("tag", "value", "kind"),
     [

@@ -69,7 +69,7 @@ class ModelRepository:
                 repo_id=self.name,
                 folder_path=str(folder),
                 commit_message=message,
-                delete_patterns=self.weights,
+                delete_patterns=self.weights or None,  # to look for none takes another request
             )
         except Exception as error:
             raise ZooError(f"hf:{self.name}: cannot be uploaded ({error_message(error)})") from None
