@@ -5,7 +5,8 @@
 
 `body`: the step sees small images alone, so any generator of FastGAN's shape can make them. `distil`: a step that
 enlarges less learns to make the averages of the larger images, which the larger step determines (after Hinton et al.
-2015, arXiv:1503.02531). The weights `brain-256` and `brain-128` were made in these ways.
+2015, arXiv:1503.02531). The weights `brain-256` and `brain-128` were made in these ways, from bodies that are not
+packaged (their model cards).
 """
 
 from __future__ import annotations
