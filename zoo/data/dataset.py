@@ -147,12 +147,13 @@ def _build_dataset(
     key: str,
     reporter: Reporter,
 ) -> Dataset:
+    files = [source.file_name(name) for name in facts.names] if config.labels is not None else []
     facts.subjects, note = assign_subjects(
         facts.names,
         facts.subjects,
         config.subjects,
         split=facts.splits is not None,
-        classes=[source.file_name(name) for name in facts.names] if config.labels == FOLDER else None,
+        classes=files if config.labels == FOLDER else None,
     )
     if note:
         reporter.say(f"{source.label}: {note}")
@@ -173,7 +174,7 @@ def _build_dataset(
     labels: ndarray | None = None
     classes: dict[str, float] = {}
     if config.labels is not None:
-        labels, classes = _load_labels(source, config, facts, train, reporter)
+        labels, classes = _load_labels(source, config, files, train, split=bool(facts.splits), reporter=reporter)
         description += f", {len(classes)} classes"
         digest_parts.append(labels.astype("<i8").tobytes())
     leaks = _find_leaks(facts, groups, trained, source.label, problems, reporter)
@@ -220,8 +221,9 @@ def _split(source: Source, config: DataConfig, facts: SetFacts, groups: Sequence
 
 
 def _load_labels(
-    source: Source, config: DataConfig, facts: SetFacts, train: ndarray, reporter: Reporter
+    source: Source, config: DataConfig, files: Sequence[str], train: ndarray, *, split: bool, reporter: Reporter
 ) -> tuple[ndarray, dict[str, float]]:
+    """Return the class of each image, by its file or the table of labels, and each class's share of the training."""
     assert config.labels is not None
     try:
         tables = source.manifests() if config.labels != FOLDER else []
@@ -230,13 +232,12 @@ def _load_labels(
     file, manifest, note = choose_manifest(tables, config.labels, source.label)
     if note:
         reporter.say(f"{source.label}: {note}")
-    files = [source.file_name(name) for name in facts.names]
     if config.labels == FOLDER and source.has_numbered_parts:
         raise ZooError(
             f"data.labels: {source.label}: its images lie in no folders, and its files are numbered parts. "
             "data.labels=label takes the classes that they hold"
         )
-    names = read_labels(files, config.labels, manifest, source.label, split=bool(facts.splits), file=file)
+    names = read_labels(files, config.labels, manifest, source.label, split=split, file=file)
     return index_classes(names, train, list(config.classes), source.label)
 
 

@@ -37,7 +37,7 @@ def find_class(label: Any, names: Sequence[str], generator: str) -> int:
 
 
 def _read_number(value: Any) -> float | None:
-    """Return a finite number, also of a text, as the command line and names of folders give it; None: it is none."""
+    """Return a finite number, also of a text, as from the command line and names of folders; None of other values."""
     try:
         number = float(value) if isinstance(value, str) else plain_number("class", value)
     except (ValueError, ZooError):

@@ -85,7 +85,7 @@ class Comparison:
         self.heldout, self.networks = heldout, networks
         self._whole = whole or reals
         self._copies = copies
-        # The mean or black image: one comparison serves for all. Held-out images are told apart by their subjects.
+        # The mean or black image: one comparison serves for all. Held-out images differ by their subjects.
         self._same = fakes is not heldout and all_same(fakes.images)
 
     def with_interval(self, compute: Callable[[_Array, _Array], float]) -> MetricValue:

@@ -181,8 +181,8 @@ class ImageEvaluator:
         return [name for name, is_checked in checked.items() if is_checked]
 
     def _untrained_values(self, figures: Mapping[str, MetricValue]) -> dict[str, float | None]:
-        """Return the values by which it is told whether a generator was trained."""
-        # Distances of random features are too uncertain to tell.
+        """Return the values that show whether a generator was trained."""
+        # Distances of random features are too uncertain.
         skipped = ("fid", "kid") if self.spaces and self.spaces[0].name == "random" else ()
         return {name: figure.value for name, figure in figures.items() if name not in skipped}
 

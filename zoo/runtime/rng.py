@@ -27,7 +27,7 @@ def check_whole(name: str, value: Any, low: int, high: int) -> int:
     """Return a whole number as an int: 1, 1.0, numpy's and tensors of one number mean the same.
 
     Raises:
-        ZooError: it is none (True, 1.5, text), or not from ``low`` to ``high``; ``name`` says what it is.
+        ZooError: it is no whole number (True, 1.5, text), or not from ``low`` to ``high``; ``name`` says what it is.
     """
     with contextlib.suppress(ZooError):
         number: int = plain_number(name, value, whole=True)

@@ -36,8 +36,7 @@ class PathSource(Source):
         self.label = f"{self.kind} {'/'.join(self.path.parts[-2:]).lstrip('/')}"
 
     def signature(self) -> str:
-        status = self.path.stat()
-        return hash_bytes(f"{status.st_size}\n{status.st_mtime_ns}")
+        return hash_bytes(size_and_time(self.path))
 
 
 class FileSource(PathSource):
@@ -135,11 +134,20 @@ def hash_shards(path: Path, shards: list[Path]) -> str:
     parts = []
     for shard in shards:
         try:
-            status = shard.stat()
+            parts.append(f"{shard.relative_to(path.parent)}\n{size_and_time(shard)}")
         except OSError as error:
             raise ZooError(f"{shard}: cannot be read ({error_reason(error)}). Remove it, or bring it back") from None
-        parts.append(f"{shard.relative_to(path.parent)}\n{status.st_size}\n{status.st_mtime_ns}")
     return hash_bytes(*parts)
+
+
+def size_and_time(path: Path) -> str:
+    """Return what signatures hold of a file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    status = path.stat()
+    return f"{status.st_size}\n{status.st_mtime_ns}"
 
 
 def are_numbered(shards: Sequence[Path]) -> bool:
@@ -148,7 +156,7 @@ def are_numbered(shards: Sequence[Path]) -> bool:
 
 
 def split_shards(path: Path, shards: Sequence[Path]) -> list[str] | None:
-    """Return the split of each shard, by the first folder or else the first word of its name; None: these are none.
+    """Return the split of each shard, by the first folder or else the first word of its name; None: no splits.
 
     ``train/0000.parquet`` and ``train-00000.tar`` are of the split ``train``, if others are of another one.
     """

@@ -10,6 +10,7 @@ import numpy as np
 
 from zoo.data.decode import UnreadableError
 from zoo.data.digest import hash_bytes
+from zoo.data.sources.files import size_and_time
 from zoo.data.sources.registry import register_source
 from zoo.data.sources.scans import Scan, ScanSource, check_real, check_shape
 
@@ -27,8 +28,11 @@ class ItkSource(ScanSource):
     def signature(self) -> str:
         # Voxels may lie in another file, which changes without its header.
         headers = [self._place(name) for name in self.files.names if name.lower().endswith(HEADERS)]
-        parts = [f"{path.name}\n{_size_and_time(path)}" for header in headers for path in _voxel_files(header)]
-        return hash_bytes(super().signature(), *parts) if headers else super().signature()
+        parts = [super().signature()]
+        for path in (path for header in headers for path in _voxel_files(header)):
+            with contextlib.suppress(OSError, ValueError):  # a missing one is reported when it is read
+                parts.append(f"{path.name}\n{size_and_time(path)}")
+        return hash_bytes(*parts) if headers else parts[0]
 
     def read_scan(self, path: Path) -> Scan:
         import SimpleITK
@@ -74,13 +78,6 @@ def _voxel_files(header: Path) -> list[Path]:
         return sorted(path for path in header.parent.iterdir() if path.is_file())
     except (OSError, ValueError):  # reported when it is read
         return []
-
-
-def _size_and_time(path: Path) -> str:
-    with contextlib.suppress(OSError, ValueError):
-        status = path.stat()
-        return f"{status.st_size}\n{status.st_mtime_ns}"
-    return "missing"
 
 
 register_source("itk", ItkSource, folders=True)

@@ -68,9 +68,6 @@ class ParquetSource(PathSource):
     @cached_property
     def layout(self) -> Listing:
         listing = Listing([])
-        splits = split_shards(self.path, self._places)
-        if splits is not None:
-            listing.splits = []
         for number, file in enumerate(self._files):
             place = self._places[number]
             inner = Path(place.name) if place == self.path else place.relative_to(self.path)
@@ -81,11 +78,11 @@ class ParquetSource(PathSource):
                 for index in range(file.metadata.row_group(group).num_rows):
                     listing.names.append(f"{folder}/{row:0{width}d}")
                     listing.entries.append((number, group, index))
-                    if listing.splits is not None and splits is not None:
-                        listing.splits.append(splits[number])
                     row += 1
         if not listing.names:
             raise ZooError(f"{self.label}: holds no image")
+        if splits := split_shards(self.path, self._places):
+            listing.splits = [splits[number] for number, _, _ in listing.entries]
         return listing
 
     def _read(self, number: int, group: int) -> list[Any]:

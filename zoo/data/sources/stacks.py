@@ -61,13 +61,8 @@ class TiffSource(ScanSource):
         import tifffile
 
         with tifffile.TiffFile(path) as file:
-            pages = [page.asarray() for page in file.pages]
+            pages = [_read_page(page) for page in file.pages]
             white_is_zero = file.pages.first.photometric == 0
-            palettes = [_palette(page) for page in file.pages]
-        pages = [
-            page if palette is None else np.moveaxis(palette[:, page] >> 8, 0, -1).astype(np.uint8)
-            for page, palette in zip(pages, palettes, strict=True)
-        ]
         shapes = sorted({page.shape for page in pages})
         if len(shapes) > 1:
             raise UnreadableError(f"pages of several sizes ({', '.join(f'{s[1]}x{s[0]}' for s in shapes)})")
@@ -79,10 +74,13 @@ class TiffSource(ScanSource):
         return Scan(values)
 
 
-def _palette(page: Any) -> ndarray | None:
-    """Return the table of colours (3, values) of a page; None: its values are intensities."""
+def _read_page(page: Any) -> ndarray:
+    """Return intensities (H, W[, C]); of a page with a table of colours, these."""
+    values: ndarray = page.asarray()
     first = page.keyframe  # that has what several pages share
-    return first.colormap if first.photometric == PALETTE else None
+    if first.photometric != PALETTE:
+        return values
+    return np.moveaxis(first.colormap[:, values] >> 8, 0, -1).astype(np.uint8)
 
 
 class Hdf5Source(ScanSource):
